@@ -1,0 +1,49 @@
+"""What a host has to give, and what one VM takes of it. Pure.
+
+`Hardware` is the inventory seen through the accelerator and the sysadmin's settings: what guests can be given.
+`Claim` is the exact share of one VM; the claims of all holds and commitments are a host's residents.
+"""
+
+from dataclasses import dataclass
+
+from atomd.inventory.facts import Core, PciDevice
+from matcher.wire.messages import Accelerator, Arch, Firmware
+from specs.ids import UserId, VmId
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """`cores` are those that VMs may use (from 4 cores up, the host keeps one for itself). `ram_mib` maps each NUMA
+    node to what VMs may use there, after the host's reserve. `guest_flags` are those a guest sees with `accelerator`,
+    the x86-64 levels among them. `pci` holds assignable devices alone; `pci_refused` the others, with their reasons."""
+
+    archs: frozenset[Arch]
+    accelerator: Accelerator
+    cpu_model: str
+    guest_flags: frozenset[str]
+    cores: tuple[Core, ...]
+    ram_mib: tuple[tuple[int, int], ...]  # (NUMA node, MiB)
+    ecc: bool | None
+    pci: tuple[PciDevice, ...]
+    pci_refused: tuple[PciDevice, ...]
+    firmwares: frozenset[Firmware]
+    share_cores_between_users: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One VM's share. `ram_mib` is charged: the guest's RAM and QEMU's own, by NUMA node.
+
+    A claim on whole cores (`smt` false) holds every sibling in `threads`. At most `overprovision` VMs in total may
+    share each unit (core or thread) of it.
+    """
+
+    vm_id: VmId
+    user_id: UserId
+    threads: tuple[int, ...]
+    threads_per_core: int  # of the guest's topology: 1 with `smt`
+    smt: bool
+    overprovision: int
+    ram_mib: tuple[tuple[int, int], ...]  # (NUMA node, MiB)
+    numa: int  # -1 when it spans nodes
+    pci: tuple[str, ...]  # addresses

@@ -1,0 +1,1 @@
+"""Facts about the machine, read from /sys and /proc under any root; reads files, nothing else."""

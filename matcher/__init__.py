@@ -1,0 +1,1 @@
+"""Matchmaking: pledges, offers, confirms, and the trust and I/O around them."""

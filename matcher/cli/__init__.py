@@ -1,0 +1,1 @@
+"""`electros`: one file for each noun, one renderer."""

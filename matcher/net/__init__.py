@@ -1,0 +1,1 @@
+"""Sockets: multicast, the one loop, the front door and its client."""

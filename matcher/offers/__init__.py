@@ -1,0 +1,1 @@
+"""A host's side of a pledge, for both daemons: holds, commitments, offers. Pure."""

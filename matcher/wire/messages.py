@@ -1,0 +1,363 @@
+"""Every message that crosses a boundary, as frozen dataclasses with their limits.
+
+The annotations are the schema: `codec` builds each message from msgpack or JSON through pydantic, in strict mode for
+numbers and text, and refuses unknown fields. A message has one shape on every path, datagram or HTTPS.
+Units stand last in a name. Addresses are numeric.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import ConfigDict, StringConstraints
+from pydantic.types import Strict
+
+DATAGRAM_MAX_BYTES = 1200  # IPv6's minimum MTU, less headers: never a fragment
+SLOTS_MAX = 4096
+RAM_MIB_MAX = 64 * 1024 * 1024
+VOLUMES_MAX = 64
+PCI_ASKS_MAX = 32
+FLAGS_MAX = 128
+REASONS_MAX = 32
+HOLD_MS_MAX = 10_000
+GENERATION_MAX = 2**31 - 1
+
+Id = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Fingerprint = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, Strict(), StringConstraints(max_length=64)]  # a name that people see; escaped where shown
+Word = Annotated[str, Strict(), StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.:+-]*$")]
+Line = Annotated[str, Strict(), StringConstraints(max_length=240)]
+Flag = Annotated[bool, Strict()]
+Port = Annotated[int, Strict(), Ge(1), Le(65535)]
+Slots = Annotated[int, Strict(), Ge(1), Le(SLOTS_MAX)]
+Count = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
+Mib = Annotated[int, Strict(), Ge(0), Le(RAM_MIB_MAX)]
+Millis = Annotated[int, Strict(), Ge(0), Le(2**53)]
+Score = Annotated[float, Strict(), Ge(0.0), Le(1.0)]
+Generation = Annotated[int, Strict(), Ge(1), Le(GENERATION_MAX)]
+PciId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4}$")]
+PciAddress = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+Digest32 = Annotated[bytes, Strict(), MaxLen(32)]
+
+
+class Role(StrEnum):
+    """Which daemon of a host: part of every signed audience."""
+
+    COMPUTE = "compute"
+    STORAGE = "storage"
+
+
+class Policy(StrEnum):
+    """How hosts score themselves and how the client ranks, before any expression of the user's own."""
+
+    PACK = "pack"
+    SPREAD = "spread"
+
+
+class Arch(StrEnum):
+    """Guest architectures, as specfiles name them."""
+
+    X86_32 = "X86_32"
+    X86_64 = "X86_64"
+    ARM_7 = "ARM_7"
+    ARM_8 = "ARM_8"
+    PPC_64 = "PPC_64"
+    S390X = "S390X"
+    RISCV_64 = "RISCV_64"
+
+
+class Firmware(StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class Accelerator(StrEnum):
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class ImageFormat(StrEnum):
+    """The only formats served; read from the metadata, never probed."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class Reach(StrEnum):
+    """From where an offered volume can be used."""
+
+    LOCAL = "local"  # on its own host alone, as a plain file
+    NETWORK = "network"  # place kept for exports over iSCSI and NFS
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of all messages: unknown fields are refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Message):
+    """Where an answer may go: numeric IPv4 or IPv6 (no scope), and a port."""
+
+    ip: Annotated[str, Strict(), StringConstraints(max_length=45, pattern=r"^[0-9a-f.:]+$")]
+    port: Port
+
+
+@dataclass(frozen=True, slots=True)
+class PciAsk(Message):
+    """`quantity` devices of one kind; `vendor` and `model` are four lowercase hex digits."""
+
+    vendor: PciId
+    model: PciId
+    quantity: Annotated[int, Strict(), Ge(1), Le(64)]
+
+
+@dataclass(frozen=True, slots=True)
+class VmAsk(Message):
+    """The hardware that one VM needs; what a specfile means, with the defaults filled in.
+
+    `slots` counts whole cores when `smt` is false, hardware threads when it is true.
+    """
+
+    slots: Slots
+    smt: Flag
+    overprovision: Annotated[int, Strict(), Ge(1), Le(64)]
+    archs: Annotated[tuple[Arch, ...], MaxLen(len(Arch))]
+    flags: Annotated[tuple[Word, ...], MaxLen(FLAGS_MAX)]  # lowercase, sorted, no repeats
+    ram_mib: Annotated[int, Strict(), Ge(1), Le(RAM_MIB_MAX)]
+    ecc: Flag
+    pci: Annotated[tuple[PciAsk, ...], MaxLen(PCI_ASKS_MAX)]
+    firmware: Firmware
+    allow_emulation: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Pledge(Message):
+    """One call for resources: the VM ask and the volume asks together. Signed by a user, padded, multicast.
+
+    `dry`: every host answers, with offers or with all its reasons, and nothing is held. `reply` holds one address for
+    each family at most; an answer goes nowhere else. `seal` is H(H(x)): see `Reveal`.
+    """
+
+    pledge_id: Id
+    sent_at_ms: Millis  # wall clock, since the epoch
+    reply: Annotated[tuple[Address, ...], MaxLen(2)]
+    dry: Flag
+    vm_id: Id
+    generation: Generation
+    vm: VmAsk | None
+    volumes: Annotated[tuple[Id, ...], MaxLen(VOLUMES_MAX)]
+    seal: Digest32
+    hold_ms: Annotated[int, Strict(), Ge(100), Le(HOLD_MS_MAX)]
+    hosts_known: Count
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Reason(Message):
+    """Why an ask can't be served, for a person: what was asked, what is there, what to do.
+
+    `resource` is a short noun with its detail ("slots", "ram", "pci 10de:24b0", "volume 4f…"). `edit` is the
+    `--set` argument that would make this one reason go away on this host ("ram.ramsize=4096"), or empty.
+    """
+
+    resource: Annotated[str, Strict(), StringConstraints(max_length=80)]
+    asked: Annotated[str, Strict(), StringConstraints(max_length=120)]
+    has: Annotated[str, Strict(), StringConstraints(max_length=120)]
+    hint: Annotated[str, Strict(), StringConstraints(max_length=160)]
+    edit: Annotated[str, Strict(), StringConstraints(max_length=80)] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VmOffer(Message):
+    """A compute host's answer: these exact resources are held for the VM until `expires_in_ms` has passed.
+
+    `threads` are hardware thread numbers, each a vCPU in this order when the VM is exclusive on them. `numa` is -1
+    when the VM spans nodes. `pretended`: the inventory is a recording, so that no VM can run here.
+    """
+
+    pledge_id: Id
+    offer_id: Id
+    host: Label
+    front_door_port: Port
+    hosts_known: Count
+    expires_in_ms: Annotated[int, Strict(), Ge(0), Le(HOLD_MS_MAX)]
+    score: Score
+    threads: Annotated[tuple[Annotated[int, Strict(), Ge(0), Le(65535)], ...], MaxLen(SLOTS_MAX)]
+    threads_per_core: Annotated[int, Strict(), Ge(1), Le(16)]  # of the guest's topology
+    numa: Annotated[int, Strict(), Ge(-1), Le(4095)]
+    pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
+    arch: Arch
+    accelerator: Accelerator
+    pretended: Flag = False
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedVolume(Message):
+    vid: Id
+    name: Label
+    size_mib: Count
+    format: ImageFormat
+    bootable: Flag
+    readonly: Flag
+    shareable: Flag
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOffer(Message):
+    """A storage host's answer: those of the asked volumes that it has and holds. One offer id for all of them."""
+
+    pledge_id: Id
+    offer_id: Id
+    host: Label
+    hosts_known: Count
+    expires_in_ms: Annotated[int, Strict(), Ge(0), Le(HOLD_MS_MAX)]
+    volumes: Annotated[tuple[OfferedVolume, ...], MaxLen(VOLUMES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit(Message):
+    """All the reasons why a host does not offer. Sent for dry pledges, and by storage for a volume that it has but
+    cannot give."""
+
+    pledge_id: Id
+    host: Label
+    role: Role
+    hosts_known: Count
+    reasons: Annotated[tuple[Reason, ...], MaxLen(REASONS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal(Message):
+    """*Enough* carries H(x): who has not offered stays silent. *Done* carries x: every other hold is freed.
+
+    Unsigned: only whoever made the seal can open it. If it is lost, holds lapse.
+    """
+
+    pledge_id: Id
+    secret: Digest32
+    keep: Id | None = None  # with x: the offer that was confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Message):
+    """Who is there, and who has VMs of mine whose name or id starts with `match` (empty: any)?"""
+
+    query_id: Id
+    sent_at_ms: Millis
+    reply: Annotated[tuple[Address, ...], MaxLen(2)]
+    match: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    """One daemon's answer to a query; detail comes by HTTPS from `front_door_port` (0: this daemon has none)."""
+
+    query_id: Id
+    host: Label
+    role: Role
+    front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
+    hosts_known: Count
+    version: Word
+    vms_matching: Count
+    cpu_model: Label
+    arch: Word
+    accelerator: Word  # "kvm", "tcg", or empty for storage
+    threads_total: Count
+    threads_free: Count
+    ram_total_mib: Mib
+    ram_free_mib: Mib
+    vms: Count
+    volumes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Clock(Message):
+    """Rate-limited answer to a validly signed but stale question: the host's wall clock, so that a person can act."""
+
+    about: Id
+    host: Label
+    now_ms: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeClaim(Message):
+    """A volume that the VM is to have, in boot order, and the storage host whose offer is taken."""
+
+    vid: Id
+    server: Fingerprint
+    offer_id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm(Message):
+    """The client takes an offer. Signed by the user for one compute host; forwarded by it to storage as it is."""
+
+    vm_id: Id
+    generation: Generation
+    pledge_id: Id
+    offer_id: Id
+    host_id: Fingerprint
+    name: Label
+    vm: VmAsk
+    volumes: Annotated[tuple[VolumeClaim, ...], MaxLen(VOLUMES_MAX)]
+    specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]  # canonical JSON, as the user wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon(Message):
+    """The client will not take this offer: durable at the host, even where the confirm never came."""
+
+    vm_id: Id
+    generation: Generation
+    offer_id: Id
+    host_id: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """atomd to the storaged of its own host: the user's signed confirm, as received."""
+
+    confirm: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedVolume(Message):
+    """A volume as the domain may use it: an absolute path on this host, and the format that the metadata states."""
+
+    vid: Id
+    path: Annotated[str, Strict(), StringConstraints(max_length=4096)]
+    format: ImageFormat
+    readonly: Flag
+    shareable: Flag
+    bootable: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(Message):
+    volumes: Annotated[tuple[AttachedVolume, ...], MaxLen(VOLUMES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Message):
+    """The VM no longer uses its volumes."""
+
+    vm_id: Id
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Detached(Message):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Message):
+    """A typed no: `code` for programs, `reasons` for people."""
+
+    code: Word
+    reasons: Annotated[tuple[Reason, ...], MaxLen(REASONS_MAX)]

@@ -1,0 +1,1 @@
+"""What people write: specfiles, volumespecs, templates. Pure; imports nothing else of ours."""

@@ -1,0 +1,1 @@
+"""The storage daemon: the volumes that a host has, and who may use them."""

@@ -1,0 +1,1 @@
+"""How a volume reaches a VM: one file for each way."""
