@@ -1,0 +1,77 @@
+"""What to do where the journal and libvirt differ: (committed, observed) -> actions. Pure.
+
+It runs at start, every 30 s, and whenever libvirtd comes back. It never destroys what the journal does not know: a
+domain that carries our name without a commitment is reported and left alone.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from atomd.lifecycle import State, Vm
+from specs.ids import VmId
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A domain of ours as libvirt has it now; `generation` is 0 where its metadata lacks one."""
+
+    vm_id: VmId
+    generation: int
+    paused: bool
+
+
+class Action(StrEnum):
+    UNDO = "undo"  # a confirm that was never promised
+    START = "start"  # promised, and not there yet
+    RESTART = "restart"  # was running before the host's own reboot
+    RUNS = "runs"  # promised, and up: write that down
+    ENDED = "ended"  # it was up, and no longer is
+    REMOVE = "remove"  # `rm` was under way
+    QUARANTINE = "quarantine"  # ours by its name, unknown to the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    action: Action
+    vm_id: VmId
+
+
+def reconcile(
+    vms: Iterable[Vm], observed: Collection[Observed], *, boot_id: str, busy: Collection[VmId]
+) -> tuple[Step, ...]:
+    """The steps that bring both sides together; nothing for a VM that slow work is `busy` with."""
+    there = {domain.vm_id: domain for domain in observed}
+    known: dict[VmId, int] = {}
+    steps: list[Step] = []
+    for vm in vms:
+        known[vm.vm_id] = vm.generation
+        domain = there.get(vm.vm_id)
+        action = _action(vm, domain is not None and domain.generation == vm.generation, boot_id)
+        if action is not None and vm.vm_id not in busy:
+            steps.append(Step(action, vm.vm_id))
+    steps += [
+        Step(Action.QUARANTINE, domain.vm_id)
+        for domain in observed
+        if known.get(domain.vm_id) != domain.generation and domain.vm_id not in busy
+    ]
+    return tuple(steps)
+
+
+def _action(vm: Vm, is_up: bool, boot_id: str) -> Action | None:
+    match vm.state:
+        case State.PREPARED:
+            return Action.UNDO
+        case State.COMMITTED:
+            return Action.RUNS if is_up else Action.START
+        case State.RUNNING | State.STOPPING:
+            if is_up:
+                return None
+            rebooted = vm.boot_id != boot_id and vm.state is State.RUNNING
+            return Action.RESTART if rebooted else Action.ENDED
+        case State.STOPPED | State.FAILED:
+            return Action.QUARANTINE if is_up else None
+        case State.REMOVING:
+            return Action.REMOVE
+    assert_never(vm.state)

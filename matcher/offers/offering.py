@@ -1,0 +1,151 @@
+"""A host's answers to pledges: what it can give becomes a hold and an offer, once for each pledge.
+
+A pledge comes by several links and is repeated by a client that heard nothing, so the answers given are remembered by
+pledge id: a repeat is answered with the same offers while their holds live, and never takes anything more. That memory
+is the replay window as well: an old pledge is stale before it is forgotten.
+Pure: callers pass `now_s`, one monotonic clock.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+from matcher.offers.ledger import Ledger
+from matcher.wire.messages import REASONS_MAX, Pledge, Reason, Reveal, Role, Unfit, VmOffer, VolumeOffer
+from matcher.wire.seal import opens
+from specs.ids import OfferId, PledgeId, UserId, new_id
+
+PLEDGES_MAX = 4096  # remembered at once; beyond it new pledges meet silence
+PLEDGE_MEMORY_S = 65.0  # a pledge is stale after 30 s by either side's clock
+REPEAT_S = 0.1  # the same pledge by IPv4 and IPv6 is one pledge; a client repeats later than that
+
+C = TypeVar("C")
+Offer = VmOffer | VolumeOffer
+Reply = Offer | Unfit
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Generic[C]):
+    """What the host would give: the claim to hold, and the offer but for its id and its time. `reasons` tell of asked
+    things that are here and cannot be given."""
+
+    claim: C
+    offer: Offer
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The host cannot serve the pledge. `aloud`: say why even to a pledge that is not dry."""
+
+    reasons: tuple[Reason, ...]
+    aloud: bool = False
+
+
+class Proposer(Protocol[C]):
+    """A daemon's own knowledge of what it has: `atomd` of threads and RAM, `storaged` of volumes."""
+
+    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[C]) -> Proposal[C] | Nothing: ...
+
+
+@dataclass(slots=True)
+class _Answered:
+    pledge: Pledge
+    user_id: UserId
+    heard_s: float
+    replies: tuple[Reply, ...]
+    silenced: bool = False
+
+    def offers(self) -> tuple[Offer, ...]:
+        return tuple(reply for reply in self.replies if not isinstance(reply, Unfit))
+
+
+class Offering(Generic[C]):
+    """One daemon's offering side; `host` and `role` name it in what it sends."""
+
+    def __init__(self, *, host: str, role: Role, proposer: Proposer[C], ledger: Ledger[C], random: Random) -> None:
+        self.host, self.role = host, role
+        self.hosts_known = 0
+        self._proposer, self._ledger, self._random = proposer, ledger, random
+        self._answered: dict[PledgeId, _Answered] = {}
+
+    def pledge(self, pledge: Pledge, user_id: UserId, now_s: float) -> tuple[Reply, ...]:
+        """The answers to send for this pledge, now; empty for silence."""
+        self._forget(now_s)
+        known = self._answered.get(PledgeId(pledge.pledge_id))
+        if known is not None:
+            return self._repeat(known, user_id, now_s)
+        if len(self._answered) >= PLEDGES_MAX:
+            return ()
+        proposal = self._proposer.propose(pledge, user_id, self._ledger.residents(now_s))
+        if isinstance(proposal, Nothing):
+            offers: tuple[Offer, ...] = ()
+            unfit = self._unfit(pledge, proposal.reasons, aloud=proposal.aloud)
+        else:
+            offers = self._offer(pledge, proposal, user_id, now_s)
+            unfit = self._unfit(pledge, proposal.reasons, aloud=True)
+        replies = (*offers, *unfit)
+        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, now_s, replies)
+        return replies
+
+    def reveal(self, reveal: Reveal, now_s: float) -> None:
+        """*Enough* keeps this host silent about a pledge that it has not answered; *done* frees its other holds."""
+        known = self._answered.get(PledgeId(reveal.pledge_id))
+        if known is None:
+            return
+        meaning = opens(known.pledge.seal, reveal.secret)
+        if meaning is not None:
+            known.silenced = True
+        if meaning == "done":
+            for offer in known.offers():
+                if offer.offer_id != reveal.keep and self._ledger.held(OfferId(offer.offer_id), now_s):
+                    self._ledger.release(OfferId(offer.offer_id))
+
+    def pledged(self, pledge_id: PledgeId, user_id: UserId) -> Pledge | None:
+        """The pledge as this host heard it from this user: a confirm has to match it."""
+        known = self._answered.get(pledge_id)
+        return known.pledge if known is not None and known.user_id == user_id else None
+
+    def _offer(self, pledge: Pledge, proposal: Proposal[C], user_id: UserId, now_s: float) -> tuple[Offer, ...]:
+        offer_id = OfferId(new_id(self._random))
+        if not pledge.dry:
+            refusal = self._ledger.hold(
+                offer_id,
+                proposal.claim,
+                pledge_id=PledgeId(pledge.pledge_id),
+                user_id=user_id,
+                for_s=pledge.hold_ms / 1000,
+                now_s=now_s,
+            )
+            if refusal is not None:
+                return ()
+        expires_in_ms = 0 if pledge.dry else pledge.hold_ms
+        offer = dataclasses.replace(
+            proposal.offer, offer_id=offer_id, expires_in_ms=expires_in_ms, hosts_known=self.hosts_known
+        )
+        return (offer,)
+
+    def _unfit(self, pledge: Pledge, reasons: Sequence[Reason], *, aloud: bool) -> tuple[Unfit, ...]:
+        if not reasons or not (pledge.dry or aloud):
+            return ()
+        return (Unfit(pledge.pledge_id, self.host, self.role, self.hosts_known, tuple(reasons[:REASONS_MAX])),)
+
+    def _repeat(self, known: _Answered, user_id: UserId, now_s: float) -> tuple[Reply, ...]:
+        if known.user_id != user_id or known.silenced or now_s - known.heard_s < REPEAT_S:
+            return ()
+        again: list[Offer] = []
+        for offer in known.offers():
+            hold = self._ledger.held(OfferId(offer.offer_id), now_s)
+            if hold is not None:
+                again.append(dataclasses.replace(offer, expires_in_ms=int((hold.until_s - now_s) * 1000)))
+        return tuple(again)
+
+    def _forget(self, now_s: float) -> None:
+        """Oldest first: a dict keeps the order in which pledges were heard."""
+        while self._answered:
+            pledge_id, oldest = next(iter(self._answered.items()))
+            if now_s - oldest.heard_s < PLEDGE_MEMORY_S:
+                return
+            del self._answered[pledge_id]
