@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le, MaxLen
-from pydantic import ConfigDict, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, StringConstraints
 from pydantic.types import Strict
+
+from matcher.wire.ranges import from_ranges, to_ranges
 
 DATAGRAM_MAX_BYTES = 1200  # IPv6's minimum MTU, less headers: never a fragment
 SLOTS_MAX = 4096
@@ -38,6 +40,18 @@ Score = Annotated[float, Strict(), Ge(0.0), Le(1.0)]
 Generation = Annotated[int, Strict(), Ge(1), Le(GENERATION_MAX)]
 PciId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4}$")]
 PciAddress = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+
+
+def _threads(value: object) -> object:
+    return from_ranges(value) if isinstance(value, str) else value
+
+
+Threads = Annotated[
+    tuple[Annotated[int, Strict(), Ge(0), Le(65535)], ...],
+    MaxLen(SLOTS_MAX),
+    BeforeValidator(_threads),
+    PlainSerializer(to_ranges),  # "0-127": a big VM's offer has to fit a datagram
+]
 Digest32 = Annotated[bytes, Strict(), MaxLen(32)]
 
 
@@ -93,9 +107,11 @@ class Reach(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Base of all messages: unknown fields are refused."""
+    """Base of all messages: unknown fields are refused; in JSON, bytes are base64url."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +191,8 @@ class Reason(Message):
 class VmOffer(Message):
     """A compute host's answer: these exact resources are held for the VM until `expires_in_ms` has passed.
 
-    `threads` are hardware thread numbers, each a vCPU in this order when the VM is exclusive on them. `numa` is -1
-    when the VM spans nodes. `pretended`: the inventory is a recording, so that no VM can run here.
+    `threads` are hardware thread numbers, ascending. `numa` is -1 when the VM spans nodes. `pretended`: the inventory
+    is a recording, so that no VM can run here.
     """
 
     pledge_id: Id
@@ -186,7 +202,7 @@ class VmOffer(Message):
     hosts_known: Count
     expires_in_ms: Annotated[int, Strict(), Ge(0), Le(HOLD_MS_MAX)]
     score: Score
-    threads: Annotated[tuple[Annotated[int, Strict(), Ge(0), Le(65535)], ...], MaxLen(SLOTS_MAX)]
+    threads: Threads
     threads_per_core: Annotated[int, Strict(), Ge(1), Le(16)]  # of the guest's topology
     numa: Annotated[int, Strict(), Ge(-1), Le(4095)]
     pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
@@ -245,12 +261,13 @@ class Reveal(Message):
 
 @dataclass(frozen=True, slots=True)
 class Query(Message):
-    """Who is there, and who has VMs of mine whose name or id starts with `match` (empty: any)?"""
+    """Who is there, and who has VMs of mine whose name or id is `match`, or starts with it (empty: any)?"""
 
     query_id: Id
     sent_at_ms: Millis
     reply: Annotated[tuple[Address, ...], MaxLen(2)]
     match: Label
+    exact: Flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,3 +378,58 @@ class Refused(Message):
 
     code: Word
     reasons: Annotated[tuple[Reason, ...], MaxLen(REASONS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class VmVolume(Message):
+    vid: Id
+    format: ImageFormat
+    readonly: Flag
+    bootable: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class VmView(Message):
+    """A VM as its user sees it; what the front door answers. `why` is a sentence about the state, or empty."""
+
+    id: Id
+    generation: Generation
+    name: Label
+    user: Label
+    host: Label
+    host_id: Fingerprint
+    state: Word
+    why: str
+    domain: Label
+    accelerator: Word
+    arch: Word
+    addresses: tuple[str, ...]
+    vcpus: Count
+    threads: Threads
+    threads_per_core: Count
+    overprovision: Count
+    numa: int
+    ram_mib: Mib
+    pci: tuple[PciAddress, ...]
+    volumes: tuple[VmVolume, ...]
+    specfile: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmViews(Message):
+    vms: tuple[VmView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """One line of a confirm's answer: "committed", then "running" or "failed"."""
+
+    event: Word
+    vm: VmView
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned(Message):
+    """The offer is let go for good; or `committed` tells of the VM that it had become already, and stays."""
+
+    committed: VmView | None = None

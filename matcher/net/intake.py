@@ -1,0 +1,127 @@
+"""A daemon's datagrams: bytes and time go in, the datagrams to send come out.
+
+Cheapest check first: length, magic, realm and tag (`unseal`), then what is known already, freshness, the certificate,
+the signature. A failure is silence and a counter; a validly signed but stale question gets one rate-limited `Clock`
+answer, so that a person can read "h2 is 94 s behind". Answers go to the address inside the signature alone.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from matcher.net.multicast import SocketAddress, answer_address
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity
+from matcher.trust.principal import Principal
+from matcher.wire.codec import BadBytes, decode, encode
+from matcher.wire.envelope import (
+    KIND_OF,
+    REALM,
+    Kind,
+    ReplayWindow,
+    Sealed,
+    TooLong,
+    seal,
+    unseal,
+    user_audience,
+    verify,
+)
+from matcher.wire.messages import Address, Answer, Clock, Message, Pledge, Query, Reveal, Unfit, VmOffer, VolumeOffer
+from specs.ids import UserId
+
+FRESH_MS = 30_000
+CLOCK_ANSWER_S = 1.0  # at most one `Clock` in this time
+
+Reply = VmOffer | VolumeOffer | Unfit | Answer | Clock
+Outgoing = tuple[bytes, SocketAddress]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a datagram came: the family of its socket and, for IPv6, the link."""
+
+    family: int
+    scope: int
+
+
+class Answering(Protocol):
+    """What a daemon decides once a question is known to be a user's own; synchronous."""
+
+    def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]: ...
+
+    def reveal(self, reveal: Reveal, now_s: float) -> None: ...
+
+    def query(self, query: Query, user: Principal) -> Answer: ...
+
+
+class Intake:
+    """One daemon's way in for datagrams. `counters` tell why silence was kept."""
+
+    def __init__(self, identity: Identity, answering: Answering) -> None:
+        self.counters: Counter[str] = Counter()
+        self._identity, self._answering = identity, answering
+        self._queries = ReplayWindow(keep_s=2.0)  # a query that came by two links is one query
+        self._clock_answer_s = float("-inf")
+
+    def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
+        """What to send because of `data`; never raises for what a stranger can write."""
+        try:
+            sealed = unseal(data, realm=self._identity.realm)
+            if sealed.kind is Kind.REVEAL:
+                self._answering.reveal(decode(Reveal, sealed.payload), now_s)
+                return []
+            question, user = self.question(sealed, wall_ms)
+        except (BadBytes, Untrusted) as error:
+            self.counters[error.reason] += 1
+            return []
+        replies = self._replies(question, user, now_s, wall_ms)
+        return [out for reply in replies for out in self._seal(reply, user, question.reply, arrival)]
+
+    def question(self, sealed: Sealed, wall_ms: int) -> tuple[Pledge | Query, Principal]:
+        """The pledge or query inside, and the user who signed it. Raises `BadBytes` or `Untrusted`."""
+        if sealed.kind not in (Kind.PLEDGE, Kind.QUERY):
+            raise BadBytes("unexpected kind")
+        user, key = self._identity.verifier.principal(sealed.certificate, wall_ms / 1000)
+        if user.kind != "user":
+            raise Untrusted("not a user's certificate")
+        if not verify(sealed, key, realm_id=self._identity.realm.realm_id, audience=REALM):
+            raise BadBytes("signature")
+        return decode(Pledge if sealed.kind is Kind.PLEDGE else Query, sealed.payload), user
+
+    def _replies(self, question: Pledge | Query, user: Principal, now_s: float, wall_ms: int) -> Sequence[Reply]:
+        if abs(question.sent_at_ms - wall_ms) > FRESH_MS:
+            self.counters["stale"] += 1
+            return self._clock_answer(question, now_s, wall_ms)
+        self.counters[type(question).__name__.lower()] += 1
+        if isinstance(question, Pledge):
+            return self._answering.pledge(question, user, now_s)
+        if not self._queries.fresh(question.query_id.encode(), now_s):
+            return []
+        return [self._answering.query(question, user)]
+
+    def _clock_answer(self, question: Pledge | Query, now_s: float, wall_ms: int) -> Sequence[Clock]:
+        if now_s - self._clock_answer_s < CLOCK_ANSWER_S:
+            return []
+        self._clock_answer_s = now_s
+        about = question.pledge_id if isinstance(question, Pledge) else question.query_id
+        return [Clock(about, self._identity.principal.name, wall_ms)]
+
+    def _seal(self, reply: Reply, user: Principal, to: Sequence[Address], arrival: Arrival) -> list[Outgoing]:
+        address = answer_address(to, arrival.family, arrival.scope)
+        if address is None:
+            self.counters["no address to answer"] += 1
+            return []
+        audience = user_audience(UserId(user.id))
+        while True:
+            try:
+                return [(self._sealed(reply, audience), address)]
+            except TooLong:
+                if not isinstance(reply, Unfit) or len(reply.reasons) <= 1:
+                    self.counters["answer too long"] += 1
+                    return []
+                reply = replace(reply, reasons=reply.reasons[:-1])  # the first reasons are the ones that matter
+
+    def _sealed(self, reply: Message, audience: bytes) -> bytes:
+        identity = self._identity
+        return seal(KIND_OF[type(reply)], encode(reply), realm=identity.realm, signer=identity, audience=audience)

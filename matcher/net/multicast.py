@@ -1,0 +1,144 @@
+"""The datagram sockets of both sides: joining the group on every link, asking on every link, answering one address.
+
+Groups are of link scope: nothing that is said here leaves the link by itself. IPv4 and IPv6 are used at once, since
+either may be missing; a pledge that arrives by both is one pledge.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+import ifaddr
+
+from matcher.wire.messages import Address
+
+GROUP_4 = "239.255.65.79"  # administratively scoped (RFC 2365), and not forwarded with a TTL of 1
+GROUP_6 = "ff12::6174:6f6d"  # transient, link-local scope (RFC 4291)
+PORT = 7765
+RECEIVE_BUFFER_BYTES = 4 << 20  # a burst of pledges or offers waits here while the loop is busy
+LINKS_MAX = 64
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network interface with an address that others can answer to."""
+
+    index: int
+    name: str
+    ipv4: str | None
+    ipv6: str | None  # link-local first, since the groups are
+
+
+def links() -> tuple[Link, ...]:
+    """The links of this machine; loopback only where there is no other."""
+    found = [_link(adapter) for adapter in ifaddr.get_adapters()]
+    usable = [link for link in found if link is not None]
+    others = [link for link in usable if not _is_loopback(link)]
+    return tuple((others or usable)[:LINKS_MAX])
+
+
+def listeners(port: int = PORT) -> list[socket.socket]:
+    """Sockets bound to the group's port, for `join`. IPv6 may be missing on a machine, IPv4 as well, not both."""
+    opened = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            opened.append(_listener(family, port))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    assert opened, "no IP on this machine"
+    return opened
+
+
+def join(listener: socket.socket, on: Iterable[Link]) -> None:
+    """Join the group on these links; one that is joined already, or went away meanwhile, is passed over."""
+    for link in on:
+        with contextlib.suppress(OSError):
+            if listener.family == socket.AF_INET6 and link.ipv6:
+                request = socket.inet_pton(socket.AF_INET6, GROUP_6) + struct.pack("@I", link.index)
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+            elif listener.family == socket.AF_INET and link.ipv4:
+                request = socket.inet_aton(GROUP_4) + socket.inet_aton(link.ipv4) + struct.pack("@i", link.index)
+                listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+
+
+def asking_socket(family: socket.AddressFamily) -> socket.socket:
+    """A socket to ask from and to hear the answers on, at a port of its own."""
+    asking = socket.socket(family, socket.SOCK_DGRAM)
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    if family == socket.AF_INET6:
+        asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+    asking.setblocking(False)
+    asking.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  answers come by any link
+    return asking
+
+
+def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) -> bool:
+    """Multicast on one link; false where the link cannot (it is down, or has no address of this family)."""
+    try:
+        if asking.family == socket.AF_INET6:
+            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, link.index)
+            asking.sendto(datagram, (GROUP_6, port, 0, link.index))
+        else:
+            there = struct.pack("4s4si", socket.inet_aton("0.0.0.0"), socket.inet_aton(link.ipv4 or ""), link.index)  # noqa: S104
+            asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, there)
+            asking.sendto(datagram, (GROUP_4, port))
+    except OSError:
+        return False
+    return True
+
+
+def answer_address(reply: Iterable[Address], family: int, scope: int) -> SocketAddress | None:
+    """Where an answer goes: the address of the arrival's family that the signed question names; `None` if it has none.
+
+    Link-local IPv6 addresses need the link that the question came by.
+    """
+    for address in reply:
+        try:
+            ip = ip_address(address.ip)
+        except ValueError:
+            continue
+        if ip.is_multicast or ip.is_unspecified:
+            continue
+        if isinstance(ip, IPv6Address) and family == socket.AF_INET6:
+            return (address.ip, address.port, 0, scope if ip.is_link_local else 0)
+        if not isinstance(ip, IPv6Address) and family == socket.AF_INET:
+            return (address.ip, address.port)
+    return None
+
+
+def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # both daemons of a host listen
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        # IPv4 is bound to the group, so that unicast to this port is not heard; a link-scoped IPv6 group cannot be.
+        listener.bind(("::" if family == socket.AF_INET6 else GROUP_4, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _link(adapter: ifaddr.Adapter) -> Link | None:
+    if adapter.index is None:
+        return None
+    ipv4 = [str(ip.ip) for ip in adapter.ips if ip.is_IPv4]
+    ipv6 = sorted((ip.ip[0] for ip in adapter.ips if ip.is_IPv6), key=lambda ip: not ip_address(ip).is_link_local)
+    if not (ipv4 or ipv6):
+        return None
+    return Link(adapter.index, adapter.nice_name, ipv4[0] if ipv4 else None, ipv6[0] if ipv6 else None)
+
+
+def _is_loopback(link: Link) -> bool:
+    return all(ip_address(ip).is_loopback for ip in (link.ipv4, link.ipv6) if ip)

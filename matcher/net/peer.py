@@ -1,0 +1,77 @@
+"""The one loop of a daemon: sockets and time in, answers out.
+
+Everything that is decided is decided synchronously, in `Intake` and the daemon's core, so that no two decisions ever
+interleave; this file only moves bytes. Sockets are drained in batches: one wake-up answers all that waits.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+
+import trio
+
+from matcher.net import multicast
+from matcher.net.intake import Arrival, Intake, Outgoing
+
+BATCH_MAX = 64  # datagrams answered before other tasks have a turn
+DATAGRAM_READ_BYTES = 2048  # more than is allowed, so that what is too long is seen to be
+LINKS_RESCAN_S = 30.0
+
+
+def now_s() -> float:
+    """The daemons' one monotonic clock; it goes on while a machine sleeps, as the promises made on it do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def serve(intake: Intake, *, port: int = multicast.PORT, listening: Callable[[], None] = lambda: None) -> None:
+    """Answer datagrams until cancelled; `listening` is called once the sockets are open."""
+    listeners = multicast.listeners(port)
+    senders = {listener.family: _sender(listener.family) for listener in listeners}
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_follow_links, listeners)
+            for listener in listeners:
+                nursery.start_soon(_answer, listener, senders[listener.family], intake)
+            listening()
+    finally:
+        for opened in (*listeners, *senders.values()):
+            opened.close()
+
+
+async def _answer(listener: socket.socket, sender: socket.socket, intake: Intake) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        for _ in range(BATCH_MAX):
+            try:
+                data, source = listener.recvfrom(DATAGRAM_READ_BYTES)
+            except OSError:  # drained; or an ICMP error about an earlier answer, which is nobody's business here
+                break
+            arrival = Arrival(listener.family, source[3] if len(source) > 2 else 0)
+            for out in intake.receive(data, arrival, now_s=now_s(), wall_ms=wall_ms()):
+                _send(sender, out, intake)
+
+
+def _send(sender: socket.socket, out: Outgoing, intake: Intake) -> None:
+    try:
+        sender.sendto(*out)
+    except OSError as error:  # a full buffer or no route: datagrams may be lost, and the asker repeats
+        intake.counters[f"send {error.errno}"] += 1
+
+
+async def _follow_links(listeners: list[socket.socket]) -> None:
+    """Links come and go; a join that exists already is passed over."""
+    while True:
+        links = multicast.links()
+        for listener in listeners:
+            multicast.join(listener, links)
+        await trio.sleep(LINKS_RESCAN_S)
+
+
+def _sender(family: int) -> socket.socket:
+    sender = socket.socket(family, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    return sender
