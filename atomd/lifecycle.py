@@ -13,6 +13,9 @@ which the VM exists until its user says `rm`. STOPPED and FAILED keep name and v
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from atomd.hardware import Claim
 from matcher.wire.messages import AttachedVolume, Confirm
@@ -50,6 +53,8 @@ class Vm:
     `envelope` is the user's confirm as it was received: `storaged` judges it again at each attach. `why` is a
     sentence about the state, for a person, or empty. `boot_id` is the kernel's boot in which the domain last started.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     confirm: Confirm
     envelope: bytes

@@ -87,7 +87,9 @@ class Intake:
             raise Untrusted("not a user's certificate")
         if not verify(sealed, key, realm_id=self._identity.realm.realm_id, audience=REALM):
             raise BadBytes("signature")
-        return decode(Pledge if sealed.kind is Kind.PLEDGE else Query, sealed.payload), user
+        if sealed.kind is Kind.PLEDGE:
+            return decode(Pledge, sealed.payload), user
+        return decode(Query, sealed.payload), user
 
     def _replies(self, question: Pledge | Query, user: Principal, now_s: float, wall_ms: int) -> Sequence[Reply]:
         if abs(question.sent_at_ms - wall_ms) > FRESH_MS:

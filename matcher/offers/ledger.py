@@ -4,8 +4,7 @@
                        '---deadline passes, freed---> (free)
 
 Silence frees a hold, so there is no "cancel" to lose on the way. The ledger does not know what a claim is: `admits`
-says whether one more claim may stand beside the others, and it is asked again for every hold and every restored
-commitment, so that a mistake in placement cannot promise a thread, a MiB or a device twice (I1, I2).
+says whether one more claim may stand beside the others, and it is asked again for every hold, so that a mistake in placement cannot promise a thread, a MiB or a device twice (I1, I2).
 Pure: callers pass `now_s`, one monotonic clock.
 """
 
@@ -82,14 +81,9 @@ class Ledger(Generic[C]):
         self._committed[offer_id] = self._holds.pop(offer_id).claim
         return self._committed[offer_id]
 
-    def restore(self, offer_id: OfferId, claim: C) -> Refusal | None:
-        """Take back a commitment that the journal remembers."""
-        if offer_id in self._committed:
-            return None
-        if not self._admits(self.committed(), claim):
-            return Refusal.NO_CAPACITY
+    def restore(self, offer_id: OfferId, claim: C) -> None:
+        """Take back a commitment that the journal remembers: it stands, even if the host has become smaller since."""
         self._committed[offer_id] = claim
-        return None
 
     def release(self, offer_id: OfferId) -> None:
         """Free what the offer took, held or committed; nothing when it took nothing."""
