@@ -147,6 +147,11 @@ class Compute:
 
     # ---- from users
 
+    def of_user(self, user_id: UserId) -> tuple[Vm, ...]:
+        """The user's VMs, as far as they are promised; one that is being removed is there until it is gone."""
+        own = (vm for vm in self.vms.values() if vm.user_id == user_id)
+        return tuple(vm for vm in own if vm.state is not State.PREPARED)
+
     def confirm(
         self, confirm: Confirm, envelope: bytes, user_id: UserId, user_name: str, now_s: float
     ) -> Refused | Effects:

@@ -12,6 +12,7 @@ from unicodedata import bidirectional, category
 
 from lxml import etree
 
+from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, AttachedVolume, Firmware
 from specs.ids import UserId, VmId, dashed, parse_id
 
@@ -90,3 +91,301 @@ PLATFORMS = {
     Arch.S390X: _Platform("s390x", "s390-ccw-virtio"),
     Arch.RISCV_64: _Platform("riscv64", "virt"),
 }
+
+# The kernel's flag names, without their separators, to libvirt's (its cpu_map/x86_features.xml). Most differ in their
+# separators alone. A flag that is not here (such as the kernel's own `constant_tsc`) was held against what guests
+# see when the offer was made, and is not checked again.
+_LIBVIRT_FLAGS = """
+    3dnow 3dnowext 3dnowprefetch abm adx aes amx-bf16 amx-int8 amx-tile apic avx avx-vnni avx2 avx512-4fmaps
+    avx512-4vnniw avx512-bf16 avx512-fp16 avx512-vp2intersect avx512-vpopcntdq avx512bitalg avx512bw avx512cd
+    avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi avx512vbmi2 avx512vl avx512vnni bmi1 bmi2 cldemote
+    clflush clflushopt clwb clzero cmov cx16 cx8 erms f16c fma fma4 fpu fsgsbase fsrm fxsr gfni invpcid la57
+    lahf_lm lm misalignsse mmx mmxext movbe movdir64b movdiri msr mtrr nx pae pat pcid pdpe1gb pge pku pni
+    popcnt pse pse36 rdpid rdrand rdseed rdtscp rtm sep serialize sha-ni smap smep sse sse2 sse4.1 sse4.2 sse4a
+    ssse3 svm syscall tbm tsc tsc-deadline umip vaes vme vmx vpclmulqdq waitpkg wbnoinvd x2apic xgetbv1 xop
+    xsave xsavec xsaveopt xsaves
+"""
+
+
+def _bare(flag: str) -> str:
+    return flag.replace("-", "").replace("_", "").replace(".", "")
+
+
+_ENFORCED = {_bare(name): name for name in _LIBVIRT_FLAGS.split()} | {
+    "pclmulqdq": "pclmuldq",
+    "tscdeadlinetimer": "tsc-deadline",
+}
+
+
+def enforced_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the kernel's flag names that libvirt can hold a guest to, in libvirt's names, sorted; a level is all of
+    its flags."""
+    single = {part for flag in flags for part in LEVELS.get(flag, {flag})}
+    return tuple(sorted({_ENFORCED[_bare(flag)] for flag in single if _bare(flag) in _ENFORCED}))
+
+
+def domain_name(vm_id: VmId) -> str:
+    return NAME_PREFIX + dashed(vm_id)
+
+
+def mac_address(vm_id: VmId) -> str:
+    """The same VM has the same address wherever and how often it starts, so that its DHCP lease and its guest's network
+    rules stay. First octet 06: locally administered, unicast, and neither QEMU's own 52:54:00, nor Docker's 02:42, nor
+    the fe: that libvirt keeps for itself. Hashed: the client chooses the vm_id, and must not choose the address."""
+    digest = sha256(b"atomos-mac:" + vm_id.encode()).digest()
+    return ":".join(f"{octet:02x}" for octet in (0x06, *digest[:5]))
+
+
+def safe_title(label: str) -> str:
+    """A label that may stand in XML, in `virsh list --title` and on a terminal: one line, nothing that moves the cursor
+    or turns the direction of writing, nothing that XML forbids. Letters of every script stay."""
+    return "".join(_harmless(character) for character in label)[:TITLE_MAX].strip()
+
+
+def _harmless(character: str) -> str:
+    if character in "\t\n\v\f\r\x85\u2028\u2029":
+        return " "
+    turns = bidirectional(character) in {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+    marks = character in "\u200e\u200f\u061c"
+    return "\ufffd" if turns or marks or category(character) in {"Cc", "Cs", "Cn", "Co"} else character
+
+
+# ---- the XML
+
+_Element = etree._Element
+
+
+def _add(parent: _Element, name: str, text: str | None = None, /, **attributes: str | int) -> _Element:
+    child = etree.SubElement(parent, name, {key: str(value) for key, value in attributes.items()})
+    child.text = text
+    return child
+
+
+def domain_xml(spec: DomainSpec) -> str:
+    """The whole domain. It is meant for `createXML`: a transient domain is gone when it ends, so that neither libvirt's
+    autostart nor a `virsh start` can bring it back without a commitment (I6)."""
+    domain = etree.Element("domain", type="kvm" if spec.accelerator is Accelerator.KVM else "qemu")
+    parts: tuple[Callable[[_Element, DomainSpec], None], ...] = (
+        _identity,
+        _memory,
+        _threads,
+        _boot,
+        _cpu,
+        _clock,
+        _endings,
+        _devices,
+    )
+    for part in parts:
+        part(domain, spec)
+    return etree.tostring(domain, pretty_print=True, encoding="unicode")
+
+
+def _identity(domain: _Element, spec: DomainSpec) -> None:
+    _add(domain, "name", domain_name(spec.vm_id))
+    _add(domain, "uuid", dashed(spec.vm_id))
+    title = safe_title(spec.title)
+    if title:
+        _add(domain, "title", title)
+    metadata = _add(domain, "metadata")
+    tag = etree.SubElement(metadata, f"{{{NAMESPACE}}}vm", nsmap={"atomos": NAMESPACE})
+    for name, value in (("id", spec.vm_id), ("generation", str(spec.generation)), ("user", spec.user_id)):
+        etree.SubElement(tag, f"{{{NAMESPACE}}}{name}").text = value
+
+
+def _memory(domain: _Element, spec: DomainSpec) -> None:
+    _add(domain, "memory", str(spec.ram_mib), unit="MiB")
+    _add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
+    # No page merging: by its timing, one user's guest could learn what another's holds.
+    _add(_add(domain, "memoryBacking"), "nosharepages")
+    if spec.numa >= 0:
+        # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
+        # guest with some distant memory is better than a guest killed for the lack of near memory.
+        _add(_add(domain, "numatune"), "memory", mode="preferred", nodeset=spec.numa)
+
+
+def _threads(domain: _Element, spec: DomainSpec) -> None:
+    everywhere = _cpuset(spec.threads)
+    _add(domain, "vcpu", str(spec.vcpus), placement="static", cpuset=everywhere)
+    tune = _add(domain, "cputune")
+    if spec.exclusive:
+        for vcpu, thread in enumerate(spec.threads):
+            _add(tune, "vcpupin", vcpu=vcpu, cpuset=thread)
+    _add(tune, "emulatorpin", cpuset=_cpuset(spec.emulator_threads or spec.threads))
+
+
+def _cpuset(threads: tuple[int, ...]) -> str:
+    return ",".join(str(thread) for thread in sorted(threads))
+
+
+def _boot(domain: _Element, spec: DomainSpec) -> None:
+    platform = PLATFORMS[spec.arch]
+    wants_uefi = spec.firmware is Firmware.UEFI and platform.has_uefi
+    uefi = platform.uefi_only or wants_uefi
+    os = _add(domain, "os", **({"firmware": "efi"} if uefi else {}))
+    _add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
+    if uefi:
+        _add(os, "loader", secure="no")  # an unsigned system boots too; the user owns the image
+    elif platform.is_x86:
+        # The BIOS speaks on the serial port: without it, "No bootable device" would be an empty console.
+        _add(os, "bios", useserial="yes")
+    features = _add(domain, "features")
+    if platform.is_x86 or uefi:  # on ARM, ACPI comes with UEFI alone
+        _add(features, "acpi")
+    if platform.is_x86:
+        _add(features, "apic")
+        _add(features, "vmport", state="off")  # VMware's back door: nobody here needs it
+
+
+def _cpu(domain: _Element, spec: DomainSpec) -> None:
+    """All that the accelerator can give; `check='full'` makes libvirt refuse to start a guest that lacks a required
+    flag (QEMU alone only warns). `host-passthrough` needs KVM; under TCG the same idea is called `maximum`."""
+    kvm = spec.accelerator is Accelerator.KVM
+    flags = enforced_flags(spec.flags) if PLATFORMS[spec.arch].is_x86 else ()
+    mode = "host-passthrough" if kvm else "maximum"
+    cpu = _add(domain, "cpu", mode=mode, check="full" if flags else "none")
+    cores = spec.vcpus // spec.threads_per_core
+    _add(cpu, "topology", sockets=1, dies=1, cores=cores, threads=spec.threads_per_core)
+    for flag in flags:
+        _add(cpu, "feature", policy="require", name=flag)
+
+
+def _clock(domain: _Element, spec: DomainSpec) -> None:
+    clock = _add(domain, "clock", offset="utc")
+    if PLATFORMS[spec.arch].is_x86:
+        # What virt-install has settled on: catch up lost RTC ticks, never the PIT's; the HPET costs host CPU when idle.
+        _add(clock, "timer", name="rtc", tickpolicy="catchup")
+        _add(clock, "timer", name="pit", tickpolicy="delay")
+        _add(clock, "timer", name="hpet", present="no")
+
+
+def _endings(domain: _Element, spec: DomainSpec) -> None:
+    _add(domain, "on_poweroff", "destroy")
+    _add(domain, "on_reboot", "restart")
+    _add(domain, "on_crash", "destroy")
+    if PLATFORMS[spec.arch].is_x86:
+        # A guest that puts itself to sleep would hold its resources with nobody able to wake it.
+        power = _add(domain, "pm")
+        _add(power, "suspend-to-mem", enabled="no")
+        _add(power, "suspend-to-disk", enabled="no")
+
+
+def _devices(domain: _Element, spec: DomainSpec) -> None:
+    x86 = PLATFORMS[spec.arch].is_x86
+    devices = _add(domain, "devices")
+    _disks(devices, spec.volumes)
+    _add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
+    _network(devices, spec)
+    _serial(devices, spec.console_log)
+    if spec.qemu_agent:
+        channel = _add(devices, "channel", type="unix")  # libvirt chooses the path, in its own folder
+        _add(channel, "target", type="virtio", name=GUEST_AGENT)
+    for address in spec.pci:
+        _pci(devices, address)
+    # No graphics: nothing of a guest ever listens on a TCP port. The serial console is the way in.
+    _add(_add(devices, "video"), "model", type="none")
+    _add(devices, "memballoon", model="none")  # RAM is promised whole; nobody will ever ask for it back
+    _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")  # boots need entropy
+    if x86:
+        _add(devices, "panic", model="isa")  # a guest's kernel panic is seen as a crash, not as a busy CPU
+
+
+def _disks(devices: _Element, volumes: tuple[AttachedVolume, ...]) -> None:
+    """Bootable volumes first, else in the user's order: vda is what the machine boots from."""
+    ordered = sorted(volumes, key=lambda volume: not volume.bootable)
+    for place, volume in enumerate(ordered):
+        _disk(devices, volume, place)
+
+
+def _disk(devices: _Element, volume: AttachedVolume, place: int) -> None:
+    """`cache='writeback'`: a guest's flush reaches the disk, and the host's page cache serves the rest. `none` would
+    need O_DIRECT, which not every filesystem under a pool has, and a VM that can't start is worse than a cached one;
+    two guests on one host stay coherent, since both go through the one page cache. `io='threads'` follows from it:
+    native AIO blocks on cached files. On an I/O error the guest pauses and can go on; it never sees a broken disk.
+    The format is stated and the chain ends here: QEMU neither probes nor opens a backing file that a header names."""
+    assert volume.path.startswith("/"), "storage names absolute paths"
+    disk = _add(devices, "disk", type="file", device="disk")
+    driver = {"name": "qemu", "type": volume.format.value, "cache": "writeback", "io": "threads"}
+    errors = {"error_policy": "stop", "rerror_policy": "stop"}
+    discard = {} if volume.readonly else {"discard": "unmap"}  # what a guest frees, the pool gets back
+    _add(disk, "driver", **driver, **errors, **discard)
+    _add(disk, "source", file=volume.path)
+    _add(disk, "backingStore")
+    _add(disk, "target", dev=_disk_name(place), bus="virtio")
+    if volume.readonly:
+        _add(disk, "readonly")
+    elif volume.shareable:
+        _add(disk, "shareable")
+    _add(disk, "serial", volume.vid[:DISK_SERIAL_MAX])
+    if volume.bootable:
+        _add(disk, "boot", order=place + 1)
+
+
+def _disk_name(place: int) -> str:
+    """vda … vdz, vdaa …"""
+    letters = ""
+    while True:
+        letters = chr(ord("a") + place % 26) + letters
+        place = place // 26 - 1
+        if place < 0:
+            return f"vd{letters}"
+
+
+def _network(devices: _Element, spec: DomainSpec) -> None:
+    nic = _add(devices, "interface", type="network")
+    _add(nic, "mac", address=mac_address(spec.vm_id))
+    _add(nic, "source", network=spec.network)
+    _add(nic, "model", type="virtio")
+    _add(nic, "rom", enabled="no")  # a VM boots its volumes, never what some network tells it
+
+
+def _serial(devices: _Element, console_log: str) -> None:
+    """A terminal for people and a log of all that was said. virtlogd writes the log and bounds it (2 MiB, rotated), so
+    that a talkative guest can't fill the host's disk. Appended: what the last boot said is often the reason."""
+    serial = _add(devices, "serial", type="pty")
+    _add(serial, "log", file=console_log, append="on")
+    _add(serial, "target", port=0)
+
+
+def _pci(devices: _Element, address: str) -> None:
+    """`managed`: libvirt takes the device from its driver before the start and gives it back after the end."""
+    domain, bus, rest = address.split(":")
+    slot, function = rest.split(".")
+    hostdev = _add(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
+    parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+    _add(_add(hostdev, "source"), "address", **{name: f"0x{value}" for name, value in parts.items()})
+
+
+# ---- reading back
+
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+
+
+def _parse(xml: str) -> _Element | None:
+    try:
+        return etree.fromstring(xml, _PARSER)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
+
+
+def vm_id_of(xml: str) -> VmId:
+    """Which VM a domain XML of ours is for."""
+    domain = _parse(xml)
+    uuid = None if domain is None else parse_id(domain.findtext("uuid") or "")
+    assert uuid is not None, "domain XML of ours has a uuid"
+    return VmId(uuid)
+
+
+def read_tag(metadata: str) -> Tag:
+    """Our metadata element, as libvirt gives it back; whoever may use virsh may have changed it, so nothing is sure."""
+    tag = _parse(metadata)
+    if tag is None:
+        return Tag(None, None, None)
+    values = {etree.QName(child).localname: (child.text or "").strip() for child in tag.iterchildren(etree.Element)}
+    vm_id = parse_id(values.get("id", ""))
+    generation = values.get("generation", "")
+    user = values.get("user", "")
+    return Tag(
+        VmId(vm_id) if vm_id else None,
+        int(generation) if generation.isascii() and generation.isdigit() and len(generation) <= 10 else None,
+        UserId(user) if len(user) == 64 and set(user) <= set("0123456789abcdef") else None,
+    )

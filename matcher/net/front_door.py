@@ -59,7 +59,7 @@ class Host(Protocol):
 
     def about(self, user: Principal) -> Answer: ...
 
-    def pledge(self, envelope: bytes, user: Principal) -> list[bytes] | Refused: ...
+    def pledge(self, envelope: bytes, user: Principal) -> list[bytes]: ...
 
     async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused: ...
 
@@ -157,8 +157,6 @@ class _Rooms:
 
     async def pledge(self, request: Request) -> Response:
         answers = self._host.pledge(await _body(request), self._user(request))
-        if isinstance(answers, Refused):
-            raise _Denied(answers)
         framed = b"".join(len(answer).to_bytes(4, "big") + answer for answer in answers)
         return Response(framed, media_type="application/octet-stream")
 

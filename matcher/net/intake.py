@@ -14,7 +14,7 @@ from matcher.net.multicast import SocketAddress, answer_address
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.principal import Principal
-from matcher.wire.codec import BadBytes, decode, encode
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
 from matcher.wire.envelope import (
     KIND_OF,
     REALM,
@@ -27,7 +27,18 @@ from matcher.wire.envelope import (
     user_audience,
     verify,
 )
-from matcher.wire.messages import Address, Answer, Clock, Message, Pledge, Query, Reveal, Unfit, VmOffer, VolumeOffer
+from matcher.wire.messages import (
+    DATAGRAM_MAX_BYTES,
+    Answer,
+    Clock,
+    Message,
+    Pledge,
+    Query,
+    Reveal,
+    Unfit,
+    VmOffer,
+    VolumeOffer,
+)
 from specs.ids import UserId
 
 FRESH_MS = 30_000
@@ -43,6 +54,12 @@ class Arrival:
 
     family: int
     scope: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    question: Pledge | Query
+    user: Principal
 
 
 class Answering(Protocol):
@@ -65,20 +82,37 @@ class Intake:
         self._clock_answer_s = float("-inf")
 
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
-        """What to send because of `data`; never raises for what a stranger can write."""
+        """What to send because of a datagram; never raises for what a stranger can write."""
+        heard = self._hear(data, DATAGRAM_MAX_BYTES, now_s, wall_ms)
+        if heard is None:
+            return []
+        address = answer_address(heard.question.reply, arrival.family, arrival.scope)
+        if address is None:
+            self.counters["no address to answer"] += 1
+            return []
+        replies = self._replies(heard.question, heard.user, now_s, wall_ms)
+        return [(answer, address) for reply in replies for answer in self._seal(reply, heard.user, DATAGRAM_MAX_BYTES)]
+
+    def receive_body(self, data: bytes, *, now_s: float, wall_ms: int) -> list[bytes]:
+        """The answers to a pledge that came over HTTPS, since it is too long for a datagram."""
+        heard = self._hear(data, BODY_MAX_BYTES, now_s, wall_ms)
+        if heard is None:
+            return []
+        replies = self._replies(heard.question, heard.user, now_s, wall_ms)
+        return [answer for reply in replies for answer in self._seal(reply, heard.user, BODY_MAX_BYTES)]
+
+    def _hear(self, data: bytes, max_bytes: int, now_s: float, wall_ms: int) -> _Heard | None:
         try:
-            sealed = unseal(data, realm=self._identity.realm)
+            sealed = unseal(data, realm=self._identity.realm, max_bytes=max_bytes)
             if sealed.kind is Kind.REVEAL:
                 self._answering.reveal(decode(Reveal, sealed.payload), now_s)
-                return []
-            question, user = self.question(sealed, wall_ms)
+                return None
+            return self._question(sealed, max_bytes, wall_ms)
         except (BadBytes, Untrusted) as error:
             self.counters[error.reason] += 1
-            return []
-        replies = self._replies(question, user, now_s, wall_ms)
-        return [out for reply in replies for out in self._seal(reply, user, question.reply, arrival)]
+            return None
 
-    def question(self, sealed: Sealed, wall_ms: int) -> tuple[Pledge | Query, Principal]:
+    def _question(self, sealed: Sealed, max_bytes: int, wall_ms: int) -> _Heard:
         """The pledge or query inside, and the user who signed it. Raises `BadBytes` or `Untrusted`."""
         if sealed.kind not in (Kind.PLEDGE, Kind.QUERY):
             raise BadBytes("unexpected kind")
@@ -88,8 +122,8 @@ class Intake:
         if not verify(sealed, key, realm_id=self._identity.realm.realm_id, audience=REALM):
             raise BadBytes("signature")
         if sealed.kind is Kind.PLEDGE:
-            return decode(Pledge, sealed.payload), user
-        return decode(Query, sealed.payload), user
+            return _Heard(decode(Pledge, sealed.payload, max_bytes=max_bytes), user)
+        return _Heard(decode(Query, sealed.payload), user)
 
     def _replies(self, question: Pledge | Query, user: Principal, now_s: float, wall_ms: int) -> Sequence[Reply]:
         if abs(question.sent_at_ms - wall_ms) > FRESH_MS:
@@ -109,21 +143,17 @@ class Intake:
         about = question.pledge_id if isinstance(question, Pledge) else question.query_id
         return [Clock(about, self._identity.principal.name, wall_ms)]
 
-    def _seal(self, reply: Reply, user: Principal, to: Sequence[Address], arrival: Arrival) -> list[Outgoing]:
-        address = answer_address(to, arrival.family, arrival.scope)
-        if address is None:
-            self.counters["no address to answer"] += 1
-            return []
+    def _seal(self, reply: Reply, user: Principal, max_bytes: int) -> list[bytes]:
         audience = user_audience(UserId(user.id))
         while True:
             try:
-                return [(self._sealed(reply, audience), address)]
+                return [self._sealed(reply, audience, max_bytes)]
             except TooLong:
                 if not isinstance(reply, Unfit) or len(reply.reasons) <= 1:
                     self.counters["answer too long"] += 1
                     return []
                 reply = replace(reply, reasons=reply.reasons[:-1])  # the first reasons are the ones that matter
 
-    def _sealed(self, reply: Message, audience: bytes) -> bytes:
-        identity = self._identity
-        return seal(KIND_OF[type(reply)], encode(reply), realm=identity.realm, signer=identity, audience=audience)
+    def _sealed(self, reply: Message, audience: bytes, max_bytes: int) -> bytes:
+        identity, kind = self._identity, KIND_OF[type(reply)]
+        return seal(kind, encode(reply), realm=identity.realm, signer=identity, audience=audience, max_bytes=max_bytes)

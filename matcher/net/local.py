@@ -1,4 +1,4 @@
-"""How the daemons of one host talk: one question and one answer over a Unix socket, admitted by who is at the other end.
+"""How the daemons of one host talk: one question, one answer over a Unix socket, admitted by who is at the other end.
 
     length 4 | kind 1 | msgpack
 
@@ -49,6 +49,12 @@ async def ask(path: Path, question: Message, answer: type[A], *, timeout_s: floa
 
 async def serve(path: Path, answer: Callable[[Message], Awaitable[Message]]) -> None:
     """Answer questions at `path` until cancelled."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(_listening(path)))
+    places = trio.CapacityLimiter(CONNECTIONS_MAX)
+    await trio.serve_listeners(partial(_serve_one, answer=answer, places=places), [listener])
+
+
+def _listening(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -58,9 +64,7 @@ async def serve(path: Path, answer: Callable[[Message], Awaitable[Message]]) -> 
     finally:
         os.umask(before)
     listening.listen(CONNECTIONS_MAX)
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-    places = trio.CapacityLimiter(CONNECTIONS_MAX)
-    await trio.serve_listeners(partial(_serve_one, answer=answer, places=places), [listener])
+    return listening
 
 
 async def _serve_one(
@@ -92,7 +96,8 @@ async def _read(stream: trio.SocketStream) -> Message:
     length, kind = _HEADER.unpack(await _exactly(stream, _HEADER.size))
     if length > FRAME_MAX_BYTES or kind >= len(KINDS):
         raise BadBytes("frame")
-    return decode(KINDS[kind], await _exactly(stream, length), max_bytes=FRAME_MAX_BYTES)
+    message: Message = decode(KINDS[kind], await _exactly(stream, length), max_bytes=FRAME_MAX_BYTES)
+    return message
 
 
 async def _exactly(stream: trio.SocketStream, size: int) -> bytes:

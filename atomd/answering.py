@@ -1,0 +1,134 @@
+"""A compute host's answers to datagrams: what `Intake` asks once it knows that a user asks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from atomd.compute import Compute
+from atomd.fit import Misfit, fit
+from atomd.hardware import Claim, Hardware
+from atomd.traits import arch_for
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Nothing, Offering, Proposal
+from matcher.trust.principal import Principal
+from matcher.wire.messages import (
+    Answer,
+    Arch,
+    Label,
+    Pledge,
+    Policy,
+    Query,
+    Reason,
+    Reveal,
+    Role,
+    Unfit,
+    VmAsk,
+    VmOffer,
+    VolumeOffer,
+)
+from specs.ids import UserId, VmId
+
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """How a host shows itself; `pretended`: its hardware is a recording, so that it offers dry and runs nothing."""
+
+    host: Label
+    front_door_port: int
+    hardware: Hardware
+    pretended: bool
+
+
+class Proposer:
+    """What this host would give for a pledge. `down` says why nothing can start here now, or `None`."""
+
+    def __init__(self, face: Face, down: Callable[[], str | None]) -> None:
+        self._face, self._down = face, down
+
+    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
+        if pledge.vm is None or (self._face.pretended and not pledge.dry):
+            return Nothing(())
+        down = self._down()
+        if down is not None:
+            hint = "its sysadmin can say: systemctl status libvirtd"
+            return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
+        fitted = fit(
+            pledge.vm,
+            self._face.hardware,
+            residents,
+            vm_id=VmId(pledge.vm_id),
+            user_id=user_id,
+            policy=Policy(pledge.policy),
+        )
+        if isinstance(fitted, Misfit):
+            return Nothing(fitted.reasons)
+        claim, score = fitted.placed.claim, fitted.placed.score
+        return Proposal(claim, self._offer(pledge, pledge.vm, claim, score))
+
+    def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
+        face = self._face
+        return VmOffer(
+            pledge_id=pledge.pledge_id,
+            offer_id="",
+            host=face.host,
+            front_door_port=face.front_door_port,
+            hosts_known=0,
+            expires_in_ms=0,
+            score=score,
+            threads=tuple(sorted(claim.threads)),
+            threads_per_core=claim.threads_per_core,
+            numa=claim.numa,
+            pci=claim.pci,
+            arch=arch_for(ask, face.hardware) or Arch.X86_64,
+            accelerator=face.hardware.accelerator,
+            pretended=face.pretended,
+        )
+
+
+class ComputeAnswers:
+    """`Intake`'s counterpart on a compute host."""
+
+    def __init__(self, face: Face, offering: Offering[Claim], ledger: Ledger[Claim], compute: Compute) -> None:
+        self._face, self._offering, self._ledger, self._compute = face, offering, ledger, compute
+
+    def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
+        return self._offering.pledge(pledge, UserId(user.id), now_s)
+
+    def reveal(self, reveal: Reveal, now_s: float) -> None:
+        self._offering.reveal(reveal, now_s)
+
+    def query(self, query: Query, user: Principal) -> Answer:
+        matching = sum(1 for vm in self._compute.of_user(UserId(user.id)) if _matches(query, vm.confirm.name, vm.vm_id))
+        return self.about(query.query_id, matching)
+
+    def about(self, query_id: str, matching: int) -> Answer:
+        hardware, claims = self._face.hardware, self._ledger.committed()
+        taken = {thread for claim in claims for thread in claim.threads}
+        threads = {thread for core in hardware.cores for thread in core.threads}
+        ram_mib = sum(mib for _, mib in hardware.ram_mib)
+        used_mib = sum(mib for claim in claims for _, mib in claim.ram_mib)
+        return Answer(
+            query_id=query_id,
+            host=self._face.host,
+            role=Role.COMPUTE,
+            front_door_port=self._face.front_door_port,
+            hosts_known=self._offering.hosts_known,
+            version=VERSION,
+            vms_matching=matching,
+            cpu_model=hardware.cpu_model[:64],
+            arch="+".join(sorted(hardware.archs))[:64],
+            accelerator="pretended" if self._face.pretended else hardware.accelerator,
+            threads_total=len(threads),
+            threads_free=len(threads - taken),
+            ram_total_mib=ram_mib,
+            ram_free_mib=max(0, ram_mib - used_mib),
+            vms=len(self._compute.vms),
+            volumes=0,
+        )
+
+
+def _matches(query: Query, name: str, vm_id: VmId) -> bool:
+    if query.exact:
+        return query.match in (name, vm_id)
+    return name.startswith(query.match) or vm_id.startswith(query.match.replace("-", "").lower())

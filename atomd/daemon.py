@@ -1,0 +1,121 @@
+"""`atomd`, wired: what the host has, the core that decides, sockets, journal, libvirt. Nothing is decided here."""
+
+import logging
+import signal
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from random import SystemRandom
+
+import trio
+
+from atomd.accelerator import detect
+from atomd.answering import ComputeAnswers, Face, Proposer
+from atomd.compute import Compute
+from atomd.config import Config
+from atomd.domains import Capabilities, HypervisorError
+from atomd.guest_cpu import hardware_of
+from atomd.hardware import Claim, Hardware
+from atomd.hypervisor import Hypervisor
+from atomd.inventory import read_inventory
+from atomd.inventory.facts import Core, Inventory
+from atomd.journal import Journal
+from atomd.performing import Performer
+from atomd.placement import admits
+from atomd.service import Service
+from matcher.net import front_door, peer
+from matcher.net.intake import Intake
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
+from matcher.trust.identity import load_identity
+from matcher.wire.messages import Accelerator, Role
+from specs.ids import HostId
+
+LIBVIRT_RETRY_S = 2.0
+
+log = logging.getLogger("atomd")
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. VMs go on running when it ends, and are found again when it starts."""
+    identity = load_identity(config.identity)
+    inventory = read_inventory(config.inventory_root or Path("/"))
+    journal = Journal(config.state / "atomd.sqlite")
+    remembered = journal.load()
+    async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
+        face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
+        ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
+        proposer = Proposer(face, lambda: hypervisor.down)
+        offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
+        compute = Compute(host_id=HostId(identity.principal.id), boot_id=_boot_id(), ledger=ledger, offering=offering)
+        compute.restore(*remembered)
+        performer = Performer(
+            compute=compute,
+            journal=journal,
+            hypervisor=hypervisor,
+            hardware=hardware,
+            host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
+            storaged_socket=config.storaged_socket,
+            console_folder=_console_folder(config.state),
+            network=config.network,
+            nursery=nursery,
+        )
+        answers = ComputeAnswers(face, offering, ledger, compute)
+        service = Service(identity=identity, face=face, performer=performer, answers=answers, hypervisor=hypervisor)
+        for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
+            nursery.start_soon(task)
+        nursery.start_soon(partial(front_door.serve, identity, service, port=config.front_door_port))
+        nursery.start_soon(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+    journal.close()
+
+
+async def _capabilities(hypervisor: Hypervisor) -> Capabilities:
+    """What libvirt can do; a libvirtd that is down is waited for, since VMs of ours may be running under it."""
+    while True:
+        try:
+            return await hypervisor.capabilities()
+        except HypervisorError as error:
+            log.warning("waiting for libvirt: %s", error)
+            await trio.sleep(LIBVIRT_RETRY_S)
+
+
+async def _hardware(config: Config, inventory: Inventory, capabilities: Capabilities) -> Hardware:
+    if config.inventory_root is not None:
+        accelerator = Accelerator.KVM  # as the recorded machine would have it
+    else:
+        detected = await detect(config.accelerator, state_dir=config.state)
+        accelerator = detected.accelerator
+        log.info("accelerator %s: %s", accelerator, detected.why)
+    return hardware_of(
+        inventory,
+        accelerator=accelerator,
+        firmwares=capabilities.firmwares,
+        ram_reserve_mib=config.ram_reserve_mib,
+        reserved_core=config.reserved_core,
+        share_cores_between_users=config.share_cores_between_users,
+    )
+
+
+def _threads(cores: Iterable[Core]) -> frozenset[int]:
+    return frozenset(thread for core in cores for thread in core.threads)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _console_folder(state: Path) -> Path:
+    """Where QEMU's log daemon writes what guests say; readable to root alone."""
+    folder = state / "console"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return

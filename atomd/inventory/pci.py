@@ -1,0 +1,152 @@
+"""The machine's PCI devices, and which of them a VM may have.
+
+Sources: Documentation/ABI/testing/sysfs-bus-pci and sysfs-kernel-iommu_groups, Documentation/driver-api/vfio.rst. An
+IOMMU group moves whole: one device that the host needs keeps its whole group, save for PCI bridges, which the kernel
+leaves to the host while it hands out what is behind them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from atomd.inventory.facts import PciDevice
+from atomd.inventory.in_use import ADDRESS, NET_DIR, behind_link, devices_in_use, is_boot_console
+from atomd.inventory.tree import Tree, printable, whole
+
+PCI_DIR = "sys/bus/pci/devices"
+GROUPS_DIR = "sys/kernel/iommu_groups"
+DEVICES_MAX = 65_536
+DEPTH_MAX = 32  # of bridges behind bridges
+NO_IOMMU = "no IOMMU (no passthrough on this host)"
+
+_UNKNOWN_ID = "0000"  # no maker has this number
+_PCI_BRIDGE = "0604"
+_GIVEN_AWAY = {"vfio-pci", "pci-stub"}  # drivers that hold a device for a guest
+_HOST_CLASSES = {"05": "is the host's memory", "06": "is a bridge, a part of the host", "0806": "is the host's IOMMU"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What a whole host tells about the use of its devices."""
+
+    used: dict[str, str]
+    storage_untold: str | None
+    linked: frozenset[str]  # devices with an interface that we see
+
+
+def read_pci(tree: Tree) -> tuple[PciDevice, ...]:
+    groups = {address: int(group) for group in _group_names(tree) for address in tree.names(_members(group))}
+    found = dict(_folders(tree))
+    if not found:
+        return ()
+    use = _read_use(tree)
+    devices = [_device(tree, address, folder, groups, use) for address, folder in sorted(found.items(), key=_order)]
+    return tuple(_whole_groups(devices))
+
+
+def _folders(tree: Tree) -> Iterator[tuple[str, str]]:
+    """(address, folder); a recording may lack the bus and have the devices alone."""
+    names = [name for name in tree.names(PCI_DIR) if ADDRESS.match(name)]
+    for name in names[:DEVICES_MAX]:
+        yield name, tree.real(f"{PCI_DIR}/{name}") or f"{PCI_DIR}/{name}"
+    if not names:
+        roots = [f"sys/devices/{name}" for name in tree.names("sys/devices") if name.startswith("pci")]
+        yield from (item for root in roots for item in _walk(tree, root, DEPTH_MAX))
+
+
+def _walk(tree: Tree, folder: str, depth_left: int) -> Iterator[tuple[str, str]]:
+    for name in tree.names(folder) if depth_left else ():
+        if ADDRESS.match(name) and tree.link(f"{folder}/{name}") is None:
+            yield name, f"{folder}/{name}"
+            yield from _walk(tree, f"{folder}/{name}", depth_left - 1)
+
+
+def _order(item: tuple[str, str]) -> list[int]:
+    return [int(part, 16) for part in re.split(r"[:.]", item[0])]
+
+
+def _device(tree: Tree, address: str, folder: str, groups: dict[str, int], use: _Use) -> PciDevice:
+    config = tree.data(f"{folder}/config", 64) or b""
+    group = groups.get(address, _group_by_link(tree, folder))
+    driver = tree.link_name(f"{folder}/driver")
+    numa = tree.number(f"{folder}/numa_node")
+    device = PciDevice(
+        address=address,
+        vendor=_id(tree, f"{folder}/vendor", config[1::-1], 4),
+        model=_id(tree, f"{folder}/device", config[3:1:-1], 4),
+        device_class=_id(tree, f"{folder}/class", config[11:8:-1], 6),
+        numa=None if numa is None or numa < 0 else numa,
+        iommu_group=group,
+        driver=None if driver is None else printable(driver),
+        assignable=False,
+        why_not=None,
+    )
+    why_not = _why_not(tree, folder, device, use)
+    return replace(device, assignable=why_not is None, why_not=why_not)
+
+
+def _id(tree: Tree, path: str, from_config: bytes, digits: int) -> str:
+    """An id from its file ("0x8086"), else from the device's configuration space, which begins with the ids."""
+    text = (tree.text(path, 32) or "").lower().removeprefix("0x")
+    if re.match(rf"[0-9a-f]{{1,{digits}}}$", text):
+        return text.zfill(digits)
+    return from_config.hex() if len(from_config) * 2 == digits else _UNKNOWN_ID.ljust(digits, "0")
+
+
+def _group_names(tree: Tree) -> list[str]:
+    return [name for name in tree.names(GROUPS_DIR) if re.match(r"\d{1,9}$", name)]
+
+
+def _members(group: str) -> str:
+    return f"{GROUPS_DIR}/{group}/devices"
+
+
+def _group_by_link(tree: Tree, folder: str) -> int | None:
+    group = whole(tree.link_name(f"{folder}/iommu_group"))
+    return None if group is None or group < 0 else group
+
+
+def _read_use(tree: Tree) -> _Use:
+    used, storage_untold = devices_in_use(tree)
+    linked = frozenset(address for link in tree.names(NET_DIR) for address in behind_link(tree, link))
+    return _Use(used, storage_untold, linked)
+
+
+def _why_not(tree: Tree, folder: str, device: PciDevice, use: _Use) -> str | None:
+    """Why the device itself cannot be given away; what its group says comes after."""
+    kind = device.device_class
+    for prefix, sentence in _HOST_CLASSES.items():
+        if kind.startswith(prefix):
+            return sentence
+    if device.address in use.used:
+        return use.used[device.address]
+    if is_boot_console(tree, folder):
+        return "is the console that the host started on"
+    if tree.link(f"{folder}/virtfn0") is not None:
+        return "has virtual functions, which are given away instead of it"
+    if device.vendor == _UNKNOWN_ID or device.vendor == "ffff":
+        return "does not say what it is"
+    if device.driver is None or device.driver in _GIVEN_AWAY:
+        return None
+    if kind.startswith("01") and use.storage_untold:
+        return use.storage_untold
+    if kind.startswith("02") and device.address not in use.linked:
+        return f"has a driver ({device.driver}) and no link that can be seen: another namespace may use it"
+    return None
+
+
+def _whole_groups(devices: list[PciDevice]) -> Iterator[PciDevice]:
+    """A device needs a group, and a group in which the host needs nothing."""
+    keepers: dict[int, PciDevice] = {}
+    for device in devices:
+        if device.iommu_group is not None and device.why_not and not device.device_class.startswith(_PCI_BRIDGE):
+            keepers.setdefault(device.iommu_group, device)
+    no_group = NO_IOMMU if all(device.iommu_group is None for device in devices) else "is in no IOMMU group"
+    for device in devices:
+        if device.iommu_group is None:
+            yield replace(device, assignable=False, why_not=no_group)
+        elif device.assignable and (keeper := keepers.get(device.iommu_group)):
+            why_not = f"shares IOMMU group {device.iommu_group} with {keeper.address}, which {keeper.why_not}"
+            yield replace(device, assignable=False, why_not=why_not)
+        else:
+            yield device

@@ -1,0 +1,35 @@
+"""One machine, read once: `read_inventory(root)`. Never raises for what a tree lacks or holds."""
+
+import os
+from pathlib import Path
+
+from atomd.inventory import cpuinfo
+from atomd.inventory.cpu import read_cpu
+from atomd.inventory.cpuinfo import CPUINFO_BYTES_MAX, UNKNOWN, CpuInfo
+from atomd.inventory.facts import Inventory
+from atomd.inventory.memory import read_memory
+from atomd.inventory.pci import read_pci
+from atomd.inventory.tree import Tree, printable
+
+
+def read_inventory(root: Path) -> Inventory:
+    """The machine whose /proc and /sys lie under `root`; "/" is this one."""
+    tree = Tree(root)
+    info = cpuinfo.parse(tree.text("proc/cpuinfo", CPUINFO_BYTES_MAX) or "")
+    arch = os.uname().machine if root.resolve() == Path("/") else _arch(tree, info)
+    return Inventory(arch, read_cpu(tree, info), read_memory(tree), read_pci(tree))
+
+
+def _arch(tree: Tree, info: CpuInfo) -> str:
+    """The kernel's word (6.1 and later), else the format of /proc/cpuinfo: a recording is of another machine."""
+    if named := tree.text("proc/sys/kernel/arch", 64):
+        return printable(named)
+    order = tree.text("sys/kernel/cpu_byteorder", 16)
+    little_endian = order == "little" if order else "ppc64le" in (tree.text("proc/version") or "")
+    arch = cpuinfo.arch(info, little_endian=little_endian)
+    # Without flags, what only an x86 has: its own folder of the machine check, or of the microcode.
+    return arch if arch != UNKNOWN else _arch_by_folders(tree)
+
+
+def _arch_by_folders(tree: Tree) -> str:
+    return "x86_64" if tree.has("sys/devices/system/machinecheck/machinecheck0/bank0") else UNKNOWN

@@ -1,0 +1,57 @@
+"""The `atomd` command: the daemon itself, and what a sysadmin asks of a machine before it is one of ours."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from atomd.config import PATH
+
+app = App(name="atomd", help="The compute daemon of AtomOS.", version_flags=["--version"])
+
+
+@app.default
+def run(*, config: Path = PATH) -> None:
+    """Serve this host's resources until told to stop.
+
+    Parameters
+    ----------
+    config
+        The settings file; it may be missing.
+    """
+    import trio
+
+    from atomd.config import ConfigError, load_config
+    from atomd.daemon import run as serve
+    from atomd.journal import JournalError
+    from matcher.trust.identity import IdentityError
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        trio.run(serve, load_config(config), strict_exception_groups=False)
+    except (ConfigError, IdentityError, JournalError) as error:
+        sys.exit(f"atomd: {error}")
+
+
+@app.command
+def inventory(
+    *, root: Path = Path("/"), output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table"
+) -> None:
+    """What this machine has: cores and threads, memory, devices.
+
+    Parameters
+    ----------
+    root
+        Read /sys and /proc below this folder, such as a recorded machine's.
+    output
+        A page for people, or `atomd.inventory/1` as JSON.
+    """
+    from atomd.inventory.command import show
+
+    print(show(root, output))  # noqa: T201
+
+
+def main() -> None:
+    app()

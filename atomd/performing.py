@@ -1,0 +1,272 @@
+"""What the core decided, done: the journal at once and in order, slow work in tasks that come back as events.
+
+`apply` is synchronous, so that no two decisions interleave and nothing is sent before the journal has it. Storage and
+libvirt are asked in tasks of their own; one that boots never stalls an answer.
+"""
+
+import logging
+from pathlib import Path
+
+import trio
+
+from atomd import compute as core
+from atomd.compute import Compute, Effects
+from atomd.domain_xml import DomainSpec, domain_xml
+from atomd.domains import (
+    ConnectionLost,
+    DomainEvent,
+    DomainExists,
+    DomainState,
+    Event,
+    HypervisorLike,
+    HypervisorDown,
+    HypervisorError,
+    NoDomain,
+    Resync,
+    StartFailed,
+    Unknown,
+    What,
+    Why,
+)
+from atomd.hardware import Hardware
+from atomd.journal import Journal, JournalFull
+from atomd.lifecycle import Vm
+from atomd.reconcile import Observed
+from atomd.traits import arch_for
+from matcher.net import local
+from matcher.net.peer import now_s
+from matcher.wire.messages import Arch, Attach, Attached, Detach, Detached, Refused
+from specs.ids import VmId, dashed
+
+RECONCILE_S = 30.0
+RETRY_S = 2.0  # after an answer that never came
+STORAGE_S = 10.0
+
+log = logging.getLogger("atomd")
+
+WHY_ENDED = {
+    Why.POWERED_OFF: "the guest powered itself off",
+    Why.DESTROYED: "it was destroyed on its host, with virsh or the like",
+    Why.CRASHED: "the guest's kernel panicked",
+    Why.FAILED: "QEMU ended by itself; its log is on the host, in /var/log/libvirt/qemu",
+}
+
+
+class Performer:
+    """Performs the effects of one `Compute` on one host."""
+
+    def __init__(
+        self,
+        *,
+        compute: Compute,
+        journal: Journal,
+        hypervisor: HypervisorLike,
+        hardware: Hardware,
+        host_threads: frozenset[int],
+        storaged_socket: Path,
+        console_folder: Path,
+        network: str,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.compute = compute
+        self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
+        self._host_threads, self._network = host_threads, network
+        self._storaged_socket, self._console_folder = storaged_socket, console_folder
+        self._nursery = nursery
+        self._changed = trio.Event()
+        self._look_again = trio.Event()
+        self._quarantined: set[VmId] = set()
+
+    def apply(self, effects: Effects) -> Refused | None:
+        """Perform in order. Where the journal cannot take a step, the rest is dropped and the step refused."""
+        for position, effect in enumerate(effects):
+            try:
+                self._perform(effect)
+            except JournalFull as error:
+                log.error("the journal could not take a step: %s", error)
+                return self._undo(effects, position, str(error))
+        return None
+
+    async def changed(self) -> None:
+        """Wait until some VM has changed."""
+        await self._changed.wait()
+
+    def console_log(self, vm_id: VmId) -> Path:
+        return self._console_folder / f"{dashed(vm_id)}.log"
+
+    # ---- loops
+
+    async def follow(self) -> None:
+        """Libvirt's events, as they come."""
+        async for event in self._hypervisor.events:
+            self._hear(event)
+
+    async def keep_reconciled(self) -> None:
+        """At start, every `RECONCILE_S`, and whenever something says that what is known may be stale."""
+        while True:
+            self._look_again = trio.Event()
+            try:
+                self.apply(self.compute.reconcile(await self._observe()))
+            except HypervisorError as error:
+                log.warning("not reconciled: %s", error)
+            with trio.move_on_after(RECONCILE_S):
+                await self._look_again.wait()
+
+    async def keep_time(self) -> None:
+        while True:
+            await trio.sleep(1.0)
+            self.apply(self.compute.tick(now_s()))
+
+    # ---- inside
+
+    def _perform(self, effect: core.Effect) -> None:
+        match effect:
+            case core.Journal(put=vm, replaces=older):
+                self._journal.put(vm, older)
+                log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, vm.why)
+            case core.JournalForget(vm=vm):
+                self._journal.forget(vm)
+                log.info("%s %s (generation %d): gone", vm.user_name, vm.vm_id, vm.generation)
+            case core.JournalAbandoned(offer_id=offer_id):
+                self._journal.abandon(offer_id)
+            case core.Changed():
+                self._changed.set()
+                self._changed = trio.Event()
+            case core.Quarantined(vm_id=vm_id):
+                self._quarantine(vm_id)
+            case _:
+                self._nursery.start_soon(self._work, effect)
+
+    def _undo(self, effects: Effects, position: int, why: str) -> Refused | None:
+        failed = effects[position]
+        if not isinstance(failed, core.Journal):
+            return None
+        refusal, undo = self.compute.rollback(failed, why)
+        self.apply(undo)
+        return refusal
+
+    async def _work(self, effect: core.Effect) -> None:
+        match effect:
+            case core.AttachVolumes(vm=vm):
+                await self._attach(vm)
+            case core.DetachVolumes(vm=vm):
+                await self._detach(vm)
+            case core.StartDomain(vm=vm):
+                await self._start(vm)
+            case core.DestroyDomain(vm=vm):
+                await self._destroy(vm)
+            case core.ShutDownDomain(vm=vm):
+                await self._press(vm, reboot=False)
+            case core.RebootDomain(vm=vm):
+                await self._press(vm, reboot=True)
+
+    async def _attach(self, vm: Vm) -> None:
+        answer: Attached | Refused | None
+        try:
+            answer = await local.ask(self._storaged_socket, Attach(vm.envelope), Attached, timeout_s=STORAGE_S)
+        except local.LocalError as error:
+            log.warning("storaged: %s", error)
+            answer = None
+        self.apply(self.compute.attached(vm.vm_id, vm.generation, answer))
+
+    async def _detach(self, vm: Vm) -> None:
+        done = False
+        try:
+            question = Detach(vm.vm_id, vm.generation)
+            answer = await local.ask(self._storaged_socket, question, Detached, timeout_s=STORAGE_S)
+            done = isinstance(answer, Detached)
+        except local.LocalError as error:
+            log.warning("storaged: %s", error)
+        self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
+        if not done:
+            await self._soon()
+
+    async def _start(self, vm: Vm) -> None:
+        failure: str | None = None
+        try:
+            await self._hypervisor.ensure_network(self._network)
+            await self._hypervisor.start(domain_xml(self._spec(vm)))
+        except DomainExists:
+            pass  # a start whose answer was lost: the UUID is this VM's
+        except (HypervisorDown, Unknown) as error:
+            log.warning("%s: %s", vm.vm_id, error)
+            self.compute.start_unknown(vm.vm_id)
+            await self._soon()
+            return
+        except (StartFailed, HypervisorError) as error:
+            failure = str(error)
+        self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    async def _destroy(self, vm: Vm) -> None:
+        try:
+            await self._hypervisor.destroy(vm.vm_id)
+        except NoDomain:
+            pass
+        except HypervisorError as error:
+            log.warning("%s: %s", vm.vm_id, error)
+            await self._soon()
+            return
+        self.apply(self.compute.gone(vm.vm_id, vm.generation, crashed=False, why=""))
+
+    async def _press(self, vm: Vm, *, reboot: bool) -> None:
+        try:
+            await (self._hypervisor.reboot(vm.vm_id) if reboot else self._hypervisor.shutdown(vm.vm_id))
+        except HypervisorError as error:
+            log.warning("%s: %s", vm.vm_id, error)
+            await self._soon()
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case DomainEvent(vm_id=vm_id, what=What.STOPPED, why=why):
+                vm = self.compute.vms.get(vm_id)
+                if vm is not None:
+                    crashed = why in (Why.CRASHED, Why.FAILED)
+                    said = WHY_ENDED.get(why, "it ended on its host") if why else "it ended on its host"
+                    self.apply(self.compute.gone(vm_id, vm.generation, crashed=crashed, why=said))
+            case Resync():
+                self._look_again.set()
+            case ConnectionLost(reason=reason):
+                log.warning("libvirt: %s", reason)
+            case DomainEvent():
+                pass
+
+    async def _observe(self) -> tuple[Observed, ...]:
+        gone = (DomainState.SHUT_OFF, DomainState.CRASHED)
+        return tuple(
+            Observed(domain.vm_id, domain.generation or 0, paused=domain.state is DomainState.PAUSED)
+            for domain in await self._hypervisor.domains()
+            if domain.ours and domain.state not in gone
+        )
+
+    async def _soon(self) -> None:
+        await trio.sleep(RETRY_S)
+        self._look_again.set()
+
+    def _quarantine(self, vm_id: VmId) -> None:
+        if vm_id not in self._quarantined:
+            self._quarantined.add(vm_id)
+            log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
+
+    def _spec(self, vm: Vm) -> DomainSpec:
+        ask, claim = vm.confirm.vm, vm.claim
+        return DomainSpec(
+            vm_id=vm.vm_id,
+            generation=vm.generation,
+            title=vm.confirm.name,
+            user_id=vm.user_id,
+            accelerator=self._hardware.accelerator,
+            arch=arch_for(ask, self._hardware) or Arch.X86_64,
+            vcpus=len(claim.threads),
+            threads=claim.threads,
+            exclusive=claim.overprovision == 1,
+            threads_per_core=claim.threads_per_core,
+            ram_mib=ask.ram_mib,
+            console_log=str(self.console_log(vm.vm_id)),
+            numa=claim.numa,
+            pci=claim.pci,
+            volumes=vm.volumes,
+            flags=ask.flags,
+            firmware=ask.firmware,
+            network=self._network,
+            emulator_threads=tuple(sorted({*claim.threads} | self._host_threads)),
+        )

@@ -1,0 +1,232 @@
+"""What stands behind the front door of a compute host: users' requests, judged and carried out."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import trio
+
+from atomd.answering import ComputeAnswers, Face
+from atomd.compute import Effects, refused
+from atomd.domain_xml import domain_name
+from atomd.domains import Console, ConsoleBusy, HypervisorLike, HypervisorError
+from atomd.lifecycle import State, Vm
+from atomd.performing import Performer
+from atomd.traits import arch_for
+from matcher.net.intake import Intake
+from matcher.net.peer import now_s, wall_ms
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity
+from matcher.trust.principal import Principal
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, decode
+from matcher.wire.envelope import Kind, host_audience, unseal, verify
+from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
+from specs.ids import HostId, OfferId, UserId, VmId
+
+DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
+UP_S = 40.0  # a libvirt call may take 30 s until it is unknown
+ENDED_S = 70.0  # a guest has 60 s to obey the power button
+ADDRESSES_S = 2.0
+LOG_MAX_BYTES = 256 * 1024
+
+T = TypeVar("T")
+
+
+class Service:
+    """Implements `matcher.net.front_door.Host`."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        face: Face,
+        performer: Performer,
+        answers: ComputeAnswers,
+        hypervisor: HypervisorLike,
+    ) -> None:
+        self._identity, self._face = identity, face
+        self._performer, self._compute = performer, performer.compute
+        self._answers, self._hypervisor = answers, hypervisor
+        self._intake = Intake(identity, answers)
+
+    def about(self, user: Principal) -> Answer:
+        return self._answers.about("0" * 32, len(self._compute.of_user(UserId(user.id))))
+
+    async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused:
+        confirm = self._signed(envelope, Kind.CONFIRM, Confirm, user)
+        if isinstance(confirm, Refused):
+            return confirm
+        decided = self._compute.confirm(confirm, envelope, UserId(user.id), user.name, now_s())
+        refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        if refusal is not None:
+            return refusal
+        outcome = await self._until(lambda: self._compute.outcome(OfferId(confirm.offer_id)), DECIDED_S)
+        if isinstance(outcome, Vm):
+            return self._view(outcome, ())
+        undecided = refused("unavailable", "confirm", "an answer", "storage has not answered yet", "ask again")
+        return outcome if isinstance(outcome, Refused) else undecided
+
+    async def up(self, vm_id: VmId, generation: int) -> VmView | None:
+        """The VM once it is up or has failed; as it stands when that takes too long; `None` where it is gone."""
+
+        def settled() -> bool | None:
+            vm = self._compute.vms.get(vm_id)
+            return True if vm is None or vm.generation != generation or vm.state is not State.COMMITTED else None
+
+        await self._until(settled, UP_S)
+        vm = self._compute.vms.get(vm_id)
+        return self._view(vm, ()) if vm is not None and vm.generation == generation else None
+
+    async def abandon(self, envelope: bytes, user: Principal) -> Abandoned | Refused:
+        abandon = self._signed(envelope, Kind.ABANDON, Abandon, user)
+        if isinstance(abandon, Refused):
+            return abandon
+        vm, effects = self._compute.abandon(abandon, UserId(user.id), now_s())
+        refusal = self._performer.apply(effects)
+        return refusal or Abandoned(self._view(vm, ()) if vm is not None else None)
+
+    async def vms(self, user: Principal) -> VmViews:
+        vms = self._compute.of_user(UserId(user.id))
+        return VmViews(tuple([await self._full_view(vm) for vm in vms]))
+
+    async def vm(self, vm_id: VmId, user: Principal) -> VmView | Refused:
+        vm = self._own(vm_id, user)
+        return vm if isinstance(vm, Refused) else await self._full_view(vm)
+
+    async def stop(self, vm_id: VmId, user: Principal, *, force: bool) -> VmView | Refused:
+        return await self._act(vm_id, user, lambda vm: self._compute.stop(vm, now_s(), force=force), State.STOPPING)
+
+    async def reboot(self, vm_id: VmId, user: Principal) -> VmView | Refused:
+        return await self._act(vm_id, user, self._compute.reboot)
+
+    async def remove(self, vm_id: VmId, user: Principal, generation: int | None) -> VmView | Refused:
+        vm = self._own(vm_id, user)
+        if isinstance(vm, Vm) and generation is not None and vm.generation != generation:
+            return _not_found()
+        return await self._act(vm_id, user, self._compute.remove, State.REMOVING)
+
+    async def console_log(self, vm_id: VmId, user: Principal) -> bytes | Refused:
+        vm = self._own(vm_id, user)
+        if isinstance(vm, Refused):
+            return vm
+        return await trio.to_thread.run_sync(_tail, str(self._performer.console_log(vm.vm_id)))
+
+    async def console(self, vm_id: VmId, user: Principal) -> Console | Refused:
+        vm = self._own(vm_id, user)
+        if isinstance(vm, Refused):
+            return vm
+        if vm.state not in (State.RUNNING, State.STOPPING):
+            return refused("not-now", "console", "a running VM", f"it is {vm.state}", "electros start")
+        try:
+            return await self._hypervisor.open_console(vm.vm_id)
+        except ConsoleBusy as error:
+            return refused("not-now", "console", "the console", str(error), "end the other session first")
+        except HypervisorError as error:
+            return refused("unavailable", "console", "the console", str(error), "try again")
+
+    def pledge(self, envelope: bytes, user: Principal) -> list[bytes]:
+        """A pledge too long for a datagram; it is judged as any other, and answered on this connection."""
+        return self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+
+    # ---- inside
+
+    def _signed(self, envelope: bytes, kind: Kind, cls: type[M], user: Principal) -> M | Refused:
+        """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""
+        bad = refused("bad-request", "envelope", f"a {kind.name.lower()} signed by you", "something else", "")
+        try:
+            sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
+            signer, key = self._identity.verifier.principal(sealed.certificate, wall_ms() / 1000)
+            audience = host_audience(HostId(self._identity.principal.id), Role.COMPUTE)
+            realm_id = self._identity.realm.realm_id
+            if sealed.kind is not kind or signer != user:
+                return bad
+            if not verify(sealed, key, realm_id=realm_id, audience=audience):
+                return bad
+            return decode(cls, sealed.payload, max_bytes=BODY_MAX_BYTES)
+        except (BadBytes, Untrusted):
+            return bad
+
+    async def _act(
+        self,
+        vm_id: VmId,
+        user: Principal,
+        decide: Callable[[Vm], Effects | Refused],
+        passing: State | None = None,
+    ) -> VmView | Refused:
+        """Decide, perform, and wait while the VM is in the `passing` state; its last view where it is gone."""
+        vm = self._own(vm_id, user)
+        if isinstance(vm, Refused):
+            return vm
+        decided = decide(vm)
+        refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        if refusal is not None:
+            return refusal
+
+        def passed() -> bool | None:
+            now = self._compute.vms.get(vm_id)
+            return True if now is None or now.generation != vm.generation or now.state is not passing else None
+
+        await self._until(passed, ENDED_S)
+        return self._view(self._compute.vms.get(vm_id, vm), ())
+
+    async def _until(self, look: Callable[[], T | None], timeout_s: float) -> T | None:
+        """What `look` finds, as soon as it finds something; `None` after `timeout_s`."""
+        with trio.move_on_after(timeout_s):
+            while (found := look()) is None:
+                await self._performer.changed()
+            return found
+        return None
+
+    def _own(self, vm_id: VmId, user: Principal) -> Vm | Refused:
+        vm = self._compute.vms.get(vm_id)
+        own = vm is not None and vm.user_id == user.id and vm.state is not State.PREPARED
+        return vm if vm is not None and own else _not_found()
+
+    async def _full_view(self, vm: Vm) -> VmView:
+        addresses: tuple[str, ...] = ()
+        if vm.state in (State.RUNNING, State.STOPPING):
+            with trio.move_on_after(ADDRESSES_S), suppress(HypervisorError):
+                addresses = await self._hypervisor.addresses(vm.vm_id)
+        return self._view(vm, addresses)
+
+    def _view(self, vm: Vm, addresses: tuple[str, ...]) -> VmView:
+        ask, claim, hardware = vm.confirm.vm, vm.claim, self._face.hardware
+        return VmView(
+            id=vm.vm_id,
+            generation=vm.generation,
+            name=vm.confirm.name,
+            user=vm.user_name,
+            host=self._face.host,
+            host_id=self._identity.principal.id,
+            state=vm.state,
+            why=vm.why,
+            domain=domain_name(vm.vm_id),
+            accelerator=hardware.accelerator,
+            arch=arch_for(ask, hardware) or Arch.X86_64,
+            addresses=addresses,
+            vcpus=len(claim.threads),
+            threads=tuple(sorted(claim.threads)),
+            threads_per_core=claim.threads_per_core,
+            overprovision=claim.overprovision,
+            numa=claim.numa,
+            ram_mib=ask.ram_mib,
+            pci=claim.pci,
+            volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
+            specfile=vm.confirm.specfile,
+        )
+
+
+def _not_found() -> Refused:
+    return refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours")
+
+
+def _tail(path: str) -> bytes:
+    """The end of a console log; a guest that writes without end must not grow a daemon."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - LOG_MAX_BYTES))
+            return log.read(LOG_MAX_BYTES)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,411 @@
+"""One VM's way onto one host, as the client drives it: collect, choose, confirm, and never at two hosts at once.
+
+    (new) --start--> COLLECTING --content--> CONFIRMING --committed--> FINISHED: placed
+                      ^  |                    |  |  ^ '--5 s pass, or Ctrl-C--> ABANDONING --noted--.
+                      |  | no choice,         |  |  '---next offer------------------+---------------|
+                      |  | asked twice        |  '--refused, or nothing was sent----'               |
+                      |  v                    '--no offer left, once more (3 times)--> COLLECTING   |
+                      | EXPLAINING --reasons--> FINISHED: no host fits                              |
+                      '--it would fit after all                      FINISHED: unknown <--no answer-'
+
+The rule at the heart: a confirm that was sent and not answered is *in doubt*. Only a typed refusal, or an abandon that
+the host has noted, lets go of that host; where neither comes, the outcome is `Unknown`, and no second host is asked.
+An abandon may be answered with "committed already": then the VM is there, and that is the outcome.
+Pure: callers pass `now_s`, one monotonic clock, and the wall clock once, at the start.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import assert_never
+
+from matcher.scheduler.choosing import Choice, Value, choices, ranked
+from matcher.scheduler.explaining import explain, reason
+from matcher.scheduler.heard import Answers
+from matcher.scheduler.outcomes import (
+    Abandoned,
+    AllRefused,
+    Committed,
+    Effects,
+    Finished,
+    HostReasons,
+    Interrupted,
+    NoHostFits,
+    Outcome,
+    Placed,
+    SendAbandon,
+    SendConfirm,
+    SendPledge,
+    SendReveal,
+    Unknown,
+)
+from matcher.scheduler.pledging import Errand, make_pledge
+from matcher.scheduler.surveying import Surveying
+from matcher.wire.messages import Abandon, Clock, Confirm, Pledge, Refused, Reveal, Unfit, VmOffer, VolumeOffer
+from matcher.wire.seal import Seal
+from specs.ids import HostId, OfferId
+
+OFFERS_DEADLINE_S = 0.3
+SENDS_MAX = 2  # of one pledge: datagrams get lost
+ROUNDS_MAX = 3  # pledges for one errand
+MARGIN_MIN_S = 0.01  # after the first complete choice, for those that are as near as the first
+CONFIRM_S = 5.0
+CONFIRM_REPEAT_S = 1.0
+CONNECT_S = 0.8  # for whoever performs `SendConfirm`: a host gone silent is found out before the confirm is repeated
+ABANDON_REPEAT_S = 1.0
+ABANDONS_MAX = 4
+EXPLAIN_S = 0.3
+
+# Refusals about the errand itself: another host must not be asked instead.
+FINAL_CODES = frozenset({"name-taken", "running", "old-generation", "not-found", "denied"})
+
+
+class Phase(Enum):
+    NEW = "new"
+    COLLECTING = "collecting"
+    CONFIRMING = "confirming"
+    ABANDONING = "abandoning"
+    EXPLAINING = "explaining"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class _Round:
+    """One pledge and what came of it."""
+
+    pledge: Pledge
+    seal: Seal
+    answers: Answers
+    sent_s: float
+    sends: int = 1
+    content_s: float | None = None  # when to stop collecting
+    said_enough: bool = False
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """One offer between our first confirm and the host's word."""
+
+    choice: Choice
+    confirm: Confirm
+    give_up_s: float
+    again_s: float
+    confirms: int = 1
+    unsent: int = 0  # confirms of which no byte can have reached the host
+    abandons: int = 0
+
+
+class Placing:
+    """One errand; perform the effects that each call returns, in order, and call `tick` at `next_deadline_s`.
+
+    `prefer` is the host where a stopped VM ran before; `value` a person's own ranking.
+    """
+
+    def __init__(
+        self, errand: Errand, *, random: Random, prefer: HostId | None = None, value: Value | None = None
+    ) -> None:
+        assert errand.vm is not None, "there is a VM to place"
+        self._errand, self._vm = errand, errand.vm
+        self._random, self._prefer, self._value = random, prefer, value
+        self._rounds = 0
+        self._round: _Round | None = None
+        self._doubt: _Doubt | None = None
+        self._survey: Surveying | None = None
+        self._tried: set[OfferId] = set()
+        self._refused: dict[HostId, HostReasons] = {}
+        self._interrupted = False
+        self._started_s = self._wall_ms = 0.0
+        self._hosts_known = errand.hosts_known
+        self.phase = Phase.NEW
+
+    # ---- inputs
+
+    def start(self, now_s: float, *, wall_ms: int) -> Effects:
+        assert self.phase is Phase.NEW, "an errand starts once"
+        self._started_s, self._wall_ms = now_s, wall_ms
+        return self._pledge(now_s)
+
+    def heard_vm(self, offer: VmOffer, host_id: HostId, address: str, now_s: float) -> Effects:
+        return self._heard(lambda: self._answers.vm(offer, host_id, address, now_s), now_s)
+
+    def heard_volume(self, offer: VolumeOffer, host_id: HostId, address: str, now_s: float) -> Effects:
+        return self._heard(lambda: self._answers.volume(offer, host_id, address, now_s), now_s)
+
+    def heard_unfit(self, unfit: Unfit, host_id: HostId, now_s: float) -> Effects:
+        return self._heard(lambda: self._answers.unfit(unfit, host_id, now_s), now_s)
+
+    def heard_clock(self, clock: Clock, host_id: HostId, now_s: float) -> Effects:
+        return self._heard(lambda: self._answers.clock(clock, host_id, now_s), now_s)
+
+    def confirm_answered(self, offer_id: OfferId, answer: Committed | Refused, now_s: float) -> Effects:
+        """The host's word on a confirm, whichever attempt it answers, and even when an abandon is on its way: a host
+        that has committed does not take it back."""
+        doubt = self._in_doubt(offer_id)
+        if doubt is None:
+            return []
+        match answer:
+            case Committed():
+                return self._placed(doubt)
+            case Refused():
+                self._note(doubt.choice, answer)
+                return self._let_go(now_s, final=answer.code in FINAL_CODES)
+        assert_never(answer)
+
+    def confirm_failed(self, offer_id: OfferId, now_s: float, *, sent: bool) -> Effects:
+        """One attempt ended without an answer. `sent`: some of it may have reached the host."""
+        doubt = self._in_doubt(offer_id)
+        if doubt is None or sent:
+            return []
+        doubt.unsent += 1
+        if doubt.unsent < doubt.confirms:
+            return []
+        where = f"{doubt.choice.vm.address} port {doubt.choice.vm.offer.front_door_port}"
+        hint = "is the port closed by a firewall, or has atomd just stopped?"
+        unreached = reason("front door", f"an answer at {where}", "no connection could be made", hint)
+        self._note(doubt.choice, Refused("unreachable", (unreached,)))
+        return self._let_go(now_s)
+
+    def abandon_answered(self, offer_id: OfferId, answer: Abandoned | Refused, now_s: float) -> Effects:
+        """A refused abandon was not noted, so the doubt stays, and the abandon is repeated."""
+        doubt = self._in_doubt(offer_id)
+        if doubt is None or self.phase is not Phase.ABANDONING or isinstance(answer, Refused):
+            return []
+        if answer.committed:
+            return self._placed(doubt)
+        silent = reason("confirm", f"an answer in {CONFIRM_S:.0f} s", "none came", "see atomd's log on that host")
+        self._note(doubt.choice, Refused("abandoned", (silent,)))
+        return self._let_go(now_s)
+
+    def interrupt(self, now_s: float) -> Effects:
+        """Ctrl-C. What is held is freed; a confirm in doubt is abandoned first, unless the person insists."""
+        if self.phase in (Phase.NEW, Phase.FINISHED):
+            return self._finish(Interrupted()) if self.phase is Phase.NEW else []
+        if self._doubt is None:
+            return self._finish(Interrupted())
+        if self._interrupted:
+            return self._finish(Interrupted(self._unknown(self._doubt)))
+        self._interrupted = True
+        return self._abandon(self._doubt, now_s) if self.phase is Phase.CONFIRMING else []
+
+    # ---- time
+
+    def next_deadline_s(self) -> float | None:
+        """When to call `tick`; `None` when all is over."""
+        if self._doubt is not None:
+            return min(self._doubt.again_s, self._doubt.give_up_s)
+        if self.phase is Phase.COLLECTING:
+            return self._collected_s(self._current)
+        return self._survey.next_deadline_s() if self.phase is Phase.EXPLAINING and self._survey is not None else None
+
+    def tick(self, now_s: float) -> Effects:
+        due_s = self.next_deadline_s()
+        if due_s is None or now_s < due_s:
+            return []
+        match self.phase:
+            case Phase.COLLECTING:
+                return self._collected(self._current, now_s)
+            case Phase.CONFIRMING if self._doubt is not None:
+                return self._still_unanswered(self._doubt, now_s)
+            case Phase.ABANDONING if self._doubt is not None:
+                return self._still_in_doubt(self._doubt, now_s)
+            case Phase.EXPLAINING if self._survey is not None:
+                return self._surveyed(self._survey, now_s)
+        raise AssertionError(f"a deadline in {self.phase}")
+
+    # ---- collecting
+
+    @property
+    def hosts_known(self) -> int:
+        """The largest count of hosts that any host has told; worth remembering for the next errand."""
+        return max(self._hosts_known, self._answers.hosts_known if self._round or self._survey else 0)
+
+    @property
+    def _current(self) -> _Round:
+        assert self._round is not None
+        return self._round
+
+    @property
+    def _answers(self) -> Answers:
+        return self._survey.answers if self._survey is not None else self._current.answers
+
+    def _pledge(self, now_s: float) -> Effects:
+        """A new pledge, with an id and a seal of its own."""
+        pledge, seal = make_pledge(
+            self._errand, random=self._random, wall_ms=self._wall_at(now_s), dry=False, hosts_known=self._hosts_known
+        )
+        self._rounds += 1
+        self._survey = None
+        self._round = _Round(pledge, seal, Answers(pledge, now_s), now_s)
+        self.phase = Phase.COLLECTING
+        return [SendPledge(pledge)]
+
+    def _heard(self, note: Callable[[], object], now_s: float) -> Effects:
+        """Whatever is heard may complete a choice; the first that does sets the time to stop listening."""
+        if self.phase in (Phase.NEW, Phase.FINISHED) or note() is None or self.phase is not Phase.COLLECTING:
+            return []
+        current = self._current
+        if current.content_s is None and any(True for _ in choices(current.answers, now_s=now_s)):
+            to_first_s = (current.answers.first_s or now_s) - current.sent_s
+            current.content_s = now_s + max(MARGIN_MIN_S, 2 * to_first_s)
+        return []
+
+    def _collected_s(self, current: _Round) -> float:
+        deadline_s = current.sent_s + OFFERS_DEADLINE_S
+        return deadline_s if current.content_s is None else min(current.content_s, deadline_s)
+
+    def _collected(self, current: _Round, now_s: float) -> Effects:
+        if current.content_s is not None:
+            return self._choose(now_s)
+        if current.sends < SENDS_MAX:
+            current.sends += 1
+            current.sent_s = now_s
+            return [SendPledge(current.pledge)]
+        return [*self._done(), *self._explain(now_s)]
+
+    # ---- choosing
+
+    def _choose(self, now_s: float) -> Effects:
+        """Confirm the best offer that is left, or pledge again."""
+        complete = choices(self._current.answers, now_s=now_s, without=self._tried)
+        best = ranked(complete, prefer=self._prefer, last=self._refused, value=self._value)
+        return [*self._enough(), *self._confirm(best[0], now_s)] if best else self._again(now_s)
+
+    def _again(self, now_s: float) -> Effects:
+        if self._rounds < ROUNDS_MAX:
+            return [*self._done(), *self._pledge(now_s)]
+        return self._finish(AllRefused(tuple(self._refused.values()))) if self._refused else self._give_up(now_s)
+
+    def _give_up(self, now_s: float) -> Effects:
+        """Offers came and lapsed each time before they could be taken: this machine is too slow, or stands still."""
+        lapsed = reason(
+            "offer", "to be confirmed in time", "each lapsed first", "is this machine overloaded or paused?"
+        )
+        hosts = {heard.host_id: heard.offer.host for heard in self._current.answers.vms.values()}
+        return self._finish(NoHostFits(tuple(HostReasons(host_id, host, (lapsed,)) for host_id, host in hosts.items())))
+
+    # ---- confirming
+
+    def _confirm(self, choice: Choice, now_s: float) -> Effects:
+        errand, offer = self._errand, choice.vm.offer
+        confirm = Confirm(
+            vm_id=errand.vm_id,
+            generation=errand.generation,
+            pledge_id=offer.pledge_id,
+            offer_id=offer.offer_id,
+            host_id=choice.host_id,
+            name=errand.name,
+            vm=self._vm,
+            volumes=choice.claims,
+            specfile=errand.specfile,
+        )
+        self._tried.add(OfferId(offer.offer_id))
+        self._doubt = _Doubt(choice, confirm, now_s + CONFIRM_S, now_s + CONFIRM_REPEAT_S)
+        self.phase = Phase.CONFIRMING
+        return [self._send_confirm(self._doubt)]
+
+    def _still_unanswered(self, doubt: _Doubt, now_s: float) -> Effects:
+        if now_s >= doubt.give_up_s:
+            return self._abandon(doubt, now_s)
+        doubt.confirms += 1
+        doubt.again_s = now_s + CONFIRM_REPEAT_S
+        return [self._send_confirm(doubt)]
+
+    def _send_confirm(self, doubt: _Doubt) -> SendConfirm:
+        heard = doubt.choice.vm
+        return SendConfirm(heard.host_id, heard.address, heard.offer.front_door_port, doubt.confirm)
+
+    def _in_doubt(self, offer_id: OfferId) -> _Doubt | None:
+        """The open doubt, if it is about this offer; what is late for another one changes nothing."""
+        return self._doubt if self._doubt is not None and self._doubt.confirm.offer_id == offer_id else None
+
+    def _note(self, choice: Choice, refused: Refused) -> None:
+        reasons = refused.reasons or (
+            reason("offer", "to be kept", f"refused: {refused.code}", "see atomd's log there"),
+        )
+        self._refused[choice.host_id] = HostReasons(choice.host_id, choice.vm.offer.host, reasons)
+
+    def _let_go(self, now_s: float, *, final: bool = False) -> Effects:
+        """The host will not run this offer: the one way from a confirm to another host."""
+        self._doubt = None
+        if self._interrupted:
+            return self._finish(Interrupted())
+        return self._finish(AllRefused(tuple(self._refused.values()))) if final else self._choose(now_s)
+
+    # ---- abandoning
+
+    def _abandon(self, doubt: _Doubt, now_s: float) -> Effects:
+        self.phase = Phase.ABANDONING
+        doubt.abandons += 1
+        doubt.again_s = doubt.give_up_s = now_s + ABANDON_REPEAT_S
+        heard = doubt.choice.vm
+        abandon = Abandon(self._errand.vm_id, self._errand.generation, heard.offer.offer_id, heard.host_id)
+        return [SendAbandon(heard.host_id, heard.address, heard.offer.front_door_port, abandon)]
+
+    def _still_in_doubt(self, doubt: _Doubt, now_s: float) -> Effects:
+        if doubt.abandons < ABANDONS_MAX:
+            return self._abandon(doubt, now_s)
+        unknown = self._unknown(doubt)
+        return self._finish(Interrupted(unknown) if self._interrupted else unknown)
+
+    def _unknown(self, doubt: _Doubt) -> Unknown:
+        heard = doubt.choice.vm
+        return Unknown(heard.host_id, heard.offer.host, heard.address, self._errand.vm_id, self._errand.generation)
+
+    # ---- explaining
+
+    def _explain(self, now_s: float) -> Effects:
+        """Hosts that do not fit are silent unless the pledge is dry."""
+        self._hosts_known = self.hosts_known
+        self._survey = Surveying(self._errand, random=self._random, quiet_s=EXPLAIN_S, deadline_s=EXPLAIN_S)
+        self.phase = Phase.EXPLAINING
+        return self._survey.start(now_s, wall_ms=self._wall_at(now_s))
+
+    def _surveyed(self, survey: Surveying, now_s: float) -> Effects:
+        effects = survey.tick(now_s)
+        if not survey.finished:
+            return effects
+        survey.answers.absorb(self._current.answers)
+        found, refused = survey.surveyed(now_s), tuple(self._refused.values())
+        if found.choices and self._rounds < ROUNDS_MAX:
+            return self._pledge(now_s)  # offers were lost on the way, or room has just become free
+        if found.choices:
+            return self._finish(NoHostFits((*map(_unheld, found.choices), *found.unfits), (), refused))
+        return self._finish(explain(survey.answers, wall_ms=self._wall_at(now_s), now_s=now_s, refused=refused))
+
+    # ---- ending
+
+    def _placed(self, doubt: _Doubt) -> Effects:
+        heard = doubt.choice.vm
+        placed = Placed(
+            heard.host_id, heard.offer.host, heard.address, heard.offer, self._errand.vm_id, self._errand.generation
+        )
+        return self._finish(Interrupted(placed) if self._interrupted else placed, keep=OfferId(heard.offer.offer_id))
+
+    def _finish(self, outcome: Outcome, *, keep: OfferId | None = None) -> Effects:
+        self._doubt = None
+        freed = self._done(keep)
+        self.phase = Phase.FINISHED
+        return [*freed, Finished(outcome)]
+
+    def _enough(self) -> Effects:
+        if self._current.said_enough:
+            return []
+        self._current.said_enough = True
+        return [SendReveal(Reveal(self._current.pledge.pledge_id, self._current.seal.enough))]
+
+    def _done(self, keep: OfferId | None = None) -> Effects:
+        """Free every hold of this round but the one that was taken. A hold in doubt is freed as well: if the confirm
+        has come it is no hold any more, and if not, it had better not come."""
+        if self._round is None or self.phase is Phase.EXPLAINING:
+            return []
+        return [SendReveal(Reveal(self._current.pledge.pledge_id, self._current.seal.done, keep))]
+
+    def _wall_at(self, now_s: float) -> int:
+        return round(self._wall_ms + (now_s - self._started_s) * 1000)
+
+
+def _unheld(choice: Choice) -> HostReasons:
+    hint = "try again in a few seconds: a host holds few pledges of one person at a time"
+    unheld = reason("offer", "a hold", "it fits, and did not offer when asked to hold", hint)
+    return HostReasons(choice.host_id, choice.vm.offer.host, (unheld,))

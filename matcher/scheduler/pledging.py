@@ -1,0 +1,73 @@
+"""What a person wants, as asks, and the pledges that carry them. Pure.
+
+An `Errand` is everything that stays the same when a pledge has to be made anew; each pledge has its own id and seal.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk
+from matcher.wire.seal import Seal
+from specs.ids import Vid, VmId, new_id
+
+if TYPE_CHECKING:
+    from specs.specfile import Specfile  # for its shape alone: placing an ask that is ready does not load the parser
+
+HOLD_MS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """`reply` holds the addresses where answers are awaited, one for each family at most; `volumes` in boot order.
+    `specfile` is canonical JSON; it and `name` travel in the confirm alone."""
+
+    vm_id: VmId
+    generation: int
+    vm: VmAsk | None
+    volumes: tuple[Vid, ...] = ()
+    reply: tuple[Address, ...] = ()
+    policy: Policy = Policy.PACK
+    hosts_known: int = 0
+    hold_ms: int = HOLD_MS
+    name: str = ""
+    specfile: str = ""
+
+
+def vm_ask(spec: "Specfile", *, allow_emulation: bool) -> VmAsk:
+    """What the specfile asks of one host, with nothing left implicit."""
+    return VmAsk(
+        slots=spec.slots,
+        smt=spec.allow_smt,
+        overprovision=spec.overprovision,
+        archs=tuple(Arch(arch) for arch in spec.archs),
+        flags=tuple(sorted({flag.lower() for flag in spec.flags})),
+        ram_mib=spec.ramsize_mib,
+        ecc=spec.req_ecc,
+        pci=tuple(PciAsk(device.vendor, device.model, device.quantity) for device in spec.pci),
+        firmware=Firmware(spec.misc.firmware),
+        allow_emulation=allow_emulation,
+    )
+
+
+def make_pledge(
+    errand: Errand, *, random: Random, wall_ms: int, dry: bool, hosts_known: int = 0
+) -> tuple[Pledge, Seal]:
+    """A new pledge for the errand, and the seal that its maker alone can open. `wall_ms` is the wall clock, since the
+    epoch: hosts refuse what is stale."""
+    seal = Seal.new(random)
+    pledge = Pledge(
+        pledge_id=new_id(random),
+        sent_at_ms=wall_ms,
+        reply=errand.reply,
+        dry=dry,
+        vm_id=errand.vm_id,
+        generation=errand.generation,
+        vm=errand.vm,
+        volumes=errand.volumes,
+        seal=seal.sealed,
+        hold_ms=errand.hold_ms,
+        hosts_known=max(errand.hosts_known, hosts_known),
+        policy=errand.policy,
+    )
+    return pledge, seal
