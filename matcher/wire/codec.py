@@ -8,7 +8,7 @@ that the rest of the bytes can hold, so that memory stays in proportion to what 
 import json
 import math
 from struct import Struct
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import msgpack  # type: ignore[import-untyped]
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ ITEMS_MAX = 16_384  # keys, values and containers in one message; the largest ho
 
 
 _adapters: dict[type[Message], TypeAdapter[Any]] = {}
+_bytes_fields: dict[type[Message], int] = {}  # none of them is optional, nor inside another message
 
 
 class BadBytes(Exception):
@@ -45,16 +46,19 @@ def decode(cls: type[M], data: bytes, *, max_bytes: int = DATAGRAM_MAX_BYTES) ->
     """The one message of class `cls` that `data` is. Raises `BadBytes`, and nothing else whatever the bytes."""
     if len(data) > max_bytes:
         raise BadBytes("length", f"{len(data)} bytes, at most {max_bytes}")
-    _walk(data)
+    bins = _walk(data)
     try:
         fields = msgpack.unpackb(
             data, use_list=False, raw=False, strict_map_key=True, object_pairs_hook=_no_repeats, max_ext_len=0
         )
-        return _message(cls, _adapter(cls).validate_python(fields))
+        message = _message(cls, _adapter(cls).validate_python(fields))
     except ValidationError as error:
         raise _shape(error) from None
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         raise BadBytes("msgpack", str(error)[:160]) from None
+    if bins != _bytes_fields[cls]:
+        raise BadBytes("shape", "bytes where text belongs")  # pydantic takes them for an enum's
+    return message
 
 
 def to_json(message: Message) -> str:
@@ -84,6 +88,7 @@ def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
     adapter = _adapters.get(cls)
     if adapter is None:
         adapter = _adapters[cls] = TypeAdapter(cls)
+        _bytes_fields[cls] = sum(hint is bytes for hint in get_type_hints(cls).values())
     return adapter
 
 
@@ -132,15 +137,19 @@ _SIZES[0xE0:0x100] = [1] * 0x20  # negative fixint
 _SIZES[0xC0], _SIZES[0xC2], _SIZES[0xC3] = 1, 1, 1  # nil, false, true
 _SIZES[0xCC:0xD4] = [2, 3, 5, 9, 2, 3, 5, 9]  # uint 8 to 64, int 8 to 64
 
+_BINS = frozenset({0xC4, 0xC5, 0xC6})
 _FLOATS = {0xCA: Struct(">f"), 0xCB: Struct(">d")}
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # bin 8/16/32, str 8/16/32
 _COUNT_BYTES = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}  # array 16/32, map 16/32
 
 
-def _walk(data: bytes) -> None:
-    """Refuse what must not reach a parser: too deep, too many, too long, extensions, NaN, NUL in text, a tail."""
+def _walk(data: bytes) -> int:
+    """Refuse what must not reach a parser: too deep, too many, too long, extensions, NaN, NUL in text, a tail.
+
+    Gives how many items are bytes and not text.
+    """
     end, nul = len(data), 0 in data
-    at = items = 0
+    at = items = bins = 0
     outer: list[int] = []
     left = 1  # items still to come in this container; `outer`: in those around it
     while left or outer:
@@ -157,6 +166,7 @@ def _walk(data: bytes) -> None:
                 _no_nul(data, at, at + size)
             at += size
             continue
+        bins += first in _BINS
         at, count = _long(data, at, first)
         if count:
             items += count
@@ -166,6 +176,7 @@ def _walk(data: bytes) -> None:
             left = count
     if at != end:
         raise BadBytes("truncated" if at > end else "tail")
+    return bins
 
 
 def _long(data: bytes, at: int, first: int) -> tuple[int, int]:

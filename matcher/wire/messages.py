@@ -23,6 +23,7 @@ PCI_ASKS_MAX = 32
 FLAGS_MAX = 128
 REASONS_MAX = 32
 HOLD_MS_MAX = 10_000
+VMS_MAX = 4096  # in one answer
 GENERATION_MAX = 2**31 - 1
 
 Id = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -399,25 +400,25 @@ class VmView(Message):
     host: Label
     host_id: Fingerprint
     state: Word
-    why: str
+    why: Annotated[str, Strict(), StringConstraints(max_length=4096)]
     domain: Label
     accelerator: Word
     arch: Word
-    addresses: tuple[str, ...]
+    addresses: Annotated[tuple[Annotated[str, Strict(), StringConstraints(max_length=64)], ...], MaxLen(64)]
     vcpus: Count
     threads: Threads
     threads_per_core: Count
     overprovision: Count
-    numa: int
+    numa: Annotated[int, Strict(), Ge(-1), Le(4095)]
     ram_mib: Mib
-    pci: tuple[PciAddress, ...]
-    volumes: tuple[VmVolume, ...]
-    specfile: str
+    pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
+    volumes: Annotated[tuple[VmVolume, ...], MaxLen(VOLUMES_MAX)]
+    specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]
 
 
 @dataclass(frozen=True, slots=True)
 class VmViews(Message):
-    vms: tuple[VmView, ...]
+    vms: Annotated[tuple[VmView, ...], MaxLen(VMS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,294 @@
+"""The client's datagrams: asking on every link at once, hearing signed answers, and driving a scheduler's machine.
+
+Blocking, on purpose: a client does one thing at a time, and importing an event loop would cost it more than the whole
+protocol does (docs/decisions.md). Everything that is decided is decided by `matcher.scheduler`.
+"""
+
+import dataclasses
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TypeVar
+
+from matcher.net import multicast
+from matcher.net.https import CONNECT_S, Connection, Door, Unanswered, Unreachable
+from matcher.net.interrupts import Interrupts
+from matcher.scheduler import outcomes
+from matcher.scheduler.outcomes import Effects, Finished, Outcome, SendAbandon, SendConfirm, SendPledge, SendReveal
+from matcher.scheduler.placing import CONFIRM_REPEAT_S, Placing
+from matcher.scheduler.surveying import Surveying
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
+from matcher.wire.envelope import (
+    MESSAGE_OF,
+    REALM,
+    Kind,
+    TooLong,
+    host_audience,
+    seal,
+    unseal,
+    user_audience,
+    verify,
+)
+from matcher.wire.messages import (
+    DATAGRAM_MAX_BYTES,
+    Abandoned,
+    Address,
+    Answer,
+    Clock,
+    Message,
+    Pledge,
+    Query,
+    Refused,
+    Reveal,
+    Role,
+    Unfit,
+    VmOffer,
+    VolumeOffer,
+)
+from specs.ids import HostId, OfferId, UserId
+
+BATCH_MAX = 256
+Answers = VmOffer | VolumeOffer | Unfit | Answer | Clock
+_HEARD = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})
+Q = TypeVar("Q", Pledge, Query)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A signed answer of a host, and where it came from."""
+
+    message: Answers
+    host_id: HostId
+    address: str
+
+
+class Client:
+    """A user on their own links. Use it as a context manager."""
+
+    def __init__(self, identity: Identity, *, port: int = multicast.PORT, known: tuple[Door, ...] = ()) -> None:
+        self.identity = identity
+        self.interrupts = Interrupts()
+        self.taken: Connection | None = None  # where a confirm was taken: its progress is still to be read
+        self._port, self._known = port, known
+        self._links = multicast.links()
+        self._sockets = [multicast.asking_socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
+        self._selector = selectors.DefaultSelector()
+        self._early: list[Said] = []  # answers that came by HTTPS
+        for asking in self._sockets:
+            self._selector.register(asking, selectors.EVENT_READ)
+
+    def __enter__(self) -> "Client":
+        self.interrupts.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.interrupts.__exit__()
+        if self.taken is not None:
+            self.taken.close()
+        self._selector.close()
+        for asking in self._sockets:
+            asking.close()
+
+    # ---- asking
+
+    def ask(self, question: Pledge | Query) -> None:
+        """Multicast on every link, each time with the address at which this link's answers are awaited."""
+        kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
+        for link in self._links:
+            mine = dataclasses.replace(question, reply=self._reply(link))
+            try:
+                datagram = self._sealed(kind, mine, REALM, pad_bytes=DATAGRAM_MAX_BYTES)
+            except TooLong:
+                assert isinstance(mine, Pledge), "a query always fits"
+                self._ask_each(mine)
+                return
+            for asking in self._sockets:
+                multicast.ask(asking, datagram, link, self._port)
+
+    def reveal(self, reveal: Reveal) -> None:
+        datagram = seal(Kind.REVEAL, encode(reveal), realm=self.identity.realm, signer=None, audience=REALM)
+        for link in self._links:
+            for asking in self._sockets:
+                multicast.ask(asking, datagram, link, self._port)
+
+    def hear(self, until_s: float) -> Iterator[Said]:
+        """What hosts say until `until_s` on the monotonic clock, as it comes; ends early after each batch."""
+        while self._early:
+            yield self._early.pop(0)
+        with self.interrupts.waiting():
+            ready = self._selector.select(max(0.0, until_s - time.monotonic()))
+        for key, _ in ready:
+            asking = key.fileobj
+            assert isinstance(asking, socket.socket)
+            yield from self._drain(asking)
+
+    def connect(self, door: Door, *, timeout_s: float) -> Connection:
+        return Connection(self.identity, door, timeout_s=timeout_s)
+
+    # ---- placing
+
+    def drive(self, machine: Placing | Surveying) -> Outcome:
+        """Run a machine to its outcome; Ctrl-C is told to it, so that nothing is left half done."""
+        pending = deque(machine.start(time.monotonic(), wall_ms=time.time_ns() // 1_000_000))
+        while True:
+            try:
+                if not pending:
+                    pending.extend(self._wait(machine))
+                    continue
+                effect = pending.popleft()
+                if isinstance(effect, Finished):
+                    return effect.outcome
+                pending.extend(self._perform(machine, effect))
+            except KeyboardInterrupt:
+                pending.extend(machine.interrupt(time.monotonic()))
+
+    def _wait(self, machine: Placing | Surveying) -> Effects:
+        deadline_s = machine.next_deadline_s()
+        assert deadline_s is not None, "an unfinished machine waits for something"
+        effects: Effects = []
+        for said in self.hear(deadline_s):
+            effects += _tell(machine, said)
+        return effects + machine.tick(time.monotonic())
+
+    def _perform(self, machine: Placing | Surveying, effect: outcomes.Effect) -> Effects:
+        match effect:
+            case SendPledge(pledge=pledge):
+                self.ask(pledge)
+            case SendReveal(reveal=reveal):
+                self.reveal(reveal)
+            case SendConfirm():
+                assert isinstance(machine, Placing)
+                return self._confirm(machine, effect)
+            case SendAbandon():
+                assert isinstance(machine, Placing)
+                return self._abandon(machine, effect)
+        return []
+
+    def _confirm(self, machine: Placing, send: SendConfirm) -> Effects:
+        offer_id = OfferId(send.confirm.offer_id)
+        envelope = self._to_host(Kind.CONFIRM, send.confirm, send.host_id)
+        connection = self._door(send.host_id, send.address, send.port)
+        try:
+            with self.interrupts.waiting():
+                answer = connection.confirm(envelope)
+        except Unreachable:
+            return machine.confirm_failed(offer_id, time.monotonic(), sent=False)
+        except (Unanswered, EOFError):
+            return machine.confirm_failed(offer_id, time.monotonic(), sent=True)
+        if isinstance(answer, Refused):
+            return machine.confirm_answered(offer_id, answer, time.monotonic())
+        self.taken = connection
+        return machine.confirm_answered(offer_id, outcomes.Committed(), time.monotonic())
+
+    def _abandon(self, machine: Placing, send: SendAbandon) -> Effects:
+        envelope = self._to_host(Kind.ABANDON, send.abandon, send.host_id)
+        try:
+            with self.interrupts.waiting(), self._door(send.host_id, send.address, send.port) as connection:
+                answer = connection.ask("POST", "/v1/abandons", Abandoned, envelope)
+        except (Unreachable, Unanswered):
+            return []
+        said = answer if isinstance(answer, Refused) else outcomes.Abandoned(answer.committed is not None)
+        return machine.abandon_answered(OfferId(send.abandon.offer_id), said, time.monotonic())
+
+    # ---- inside
+
+    def _door(self, host_id: HostId, address: str, port: int) -> Connection:
+        return self.connect(Door("", host_id, address, port), timeout_s=CONFIRM_REPEAT_S)
+
+    def _to_host(self, kind: Kind, message: Message, host_id: HostId) -> bytes:
+        return self._sealed(kind, message, host_audience(host_id, Role.COMPUTE), max_bytes=BODY_MAX_BYTES)
+
+    def _sealed(
+        self,
+        kind: Kind,
+        message: Message,
+        audience: bytes,
+        *,
+        pad_bytes: int = 0,
+        max_bytes: int = DATAGRAM_MAX_BYTES,
+    ) -> bytes:
+        identity = self.identity
+        return seal(
+            kind,
+            encode(message),
+            realm=identity.realm,
+            signer=identity,
+            audience=audience,
+            pad_bytes=pad_bytes,
+            max_bytes=max_bytes,
+        )
+
+    def _reply(self, link: multicast.Link) -> tuple[Address, ...]:
+        own = zip((link.ipv4, link.ipv6), self._sockets, strict=True)
+        return tuple(Address(ip, asking.getsockname()[1]) for ip, asking in own if ip)
+
+    def _ask_each(self, pledge: Pledge) -> None:
+        """A pledge too long for a datagram goes to the hosts that were heard of before, one by one."""
+        envelope = self._sealed(Kind.PLEDGE, pledge, REALM, max_bytes=BODY_MAX_BYTES)
+        for door in self._known:
+            try:
+                with self.connect(door, timeout_s=CONNECT_S) as connection:
+                    framed = connection.ask_bytes("POST", "/v1/pledges", envelope)
+            except (Unreachable, Unanswered):
+                continue
+            for answer in _unframed(framed) if isinstance(framed, bytes) else ():
+                self._early += self._said(answer, door.address, BODY_MAX_BYTES)
+
+    def _drain(self, asking: socket.socket) -> Iterator[Said]:
+        for _ in range(BATCH_MAX):
+            try:
+                data, source = asking.recvfrom(DATAGRAM_MAX_BYTES + 1)
+            except OSError:
+                return
+            yield from self._said(data, _address(source), DATAGRAM_MAX_BYTES)
+
+    def _said(self, data: bytes, address: str, max_bytes: int) -> list[Said]:
+        """The answer inside, if a host of the realm signed it for this user; anything else is nothing."""
+        identity = self.identity
+        try:
+            sealed = unseal(data, realm=identity.realm, max_bytes=max_bytes)
+            host, key = identity.verifier.principal(sealed.certificate, time.time())
+            audience = user_audience(UserId(identity.principal.id))
+            is_answer = sealed.kind in _HEARD and host.kind == "host"
+            if not is_answer or not verify(sealed, key, realm_id=identity.realm.realm_id, audience=audience):
+                return []
+            message = decode(MESSAGE_OF[sealed.kind], sealed.payload, max_bytes=max_bytes)
+        except (BadBytes, Untrusted):
+            return []
+        assert isinstance(message, VmOffer | VolumeOffer | Unfit | Answer | Clock)
+        return [Said(message, HostId(host.id), address)]
+
+
+def _tell(machine: Placing | Surveying, said: Said) -> Effects:
+    now_s = time.monotonic()
+    match said.message:
+        case VmOffer():
+            return machine.heard_vm(said.message, said.host_id, said.address, now_s)
+        case VolumeOffer():
+            return machine.heard_volume(said.message, said.host_id, said.address, now_s)
+        case Unfit():
+            return machine.heard_unfit(said.message, said.host_id, now_s)
+        case Clock():
+            return machine.heard_clock(said.message, said.host_id, now_s)
+        case Answer():
+            return []
+
+
+def _address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Numeric, with the link where an IPv6 address needs one."""
+    ip = source[0].partition("%")[0]
+    return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip
+
+
+def _unframed(framed: bytes) -> Iterator[bytes]:
+    at = 0
+    while at + 4 <= len(framed):
+        size = int.from_bytes(framed[at : at + 4], "big")
+        yield framed[at + 4 : at + 4 + size]
+        at += 4 + size

@@ -1,0 +1,155 @@
+"""A user's requests at one host's front door, blocking; the host is pinned by its key, never by a name.
+
+Errors are two: `Unreachable` (nothing was asked: no connection, or not the host that was meant) and `Unanswered` (it
+was asked, and what became of it is not known). A refusal is an answer.
+"""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity, client_tls, peer_principal
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, from_json
+from matcher.wire.messages import Progress, Refused
+
+if TYPE_CHECKING:
+    import ssl
+
+CONNECT_S = 0.8
+ANSWER_MAX_BYTES = 16 << 20
+LINE_MAX_BYTES = 1 << 20
+
+
+class Unreachable(Exception):
+    """No connection to the host that was meant; nothing can have happened."""
+
+
+class Unanswered(Exception):
+    """The host was asked and did not answer in time, or the connection broke: it may have done it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where a host's front door is, and whose key must be behind it."""
+
+    host: str  # its name, for messages
+    host_id: str
+    address: str
+    port: int
+
+
+class Connection:
+    """One connection to one door, made when first used."""
+
+    def __init__(self, identity: Identity, door: Door, *, timeout_s: float) -> None:
+        self._identity, self.door = identity, door
+        self._timeout_s = timeout_s
+        self._http: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+
+    def ask(self, method: str, path: str, answer: type[M], body: bytes | None = None) -> M | Refused:
+        """One request, one JSON answer. Raises `Unreachable` or `Unanswered`."""
+        data = self.ask_bytes(method, path, body)
+        return data if isinstance(data, Refused) else _parsed(answer, data)
+
+    def ask_bytes(self, method: str, path: str, body: bytes | None = None) -> bytes | Refused:
+        response = self._request(method, path, body)
+        data = self._read(response, ANSWER_MAX_BYTES)
+        return data if response.status < 400 else _refusal(response.status, data)
+
+    def confirm(self, envelope: bytes) -> "Progress | Refused":
+        """Post a confirm; the first line of the answer. `progress` gives the rest."""
+        response = self._request("POST", "/v1/confirms", envelope)
+        if response.status >= 400:
+            return _refusal(response.status, self._read(response, ANSWER_MAX_BYTES))
+        self._lines = response
+        return self._line()
+
+    def progress(self, timeout_s: float) -> Iterator[Progress]:
+        """What the host tells after the commit, until it has told all. Raises `Unanswered`."""
+        if self._http is not None and self._http.sock is not None:
+            self._http.sock.settimeout(timeout_s)
+        while True:
+            try:
+                yield self._line()
+            except EOFError:
+                return
+
+    def websocket(self) -> "ssl.SSLSocket":
+        """The bare TLS connection, pinned, for a protocol of its own."""
+        return self._connect()
+
+    def _line(self) -> Progress:
+        try:
+            line = self._lines.readline(LINE_MAX_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered(f"{self.door.host}: {error}") from error
+        if not line:
+            raise EOFError
+        return _parsed(Progress, line)
+
+    def _request(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+        if self._http is None:
+            connection = http.client.HTTPConnection("host")  # only a name for the Host header
+            connection.sock = self._connect()
+            self._http = connection
+        try:
+            headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
+            self._http.request(method, path, body=body, headers=headers)
+            return self._http.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered(f"{self.door.host}: {error or type(error).__name__}") from error
+
+    def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        try:
+            return response.read(max_bytes)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered(f"{self.door.host}: {error}") from error
+
+    def _connect(self) -> "ssl.SSLSocket":
+        door = self.door
+        try:
+            plain = socket.create_connection((door.address, door.port), timeout=min(CONNECT_S, self._timeout_s))
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secured = client_tls(self._identity).wrap_socket(plain)
+        except OSError as error:
+            raise Unreachable(f"{door.host} ({door.address} port {door.port}): {error.strerror or error}") from error
+        try:
+            peer, _ = peer_principal(secured, self._identity.verifier, time.time())
+        except Untrusted as error:
+            secured.close()
+            raise Unreachable(f"{door.host} ({door.address}): {error.reason}") from error
+        if (peer.kind, peer.id) != ("host", door.host_id):
+            secured.close()
+            raise Unreachable(f"{door.host} ({door.address}): another host answers there: {peer.name}")
+        secured.settimeout(self._timeout_s)
+        return secured
+
+
+def _parsed(answer: type[M], data: bytes) -> M:
+    try:
+        return from_json(answer, data, max_bytes=ANSWER_MAX_BYTES)
+    except BadBytes as error:
+        raise Unanswered(f"an answer that can't be read: {error}") from error
+
+
+def _refusal(status: int, data: bytes) -> Refused:
+    try:
+        return from_json(Refused, data, max_bytes=BODY_MAX_BYTES)
+    except BadBytes:
+        said = json.dumps(data[:80].decode(errors="replace"))
+        raise Unanswered(f"HTTP status {status}: {said}") from None
