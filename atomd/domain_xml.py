@@ -224,7 +224,8 @@ def _boot(domain: _Element, spec: DomainSpec) -> None:
     os = _add(domain, "os", **({"firmware": "efi"} if uefi else {}))
     _add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
     if uefi:
-        _add(os, "loader", secure="no")  # an unsigned system boots too; the user owns the image
+        # No vendor's keys: an unsigned system boots too, since the image is the user's own.
+        _add(_add(os, "firmware"), "feature", name="enrolled-keys", enabled="no")
     elif platform.is_x86:
         # The BIOS speaks on the serial port: without it, "No bootable device" would be an empty console.
         _add(os, "bios", useserial="yes")

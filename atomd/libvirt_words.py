@@ -6,15 +6,59 @@ The patterns were measured with libvirt 9.0 and QEMU 7.2; what is not known here
 
 import re
 
-WORDS_MAX = 400
+WORDS_MAX = 1000  # of libvirt's, before they are understood
+SENTENCE_MAX = 240  # fits a line of the wire
 
 _KIND = re.compile(
-    r"^(internal error|operation failed|unsupported configuration|invalid argument|Requested \w+ \w+): ?"
+    r"^(internal error|operation failed|unsupported configuration|invalid argument|Network not found): ?"
 )
-_QEMU_SAYS = re.compile(r"^.*?(?:monitor|qemu)[^:]*: (?:\S+Z )?qemu-system-\w+: ")
+_QEMU_SAYS = re.compile(r"^.*?qemu-(?:system-\w+|kvm): (?:-\w+ \{.*?\}: )?")
 
-# The first that is found counts. {0}, {1} are the pattern's groups.
-_START_HINTS: tuple[tuple[str, str], ...] = ()
+# The first that is found counts; {0} and {1} are the pattern's groups.
+_START_HINTS = tuple(
+    (re.compile(pattern), hint)
+    for pattern, hint in (
+        (r"Cannot access storage file '(.+?)'.*: (.+)$", "the volume at {0} can't be opened: {1}"),
+        (
+            r"Could not open '(.+?)': Permission denied",
+            "QEMU's user may not open the volume at {0}: let it read and write the image, and enter the folders above",
+        ),
+        (r'Failed to get "|Failed to lock', "a volume is in use by another process on this host, such as another VM"),
+        (r"Image is not in (\w+) format", "a volume's meta.json says {0}, but its image is no such thing"),
+        (r"no network with matching name '(.+?)'", "libvirt has no network '{0}' on this host"),
+        (r"network '(.+?)' is not active", "the network '{0}' of this host is not active: virsh net-start {0}"),
+        (
+            r"missing features: (.+)$",
+            "guests on this host do not get the CPU flags {0}: something has changed since it made the offer",
+        ),
+        (r"[Cc]annot (?:allocate|set up guest) memory", "this host has not enough free memory for it now"),
+        (
+            r"doesn't support passthrough",
+            "this host can't give PCI devices to guests: enable the IOMMU (VT-d, AMD-Vi) in its firmware and kernel",
+        ),
+        (
+            r"group (\d+) is not viable",
+            "a PCI device can't be given away: the host still uses others of IOMMU group {0}",
+        ),
+        (r"PCI device (\S+) is in use", "the PCI device {0} is in use by another domain"),
+        (r"Device (\S+) not found: could not access", "the PCI device {0} is gone from this host"),
+        (
+            r"Cannot open log file: '(.+?)': Device or resource busy",
+            "the console's log {0} is held by another domain on this host",
+        ),
+        (r"Unable to open file: (.+?): (.+)$", "the console's log {0} can't be written: {1}"),
+        (r"virtlogd-sock", "virtlogd does not answer on this host: systemctl start virtlogd.socket"),
+        (
+            r"any firmware|to find .*efi|firmware .*not found|No suitable firmware",
+            "this host has no UEFI firmware for guests: install ovmf (edk2-ovmf on Red Hat)",
+        ),
+        (
+            r"[Ff]ailed to initialize kvm|KVM kernel module|kvm\.c:|is not supported by .*virt.?type.*kvm",
+            "KVM does not run guests on this host: accelerator = tcg in atomd's configuration emulates them",
+        ),
+        (r"No emulator found for arch '(.+?)'", "this host has no QEMU for {0} guests"),
+    )
+)
 
 
 def plain(message: str) -> str:
@@ -23,9 +67,9 @@ def plain(message: str) -> str:
 
 
 def explain_start(words: str) -> str:
-    """Why a domain did not start, and where we know it, what to do."""
+    """Why a domain did not start and, where we know it, what to do."""
     for pattern, hint in _START_HINTS:
-        found = re.search(pattern, words)
+        found = pattern.search(words)
         if found:
-            return hint.format(*found.groups())
-    return f"libvirt did not start it: {_QEMU_SAYS.sub('QEMU says: ', words)}"
+            return hint.format(*found.groups())[:SENTENCE_MAX]
+    return f"libvirt did not start it: {_QEMU_SAYS.sub('QEMU says: ', words)}"[:SENTENCE_MAX]

@@ -66,7 +66,7 @@ def online_threads(tree: Tree, info: CpuInfo) -> list[int]:
 
 def core_groups(tree: Tree, info: CpuInfo, online: list[int]) -> list[tuple[int, ...]]:
     """The online threads, partitioned into cores. Where lists contradict each other the lowest thread's counts, as
-    lscpu and hwloc have it."""
+    lscpu has it: threads that may share a core are then held for one."""
     threads = set(online)
     by_cpuinfo = _cpuinfo_cores(info)
     free = set(online)

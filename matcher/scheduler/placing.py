@@ -15,7 +15,7 @@ Pure: callers pass `now_s`, one monotonic clock, and the wall clock once, at the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import assert_never
@@ -231,6 +231,7 @@ class Placing:
 
     def _pledge(self, now_s: float) -> Effects:
         """A new pledge, with an id and a seal of its own."""
+        self._hosts_known = self.hosts_known
         pledge, seal = make_pledge(
             self._errand, random=self._random, wall_ms=self._wall_at(now_s), dry=False, hosts_known=self._hosts_known
         )
@@ -357,7 +358,8 @@ class Placing:
     def _explain(self, now_s: float) -> Effects:
         """Hosts that do not fit are silent unless the pledge is dry."""
         self._hosts_known = self.hosts_known
-        self._survey = Surveying(self._errand, random=self._random, quiet_s=EXPLAIN_S, deadline_s=EXPLAIN_S)
+        errand = replace(self._errand, hosts_known=self._hosts_known)
+        self._survey = Surveying(errand, random=self._random, quiet_s=EXPLAIN_S, deadline_s=EXPLAIN_S)
         self.phase = Phase.EXPLAINING
         return self._survey.start(now_s, wall_ms=self._wall_at(now_s))
 

@@ -102,7 +102,8 @@ class Surveying:
 
     def surveyed(self, now_s: float) -> Surveyed:
         """What is known so far; nothing in it lapses, since nothing is held."""
-        best = tuple(ranked(choices(self.answers, now_s=float("-inf")), value=self._value))
+        first_of = {choice.host_id: choice for choice in reversed(list(choices(self.answers, now_s=float("-inf"))))}
+        best = tuple(ranked(first_of.values(), value=self._value))
         wall_ms = self._wall_ms + round((now_s - self._started_s) * 1000)
         served = {choice.host_id for choice in best}
         served |= {HostId(claim.server) for choice in best for claim in choice.claims}

@@ -52,7 +52,7 @@ class Untrusted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class Certified:
     """A leaf whose signature and form are good for ever; what time changes is asked each time."""
 
     principal: Principal
@@ -104,23 +104,28 @@ class Verifier:
         self._issuers = [_load(der) for der in issuers_der]
         for issuer in self._issuers:
             _check_authority(issuer, self._root, path_length=0)
-        self._checked: dict[bytes, _Checked] = {}
+        self._certified: dict[bytes, Certified] = {}
 
     def principal(self, leaf_der: bytes, wall_s: float) -> tuple[Principal, PublicKey]:
         """Who holds this certificate, and the key that their signatures verify with. Raises `Untrusted`."""
-        checked = self._checked.get(leaf_der)
-        if checked is None:
-            checked = self._check(leaf_der)
-            if len(self._checked) >= CACHE_MAX:
-                self._checked.pop(next(iter(self._checked)))  # the oldest; it is checked anew when next seen
-            self._checked[leaf_der] = checked
-        if wall_s < checked.starts_s:
+        certified = self.certified(leaf_der)
+        if wall_s < certified.starts_s:
             raise Untrusted("its certificate is not valid yet")
-        if wall_s > checked.ends_s:
+        if wall_s > certified.ends_s:
             raise Untrusted("its certificate has expired")
-        return checked.principal, checked.key
+        return certified.principal, certified.key
 
-    def _check(self, leaf_der: bytes) -> _Checked:
+    def certified(self, leaf_der: bytes) -> Certified:
+        """What this leaf certifies, whatever the time; the costly part of the check, remembered. Raises `Untrusted`."""
+        certified = self._certified.get(leaf_der)
+        if certified is None:
+            certified = self._check(leaf_der)
+            if len(self._certified) >= CACHE_MAX:
+                self._certified.pop(next(iter(self._certified)))  # the oldest; it is checked anew when next seen
+            self._certified[leaf_der] = certified
+        return certified
+
+    def _check(self, leaf_der: bytes) -> Certified:
         if len(leaf_der) > LEAF_MAX_BYTES:
             raise Untrusted("its certificate is too long")
         leaf = _load(leaf_der)
@@ -131,18 +136,13 @@ class Verifier:
         chain = leaf, issuer, self._root
         starts_s = max(certificate.not_valid_before_utc.timestamp() for certificate in chain)
         ends_s = min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
-        return _Checked(Principal(kind, fingerprint(key), name), key, starts_s, ends_s)
+        return Certified(Principal(kind, fingerprint(key), name), key, starts_s, ends_s)
 
     def _issuer_of(self, leaf: x509.Certificate) -> x509.Certificate:
         for issuer in self._issuers:
             if issuer.subject == leaf.issuer and _is_signed_by(leaf, issuer):
                 return issuer
         raise Untrusted("its certificate is from no issuer of this realm")
-
-
-def expires_s(leaf_der: bytes) -> float:
-    """The second after which this leaf is no longer valid. Raises `Untrusted` if it is no certificate."""
-    return _load(leaf_der).not_valid_after_utc.timestamp()
 
 
 def _name(unit: str, name: str) -> x509.Name:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from matcher.trust import files
-from matcher.trust.certificates import Untrusted, Verifier, expires_s, to_der
+from matcher.trust.certificates import Certified, Untrusted, Verifier, to_der
 from matcher.trust.principal import Principal
 from matcher.wire import signature
 from matcher.wire.envelope import TAG_KEY_BYTES, RealmSecret
@@ -58,13 +58,17 @@ def load_identity(folder: Path, *, wall_s: float | None = None, allow_expired: b
     realm, realm_name = _realm(folder)
     leaf = to_der(_certificates(folder, "leaf.pem", found)[0])
     verifier = _verifier(folder, realm, found)
-    ends_s = expires_s(leaf)
-    principal, public_key = _principal(folder, verifier, leaf, min(now_s, ends_s))
-    if now_s > ends_s and not allow_expired:
-        raise IdentityError(_expired(folder, principal, ends_s))
-    if public_key != key.public_key():
+    try:
+        certified = verifier.certified(leaf)
+    except Untrusted as error:
+        raise IdentityError(f"{folder / 'leaf.pem'} can't be used: {error.reason}. {_again(folder)}") from error
+    if now_s < certified.starts_s:
+        raise IdentityError(f"The certificate in {folder} is not valid yet. Does this machine's clock go right?")
+    if now_s > certified.ends_s and not allow_expired:
+        raise IdentityError(_expired(folder, certified))
+    if certified.key != key.public_key():
         raise IdentityError(f"{folder / 'key.pem'} is not the key of leaf.pem beside it. {_again(folder)}")
-    return Identity(folder, principal, realm, realm_name, verifier, leaf, ends_s, key)
+    return Identity(folder, certified.principal, realm, realm_name, verifier, leaf, certified.ends_s, key)
 
 
 def server_tls(identity: Identity) -> "ssl.SSLContext":
@@ -120,9 +124,9 @@ def _again(folder: Path, who: str = "host|user NAME") -> str:
     return f"Make it where the realm is kept: electros realm issue {who} --out {folder}"
 
 
-def _expired(folder: Path, principal: Principal, ends_s: float) -> str:
-    when = datetime.fromtimestamp(ends_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    who = f"{principal.kind} {principal.name}"
+def _expired(folder: Path, certified: Certified) -> str:
+    when = datetime.fromtimestamp(certified.ends_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    who = f"{certified.principal.kind} {certified.principal.name}"
     return f"The certificate of {who} in {folder} expired on {when}. {_again(folder, who)}"
 
 
@@ -145,7 +149,7 @@ def load_key(folder: Path) -> EllipticCurvePrivateKey:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
         raise IdentityError(f"{path} holds no private key. {_again(folder)}") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         raise IdentityError(f"{path} is not a P-256 key. {_again(folder)}")
     return key
 
@@ -180,12 +184,3 @@ def _verifier(folder: Path, realm: RealmSecret, found: dict[str, bytes]) -> Veri
     if verifier.realm_id != realm.realm_id:
         raise IdentityError(f"root.pem in {folder} is not the root of the realm in realm.json. {_again(folder)}")
     return verifier
-
-
-def _principal(
-    folder: Path, verifier: Verifier, leaf: bytes, wall_s: float
-) -> tuple[Principal, EllipticCurvePublicKey]:
-    try:
-        return verifier.principal(leaf, wall_s)
-    except Untrusted as error:
-        raise IdentityError(f"{folder / 'leaf.pem'} can't be used: {error.reason}. {_again(folder)}") from error

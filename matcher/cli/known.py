@@ -1,0 +1,66 @@
+"""The hosts that were heard of before: how many answers to wait for, and where the doors of a long pledge are."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from matcher.cli import folders
+from matcher.net.client import Said
+from matcher.net.https import Door
+from matcher.wire.messages import Answer, Role
+
+FORGET_S = 7 * 86_400
+HOSTS_MAX = 4096
+
+
+class Known:
+    """Read from the cache, and written back when something was heard."""
+
+    def __init__(self) -> None:
+        found = folders.read_json(folders.cache_folder() / "hosts.json")
+        entries: dict[str, dict[str, Any]] = found if isinstance(found, dict) else {}
+        oldest = time.time() - FORGET_S
+        self._hosts = {key: entry for key, entry in entries.items() if _is_sound(entry) and entry["seen"] > oldest}
+
+    def peers(self) -> frozenset[tuple[str, str]]:
+        """(host_id, role) of every daemon that should answer a query."""
+        return frozenset((entry["id"], entry["role"]) for entry in self._hosts.values())
+
+    def names(self) -> dict[tuple[str, str], str]:
+        return {(entry["id"], entry["role"]): entry["name"] for entry in self._hosts.values()}
+
+    def doors(self) -> tuple[Door, ...]:
+        computes = (entry for entry in self._hosts.values() if entry["port"])
+        return tuple(Door(e["name"], e["id"], e["address"], e["port"]) for e in computes)
+
+    def remember(self, answers: Iterable[Said]) -> None:
+        for said in answers:
+            assert isinstance(said.message, Answer)
+            answer = said.message
+            self._hosts[f"{said.host_id}:{answer.role}"] = {
+                "id": said.host_id,
+                "role": answer.role.value,
+                "name": answer.host,
+                "address": said.address,
+                "port": answer.front_door_port,
+                "seen": time.time(),
+            }
+        newest = sorted(self._hosts.items(), key=lambda item: -item[1]["seen"])[:HOSTS_MAX]
+        folders.write_json(folders.cache_folder() / "hosts.json", dict(newest))
+
+    def forget(self, peer: tuple[str, str]) -> None:
+        self._hosts.pop(f"{peer[0]}:{peer[1]}", None)
+
+
+def door_of(said: Said) -> Door | None:
+    """Where to ask this host for more; storage alone has no door yet."""
+    answer = said.message
+    assert isinstance(answer, Answer)
+    if answer.role is not Role.COMPUTE or not answer.front_door_port:
+        return None
+    return Door(answer.host, said.host_id, said.address, answer.front_door_port)
+
+
+def _is_sound(entry: Any) -> bool:
+    wanted = {"id": str, "role": str, "name": str, "address": str, "port": int, "seen": float}
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in wanted.items())

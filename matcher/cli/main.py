@@ -1,0 +1,73 @@
+"""`electros`: what a person at a terminal, or a script, says to the hosts in reach.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, 130 interrupted.
+Commands are imported when they are called: starting fast is part of running a VM fast.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.output import printable
+
+app = App(
+    name="electros",
+    help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
+    version=lambda: version("atomos"),
+    help_epilogue="Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout.",
+)
+for name, where in {
+    "hosts": "matcher.cli.hosts:hosts",
+    "pledge": "matcher.cli.pledge:pledge",
+    "run": "matcher.cli.run:run",
+    "ps": "matcher.cli.vms:ps",
+    "inspect": "matcher.cli.vms:inspect",
+    "console": "matcher.cli.console:console",
+    "stop": "matcher.cli.vms:stop",
+    "start": "matcher.cli.run:start",
+    "reboot": "matcher.cli.vms:reboot",
+    "rm": "matcher.cli.vms:rm",
+    "spec": "matcher.cli.spec:app",
+    "realm": "matcher.cli.realm:app",
+}.items():
+    app.command(where, name=name)
+
+
+def main() -> None:
+    """The entry point: every failure is a sentence and an exit code, never a traceback."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except Failure as failure:
+        _end(failure)
+    except CycloptsError as error:
+        _end(Failure(Exit.USAGE, _sentence(error), helps="electros --help; electros COMMAND --help"))
+    except KeyboardInterrupt:
+        _end(Failure(Exit.INTERRUPTED, "interrupted"))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+
+
+def _end(failure: Failure) -> NoReturn:
+    if _wants_json(sys.argv[1:]):
+        text = json.dumps(failure.document(), indent=2, ensure_ascii=False)
+    else:
+        text = "\n".join(printable(line) for line in failure.text().splitlines())
+    sys.stderr.write(text + "\n")
+    sys.exit(failure.exit_code)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Also where the arguments could not be understood."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        a in ("-ojson", "-o=json", "--output=json") or (a in ("-o", "--output") and b == "json") for a, b in pairs
+    )
+
+
+def _sentence(error: CycloptsError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,52 @@
+"""Files that a person names on the command line, read with limits, and every mistake in them as one failure."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matcher.cli.failures import Exit, Failure
+from specs.ids import Vid
+from specs.problems import SpecError
+
+if TYPE_CHECKING:
+    from specs.specfile import Specfile
+
+FILE_MAX_BYTES = 1 << 20
+
+
+def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
+    """The specfile of that name ("-": standard input), edited. Raises `Failure`."""
+    from specs.specfile import parse_specfile
+
+    try:
+        return parse_specfile(read_text(name), edits=edits)
+    except SpecError as error:
+        raise malformed(name, error) from None
+
+
+def read_volumespec(name: str) -> tuple[Vid, ...]:
+    from specs.volumespec import parse_volumespec
+
+    try:
+        return parse_volumespec(read_text(name))
+    except SpecError as error:
+        raise malformed(name, error) from None
+
+
+def malformed(name: str, error: SpecError) -> Failure:
+    problems = [{"path": p.path or "(the whole file)", "problem": p.problem, "hint": p.hint} for p in error.problems]
+    count = len(problems)
+    said = f"{name} is no {error.what} yet: {'one problem' if count == 1 else f'{count} problems'}"
+    return Failure(Exit.USAGE, said, problems=problems, code="malformed")
+
+
+def read_text(name: str) -> bytes:
+    """A little more than any limit, so that what is too long is seen to be. Raises `Failure`."""
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(FILE_MAX_BYTES + 1)
+        with Path(name).open("rb") as file:
+            return file.read(FILE_MAX_BYTES + 1)
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"{name} can't be read: {error.strerror}") from None

@@ -1,0 +1,286 @@
+"""`electros run` and `electros start`: a specfile and its volumes become a running VM on the best host."""
+
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from matcher.cli import folders
+from matcher.cli.asking import Edits, Emulation, PolicyName, Rank, Volumes, allows_emulation, ranking
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.output import Output, Progress, emit, note, warm_up
+from matcher.cli.reading import read_specfile, read_volumespec
+from matcher.cli.session import Found, Session, no_host_in_reach, session
+from matcher.cli.views import vm_document, vms_table
+from matcher.net.https import Connection, Door, Unanswered
+from matcher.scheduler.outcomes import (
+    AllRefused,
+    Interrupted,
+    NoHostFits,
+    NoHostInReach,
+    Outcome,
+    Placed,
+    Surveyed,
+    Unknown,
+    VolumeMissing,
+)
+from matcher.scheduler.placing import Placing
+from matcher.scheduler.pledging import Errand, vm_ask
+from matcher.wire.messages import Policy, VmView
+from specs.ids import HostId, Vid, VmId, dashed, new_id
+
+UP_S = 60.0
+ADDRESS_POLL_S = 0.25
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+WaitFor = Annotated[
+    Literal["committed", "running", "address"],
+    Parameter(help="return when the host has promised it, when it runs, or when the guest has an address"),
+]
+
+
+def run(
+    specfile: str,
+    *,
+    volumes: Volumes = None,
+    name: str | None = None,
+    edits: Edits = None,
+    policy: PolicyName = Policy.PACK,
+    rank: Rank = None,
+    allow_emulation: Emulation = None,
+    wait: WaitFor = "running",
+    timeout: Annotated[float, Parameter(help="seconds to wait for --wait address")] = UP_S,
+    output: Output = "table",
+) -> None:
+    """Run a specfile with its volumes on the best host in reach.
+
+    Parameters
+    ----------
+    specfile
+        The hardware that the VM needs; "-" reads standard input.
+    name
+        What to call the VM; made from the specfile's own name where it is not given.
+    """
+    spec = read_specfile(specfile, edits or ())
+    vids = read_volumespec(volumes) if volumes else ()
+    value = ranking(rank)
+    allow = allows_emulation(allow_emulation)
+    with session() as mine:
+        vm_id = VmId(new_id(mine.random))
+        called = _name(name, spec.info.name if spec.info else None, vm_id)
+        _refuse_namesake(mine, called)
+        errand = Errand(
+            vm_id,
+            1,
+            vm_ask(spec, allow_emulation=allow),
+            vids,
+            policy=policy,
+            name=called,
+            specfile=spec.canonical_json(),
+        )
+        placing = Placing(errand, random=mine.random, value=value)
+        vm = _place(mine, placing, errand, specfile, output)
+        vm = _await_up(mine, vm, wait, timeout)
+        emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
+
+
+def start(
+    vm: str,
+    *,
+    policy: PolicyName = Policy.PACK,
+    allow_emulation: Emulation = None,
+    wait: WaitFor = "running",
+    timeout: Annotated[float, Parameter(help="seconds to wait for --wait address")] = UP_S,
+    output: Output = "table",
+) -> None:
+    """Start a stopped VM again: it is pledged anew, and prefers the host where it was.
+
+    Parameters
+    ----------
+    vm
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = mine.one(vm)
+        if found.vm.state in ("running", "committed"):
+            note(f"electros: {found.vm.name} is {found.vm.state} on {found.vm.host} already")
+            emit(output, {"vm": vm_document(found.vm)}, vms_table([found.vm]))
+            return
+        errand = _again(found.vm, policy, allows_emulation(allow_emulation))
+        placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
+        placed = _place(mine, placing, errand, found.vm.name, output)
+        _forget_older(mine, found, placed)
+        placed = _await_up(mine, placed, wait, timeout)
+        emit(output, {"vm": vm_document(placed)}, vms_table([placed]))
+
+
+def _again(vm: VmView, policy: Policy, allow_emulation: bool) -> Errand:
+    """The same VM, one generation on."""
+    from specs.specfile import parse_specfile
+
+    ask = vm_ask(parse_specfile(vm.specfile), allow_emulation=allow_emulation)
+    vids = tuple(Vid(volume.vid) for volume in vm.volumes)
+    return Errand(VmId(vm.id), vm.generation + 1, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+
+
+def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: str) -> VmView:
+    """Drive the placing, and read the progress of the host that took it. The VM, up or on its way."""
+    progress = Progress()
+    progress.say("asking the hosts in reach …")
+    outcome = mine.client.drive(placing)
+    warm_up(output)
+    placed = _placed(outcome, what)
+    _keep(errand, placed)
+    connection = mine.client.taken
+    assert connection is not None, "a placed VM was confirmed on a connection"
+    progress.say(f"{placed.host} has promised it, and starts it …")
+    try:
+        with mine.client.interrupts.waiting():
+            vm = _last_view(connection)
+    except KeyboardInterrupt:
+        progress.clear()
+        raise Failure(
+            Exit.INTERRUPTED,
+            f"interrupted; {errand.name} is promised on {placed.host} and goes on starting there",
+            helps=f"electros rm {errand.name}",
+        ) from None
+    finally:
+        progress.clear()
+    if vm is not None and vm.state == "failed":
+        raise _start_failed(mine, vm, placed)
+    return vm if vm is not None else _view(mine, placed)
+
+
+def _last_view(connection: Connection) -> VmView | None:
+    last = None
+    with suppress(Unanswered):  # the stream broke: the VM is promised, and its host is asked again
+        for step in connection.progress(UP_S):
+            last = step.vm
+    return last
+
+
+def _view(mine: Session, placed: Placed) -> VmView:
+    door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
+    return mine.ask(door, lambda connection: connection.ask("GET", f"/v1/vms/{placed.vm_id}", VmView))
+
+
+def _start_failed(mine: Session, vm: VmView, placed: Placed) -> Failure:
+    """A first start that libvirt refuses leaves nothing behind; a later one leaves the VM as it was, stopped."""
+    door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
+    if vm.generation == 1:
+        with suppress(Failure):
+            path = f"/v1/vms/{vm.id}?generation=1"
+            mine.ask(door, lambda connection: connection.ask("DELETE", path, VmView))
+        _record(VmId(vm.id)).unlink(missing_ok=True)
+    left = "nothing is left of it" if vm.generation == 1 else "it is kept, with its volumes"
+    return Failure(Exit.FAILED, f"{placed.host} could not start {vm.name}: {vm.why}; {left}")
+
+
+def _await_up(mine: Session, vm: VmView, wait: str, timeout_s: float) -> VmView:
+    """Until the guest has an address, where that was asked for."""
+    if wait != "address" or vm.addresses:
+        return vm
+    end_s = time.monotonic() + timeout_s
+    door = mine.one(vm.id).door
+    path = f"/v1/vms/{vm.id}"
+    while not vm.addresses:
+        if time.monotonic() > end_s:
+            raise Failure(Exit.TIMEOUT, f"{vm.name} runs on {vm.host}, but has no address after {timeout_s:.0f} s")
+        if vm.state not in ("running", "committed"):
+            raise Failure(Exit.FAILED, f"{vm.name} is {vm.state}: {vm.why}")
+        with mine.client.interrupts.waiting():
+            time.sleep(ADDRESS_POLL_S)
+        vm = mine.ask(door, lambda connection: connection.ask("GET", path, VmView))
+    return vm
+
+
+def _forget_older(mine: Session, before: Found, now: VmView) -> None:
+    """Where it moved, the host that it left must not keep its name."""
+    if now.host_id == before.vm.host_id:
+        return
+    path = f"/v1/vms/{before.vm.id}?generation={before.vm.generation}"
+    try:
+        mine.ask(before.door, lambda connection: connection.ask("DELETE", path, VmView))
+    except Failure as failure:
+        note(f"electros: {before.vm.host} keeps a record of the older generation: {failure.message}")
+
+
+def _placed(outcome: Outcome, what: str) -> Placed:
+    """The placement, or the failure that says why there is none."""
+    match outcome:
+        case Placed():
+            return outcome
+        case Interrupted():
+            raise _interrupted(outcome)
+        case Unknown():
+            raise _unknown(outcome)
+        case NoHostInReach():
+            raise no_host_in_reach()
+        case NoHostFits(unfits=unfits, nearest=nearest, refused=refused):
+            raise Failure(Exit.NO_HOST_FITS, f'no host fits "{what}"', hosts=(*refused, *unfits), nearest=nearest)
+        case VolumeMissing(vids=vids, unfits=unfits):
+            missing = ", ".join(dashed(vid) for vid in vids)
+            raise Failure(Exit.NOT_FOUND, f"no host in reach has volume {missing}", hosts=unfits)
+        case AllRefused(refused=refused):
+            raise Failure(Exit.FAILED, f'hosts offered, and then refused "{what}"', hosts=refused, code="refused")
+        case Surveyed():
+            raise AssertionError("a placing does not end in a survey")
+
+
+def _interrupted(outcome: Interrupted) -> Failure:
+    match outcome.left:
+        case None:
+            return Failure(Exit.INTERRUPTED, "interrupted; nothing was started, and nothing is held")
+        case Placed(host=host, vm_id=vm_id):
+            said = f"interrupted; the VM was promised already, on {host}"
+            return Failure(Exit.INTERRUPTED, said, helps=f"electros rm {dashed(vm_id)}")
+        case Unknown() as unknown:
+            return _unknown(unknown)
+
+
+def _unknown(unknown: Unknown) -> Failure:
+    said = f"{unknown.host} ({unknown.address}) may have taken the VM or not: it answers no more"
+    helps = f"it was not run elsewhere, since it would then run twice; look again: electros ps, or ask {unknown.host}"
+    return Failure(Exit.TIMEOUT, said, helps=helps, code="unknown")
+
+
+def _name(given: str | None, from_spec: str | None, vm_id: VmId) -> str:
+    if given is None:
+        base = re.sub(r"[^a-z0-9]+", "-", (from_spec or "vm").lower()).strip("-") or "vm"
+        return f"{base[:50]}-{vm_id[:4]}"
+    if NAME.fullmatch(given):
+        return given
+    helps = "1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first"
+    raise Failure(Exit.USAGE, f"{given[:70]!r} can't be a VM's name", helps=helps)
+
+
+def _refuse_namesake(mine: Session, name: str) -> None:
+    """Best effort over the hosts in reach; each host refuses a second one of a name by itself."""
+    found, _ = mine.vms(name, exact=True)
+    if found:
+        vm = found[0].vm
+        said = f'you have a VM named "{name}" already: {vm.state} on {vm.host}'
+        raise Failure(Exit.FAILED, said, helps=f"choose another --name, or: electros rm {name}", code="name-taken")
+
+
+def _record(vm_id: VmId) -> Path:
+    return folders.state_folder() / "vms" / f"{vm_id}.json"
+
+
+def _keep(errand: Errand, placed: Placed) -> None:
+    """The specfile lives with the user as well: if a host dies, this is what to run again."""
+    record: dict[str, Any] = {
+        "id": errand.vm_id,
+        "generation": errand.generation,
+        "name": errand.name,
+        "host": placed.host,
+        "host_id": placed.host_id,
+        "volumes": list(errand.volumes),
+        "specfile": errand.specfile,
+    }
+    try:
+        folders.write_json(_record(errand.vm_id), record)
+    except OSError as error:
+        note(f"electros: the VM is placed; its record could not be kept here: {error}")

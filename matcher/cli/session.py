@@ -1,0 +1,162 @@
+"""What every command that talks to hosts needs: who I am, the links, and finding a VM by name, UUID or prefix."""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from matcher.cli import folders, output
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.known import Known, door_of
+from matcher.net.client import Client, Said
+from matcher.net.https import Connection, Door, Unanswered, Unreachable
+from matcher.trust.identity import IdentityError, load_identity
+from matcher.wire.messages import Answer, Clock, Query, Refused, VmView, VmViews
+from specs.ids import new_id, parse_id
+
+QUIET_S = 0.15  # after the last new answer, nobody else is expected
+DEADLINE_S = 0.6
+REPEAT_S = 0.2
+ANSWER_S = 10.0  # a host's answer by HTTPS
+EXIT_OF_CODE = {"not-found": Exit.NOT_FOUND, "denied": Exit.DENIED, "unavailable": Exit.UNREACHABLE}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answers to one query; `silent` are known daemons that gave none."""
+
+    answers: tuple[Said, ...]
+    silent: tuple[str, ...]
+    clocks: tuple[Said, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    vm: VmView
+    door: Door
+
+
+class Session:
+    def __init__(self, client: Client, known: Known) -> None:
+        self.client, self.known = client, known
+        self.random = random.SystemRandom()
+
+    def query(self, match: str = "", *, exact: bool = False) -> Heard:
+        """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
+        query = Query(new_id(self.random), time.time_ns() // 1_000_000, (), match, exact)
+        heard: dict[tuple[str, str], Said] = {}
+        clocks: dict[str, Said] = {}
+        expected = self.known.peers()
+        started_s = time.monotonic()
+        repeat_s, end_s = started_s + REPEAT_S, started_s + DEADLINE_S
+        self.client.ask(query)
+        while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+            if now_s >= repeat_s:
+                self.client.ask(query)
+                repeat_s = end_s
+            for said in self.client.hear(min(end_s, repeat_s)):
+                if isinstance(said.message, Answer) and said.message.query_id == query.query_id:
+                    heard.setdefault((said.host_id, said.message.role.value), said)
+                    if not expected:
+                        end_s = min(end_s, time.monotonic() + QUIET_S)
+                elif isinstance(said.message, Clock):
+                    clocks.setdefault(said.host_id, said)
+        names = self.known.names()
+        silent = tuple(sorted({names[peer] for peer in expected - heard.keys()} - _names(heard.values())))
+        if heard:
+            with suppress(OSError):  # a full or read-only disk costs the cache, not the answer
+                self.known.remember(heard.values())
+        return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
+
+    def vms(self, match: str = "", *, exact: bool = False) -> tuple[list[Found], Heard]:
+        """My VMs whose name or id is, or starts with, `match`, from every host that has one."""
+        heard = self.query(match, exact=exact)
+        found: list[Found] = []
+        for said in heard.answers:
+            answer, door = said.message, door_of(said)
+            if door is None or not isinstance(answer, Answer) or not answer.vms_matching:
+                continue
+            views = self.ask(door, lambda connection: connection.ask("GET", "/v1/vms", VmViews))
+            found += [Found(vm, door) for vm in views.vms if _is_meant(vm, match, exact=exact)]
+        return found, heard
+
+    def one(self, match: str) -> Found:
+        """The one VM that `match` names: exactly, or as the only one that starts so. Raises `Failure`."""
+        found, heard = self.vms(match)
+        exact = [each for each in found if _is_meant(each.vm, match, exact=True)]
+        meant = exact or found
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            which = ", ".join(f"{each.vm.name} ({each.vm.id[:8]} on {each.vm.host})" for each in meant)
+            raise Failure(Exit.USAGE, f'"{match}" could be several VMs: {which}', helps="say it by its UUID")
+        if not heard.answers:
+            raise no_host_in_reach(heard)
+        missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
+        raise Failure(Exit.NOT_FOUND, f'no VM of yours is named "{match}"{missing}', helps="electros ps shows yours")
+
+    def ask(self, door: Door, question: Callable[[Connection], T | Refused], *, timeout_s: float = ANSWER_S) -> T:
+        """Ask one host by HTTPS; what goes wrong becomes a `Failure`."""
+        try:
+            with self.client.interrupts.waiting(), self.client.connect(door, timeout_s=timeout_s) as connection:
+                answer = question(connection)
+        except Unreachable as error:
+            raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
+        except Unanswered as error:
+            raise Failure(Exit.TIMEOUT, f"{door.host} was asked and did not answer: {error}") from None
+        if isinstance(answer, Refused):
+            raise refused(door.host, answer)
+        return answer
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """Who I am and my links, for the time of one command."""
+    try:
+        identity = load_identity(folders.identity_folder())
+    except IdentityError as error:
+        raise Failure(Exit.DENIED, str(error)) from None
+    known = Known()
+    with Client(identity, known=known.doors()) as client:
+        yield Session(client, known)
+
+
+def refused(host: str, answer: Refused) -> Failure:
+    """A host's typed no, as a sentence."""
+    said = "; ".join(f"{r.resource}: {r.asked}: {r.has}" for r in answer.reasons) or answer.code
+    helps = next((reason.hint for reason in answer.reasons if reason.hint), "")
+    exit_code = EXIT_OF_CODE.get(answer.code, Exit.FAILED)
+    return Failure(exit_code, f"{host} says no: {said}", helps=helps, code=answer.code)
+
+
+def no_host_in_reach(heard: Heard | None = None) -> Failure:
+    behind = [
+        f"{said.message.host} is {abs(said.message.now_ms / 1000 - time.time()):.0f} s off this machine's clock"
+        for said in (heard.clocks if heard else ())
+        if isinstance(said.message, Clock)
+    ]
+    helps = "is atomd running on a host of this link, and of this realm? On a host: systemctl status atomd"
+    return Failure(Exit.UNREACHABLE, "no host in reach has answered", helps="; ".join(behind) or helps)
+
+
+def tell_silent(heard: Heard) -> None:
+    """Best effort, and honest about it."""
+    if heard.silent:
+        known = len(heard.silent) + len(_names(heard.answers))
+        output.note(
+            f"electros: answered {known - len(heard.silent)} of {known} known hosts; silent: {', '.join(heard.silent)}"
+        )
+
+
+def _names(answers: Iterable[Said]) -> set[str]:
+    return {said.message.host for said in answers if isinstance(said.message, Answer)}
+
+
+def _is_meant(vm: VmView, match: str, *, exact: bool) -> bool:
+    if exact:
+        return match in (vm.name, vm.id) or parse_id(match) == vm.id
+    return vm.name.startswith(match) or vm.id.startswith(match.replace("-", "").lower())

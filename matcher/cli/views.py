@@ -1,0 +1,79 @@
+"""A VM as documents and rows: the one shape that `run`, `ps`, `inspect` and the rest print."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from matcher.cli.output import Table
+from matcher.wire.messages import VmView
+from specs.ids import dashed
+
+
+def vm_document(vm: VmView) -> dict[str, Any]:
+    return {
+        "id": dashed(vm.id),
+        "generation": vm.generation,
+        "name": vm.name,
+        "host": vm.host,
+        "state": vm.state,
+        "domain": vm.domain,
+        "accelerator": vm.accelerator,
+        "addresses": list(vm.addresses),
+    } | ({"why": vm.why} if vm.why else {})
+
+
+def vm_detail(vm: VmView) -> dict[str, Any]:
+    """Everything that is known, for `inspect`."""
+    return vm_document(vm) | {
+        "user": vm.user,
+        "host_id": vm.host_id,
+        "arch": vm.arch,
+        "vcpus": vm.vcpus,
+        "topology": {"sockets": 1, "cores": vm.vcpus // max(1, vm.threads_per_core), "threads": vm.threads_per_core},
+        "threads": list(vm.threads),
+        "exclusive": vm.overprovision == 1,
+        "overprovision": vm.overprovision,
+        "numa": vm.numa if vm.numa >= 0 else None,
+        "ram_mib": vm.ram_mib,
+        "pci": list(vm.pci),
+        "volumes": [
+            {"vid": v.vid, "format": v.format.value, "readonly": v.readonly, "bootable": v.bootable} for v in vm.volumes
+        ],
+        "specfile": _specfile(vm.specfile),
+    }
+
+
+def vms_table(vms: Sequence[VmView]) -> Table:
+    rows = [
+        (
+            vm.name,
+            vm.host,
+            vm.state + (f": {vm.why}" if vm.why else ""),
+            " ".join(vm.addresses) or "-",
+            _size(vm),
+            vm.accelerator,
+            vm.id[:8],
+        )
+        for vm in vms
+    ]
+    return Table(("NAME", "HOST", "STATE", "ADDRESS", "SIZE", "ACCEL", "ID"), rows, [vm.name for vm in vms])
+
+
+def detail_table(vm: VmView) -> Table:
+    """One field a line."""
+    rows = []
+    for key, value in vm_detail(vm).items():
+        shown = json.dumps(value) if isinstance(value, dict | list | bool) or value is None else value
+        rows.append((key, shown))
+    return Table(("FIELD", "VALUE"), rows, [vm.name])
+
+
+def _size(vm: VmView) -> str:
+    return f"{vm.vcpus} vCPU, {vm.ram_mib} MiB"
+
+
+def _specfile(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

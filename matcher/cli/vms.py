@@ -1,0 +1,113 @@
+"""`electros ps, inspect, stop, reboot, rm`: the VMs that are mine."""
+
+from contextlib import suppress
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from matcher.cli import folders
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.output import Output, emit, note
+from matcher.cli.session import Found, Session, no_host_in_reach, session, tell_silent
+from matcher.cli.views import detail_table, vm_detail, vm_document, vms_table
+from matcher.wire.messages import VmView
+from specs.ids import dashed
+
+ENDED_S = 80.0  # a host gives the guest 60 s to obey the power button
+
+Names = Annotated[list[str], Parameter(help="names, UUIDs, or the start of either", negative="")]
+
+
+def ps(*, output: Output = "table") -> None:
+    """List my VMs on all hosts in reach, whatever their state."""
+    with session() as mine:
+        found, heard = mine.vms()
+    if not heard.answers:
+        raise no_host_in_reach(heard)
+    vms = sorted((each.vm for each in found), key=lambda vm: (vm.name, vm.host))
+    emit(output, {"vms": [vm_document(vm) for vm in vms]}, vms_table(vms))
+    tell_silent(heard)
+
+
+def inspect(vm: str, *, output: Output = "table") -> None:
+    """Show everything that is known of one VM.
+
+    Parameters
+    ----------
+    vm
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = mine.one(vm)
+    emit(output, {"vm": vm_detail(found.vm)}, detail_table(found.vm))
+
+
+def stop(
+    *vms: str,
+    force: Annotated[bool, Parameter(help="pull the plug instead of pressing the power button")] = False,
+    output: Output = "table",
+) -> None:
+    """Press the power button of VMs and wait until they are off; name and volumes stay, compute is free."""
+    with session() as mine:
+        ended = [_stop(mine, mine.one(name), force=force) for name in _some(vms)]
+    emit(output, {"vms": [vm_document(vm) for vm in ended]}, vms_table(ended))
+
+
+def reboot(vm: str, *, output: Output = "table") -> None:
+    """Restart the guest where it is.
+
+    Parameters
+    ----------
+    vm
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        after = _act(mine, mine.one(vm), "POST", "reboot")
+    emit(output, {"vm": vm_document(after)}, vms_table([after]))
+
+
+def rm(
+    *vms: str,
+    force: Annotated[bool, Parameter(name=["--force", "-f"], help="pull the plug of a VM that runs")] = False,
+    output: Output = "table",
+) -> None:
+    """Remove VMs; one that runs is stopped first. Their volumes stay as they are, free for other VMs."""
+    gone = []
+    with session() as mine:
+        for name in _some(vms):
+            found = mine.one(name)
+            if found.vm.state in ("running", "stopping") and not force:
+                _stop(mine, found, force=False)
+            _remove(mine, found)
+            gone.append(found.vm)
+            if output == "table":
+                note(f"electros: {found.vm.name} is removed from {found.vm.host}")
+    if output != "table":
+        removed = [{"id": dashed(vm.id), "name": vm.name, "host": vm.host} for vm in gone]
+        emit(output, {"removed": removed}, vms_table(gone))
+
+
+def _remove(mine: Session, found: Found) -> None:
+    path = f"/v1/vms/{found.vm.id}?generation={found.vm.generation}"
+    mine.ask(found.door, lambda connection: connection.ask("DELETE", path, VmView), timeout_s=ENDED_S)
+    with suppress(OSError):
+        (folders.state_folder() / "vms" / f"{found.vm.id}.json").unlink(missing_ok=True)
+
+
+def _stop(mine: Session, found: Found, *, force: bool) -> VmView:
+    vm = _act(mine, found, "POST", f"stop?force={int(force)}")
+    if vm.state not in ("stopped", "failed"):
+        helps = f"electros stop --force {vm.name}"
+        raise Failure(Exit.TIMEOUT, f"{vm.name} is still {vm.state}: {vm.why}", helps=helps)
+    return vm
+
+
+def _act(mine: Session, found: Found, method: str, verb: str) -> VmView:
+    path = f"/v1/vms/{found.vm.id}/{verb}"
+    return mine.ask(found.door, lambda connection: connection.ask(method, path, VmView), timeout_s=ENDED_S)
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise Failure(Exit.USAGE, "which VM? Say its name, its UUID, or the start of either", helps="electros ps")
+    return names
