@@ -1,11 +1,10 @@
 """`/etc/atomos/atomd.toml`: a sysadmin's settings for a host. Every key has a default; an empty file is a good one."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from atomd.guest_cpu import RAM_RESERVE_MIB
 from matcher.net import front_door, multicast
@@ -13,10 +12,6 @@ from matcher.net import front_door, multicast
 PATH = Path("/etc/atomos/atomd.toml")
 
 Port = Annotated[int, Ge(1), Le(65535)]
-
-
-class ConfigError(Exception):
-    """The file can't be used: which key, and why, as a sentence."""
 
 
 class Config(BaseModel):
@@ -36,14 +31,3 @@ class Config(BaseModel):
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
     front_door_port: Port = front_door.PORT
-
-
-def load_config(path: Path) -> Config:
-    """The settings in `path`; the defaults where there is no such file. Raises `ConfigError`."""
-    try:
-        return Config.model_validate(tomllib.loads(path.read_text()) if path.exists() else {})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {problems}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error

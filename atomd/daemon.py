@@ -1,7 +1,6 @@
 """`atomd`, wired: what the host has, the core that decides, sockets, journal, libvirt. Nothing is decided here."""
 
 import logging
-import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,7 @@ async def run(config: Config) -> None:
     journal = Journal(config.state / "atomd.sqlite")
     remembered = journal.load()
     async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(peer.end_on_signal, nursery.cancel_scope)
         hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
         face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
         ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
@@ -112,10 +111,3 @@ def _console_folder(state: Path) -> Path:
     folder = state / "console"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return

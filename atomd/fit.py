@@ -25,6 +25,7 @@ OVERPROVISION_MAX = 64
 RESOURCE_CHARS = 80
 SAID_CHARS = 120
 HINT_CHARS = 160
+_WAIT = "wait until a VM here stops, or take another host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ def _slots_there(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, 
     free = sum(len(of_kind) for of_kind in units.values())
     shut = sum(weight[index] for index in range(len(cores)) if now.shut_for_user(index, user_id))
     parts = [f"{total} in all", f"{free} free"]
-    if free >= ask.slots:
+    if len(units) > 1:
         kinds = sorted(units, key=lambda kind: (kind.core_class or "", kind.threads_per_core))
-        parts.append("of unlike cores, and a VM's are alike: " + " + ".join(_kind_there(k, units[k]) for k in kinds))
-    elif total > free + shut:
+        parts[-1] += " of unlike kinds (" + " + ".join(_kind_there(kind, units[kind]) for kind in kinds) + ")"
+    if total > free + shut:
         parts.append(f"{total - free - shut} in use by other VMs")
     if shut:
         parts.append(f"{shut} on cores of another user")
@@ -115,8 +116,8 @@ def _slots_there(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, 
 
 
 def _kind_there(kind: Kind, units: list[Unit]) -> str:
-    name = f"{kind.core_class} " if kind.core_class else ""
-    return f"{len(units)} {name}with {_count(kind.threads_per_core, 'thread')}"
+    name = kind.core_class or "cores"
+    return f"{len(units)} {name} of {_count(kind.threads_per_core, 'thread')}"
 
 
 def _way_out(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list[Unit]]) -> tuple[str, str]:
@@ -130,12 +131,13 @@ def _way_out(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list
     threads = not ask.smt and helps(replace(ask, smt=True))
     if most := _most(units):
         also = f"; or with cpu.overprovision={sharing}" if sharing else "; or with cpu.allowSMT=true" if threads else ""
-        return f"cpu.slots={most}", f"at most {most} {noun} now{also}"
+        alike = f", as the {noun} of a VM are alike" if len(units) > 1 else ""
+        return f"cpu.slots={most}", f"at most {most} {noun} now{alike}{also}"
     if sharing:
         return f"cpu.overprovision={sharing}", f"its cores can be had if {sharing} VMs may share each"
     if threads:
         return "cpu.allowSMT=true", "single threads are free, whole cores are not"
-    return "", "wait until a VM here stops, or ask another host" if now.hardware.cores else "this host lends no cores"
+    return "", _WAIT if now.hardware.cores else "this host lends no cores"
 
 
 def _sharing_that(helps: Callable[[int], bool], above: int, now: Occupancy) -> int | None:
@@ -162,7 +164,7 @@ def _ram_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
         has += f", {_mib(total - free)} in use by other VMs"
     fits = min(uncharged_mib(free), RAM_MIB_MAX)
     edit = f"ram.ramsize={fits}" if fits else ""
-    hint = f"{_mib(fits)} would fit" if fits else "wait until a VM here stops, or ask another host"
+    hint = f"{_mib(fits)} would fit" if fits else _WAIT if total > free else "this host lends less than one VM needs"
     yield _reason("ram", f"{_mib(ask.ram_mib)} ({need} MiB with QEMU's own)", has, hint, edit)
 
 

@@ -305,7 +305,7 @@ class Hypervisor:
         await self._on_domain("resuming", vm_id, lambda domain: domain.resume())
 
     async def destroy(self, vm_id: VmId) -> None:
-        await self._on_domain("destroying", vm_id, lambda domain: domain.destroy())
+        await self._on_domain("destroying", vm_id, _destroy)
 
     async def _on_domain(self, doing: str, vm_id: VmId, work: Callable[[Any], object]) -> None:
         await self._call(f"{doing} {domain_name(vm_id)}", lambda c: work(_find(c, vm_id)), changes=True)
@@ -491,6 +491,16 @@ def _create(connection: Any, *, xml: str, vm_id: VmId) -> None:
             if _find(connection, vm_id).isActive():
                 raise DomainExists(f"{domain_name(vm_id)} runs already") from error
         raise StartFailed(explain_start(_plain(error))) from error
+
+
+def _destroy(domain: Any) -> None:
+    """A libvirtd that has just come back may find the domain gone under its hands: QEMU has ended, which is what was
+    asked for. (No event tells of it then.)"""
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
 
 
 def _observe_all(connection: Any) -> tuple[ObservedDomain, ...]:

@@ -23,15 +23,17 @@ def run(*, config: Path = PATH) -> None:
     """
     import trio
 
-    from atomd.config import ConfigError, load_config
+    from atomd.accelerator import NoAccelerator
+    from atomd.config import Config
     from atomd.daemon import run as serve
     from atomd.journal import JournalError
+    from matcher.net.settings import SettingsError, load_settings
     from matcher.trust.identity import IdentityError
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        trio.run(serve, load_config(config), strict_exception_groups=False)
-    except (ConfigError, IdentityError, JournalError) as error:
+        trio.run(serve, load_settings(config, Config), strict_exception_groups=False)
+    except (SettingsError, IdentityError, JournalError, NoAccelerator) as error:
         sys.exit(f"atomd: {error}")
 
 

@@ -167,16 +167,16 @@ def _node_key(need: _Need, node: int, units: list[Unit]) -> tuple[float, ...]:
     """What to prefer among nodes that have the units; lower is better.
 
     RAM on the node; devices on the node; then idle cores left idle and devices left reachable, and the tightest hole
-    on the resource that the VM uses up most (`pack`), or the widest (`spread`).
+    as `score` means it (`pack`); or the hole that is left widest (`spread`).
     """
     free_mib = max(0, need.now.free_mib.get(node, 0))
     remote = free_mib < need.ram_mib
     cpu_share = need.ask.slots / len(units)
     ram_share = 1.0 if remote else need.ram_mib / free_mib
-    used = max(cpu_share, ram_share)
     if need.policy is Policy.SPREAD:
-        return (remote, need.far(node), used, node)
-    return (remote, need.far(node), _fresh(need.ask.slots, units), need.begrudged(node), -used, node)
+        return (remote, need.far(node), max(cpu_share, ram_share), node)
+    filled = cpu_share * ram_share
+    return (remote, need.far(node), _fresh(need.ask.slots, units), need.begrudged(node), -filled, node)
 
 
 def _fresh(slots: int, units: list[Unit]) -> int:

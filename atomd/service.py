@@ -10,7 +10,7 @@ import trio
 from atomd.answering import ComputeAnswers, Face
 from atomd.compute import Effects, refused
 from atomd.domain_xml import domain_name
-from atomd.domains import Console, ConsoleBusy, HypervisorLike, HypervisorError
+from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
 from atomd.traits import arch_for
@@ -18,9 +18,10 @@ from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
+from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
-from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, decode
-from matcher.wire.envelope import Kind, host_audience, unseal, verify
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
+from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
 from specs.ids import HostId, OfferId, UserId, VmId
 
@@ -54,7 +55,7 @@ class Service:
         return self._answers.about("0" * 32, len(self._compute.of_user(UserId(user.id))))
 
     async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused:
-        confirm = self._signed(envelope, Kind.CONFIRM, Confirm, user)
+        confirm = self._signed(envelope, Confirm, user)
         if isinstance(confirm, Refused):
             return confirm
         decided = self._compute.confirm(confirm, envelope, UserId(user.id), user.name, now_s())
@@ -79,7 +80,7 @@ class Service:
         return self._view(vm, ()) if vm is not None and vm.generation == generation else None
 
     async def abandon(self, envelope: bytes, user: Principal) -> Abandoned | Refused:
-        abandon = self._signed(envelope, Kind.ABANDON, Abandon, user)
+        abandon = self._signed(envelope, Abandon, user)
         if isinstance(abandon, Refused):
             return abandon
         vm, effects = self._compute.abandon(abandon, UserId(user.id), now_s())
@@ -131,21 +132,23 @@ class Service:
 
     # ---- inside
 
-    def _signed(self, envelope: bytes, kind: Kind, cls: type[M], user: Principal) -> M | Refused:
+    def _signed(self, envelope: bytes, cls: type[M], user: Principal) -> M | Refused:
         """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""
-        bad = refused("bad-request", "envelope", f"a {kind.name.lower()} signed by you", "something else", "")
+        bad = refused("bad-request", "envelope", f"a {cls.__name__.lower()} signed by you", "something else", "")
         try:
             sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
-            signer, key = self._identity.verifier.principal(sealed.certificate, wall_ms() / 1000)
             audience = host_audience(HostId(self._identity.principal.id), Role.COMPUTE)
-            realm_id = self._identity.realm.realm_id
-            if sealed.kind is not kind or signer != user:
-                return bad
-            if not verify(sealed, key, realm_id=realm_id, audience=audience):
-                return bad
-            return decode(cls, sealed.payload, max_bytes=BODY_MAX_BYTES)
+            message, signer = open_sealed(
+                sealed,
+                self._identity,
+                audience=audience,
+                signer="user",
+                wall_s=wall_ms() / 1000,
+                max_bytes=BODY_MAX_BYTES,
+            )
         except (BadBytes, Untrusted):
             return bad
+        return message if isinstance(message, cls) and signer == user else bad
 
     async def _act(
         self,

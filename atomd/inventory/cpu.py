@@ -67,7 +67,6 @@ def online_threads(tree: Tree, info: CpuInfo) -> list[int]:
 def core_groups(tree: Tree, info: CpuInfo, online: list[int]) -> list[tuple[int, ...]]:
     """The online threads, partitioned into cores. Where lists contradict each other the lowest thread's counts, as
     lscpu has it: threads that may share a core are then held for one."""
-    threads = set(online)
     by_cpuinfo = _cpuinfo_cores(info)
     free = set(online)
     cores: list[tuple[int, ...]] = []
@@ -75,7 +74,7 @@ def core_groups(tree: Tree, info: CpuInfo, online: list[int]) -> list[tuple[int,
         if cpu not in free:
             continue
         siblings = _listed(tree, cpu, _SIBLINGS) or by_cpuinfo.get(cpu) or frozenset([cpu])
-        core = tuple(sorted((siblings | {cpu}) & threads & free))
+        core = tuple(sorted((siblings | {cpu}) & free))
         free.difference_update(core)
         cores.append(core)
     return cores
@@ -174,8 +173,6 @@ def _classes_by_base_frequency(tree: Tree, cores: list[tuple[int, ...]]) -> dict
 
     The frequency alone would not tell: Speed Select gives some of the same cores a higher one.
     """
-    if len({len(core) for core in cores}) != 2:
-        return {}
     base = dict(_numbers(tree, cores, "cpufreq/base_frequency"))
     frequencies: dict[bool, set[int | None]] = {True: set(), False: set()}
     for core in cores:

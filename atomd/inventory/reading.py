@@ -5,7 +5,7 @@ from pathlib import Path
 
 from atomd.inventory import cpuinfo
 from atomd.inventory.cpu import read_cpu
-from atomd.inventory.cpuinfo import CPUINFO_BYTES_MAX, UNKNOWN, CpuInfo
+from atomd.inventory.cpuinfo import CPUINFO_BYTES_MAX, CpuInfo
 from atomd.inventory.facts import Inventory
 from atomd.inventory.memory import read_memory
 from atomd.inventory.pci import read_pci
@@ -26,10 +26,4 @@ def _arch(tree: Tree, info: CpuInfo) -> str:
         return printable(named)
     order = tree.text("sys/kernel/cpu_byteorder", 16)
     little_endian = order == "little" if order else "ppc64le" in (tree.text("proc/version") or "")
-    arch = cpuinfo.arch(info, little_endian=little_endian)
-    # Without flags, what only an x86 has: its own folder of the machine check, or of the microcode.
-    return arch if arch != UNKNOWN else _arch_by_folders(tree)
-
-
-def _arch_by_folders(tree: Tree) -> str:
-    return "x86_64" if tree.has("sys/devices/system/machinecheck/machinecheck0/bank0") else UNKNOWN
+    return cpuinfo.arch(info, little_endian=little_endian)

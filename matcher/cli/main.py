@@ -14,27 +14,30 @@ from cyclopts import App, CycloptsError
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import printable
 
+EXIT_CODES = "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout."
+
 app = App(
     name="electros",
     help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
     version=lambda: version("atomos"),
-    help_epilogue="Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout.",
+    help_epilogue=EXIT_CODES,
 )
-for name, where in {
-    "hosts": "matcher.cli.hosts:hosts",
-    "pledge": "matcher.cli.pledge:pledge",
-    "run": "matcher.cli.run:run",
-    "ps": "matcher.cli.vms:ps",
-    "inspect": "matcher.cli.vms:inspect",
-    "console": "matcher.cli.console:console",
-    "stop": "matcher.cli.vms:stop",
-    "start": "matcher.cli.run:start",
-    "reboot": "matcher.cli.vms:reboot",
-    "rm": "matcher.cli.vms:rm",
-    "spec": "matcher.cli.spec:app",
-    "realm": "matcher.cli.realm:app",
-}.items():
-    app.command(where, name=name)
+COMMANDS = {
+    "hosts": ("hosts:hosts", "List the hosts in reach of this machine."),
+    "pledge": ("pledge:pledge", "Ask who could serve a specfile, and why the others could not; nothing is held."),
+    "run": ("run:run", "Run a specfile with its volumes on the best host in reach."),
+    "ps": ("vms:ps", "List my VMs on all hosts in reach."),
+    "inspect": ("vms:inspect", "Show everything that is known of one VM."),
+    "console": ("console:console", "Talk to the guest on its serial console."),
+    "stop": ("vms:stop", "Press the power button of VMs, and wait until they are off."),
+    "start": ("run:start", "Start a stopped VM again, where it was if it can be."),
+    "reboot": ("vms:reboot", "Restart the guest where it is."),
+    "rm": ("vms:rm", "Remove VMs; their volumes stay."),
+    "spec": ("spec:app", "Check specfiles and volumespecs; get their schema."),
+    "realm": ("realm:app", "Create a realm, and issue identities to its hosts and users."),
+}
+for name, (where, summary) in COMMANDS.items():
+    app.command(f"matcher.cli.{where}", name=name, help=summary)
 
 
 def main() -> None:

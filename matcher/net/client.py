@@ -23,9 +23,9 @@ from matcher.scheduler.placing import CONFIRM_REPEAT_S, Placing
 from matcher.scheduler.surveying import Surveying
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
-from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
+from matcher.trust.opening import open_sealed
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, encode
 from matcher.wire.envelope import (
-    MESSAGE_OF,
     REALM,
     Kind,
     TooLong,
@@ -33,7 +33,6 @@ from matcher.wire.envelope import (
     seal,
     unseal,
     user_audience,
-    verify,
 )
 from matcher.wire.messages import (
     DATAGRAM_MAX_BYTES,
@@ -253,12 +252,12 @@ class Client:
         identity = self.identity
         try:
             sealed = unseal(data, realm=identity.realm, max_bytes=max_bytes)
-            host, key = identity.verifier.principal(sealed.certificate, time.time())
-            audience = user_audience(UserId(identity.principal.id))
-            is_answer = sealed.kind in _HEARD and host.kind == "host"
-            if not is_answer or not verify(sealed, key, realm_id=identity.realm.realm_id, audience=audience):
+            if sealed.kind not in _HEARD:
                 return []
-            message = decode(MESSAGE_OF[sealed.kind], sealed.payload, max_bytes=max_bytes)
+            audience = user_audience(UserId(identity.principal.id))
+            message, host = open_sealed(
+                sealed, identity, audience=audience, signer="host", wall_s=time.time(), max_bytes=max_bytes
+            )
         except (BadBytes, Untrusted):
             return []
         assert isinstance(message, VmOffer | VolumeOffer | Unfit | Answer | Clock)

@@ -13,6 +13,7 @@ from typing import Protocol
 from matcher.net.multicast import SocketAddress, answer_address
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
+from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
 from matcher.wire.envelope import (
@@ -25,7 +26,6 @@ from matcher.wire.envelope import (
     seal,
     unseal,
     user_audience,
-    verify,
 )
 from matcher.wire.messages import (
     DATAGRAM_MAX_BYTES,
@@ -116,14 +116,11 @@ class Intake:
         """The pledge or query inside, and the user who signed it. Raises `BadBytes` or `Untrusted`."""
         if sealed.kind not in (Kind.PLEDGE, Kind.QUERY):
             raise BadBytes("unexpected kind")
-        user, key = self._identity.verifier.principal(sealed.certificate, wall_ms / 1000)
-        if user.kind != "user":
-            raise Untrusted("not a user's certificate")
-        if not verify(sealed, key, realm_id=self._identity.realm.realm_id, audience=REALM):
-            raise BadBytes("signature")
-        if sealed.kind is Kind.PLEDGE:
-            return _Heard(decode(Pledge, sealed.payload, max_bytes=max_bytes), user)
-        return _Heard(decode(Query, sealed.payload), user)
+        question, user = open_sealed(
+            sealed, self._identity, audience=REALM, signer="user", wall_s=wall_ms / 1000, max_bytes=max_bytes
+        )
+        assert isinstance(question, Pledge | Query)
+        return _Heard(question, user)
 
     def _replies(self, question: Pledge | Query, user: Principal, now_s: float, wall_ms: int) -> Sequence[Reply]:
         if abs(question.sent_at_ms - wall_ms) > FRESH_MS:

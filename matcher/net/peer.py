@@ -4,6 +4,7 @@ Everything that is decided is decided synchronously, in `Intake` and the daemon'
 interleave; this file only moves bytes. Sockets are drained in batches: one wake-up answers all that waits.
 """
 
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -40,6 +41,14 @@ async def serve(intake: Intake, *, port: int = multicast.PORT, listening: Callab
     finally:
         for opened in (*listeners, *senders.values()):
             opened.close()
+
+
+async def end_on_signal(scope: trio.CancelScope) -> None:
+    """Cancel `scope` on SIGTERM or SIGINT."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
 
 
 async def _answer(listener: socket.socket, sender: socket.socket, intake: Intake) -> None:

@@ -4,7 +4,8 @@
                        '---deadline passes, freed---> (free)
 
 Silence frees a hold, so there is no "cancel" to lose on the way. The ledger does not know what a claim is: `admits`
-says whether one more claim may stand beside the others, and it is asked again for every hold, so that a mistake in placement cannot promise a thread, a MiB or a device twice (I1, I2).
+says whether one more claim may stand beside the others, and it is asked again for every hold, so that a mistake in
+placement cannot promise a thread, a MiB or a device twice (I1, I2).
 Pure: callers pass `now_s`, one monotonic clock.
 """
 

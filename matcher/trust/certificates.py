@@ -213,6 +213,8 @@ def _load(der: bytes) -> x509.Certificate:
         _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late by the library
     except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise Untrusted("its certificate can't be read") from error
+    if not der.endswith(b"\0" + certificate.signature):
+        raise Untrusted("its certificate can't be read")  # unused bits after the signature, which the library lets pass
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _KNOWN:
             raise Untrusted("its certificate has a critical extension that is not known here")

@@ -1,0 +1,29 @@
+"""A signed envelope, judged: who signed it, for whom, and what it says. The one place where that is decided."""
+
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity
+from matcher.trust.principal import Principal, PrincipalKind
+from matcher.wire.codec import BadBytes, decode
+from matcher.wire.envelope import MESSAGE_OF, Sealed, verify
+from matcher.wire.messages import DATAGRAM_MAX_BYTES, Message
+
+
+def open_sealed(
+    sealed: Sealed,
+    identity: Identity,
+    *,
+    audience: bytes,
+    signer: PrincipalKind,
+    wall_s: float,
+    max_bytes: int = DATAGRAM_MAX_BYTES,
+) -> tuple[Message, Principal]:
+    """The message and its signer, a member of the realm of that kind. Raises `BadBytes` or `Untrusted`.
+
+    The certificate comes first, as its check is remembered; the payload is decoded last, once it is known whose it is.
+    """
+    principal, key = identity.verifier.principal(sealed.certificate, wall_s)
+    if principal.kind != signer:
+        raise Untrusted(f"its certificate is not a {signer}'s")
+    if not verify(sealed, key, realm_id=identity.realm.realm_id, audience=audience):
+        raise BadBytes("signature")
+    return decode(MESSAGE_OF[sealed.kind], sealed.payload, max_bytes=max_bytes), principal

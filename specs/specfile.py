@@ -1,0 +1,216 @@
+"""A specfile: the hardware that one task needs, with no host named.
+
+`parse_specfile` reads both forms, as JSON or JSON5, and either returns a `Specfile` with the defaults filled in or
+raises one `SpecError` with every problem. The models hold the limits; `specs.schema` publishes the same ones.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from specs.document import read_document
+from specs.edits import apply_edits
+from specs.explain import explain, place_of
+from specs.forms import ATTRIBUTES, SECTION_OF, Gathered, gather
+from specs.problems import Problem, SpecError, show
+
+SLOTS_MAX = 4096
+OVERPROVISION_MAX = 64
+RAM_MIB_MIN = 16
+RAM_MIB_MAX = 64 * 1024 * 1024  # 64 TiB
+FLAGS_MAX = 128
+ARCHS_MAX = 32
+PCI_KINDS_MAX = 32
+PCI_DEVICES_MAX = 64
+NAME_MAX = 64
+DESCRIPTION_MAX = 1024
+
+ArchName = Literal["X86_32", "X86_64", "ARM_7", "ARM_8", "PPC_64", "S390X", "RISCV_64"]
+FirmwareName = Literal["bios", "uefi"]
+ARCHS: tuple[str, ...] = get_args(ArchName)
+FIRMWARES: tuple[str, ...] = get_args(FirmwareName)
+LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+
+FLAG_PATTERN = r"^[A-Za-z0-9_.:+-]{1,64}$"
+HEX4_PATTERN = r"^(0[xX])?[0-9a-fA-F]{4}$"
+NO_LEVEL_PATTERN = r"^(?![xX]86-64-[vV][1-4]$)[xX]86[-_]?64[-_.]?[vV]?[0-9]+$"  # looks like a level and is none
+
+# Control characters (XML can't hold most of them), line separators, and those that reorder what a terminal shows.
+_NOT_IN_TEXT = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufffe\uffff"
+TEXT_PATTERN = f"^(?=.*\\S)[^{_NOT_IN_TEXT}]*$"
+_NO_TEXT = re.compile(f"[{_NOT_IN_TEXT}]")
+_NO_LEVEL = re.compile(NO_LEVEL_PATTERN)
+
+
+def _refuse(problem: str, hint: str = "") -> PydanticCustomError:
+    return PydanticCustomError("specs", "{problem}", {"problem": problem, "hint": hint})
+
+
+def _printable(text: str) -> str:
+    if found := _NO_TEXT.search(text):
+        raise _refuse(f"holds the control character U+{ord(found[0]):04X}", "keep to printable text on one line")
+    if not text.strip():
+        raise _refuse("is blank", "leave it out, or say something")
+    return text
+
+
+def _hex4(text: str) -> str:
+    if not re.fullmatch(HEX4_PATTERN[1:-1], text):
+        raise _refuse(f"is {show(text)}, not four hex digits", 'as in "10de"; `lspci -nn` shows them as [vendor:model]')
+    return text[-4:].lower()
+
+
+def _flag(text: str) -> str:
+    if not re.fullmatch(FLAG_PATTERN[1:-1], text):
+        raise _refuse(f"is {show(text)}, not the name of a CPU flag", 'as /proc/cpuinfo writes them: "avx2", "sse4_1"')
+    lowered = text.lower()
+    if _NO_LEVEL.search(text):
+        raise _refuse(f"is {show(text)}, not a level", f"the levels are {', '.join(LEVELS)}")
+    return lowered
+
+
+def _known_once(names: tuple[ArchName, ...]) -> tuple[ArchName, ...]:
+    if not names:
+        raise _refuse("is empty", 'leave it out for X86_64, or name one: ["ARM_8"]')
+    return tuple(dict.fromkeys(names))
+
+
+def _once_sorted(flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(flags)))
+
+
+Name = Annotated[str, Field(max_length=NAME_MAX), AfterValidator(_printable)]
+Description = Annotated[str, Field(max_length=DESCRIPTION_MAX), AfterValidator(_printable)]
+Hex4 = Annotated[str, AfterValidator(_hex4)]
+Flag = Annotated[str, AfterValidator(_flag)]
+
+
+class _Part(BaseModel):
+    """Strict: `true` is no number and "2" is no 2."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class Info(_Part):
+    """For people; nothing is decided by it."""
+
+    name: Name | None = None
+    description: Description | None = None
+
+
+class PciNeed(_Part):
+    """`quantity` devices of one kind; `vendor` and `model` are four lowercase hex digits."""
+
+    vendor: Hex4
+    model: Hex4
+    quantity: Annotated[int, Field(ge=1, le=PCI_DEVICES_MAX)] = 1
+
+
+class Misc(_Part):
+    """What the VM will be. `firmware` "bios" is whatever the machine starts by itself."""
+
+    os_family: Name | None = None
+    os_flavour: Name | None = None
+    qemu_agent: bool = False
+    firmware: FirmwareName = "bios"
+
+
+def _countable(needs: tuple[PciNeed, ...]) -> tuple[PciNeed, ...]:
+    kinds = [(need.vendor, need.model) for need in needs]
+    if len(set(kinds)) < len(kinds):
+        raise _refuse("names one kind of device twice", "write one entry with the sum as its quantity")
+    if (total := sum(need.quantity for need in needs)) > PCI_DEVICES_MAX:
+        raise _refuse(f"asks for {total} devices; the most is {PCI_DEVICES_MAX}")
+    return needs
+
+
+class Specfile(_Part):
+    """One VM's hardware, with nothing left implicit.
+
+    `slots` counts whole cores, or hardware threads if `allow_smt`. At most `overprovision` VMs in total share each of
+    them. `archs` are alternatives, in the order written; every one of `flags` (lowercase, sorted) is required.
+    """
+
+    info: Info | None = None
+    slots: Annotated[int, Field(ge=1, le=SLOTS_MAX)]
+    allow_smt: bool = False
+    overprovision: Annotated[int, Field(ge=1, le=OVERPROVISION_MAX)] = 1
+    archs: Annotated[
+        tuple[ArchName, ...],
+        Field(strict=False, max_length=ARCHS_MAX),
+        AfterValidator(_known_once),
+    ] = ("X86_64",)
+    flags: Annotated[tuple[Flag, ...], Field(strict=False, max_length=FLAGS_MAX), AfterValidator(_once_sorted)] = ()
+    ramsize_mib: Annotated[int, Field(ge=RAM_MIB_MIN, le=RAM_MIB_MAX)]
+    req_ecc: bool = False
+    pci: Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)] = ()
+    misc: Misc = Field(default_factory=Misc)
+
+    def to_document(self) -> dict[str, Any]:
+        """The nested form, every default written out."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        document: dict[str, Any] = {"info": values["info"]} if self.info is not None else {}
+        for name, attribute in ATTRIBUTES.items():
+            if section := SECTION_OF.get(name):
+                document.setdefault(section, {})[name] = values[attribute]
+        return document | {"pci": values["pci"], "misc": values["misc"]}
+
+    def canonical_json(self) -> str:
+        """One text for each meaning; parsing it gives an equal `Specfile`."""
+        return json.dumps(self.to_document(), ensure_ascii=False, separators=(",", ":"))
+
+
+def parse_specfile(text: str | bytes, *, edits: Sequence[str] = ()) -> Specfile:
+    """Read a specfile; `edits` ("ram.ramsize=4096") are applied to the document first, in either form.
+
+    Raises `SpecError` with every problem. Give bytes where they come from a file: the encoding is judged as well.
+    """
+    document = read_document(text, what="specfile")
+    if not isinstance(document.value, dict):
+        raise SpecError([_not_an_object(document.value)])
+    edited, problems = apply_edits(document.value, edits)
+    found = gather(edited)
+    problems += document.problems + found.problems
+    problems += _repeated(found.values.get("pci"))
+    try:
+        specfile = Specfile.model_validate(found.values)
+    except ValidationError as error:
+        known = {problem.path for problem in problems}
+        details = [detail for detail in error.errors(include_url=False) if not _is_known(detail, found, known)]
+        problems += [explain(detail, found) for detail in details]
+        raise SpecError(problems) from None
+    if problems:
+        raise SpecError(problems)
+    return specfile
+
+
+def _not_an_object(value: Any) -> Problem:
+    problem = f"is {show(value)}, not an object"
+    if isinstance(value, list) and any(isinstance(item, dict) and "vid" in item for item in value):
+        return Problem("", f"the document {problem}", "this is a volumespec: give it with --volumes, beside a specfile")
+    return Problem("", f"the document {problem}", 'the least is {"slots": 1, "ramsize": 512}')
+
+
+def _repeated(needs: Any) -> Iterator[Problem]:
+    """Kinds of devices named twice, found even where other fields are wrong."""
+    first: dict[tuple[str, str], int] = {}
+    for index, need in enumerate(needs if isinstance(needs, list) else []):
+        kind = (need.get("vendor"), need.get("model")) if isinstance(need, dict) else (None, None)
+        if all(isinstance(part, str) and re.fullmatch(HEX4_PATTERN[1:-1], part) for part in kind):
+            vendor, model = (str(part)[-4:].lower() for part in kind)
+            earlier = first.setdefault((vendor, model), index)
+            if earlier != index:
+                problem = f"is {vendor}:{model} again, as pci.{earlier} is"
+                yield Problem(f"pci.{index}", problem, "write one entry with the sum as its quantity")
+
+
+def _is_known(detail: ErrorDetails, found: Gathered, known: Collection[str]) -> bool:
+    """Whether a verdict says again, in coarser words, what is known of the same place."""
+    path = place_of(detail["loc"], found)
+    if detail["type"] == "missing":
+        return path in known or path.rpartition(".")[0] in known
+    return path in known or (detail["type"] == "specs" and any(place.startswith(f"{path}.") for place in known))

@@ -1,0 +1,190 @@
+"""A storage host's answers: to pledges and queries from the link, and to the atomd of its own host."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from matcher.net.peer import now_s, wall_ms
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Nothing, Offering, Proposal
+from matcher.trust.certificates import Untrusted
+from matcher.trust.identity import Identity
+from matcher.trust.opening import open_sealed
+from matcher.trust.principal import Principal
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
+from matcher.wire.envelope import host_audience, unseal
+from matcher.wire.messages import (
+    Answer,
+    Attach,
+    Attached,
+    Confirm,
+    Detach,
+    Detached,
+    Message,
+    Pledge,
+    Query,
+    Reason,
+    Refused,
+    Reveal,
+    Role,
+    Unfit,
+    VmOffer,
+    VolumeOffer,
+)
+from specs.ids import HostId, OfferId, UserId, Vid, VmId
+from storaged.claims import VolumeShare, admits
+from storaged.fit import offer_volumes
+from storaged.journal import JournalCorrupt, JournalError
+from storaged.keeper import Keeper
+from storaged.volume import Snapshot
+
+VERSION = "0.1.0"
+
+log = logging.getLogger("storaged")
+
+
+class Proposer:
+    """What this host could give of a pledge's volumes, beside those that are attached already."""
+
+    def __init__(self, host: str, host_id: HostId, keeper: Keeper, snapshot: Callable[[], Snapshot]) -> None:
+        self._host, self._host_id, self._keeper, self._snapshot = host, host_id, keeper, snapshot
+
+    def propose(
+        self, pledge: Pledge, user_id: UserId, residents: Sequence[VolumeShare]
+    ) -> Proposal[VolumeShare] | Nothing:
+        everybody = (*self._keeper.shares(), *residents)
+        fit = offer_volumes(pledge, self._snapshot(), everybody, user_id=user_id, host_id=self._host_id)
+        if fit.share is None:
+            return Nothing(fit.reasons, aloud=True)
+        return Proposal(fit.share, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, fit.offered), fit.reasons)
+
+
+class StorageAnswers:
+    """`Intake`'s counterpart on a storage host."""
+
+    def __init__(self, host: str, offering: Offering[VolumeShare], snapshot: Callable[[], Snapshot]) -> None:
+        self._host, self._offering, self._snapshot = host, offering, snapshot
+
+    def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
+        return self._offering.pledge(pledge, UserId(user.id), now_s) if pledge.volumes else ()
+
+    def reveal(self, reveal: Reveal, now_s: float) -> None:
+        self._offering.reveal(reveal, now_s)
+
+    def query(self, query: Query, user: Principal) -> Answer:
+        visible = [v for v in self._snapshot().volumes.values() if v.visible_to(UserId(user.id))]
+        return Answer(
+            query_id=query.query_id,
+            host=self._host,
+            role=Role.STORAGE,
+            front_door_port=0,
+            hosts_known=self._offering.hosts_known,
+            version=VERSION,
+            vms_matching=0,
+            cpu_model="",
+            arch="",
+            accelerator="",
+            threads_total=0,
+            threads_free=0,
+            ram_total_mib=0,
+            ram_free_mib=0,
+            vms=0,
+            volumes=len(visible),
+        )
+
+
+class Attaching:
+    """What the atomd of this host asks for: judged by the user's own signature, not by atomd's word."""
+
+    def __init__(
+        self, identity: Identity, keeper: Keeper, ledger: Ledger[VolumeShare], snapshot: Callable[[], Snapshot]
+    ) -> None:
+        self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
+        self._host_id = HostId(identity.principal.id)
+
+    async def answer(self, question: Message) -> Message:
+        try:
+            match question:
+                case Attach(confirm=envelope):
+                    return await self._attach(envelope)
+                case Detach(vm_id=vm_id, generation=generation):
+                    return await self._detach(VmId(vm_id), generation)
+        except JournalCorrupt:
+            raise
+        except JournalError as error:
+            return _refused("journal", "volumes", str(error), "free space on the host's disk")
+        return _refused("bad-request", "question", "not one that storaged answers", "")
+
+    async def _attach(self, envelope: bytes) -> Attached | Refused:
+        opened = self._confirm(envelope)
+        if isinstance(opened, Refused):
+            return opened
+        confirm, user_id = opened
+        away = next((claim for claim in confirm.volumes if claim.server != self._host_id), None)
+        if away is not None:
+            hint = "a VM runs where its volumes are, for now"
+            return _refused("not-here", f"volume {away.vid}", "not reachable from this host", hint)
+        refusal = self._take_hold(confirm, user_id)
+        if refusal is not None:
+            return refusal
+        attached = await trio.to_thread.run_sync(
+            lambda: self._keeper.attach(
+                [Vid(claim.vid) for claim in confirm.volumes],
+                self._snapshot(),
+                vm_id=VmId(confirm.vm_id),
+                generation=confirm.generation,
+                user_id=user_id,
+                vm_name=confirm.name,
+            )
+        )
+        what = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
+        log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, what)
+        return attached
+
+    async def _detach(self, vm_id: VmId, generation: int) -> Detached:
+        problems = await trio.to_thread.run_sync(lambda: self._keeper.detach(vm_id, generation, self._snapshot()))
+        for problem in problems:
+            log.warning("%s", problem)
+        log.info("volumes of %s, generation %d: detached", vm_id, generation)
+        return Detached()
+
+    def _confirm(self, envelope: bytes) -> tuple[Confirm, UserId] | Refused:
+        """The user's own words, signed for this host's atomd."""
+        try:
+            sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
+            message, user = open_sealed(
+                sealed,
+                self._identity,
+                audience=host_audience(self._host_id, Role.COMPUTE),
+                signer="user",
+                wall_s=wall_ms() / 1000,
+                max_bytes=BODY_MAX_BYTES,
+            )
+        except (BadBytes, Untrusted) as error:
+            return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
+        if not isinstance(message, Confirm) or message.host_id != self._host_id:
+            return _refused("bad-request", "confirm", "not one for this host", "")
+        return message, UserId(user.id)
+
+    def _take_hold(self, confirm: Confirm, user_id: UserId) -> Refused | None:
+        """The offer's hold becomes the attachment. Without one (it lapsed, or the host has restarted since) the
+        volumes may still be had, if nobody else's hold is on them."""
+        for offer_id in {OfferId(claim.offer_id) for claim in confirm.volumes}:
+            hold = self._ledger.held(offer_id, now_s())
+            if hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id:
+                self._ledger.release(offer_id)
+        vids = {claim.vid for claim in confirm.volumes}
+        for other in self._ledger.residents(now_s()):
+            if other.vm_id != confirm.vm_id and any(v.exclusive and v.vid in vids for v in other.volumes):
+                return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
+        return None
+
+
+def admitting(keeper: Keeper, snapshot: Callable[[], Snapshot]) -> Callable[[Sequence[VolumeShare], VolumeShare], bool]:
+    """The ledger's judge: attachments count as well as holds."""
+    return lambda residents, claim: admits(snapshot(), (*keeper.shares(), *residents), claim)
+
+
+def _refused(code: str, resource: str, has: str, hint: str) -> Refused:
+    return Refused(code, (Reason(resource[:80], "to attach volumes", has[:120], hint[:160]),))

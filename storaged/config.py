@@ -1,0 +1,24 @@
+"""`/etc/atomos/storaged.toml`: where a host keeps volumes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import BaseModel, ConfigDict
+
+from matcher.net import multicast
+
+PATH = Path("/etc/atomos/storaged.toml")
+
+
+class Config(BaseModel):
+    """One host's settings; every key has a default. `pools`: folders that are searched for volumes, at any depth."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    identity: Path = Path("/etc/atomos/identity")
+    state: Path = Path("/var/lib/atomos")
+    socket: Path = Path("/run/atomos/storaged.sock")
+    pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)
+    rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
+    multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT

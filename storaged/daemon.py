@@ -1,0 +1,70 @@
+"""`storaged`, wired: the index, the keeper, the sockets. Nothing is decided here."""
+
+import logging
+from functools import partial
+from random import SystemRandom
+
+import trio
+
+from matcher.net import local, peer
+from matcher.net.intake import Intake
+from matcher.net.peer import end_on_signal
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
+from matcher.trust.identity import load_identity
+from matcher.wire.messages import Role
+from specs.ids import HostId
+from storaged.answering import Attaching, Proposer, StorageAnswers, admitting
+from storaged.claims import VolumeShare
+from storaged.config import Config
+from storaged.index import Index
+from storaged.journal import Journal
+from storaged.keeper import Keeper
+from storaged.volume import Snapshot
+
+log = logging.getLogger("storaged")
+
+
+class Catalogue:
+    """The volumes as the newest scan found them; scanned in a worker thread, so that answers never wait for disks."""
+
+    def __init__(self, config: Config) -> None:
+        self._config, self._index = config, Index()
+        self._snapshot = Snapshot()
+        self._said: tuple[str, ...] = ()
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    async def scan(self) -> None:
+        self._snapshot = await trio.to_thread.run_sync(self._index.scan, self._config.pools)
+        if self._snapshot.problems != self._said:
+            self._said = self._snapshot.problems
+            for problem in self._said:
+                log.warning("%s", problem)
+
+    async def keep_scanned(self) -> None:
+        while True:
+            await trio.sleep(self._config.rescan_s)
+            await self.scan()
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Attachments outlive the daemon."""
+    identity = load_identity(config.identity)
+    host, host_id = identity.principal.name, HostId(identity.principal.id)
+    keeper = Keeper(Journal(config.state / "storaged.sqlite"), host_id=host_id)
+    catalogue = Catalogue(config)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
+        await catalogue.scan()
+        keeper.recover(catalogue.snapshot())
+        ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
+        proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
+        offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
+        answers = StorageAnswers(host, offering, catalogue.snapshot)
+        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot)
+        nursery.start_soon(catalogue.keep_scanned)
+        nursery.start_soon(local.serve, config.socket, attaching.answer)
+        nursery.start_soon(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

@@ -1,0 +1,119 @@
+"""Which of a pledge's volumes this host has and can give, and why not the others that it has.
+
+A volume that isn't here is no reason: it may be on another host. Another user's private volume is as if it weren't
+here: neither offered nor named. A volume that is here but bad, twice, or in use is a reason for the person to read.
+Pure.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from matcher.wire.messages import REASONS_MAX, OfferedVolume, Pledge, Reach, Reason
+from specs.ids import HostId, UserId, Vid, VmId
+from storaged.claims import VolumeShare, holder_against, shared
+from storaged.volume import Conflict, Snapshot, Volume
+
+OTHER_HOST_HINT = "detach it there; where that host is dead, its sysadmin must say so"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFit:
+    """`offered` in the order of the pledge; `share` is the claim on them, `None` when there is none to make."""
+
+    offered: tuple[OfferedVolume, ...]
+    reasons: tuple[Reason, ...]
+    share: VolumeShare | None
+
+
+def offer_volumes(
+    pledge: Pledge,
+    snapshot: Snapshot,
+    residents: Collection[VolumeShare],
+    *,
+    user_id: UserId,
+    host_id: HostId,
+) -> VolumeFit:
+    """What this host can say to the volume asks of `user_id`'s pledge; `residents` are all holds and attachments."""
+    claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, ())
+    given: list[Volume] = []
+    reasons: list[Reason] = []
+    for vid in dict.fromkeys(Vid(vid) for vid in pledge.volumes):
+        answer = _answer(vid, snapshot, residents, claim, host_id)
+        if isinstance(answer, Volume):
+            given.append(answer)
+        elif answer is not None:
+            reasons.append(answer)
+    share = VolumeShare(claim.vm_id, claim.generation, user_id, tuple(shared(volume) for volume in given))
+    return VolumeFit(
+        tuple(_offered(volume) for volume in given), tuple(reasons[:REASONS_MAX]), share if given else None
+    )
+
+
+def in_use_reason(vid: Vid, holder: VolumeShare, claim: VolumeShare) -> Reason:
+    """Why `claim` can't have the volume that `holder` has. Another user's VM stays nameless."""
+    if holder.same_vm(claim):
+        has = f"this VM's generation {holder.generation} has it; generation {claim.generation} is over"
+        return reason(vid, has, "it was started again meanwhile: electros ps")
+    if holder.user_id != claim.user_id:
+        return reason(
+            vid, "in use by another user's VM", "only one VM at a time may have a volume that is not shareable"
+        )
+    name = f'"{_shown(holder.vm_name)}"' if holder.vm_name else holder.vm_id
+    return reason(vid, f"in use by your VM {name}", f"see that VM: electros inspect {holder.vm_id}")
+
+
+def reason(vid: Vid, has: str, hint: str = "") -> Reason:
+    """A `Reason` about one volume, cut to what a message may hold."""
+    return Reason(resource=f"volume {vid}", asked="to attach it", has=_cut(has, 120), hint=_cut(hint, 160))
+
+
+def _answer(
+    vid: Vid, snapshot: Snapshot, residents: Collection[VolumeShare], claim: VolumeShare, host_id: HostId
+) -> Volume | Reason | None:
+    if vid in snapshot.conflicts:
+        return _conflict(snapshot.conflicts[vid], claim.user_id)
+    if vid in snapshot.bad:
+        bad = snapshot.bad[vid]
+        return reason(vid, f"unusable: {bad.reason}", f"to mend in {_cut_middle(bad.path, 120)}")
+    volume = snapshot.volumes.get(vid)
+    if volume is None or not volume.visible_to(claim.user_id):
+        return None
+    if volume.exclusive and volume.right is not None and volume.right.held and volume.right.host_id != host_id:
+        return reason(vid, "in use on another host, by its own record", OTHER_HOST_HINT)
+    holder = holder_against(claim, shared(volume), residents)
+    return volume if holder is None else in_use_reason(vid, holder, claim)
+
+
+def _conflict(conflict: Conflict, user_id: UserId) -> Reason | None:
+    if not all(copy.visible_to(user_id) for copy in conflict.copies):
+        return None
+    first, second = (_cut_middle(path, 48) for path in conflict.paths[:2])
+    has = f"{len(conflict.paths)} copies: {first} and {second}"
+    return reason(conflict.vid, has, "nobody knows which is right: keep one, and move the other out of the pools")
+
+
+def _offered(volume: Volume) -> OfferedVolume:
+    return OfferedVolume(
+        vid=volume.vid,
+        name=volume.name,
+        size_mib=volume.size_mib,
+        format=volume.format,
+        bootable=volume.bootable,
+        readonly=volume.readonly,
+        shareable=volume.shareable,
+        reach=Reach.LOCAL,
+    )
+
+
+def _shown(name: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _cut_middle(path: str, most: int) -> str:
+    """A path too long is cut where it says least: what tells two copies apart stands at its ends."""
+    half = most // 2
+    return path if len(path) <= most else f"{path[: most - half - 1]}…{path[-half:]}"

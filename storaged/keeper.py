@@ -1,0 +1,204 @@
+"""Keeps the promise of `attachments`: reads the records, decides, writes records and journal, and then answers.
+
+What a daemon calls from its worker threads, one call at a time. Refusals are values; `JournalCorrupt` alone goes
+through, since a daemon must stop on it.
+"""
+
+from collections.abc import Iterable, Sequence
+from random import Random, SystemRandom
+from threading import Lock
+
+from matcher.wire.messages import REASONS_MAX, Attached, AttachedVolume, Reason, Refused
+from specs.ids import HostId, UserId, Vid, VmId
+from storaged import attachments
+from storaged.attachments import Change, Granted, Refusal, State
+from storaged.beneath import Unusable
+from storaged.claims import VolumeShare, shared
+from storaged.export import file
+from storaged.fit import reason
+from storaged.journal import Journal, JournalCorrupt, JournalError
+from storaged.record import read_right_at, write_right
+from storaged.volume import Right, Snapshot, Volume
+
+
+class Keeper:
+    """Who has which of this host's volumes. Every answer is durable before it is given."""
+
+    def __init__(self, journal: Journal, *, host_id: HostId, random: Random | None = None) -> None:
+        self._journal = journal
+        self._host_id = host_id
+        self._random = random or SystemRandom()
+        self._lock = Lock()
+        self._state = journal.read()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def shares(self) -> tuple[VolumeShare, ...]:
+        """The attachments as claims: residents for `fit` and the ledger."""
+        return self._state.shares()
+
+    def recover(self, snapshot: Snapshot) -> None:
+        """After a start and the first scan: learn what records say and the journal missed. Raises `JournalError`."""
+        with self._lock:
+            rights = {v.vid: v.right for v in snapshot.volumes.values() if v.exclusive}
+            self._settle(attachments.merged(self._state, rights, host_id=self._host_id))
+
+    def rolled_back(self, snapshot: Snapshot) -> tuple[Vid, ...]:
+        """The volumes whose record is older than this host remembers: for the log, and for `forget`."""
+        volumes = (volume for volume in snapshot.volumes.values() if volume.exclusive)
+        return tuple(v.vid for v in volumes if attachments.rolled_back(self._state, v.vid, v.right))
+
+    def attach(
+        self,
+        vids: Sequence[Vid],
+        snapshot: Snapshot,
+        *,
+        vm_id: VmId,
+        generation: int,
+        user_id: UserId,
+        vm_name: str = "",
+    ) -> Attached | Refused:
+        """All of `vids`, in their order, or none with every reason. The same call again gives the same answer."""
+        with self._lock:
+            vids = tuple(dict.fromkeys(vids))
+            found = _found(vids, snapshot, user_id)
+            if isinstance(found, Refused):
+                return found
+            volumes, exports = found
+            claim = VolumeShare(vm_id, generation, user_id, tuple(shared(v) for v in volumes), vm_name)
+            try:
+                return self._grant(claim, volumes, exports, snapshot)
+            except (Unusable, JournalError) as problem:
+                if isinstance(problem, JournalCorrupt):
+                    raise
+                has, hint = f"this can't be written down: {problem}", "its sysadmin must make room or mend the pool"
+                return Refused(Refusal.UNWRITABLE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
+
+    def detach(self, vm_id: VmId, generation: int, snapshot: Snapshot) -> tuple[str, ...]:
+        """Free what the VM has under `generation` or an older one; harmless to repeat. Raises `JournalError`.
+
+        A record that can't be written stays behind (its pool is gone, or full): the journal knows better and the
+        volume is free on this host. Returns a sentence for the log about each of these.
+        """
+        with self._lock:
+            mine = [a.vid for a in self._state.of_vm(vm_id)]
+            rights, problems = self._readable_rights(mine, snapshot)
+            change = attachments.detach(self._state, vm_id, generation, rights, host_id=self._host_id)
+            if change is not None:
+                problems += self._try_records(change.rights, snapshot)
+                self._settle(change.state)
+            return tuple(problems)
+
+    def forget(self, vid: Vid, snapshot: Snapshot) -> str:
+        """A person's word that no other host uses this volume and that its content is right: free, in a new epoch.
+
+        Returns the sentence to tell and to log. Raises `Unusable` with the reason why not, or `JournalError`.
+        """
+        with self._lock:
+            volume = snapshot.volumes.get(vid)
+            if volume is None:
+                raise Unusable(f"volume {vid} is not here, or not in order")
+            if not volume.exclusive:
+                raise Unusable(f"volume {vid} may have many users, so that nothing is remembered of it")
+            if file.writer_of(volume) is not None:
+                raise Unusable(f"volume {vid} is open for writing on this host: end that VM first")
+            right = read_right_at(volume.pool, volume.path, vid)
+            change = attachments.forgotten(self._state, vid, right, host_id=self._host_id, random=self._random)
+            write_right(volume.pool, volume.path, change.rights[0])
+            self._settle(change.state)
+            return f"volume {vid} is free, at epoch {change.rights[0].epoch.counter}"
+
+    def _grant(
+        self,
+        claim: VolumeShare,
+        volumes: Sequence[Volume],
+        exports: tuple[AttachedVolume, ...],
+        snapshot: Snapshot,
+    ) -> Attached | Refused:
+        rights = {v.vid: read_right_at(v.pool, v.path, v.vid) for v in volumes if v.exclusive}
+        others = [a.vid for a in self._state.of_vm(claim.vm_id) if a.vid not in rights]
+        rights |= self._readable_rights(others, snapshot)[0]
+        busy = [vid for vid in rights if file.writer_of(snapshot.volumes[vid]) is not None]
+        answer = attachments.attach(self._state, claim, rights, host_id=self._host_id, random=self._random, busy=busy)
+        if isinstance(answer, Granted):
+            if answer.change is not None:
+                self._perform(answer.change, snapshot)
+            return Attached(exports)
+        return answer
+
+    def _perform(self, change: Change, snapshot: Snapshot) -> None:
+        """The records, then the journal. Where one fails, records already written are freed again, if that can be."""
+        written: list[Right] = []
+        try:
+            for right in change.rights:
+                written.append(right)
+                volume = snapshot.volumes[right.vid]
+                write_right(volume.pool, volume.path, right)
+            self._settle(change.state)
+        except (Unusable, JournalError):
+            self._undo(written, snapshot)
+            raise
+
+    def _undo(self, written: Iterable[Right], snapshot: Snapshot) -> None:
+        """What was written and couldn't be freed stays held, in memory at least, so that a *detach* finds it."""
+        vids = [right.vid for right in written if right.held]
+        rights, _ = self._readable_rights(vids, snapshot)
+        new = {right.vid: right for right in written}
+        freed = [_freed(right) for right in new.values() if rights.get(right.vid) == right and right.held]
+        self._try_records(freed, snapshot)
+        rights, _ = self._readable_rights(vids, snapshot)
+        self._state = attachments.merged(self._state, rights, host_id=self._host_id)
+
+    def _try_records(self, rights: Iterable[Right], snapshot: Snapshot) -> list[str]:
+        problems = []
+        for right in rights:
+            volume = snapshot.volumes[right.vid]
+            try:
+                write_right(volume.pool, volume.path, right)
+            except Unusable as problem:
+                problems.append(f"volume {right.vid}: {problem}")
+        return problems
+
+    def _readable_rights(self, vids: Iterable[Vid], snapshot: Snapshot) -> tuple[dict[Vid, Right | None], list[str]]:
+        """The records of those volumes that are here and exclusive; a sentence for each that can't be read."""
+        rights: dict[Vid, Right | None] = {}
+        problems = []
+        for volume in (snapshot.volumes[vid] for vid in vids if vid in snapshot.volumes):
+            if volume.exclusive:
+                try:
+                    rights[volume.vid] = read_right_at(volume.pool, volume.path, volume.vid)
+                except Unusable as problem:
+                    problems.append(f"volume {volume.vid}: {problem}")
+        return rights, problems
+
+    def _settle(self, state: State) -> None:
+        self._journal.write(state)
+        self._state = state
+
+
+def _found(
+    vids: Sequence[Vid], snapshot: Snapshot, user_id: UserId
+) -> tuple[tuple[Volume, ...], tuple[AttachedVolume, ...]] | Refused:
+    """The volumes and how they are exported, or every reason why not."""
+    volumes: list[Volume] = []
+    exports: list[AttachedVolume] = []
+    reasons: list[Reason] = []
+    for vid in vids:
+        volume = snapshot.volumes.get(vid)
+        if volume is None or not volume.visible_to(user_id):
+            reasons.append(reason(vid, "this host does not have it in good order", "electros pledge says more"))
+            continue
+        try:
+            exports.append(file.attach(volume))
+            volumes.append(volume)
+        except Unusable as problem:
+            reasons.append(reason(vid, f"unusable: {problem}"))
+    if reasons:
+        return Refused(Refusal.UNUSABLE.value, tuple(reasons[:REASONS_MAX]))
+    return tuple(volumes), tuple(exports)
+
+
+def _freed(right: Right) -> Right:
+    return Right(right.vid, right.epoch, right.host_id, right.user_id, right.vm_id, right.generation, held=False)

@@ -1,0 +1,230 @@
+"""A hypervisor in memory, held to the same contract as libvirt's (see `hypervisor_contract`).
+
+Domains start at once and their guests obey the power button. A test plays the world around it: `lose`, `come_back`,
+`virsh_destroy`, `kill_qemu`, `panic`, and for the next start `fail_next_start` or `swallow_next_answer`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import trio
+from lxml import etree
+
+from atomd.domain_xml import NAME_PREFIX, NAMESPACE, domain_name, read_tag, vm_id_of
+from atomd.domains import (
+    Capabilities,
+    ConnectionLost,
+    ConsoleBusy,
+    DomainEvent,
+    DomainExists,
+    DomainState,
+    Event,
+    HypervisorDown,
+    NoDomain,
+    NoNetwork,
+    ObservedDomain,
+    Resync,
+    StartFailed,
+    Unknown,
+    What,
+    Why,
+)
+from matcher.wire.messages import Arch, Firmware
+from specs.ids import VmId
+
+EVENTS_MAX = 1024
+BOOT_WORDS = b"ATOMOS-READY\r\n"
+
+
+@dataclass
+class FakeDomain:
+    seen: ObservedDomain
+    xml: str
+    addresses: tuple[str, ...] = ("192.168.122.7",)
+    obeys: bool = True  # the power button
+    console: "FakeConsole | None" = None
+    said: bytes = BOOT_WORDS
+
+
+class FakeConsole:
+    def __init__(self, said: bytes) -> None:
+        self.typed = b""
+        self._put, self._get = trio.open_memory_channel[bytes](64)
+        if said:
+            self._put.send_nowait(said)
+
+    def say(self, data: bytes) -> None:
+        self._put.send_nowait(data)
+
+    def end(self) -> None:
+        self._put.close()
+
+    async def receive(self) -> bytes:
+        try:
+            return await self._get.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            return b""
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._put.statistics().open_send_channels:
+            raise trio.ClosedResourceError("the console has ended")
+        self.typed += data
+
+    async def aclose(self) -> None:
+        self.end()
+        await trio.lowlevel.checkpoint()
+
+
+class FakeHypervisor:
+    def __init__(self) -> None:
+        self._send, self.events = trio.open_memory_channel[Event](EVENTS_MAX)
+        self.by_id: dict[VmId, FakeDomain] = {}
+        self.networks = {"default": False}  # name: active
+        self.starts: list[VmId] = []
+        self.down: str | None = None
+        self._next_start: str | None = None
+        self._swallow = False
+        self._say(Resync())
+
+    # ---- what a test does to it
+
+    def lose(self, reason: str = "the connection to libvirt broke") -> None:
+        self.down = reason
+        for domain in self.by_id.values():
+            self._end_console(domain)
+        self._say(ConnectionLost(reason))
+
+    def come_back(self) -> None:
+        self.down = None
+        self._say(Resync())
+
+    def fail_next_start(self, reason: str) -> None:
+        self._next_start = reason
+
+    def swallow_next_answer(self) -> None:
+        """The next start happens, and its answer never comes."""
+        self._swallow = True
+
+    def power_off(self, vm_id: VmId) -> None:
+        self._say(DomainEvent(vm_id, What.SHUTTING_DOWN))
+        self._end(vm_id, Why.POWERED_OFF, "the guest powered off")
+
+    def virsh_destroy(self, vm_id: VmId) -> None:
+        self._end(vm_id, Why.DESTROYED, "the domain was destroyed")
+
+    def kill_qemu(self, vm_id: VmId) -> None:
+        self._end(vm_id, Why.FAILED, "QEMU ended by itself")
+
+    def panic(self, vm_id: VmId) -> None:
+        self._say(DomainEvent(vm_id, What.CRASHED, Why.CRASHED, "the guest's kernel panicked"))
+        self._end(vm_id, Why.CRASHED, "the guest crashed")
+
+    def pause(self, vm_id: VmId) -> None:
+        self._become(vm_id, DomainState.PAUSED)
+        self._say(DomainEvent(vm_id, What.PAUSED, Why.ASKED, "paused by somebody on this host"))
+
+    def add(self, seen: ObservedDomain) -> None:
+        """A domain that nobody asked us for."""
+        self.by_id[seen.vm_id] = FakeDomain(seen, "")
+
+    # ---- HypervisorLike
+
+    async def domains(self) -> tuple[ObservedDomain, ...]:
+        await self._ask()
+        return tuple(domain.seen for domain in self.by_id.values())
+
+    async def start(self, xml: str) -> None:
+        await self._ask()
+        vm_id = vm_id_of(xml)
+        if vm_id in self.by_id:
+            if self.by_id[vm_id].seen.name == domain_name(vm_id):
+                raise DomainExists(f"{domain_name(vm_id)} runs already")
+            raise StartFailed(f"domain {self.by_id[vm_id].seen.name!r} has this UUID already")
+        reason, self._next_start = self._next_start, None
+        if reason is not None:
+            raise StartFailed(reason)
+        self.starts.append(vm_id)
+        self.by_id[vm_id] = FakeDomain(_observed(vm_id, xml), xml)
+        self._say(DomainEvent(vm_id, What.RESUMED))
+        self._say(DomainEvent(vm_id, What.STARTED))
+        if self._swallow:
+            self._swallow = False
+            raise Unknown("libvirt did not answer: it may have happened or may still happen")
+
+    async def shutdown(self, vm_id: VmId) -> None:
+        if (await self._find(vm_id)).obeys:
+            self.power_off(vm_id)
+
+    async def reboot(self, vm_id: VmId) -> None:
+        await self._find(vm_id)
+
+    async def resume(self, vm_id: VmId) -> None:
+        await self._find(vm_id)
+        self._become(vm_id, DomainState.RUNNING)
+        self._say(DomainEvent(vm_id, What.RESUMED))
+
+    async def destroy(self, vm_id: VmId) -> None:
+        await self._find(vm_id)
+        self._end(vm_id, Why.DESTROYED, "the domain was destroyed")
+
+    async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
+        return (await self._find(vm_id)).addresses
+
+    async def open_console(self, vm_id: VmId, *, force: bool = False) -> FakeConsole:
+        domain = await self._find(vm_id)
+        if domain.console is not None and domain.console._put.statistics().open_send_channels:
+            if not force:
+                raise ConsoleBusy("somebody is at this console already; --force takes it over")
+            domain.console.end()
+        domain.console = FakeConsole(domain.said)
+        return domain.console
+
+    async def capabilities(self) -> Capabilities:
+        await self._ask()
+        archs = frozenset({Arch.X86_64, Arch.X86_32})
+        return Capabilities("7.2.0", "9.0.0", "x86_64", archs, frozenset({Firmware.BIOS}))
+
+    async def ensure_network(self, name: str) -> None:
+        await self._ask()
+        if name not in self.networks:
+            raise NoNetwork(f"libvirt has no network {name!r}")
+        self.networks[name] = True
+
+    # ---- inside
+
+    def _say(self, event: Event) -> None:
+        self._send.send_nowait(event)
+
+    async def _ask(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.down is not None:
+            raise HypervisorDown(self.down)
+
+    async def _find(self, vm_id: VmId) -> FakeDomain:
+        await self._ask()
+        domain = self.by_id.get(vm_id)
+        if domain is None or domain.seen.name != domain_name(vm_id):
+            raise NoDomain(f"{domain_name(vm_id)}: there is no such domain on this host")
+        return domain
+
+    def _become(self, vm_id: VmId, state: DomainState) -> None:
+        domain = self.by_id[vm_id]
+        domain.seen = dataclasses.replace(domain.seen, state=state)
+
+    def _end(self, vm_id: VmId, why: Why, detail: str) -> None:
+        self._end_console(self.by_id.pop(vm_id))
+        self._say(DomainEvent(vm_id, What.STOPPED, why, detail))
+
+    def _end_console(self, domain: FakeDomain) -> None:
+        if domain.console is not None:
+            domain.console.end()
+
+
+def _observed(vm_id: VmId, xml: str) -> ObservedDomain:
+    domain = etree.fromstring(xml)
+    element = domain.find(f"metadata/{{{NAMESPACE}}}vm")
+    tag = read_tag("" if element is None else etree.tostring(element, encoding="unicode"))
+    name = domain.findtext("name") or ""
+    ours = name.startswith(NAME_PREFIX) or element is not None
+    return ObservedDomain(vm_id, name, tag.generation, tag.user_id, DomainState.RUNNING, ours)

@@ -1,0 +1,197 @@
+"""What every hypervisor must do, libvirt's and the fake alike: a suite to inherit, with a fixture `world` of one's own.
+
+The world brings the hypervisor, domains whose guest prints a line and obeys the power button, and accidents.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import pytest
+import trio
+
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.domains import (
+    ConnectionLost,
+    Console,
+    ConsoleBusy,
+    DomainEvent,
+    DomainExists,
+    DomainState,
+    Event,
+    HypervisorDown,
+    HypervisorLike,
+    NoDomain,
+    NoNetwork,
+    Resync,
+    StartFailed,
+    What,
+    Why,
+)
+from specs.ids import VmId
+
+PATIENCE_S = 30.0
+
+
+class World(Protocol):
+    hypervisor: HypervisorLike
+    spec: DomainSpec  # of a guest that boots
+
+    async def virsh_destroy(self, vm_id: VmId) -> None: ...
+    async def kill_qemu(self, vm_id: VmId) -> None: ...
+    async def end_libvirt(self) -> None:
+        """It may come back by itself."""
+
+    async def begin_libvirt(self) -> None: ...
+    async def add_foreign(self, vm_id: VmId, name: str) -> None:
+        """A sysadmin's own running domain with this UUID, no work of ours."""
+
+
+async def until(hypervisor: HypervisorLike, wanted: Callable[[Event], bool]) -> Event:
+    with trio.fail_after(PATIENCE_S):
+        async for event in hypervisor.events:
+            if wanted(event):
+                return event
+    raise AssertionError("the events ended")
+
+
+async def ended(world: World) -> DomainEvent:
+    event = await until(world.hypervisor, lambda e: isinstance(e, DomainEvent) and e.what is What.STOPPED)
+    assert isinstance(event, DomainEvent)
+    assert event.vm_id == world.spec.vm_id
+    return event
+
+
+async def started(world: World) -> None:
+    await world.hypervisor.ensure_network(world.spec.network)
+    await world.hypervisor.start(domain_xml(world.spec))
+    await until(world.hypervisor, lambda e: isinstance(e, DomainEvent) and e.what is What.STARTED)
+
+
+async def read_until(console: Console, words: bytes) -> bytes:
+    got = b""
+    with trio.fail_after(PATIENCE_S):
+        while words not in got:
+            data = await console.receive()
+            assert data, f"the console ended after {got!r}"
+            got += data
+    return got
+
+
+class HypervisorContract:
+    async def test_the_first_event_says_to_look(self, world: World) -> None:
+        assert await until(world.hypervisor, lambda _: True) == Resync()
+
+    async def test_a_started_domain_is_seen_with_its_generation_and_user(self, world: World) -> None:
+        await started(world)
+        (seen,) = [d for d in await world.hypervisor.domains() if d.vm_id == world.spec.vm_id]
+        assert seen.name == domain_name(world.spec.vm_id)
+        assert (seen.generation, seen.user_id) == (world.spec.generation, world.spec.user_id)
+        assert seen.ours
+        assert seen.state is DomainState.RUNNING
+
+    async def test_a_second_start_of_one_vm_is_told_that_it_runs(self, world: World) -> None:
+        await started(world)
+        with pytest.raises(DomainExists):
+            await world.hypervisor.start(domain_xml(world.spec))
+        newer = dataclasses.replace(world.spec, generation=world.spec.generation + 1)
+        with pytest.raises(DomainExists):
+            await world.hypervisor.start(domain_xml(newer))
+
+    async def test_a_guest_that_obeys_the_power_button_is_told_from_a_destroyed_one(self, world: World) -> None:
+        await started(world)
+        async with aclosing(await world.hypervisor.open_console(world.spec.vm_id)) as console:
+            await read_until(console, b"ATOMOS-READY")  # it listens from now on
+        await world.hypervisor.shutdown(world.spec.vm_id)
+        assert (await ended(world)).why is Why.POWERED_OFF
+        await started(world)
+        await world.hypervisor.destroy(world.spec.vm_id)
+        assert (await ended(world)).why is Why.DESTROYED
+        assert world.spec.vm_id not in {domain.vm_id for domain in await world.hypervisor.domains()}
+
+    async def test_a_domain_destroyed_behind_our_back_is_told(self, world: World) -> None:
+        await started(world)
+        await world.virsh_destroy(world.spec.vm_id)
+        assert (await ended(world)).why is Why.DESTROYED
+
+    async def test_the_death_of_qemu_is_a_failure(self, world: World) -> None:
+        await started(world)
+        await world.kill_qemu(world.spec.vm_id)
+        assert (await ended(world)).why is Why.FAILED
+
+    async def test_what_is_not_there_can_not_be_ended_or_watched(self, world: World) -> None:
+        hypervisor, nobody = world.hypervisor, VmId("ee" * 16)
+        calls = (hypervisor.shutdown, hypervisor.reboot, hypervisor.resume, hypervisor.destroy)
+        for call in (*calls, hypervisor.addresses, hypervisor.open_console):
+            with pytest.raises(NoDomain):
+                await call(nobody)
+
+    async def test_a_vm_with_a_sysadmins_uuid_neither_starts_nor_touches_that_domain(self, world: World) -> None:
+        await world.add_foreign(world.spec.vm_id, "payroll")
+        with pytest.raises(StartFailed):
+            await world.hypervisor.start(domain_xml(world.spec))
+        with pytest.raises(NoDomain):
+            await world.hypervisor.destroy(world.spec.vm_id)
+        (payroll,) = [d for d in await world.hypervisor.domains() if d.vm_id == world.spec.vm_id]
+        assert not payroll.ours
+
+    async def test_a_console_is_one_persons_until_taken_over(self, world: World) -> None:
+        await started(world)
+        first = await world.hypervisor.open_console(world.spec.vm_id)
+        await read_until(first, b"ATOMOS-READY")
+        with pytest.raises(ConsoleBusy):
+            await world.hypervisor.open_console(world.spec.vm_id)
+        second = await world.hypervisor.open_console(world.spec.vm_id, force=True)
+        with trio.fail_after(PATIENCE_S):
+            assert await first.receive() == b""
+        with pytest.raises(trio.ClosedResourceError):
+            await first.send(b"x")
+        await first.aclose()
+        await second.send(b"hello")
+        await second.aclose()
+        third = await world.hypervisor.open_console(world.spec.vm_id)  # closed is free again
+        await third.aclose()
+
+    async def test_a_console_ends_with_its_domain(self, world: World) -> None:
+        await started(world)
+        console = await world.hypervisor.open_console(world.spec.vm_id)
+        await world.hypervisor.destroy(world.spec.vm_id)
+        with trio.fail_after(PATIENCE_S):
+            while await console.receive():
+                pass
+        await console.aclose()
+
+    async def test_domains_outlive_libvirt_and_are_found_again(self, world: World) -> None:
+        await started(world)
+        console = await world.hypervisor.open_console(world.spec.vm_id)
+        await world.end_libvirt()
+        await until(world.hypervisor, lambda event: isinstance(event, ConnectionLost))
+        with trio.fail_after(PATIENCE_S):
+            while await console.receive():
+                pass
+        await console.aclose()
+        await world.begin_libvirt()
+        await until(world.hypervisor, lambda event: event == Resync())
+        assert world.hypervisor.down is None
+        seen = {domain.vm_id: domain for domain in await world.hypervisor.domains()}
+        assert seen[world.spec.vm_id].generation == world.spec.generation
+        await world.hypervisor.destroy(world.spec.vm_id)
+        assert world.spec.vm_id not in {domain.vm_id for domain in await world.hypervisor.domains()}
+
+    async def test_without_libvirt_every_call_says_that_it_is_down(self, world: World) -> None:
+        await world.end_libvirt()
+        await until(world.hypervisor, lambda event: isinstance(event, ConnectionLost))
+        if world.hypervisor.down is None:
+            pytest.skip("libvirt came back faster than it could be asked")
+        with pytest.raises(HypervisorDown):
+            await world.hypervisor.start(domain_xml(world.spec))
+        await world.begin_libvirt()
+        await until(world.hypervisor, lambda event: event == Resync())
+
+    async def test_an_unknown_network_is_said_to_be_missing(self, world: World) -> None:
+        with pytest.raises(NoNetwork, match="nowhere"):
+            await world.hypervisor.ensure_network("nowhere")
+
+    async def test_capabilities_name_the_hosts_own_architecture(self, world: World) -> None:
+        assert world.spec.arch in (await world.hypervisor.capabilities()).archs
