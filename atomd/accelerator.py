@@ -37,6 +37,7 @@ ASK_S = 10.0
 QEMU_USERS = ("libvirt-qemu", "qemu")  # Debian's and Red Hat's
 DISK_BYTES = 1 << 20  # SeaBIOS reads by cylinder, and finds none on a smaller disk
 
+UNTRIED = "KVM opens; that guests run was not tried, since QEMU has no test guest for it here"
 SO_EMULATED = "; guests are emulated by TCG, and slow"
 
 # kvm_selftest.S, assembled; a test does it again and compares.
@@ -132,17 +133,15 @@ def _qemu_user() -> str | None:
 
 async def _find_out(qemu: Qemu, kvm: Path) -> Detected:
     problem = await _kvm_problem(qemu, kvm)
-    if problem is None:
-        why, accelerator = "KVM runs guests (tried with one)", Accelerator.KVM
-        if not _is_x86():
-            why = "KVM opens; that guests run was not tried, since there is no test guest for this architecture"
+    if problem is None or problem == UNTRIED:
+        why, accelerator = problem or "KVM runs guests (tried with one)", Accelerator.KVM
     else:
         why, accelerator = problem + SO_EMULATED, Accelerator.TCG
     return Detected(accelerator, why, qemu.version, await guest_flags(qemu, accelerator))
 
 
 async def _kvm_problem(qemu: Qemu, kvm: Path) -> str | None:
-    """Why KVM can't be used, as the beginning of a sentence; `None` if it can."""
+    """Why KVM can't be used, as the beginning of a sentence; `None` if it can, `UNTRIED` if that is a guess."""
     if not await trio.Path(kvm).exists():
         return f"there is no {kvm} (is virtualization enabled in the firmware, and the module kvm loaded?)"
     opened = await _ask(qemu, Accelerator.KVM, [])
@@ -151,7 +150,7 @@ async def _kvm_problem(qemu: Qemu, kvm: Path) -> str | None:
         if os.strerror(errno.EACCES) in opened_words:
             return f"QEMU's user {qemu.user or 'here'} may not open {kvm} (make it group kvm, mode 0660)"
         return f"{kvm} is there but QEMU can't use it ({opened_words or 'it says nothing'})"
-    return await _guest_problem(qemu) if _is_x86() else None
+    return await _guest_problem(qemu) if _is_x86() else UNTRIED
 
 
 async def _guest_problem(qemu: Qemu) -> str | None:
@@ -161,12 +160,12 @@ async def _guest_problem(qemu: Qemu) -> str | None:
     if ended.code == WORKS:
         return None
     if "isa-debug-exit" in ended.words:
-        return None  # a QEMU built without the test device: that KVM opens has to do
+        return UNTRIED
     control = await _boot(qemu, "tcg", "max", CONTROL_S)
     if control.code != WORKS:
         raise NoAccelerator(f"{qemu.binary} can't run even a test guest: {control.words or 'it hangs'}")
     if ended.code is None:
-        return f"KVM opens on this host but does not run guests (a test guest hung for {SECOND_TEST_S:.0f} s)"
+        return f"KVM opens on this host but does not run guests (a test guest hung for {SECOND_TEST_S:g} s)"
     how = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
     return f"KVM opens on this host but does not run guests (QEMU ended with {how}: {ended.words})"
 
@@ -235,7 +234,7 @@ async def _ask(qemu: Qemu, accelerator: Accelerator, commands: Sequence[dict[str
     """The answer to the last of `commands` by QMP, from a QEMU with no machine; `None` if it does not even start."""
     command = [qemu.binary, "-machine", "none", "-accel", accelerator.value, "-display", "none", "-nodefaults"]
     script = [{"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}]
-    stdin = "\n".join(json.dumps(line) for line in script).encode()
+    stdin = "".join(f"{json.dumps(line)}\n" for line in script).encode()
     ended = await _run([*command, "-qmp", "stdio"], user=qemu.user, deadline_s=ASK_S, stdin=stdin)
     try:
         lines = [json.loads(line) for line in ended.stdout.splitlines()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from atomd.compute import Compute
 from atomd.fit import Misfit, fit
 from atomd.hardware import Claim, Hardware
+from atomd.occupancy import capacity
 from atomd.traits import arch_for
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Offering, Proposal
@@ -103,11 +104,8 @@ class ComputeAnswers:
         return self.about(query.query_id, matching)
 
     def about(self, query_id: str, matching: int) -> Answer:
-        hardware, claims = self._face.hardware, self._ledger.committed()
-        taken = {thread for claim in claims for thread in claim.threads}
-        threads = {thread for core in hardware.cores for thread in core.threads}
-        ram_mib = sum(mib for _, mib in hardware.ram_mib)
-        used_mib = sum(mib for claim in claims for _, mib in claim.ram_mib)
+        hardware = self._face.hardware
+        room = capacity(hardware, self._ledger.committed())
         return Answer(
             query_id=query_id,
             host=self._face.host,
@@ -119,10 +117,10 @@ class ComputeAnswers:
             cpu_model=hardware.cpu_model[:64],
             arch="+".join(sorted(hardware.archs))[:64],
             accelerator="pretended" if self._face.pretended else hardware.accelerator,
-            threads_total=len(threads),
-            threads_free=len(threads - taken),
-            ram_total_mib=ram_mib,
-            ram_free_mib=max(0, ram_mib - used_mib),
+            threads_total=room.threads_total,
+            threads_free=room.threads_free,
+            ram_total_mib=room.ram_total_mib,
+            ram_free_mib=max(0, room.ram_free_mib),
             vms=len(self._compute.vms),
             volumes=0,
         )

@@ -21,6 +21,7 @@ from matcher.wire.messages import Abandon, Attached, Confirm, Reason, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 
 STOP_S = 60.0  # how long a guest may take to obey the power button
+PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first press
 REFUSALS_MAX = 1024  # remembered, so that a repeated confirm gets the answer that the first one got
 ABANDONED_MAX = 4096  # an abandoned offer's hold is freed at once, so that forgetting the oldest is harmless
 
@@ -118,6 +119,7 @@ class Compute:
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
         self._busy: set[VmId] = set()
         self._stop_by_s: dict[VmId, float] = {}
+        self._press_at_s: dict[VmId, float] = {}
         self._abandoned: dict[OfferId, None] = {}  # in the order of arrival
         self._refusals: dict[OfferId, Refused] = {}
 
@@ -210,6 +212,7 @@ class Compute:
             return [DestroyDomain(vm)] if force else []
         stopping = self._enter(vm, State.STOPPING)
         self._stop_by_s[vm.vm_id] = now_s + STOP_S
+        self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
         return [stopping, DestroyDomain(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
 
     def reboot(self, vm: Vm) -> Refused | Effects:
@@ -280,14 +283,16 @@ class Compute:
         return [JournalForget(vm), Changed(vm_id)]
 
     def tick(self, now_s: float) -> Effects:
-        """A guest that ignored the power button for `STOP_S` goes on running, and its VM says so."""
+        """The power button is pressed again now and then; a guest that ignores it for `STOP_S` goes on running."""
         effects: Effects = []
-        for vm_id in [vm_id for vm_id, by_s in self._stop_by_s.items() if by_s <= now_s]:
-            del self._stop_by_s[vm_id]
-            vm = self.vms.get(vm_id)
-            if vm is not None and vm.state is State.STOPPING:
+        for vm in [vm for vm in self.vms.values() if vm.state is State.STOPPING and vm.vm_id in self._stop_by_s]:
+            if self._stop_by_s[vm.vm_id] <= now_s:
+                self._stop_by_s.pop(vm.vm_id)
                 ignored = f"the guest ignored the power button for {STOP_S:.0f} s"
-                effects += [self._enter(vm, State.RUNNING, ignored), Changed(vm_id)]
+                effects += [self._enter(vm, State.RUNNING, ignored), Changed(vm.vm_id)]
+            elif self._press_at_s[vm.vm_id] <= now_s:
+                self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
+                effects.append(ShutDownDomain(vm))
         return effects
 
     def reconcile(self, observed: Collection[Observed]) -> Effects:

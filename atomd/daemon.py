@@ -82,16 +82,17 @@ async def _capabilities(hypervisor: Hypervisor) -> Capabilities:
 
 
 async def _hardware(config: Config, inventory: Inventory, capabilities: Capabilities) -> Hardware:
-    if config.inventory_root is not None:
-        accelerator = Accelerator.KVM  # as the recorded machine would have it
-    else:
+    accelerator, emulated_flags = Accelerator.KVM, None  # as a recorded machine would have it
+    if config.inventory_root is None:
         detected = await detect(config.accelerator, state_dir=config.state)
+        log.info("accelerator %s: %s", detected.accelerator, detected.why)
         accelerator = detected.accelerator
-        log.info("accelerator %s: %s", accelerator, detected.why)
+        emulated_flags = detected.guest_flags if accelerator is Accelerator.TCG else None
     return hardware_of(
         inventory,
         accelerator=accelerator,
         firmwares=capabilities.firmwares,
+        emulated_flags=emulated_flags,
         ram_reserve_mib=config.ram_reserve_mib,
         reserved_core=config.reserved_core,
         share_cores_between_users=config.share_cores_between_users,

@@ -12,6 +12,7 @@ from unicodedata import bidirectional, category
 
 from lxml import etree
 
+from atomd.domains import StartFailed
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, AttachedVolume, Firmware
 from specs.ids import UserId, VmId, dashed, parse_id
@@ -163,7 +164,8 @@ def _add(parent: _Element, name: str, text: str | None = None, /, **attributes: 
 
 def domain_xml(spec: DomainSpec) -> str:
     """The whole domain. It is meant for `createXML`: a transient domain is gone when it ends, so that neither libvirt's
-    autostart nor a `virsh start` can bring it back without a commitment (I6)."""
+    autostart nor a `virsh start` can bring it back without a commitment (I6). Raises `StartFailed` for a volume whose
+    path can't be said in XML."""
     domain = etree.Element("domain", type="kvm" if spec.accelerator is Accelerator.KVM else "qemu")
     parts: tuple[Callable[[_Element, DomainSpec], None], ...] = (
         _identity,
@@ -304,6 +306,8 @@ def _disk(devices: _Element, volume: AttachedVolume, place: int) -> None:
     native AIO blocks on cached files. On an I/O error the guest pauses and can go on; it never sees a broken disk.
     The format is stated and the chain ends here: QEMU neither probes nor opens a backing file that a header names."""
     assert volume.path.startswith("/"), "storage names absolute paths"
+    if not volume.path.isprintable():  # XML has no way to say it, and nobody means it
+        raise StartFailed(f"the volume's path {volume.path!a} holds characters that libvirt can't take: rename it")
     disk = _add(devices, "disk", type="file", device="disk")
     driver = {"name": "qemu", "type": volume.format.value, "cache": "writeback", "io": "threads"}
     errors = {"error_policy": "stop", "rerror_policy": "stop"}

@@ -21,7 +21,7 @@ _START_HINTS = tuple(
         (r"Cannot access storage file '(.+?)'.*: (.+)$", "the volume at {0} can't be opened: {1}"),
         (
             r"Could not open '(.+?)': Permission denied",
-            "QEMU's user may not open the volume at {0}: let it read and write the image, and enter the folders above",
+            "QEMU's user may not open the volume at {0}: let it read and write the image and enter the folders above",
         ),
         (r'Failed to get "|Failed to lock', "a volume is in use by another process on this host, such as another VM"),
         (r"Image is not in (\w+) format", "a volume's meta.json says {0}, but its image is no such thing"),

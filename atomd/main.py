@@ -1,7 +1,5 @@
 """The `atomd` command: the daemon itself, and what a sysadmin asks of a machine before it is one of ours."""
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,20 +19,14 @@ def run(*, config: Path = PATH) -> None:
     config
         The settings file; it may be missing.
     """
-    import trio
-
     from atomd.accelerator import NoAccelerator
     from atomd.config import Config
     from atomd.daemon import run as serve
     from atomd.journal import JournalError
-    from matcher.net.settings import SettingsError, load_settings
+    from matcher.net.starting import run_daemon
     from matcher.trust.identity import IdentityError
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        trio.run(serve, load_settings(config, Config), strict_exception_groups=False)
-    except (SettingsError, IdentityError, JournalError, NoAccelerator) as error:
-        sys.exit(f"atomd: {error}")
+    run_daemon("atomd", config, Config, serve, (IdentityError, JournalError, NoAccelerator))
 
 
 @app.command

@@ -122,7 +122,7 @@ def wanted_devices(ask: VmAsk) -> Counter[tuple[str, str]]:
     """Devices by (vendor, model); several asks for one kind add up."""
     wanted: Counter[tuple[str, str]] = Counter()
     for each in ask.pci:
-        wanted[each.vendor.lower(), each.model.lower()] += each.quantity
+        wanted[each.vendor, each.model] += each.quantity
     return wanted
 
 

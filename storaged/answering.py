@@ -176,7 +176,8 @@ class Attaching:
                 self._ledger.release(offer_id)
         vids = {claim.vid for claim in confirm.volumes}
         for other in self._ledger.residents(now_s()):
-            if other.vm_id != confirm.vm_id and any(v.exclusive and v.vid in vids for v in other.volumes):
+            is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
+            if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
                 return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
         return None
 

@@ -1,7 +1,5 @@
 """The `storaged` command."""
 
-import logging
-import sys
 from pathlib import Path
 
 from cyclopts import App
@@ -20,18 +18,12 @@ def run(*, config: Path = PATH) -> None:
     config
         The settings file; it may be missing.
     """
-    import trio
-
-    from matcher.net.settings import SettingsError, load_settings
+    from matcher.net.starting import run_daemon
     from matcher.trust.identity import IdentityError
     from storaged.daemon import run as serve
     from storaged.journal import JournalError
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        trio.run(serve, load_settings(config, Config), strict_exception_groups=False)
-    except (SettingsError, IdentityError, JournalError) as error:
-        sys.exit(f"storaged: {error}")
+    run_daemon("storaged", config, Config, serve, (IdentityError, JournalError))
 
 
 def main() -> None:

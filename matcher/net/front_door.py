@@ -14,6 +14,7 @@ A refusal is a typed `Refused` with a 4xx status. What is not the user's own is 
 This file knows HTTP and TLS and nothing of VMs: a `Host` decides.
 """
 
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ssl import SSLContext
@@ -21,12 +22,13 @@ from typing import Protocol, TypeVar, cast
 
 import anycorn
 import trio
-from anycorn.config import Config
+from anycorn.config import Config, Sockets
 from anycorn.typing import ASGIFramework
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from matcher.trust.certificates import Untrusted, Verifier
@@ -85,10 +87,9 @@ class Host(Protocol):
 class Door(Config):
     """anycorn's configuration, with the realm's own TLS context in place of files and flags."""
 
-    def __init__(self, tls: SSLContext, bind: list[str]) -> None:
+    def __init__(self, tls: SSLContext, port: int) -> None:
         super().__init__()
-        self._tls = tls
-        self.bind = bind
+        self._tls, self._port = tls, port
         self.backlog = BACKLOG
         self.alpn_protocols = ["http/1.1"]
         self.errorlog = None
@@ -103,16 +104,38 @@ class Door(Config):
     def ssl_enabled(self) -> bool:
         return True
 
+    def create_sockets(self) -> Sockets:
+        """IPv4 and IPv6 each on a socket of its own; one of them may be missing on a machine."""
+        families = [socket.AF_INET] + ([socket.AF_INET6] if socket.has_dualstack_ipv6() else [])
+        return Sockets([_listening(family, self._port) for family in families], [], [])
+
     def create_ssl_context(self) -> SSLContext:
         self._tls.set_alpn_protocols(self.alpn_protocols)
         return self._tls
 
 
+def _listening(family: socket.AddressFamily, port: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if family == socket.AF_INET6:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listening.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104  users come by any link
+    listening.setblocking(False)
+    return listening
+
+
 async def serve(identity: Identity, host: Host, *, port: int = PORT) -> None:
     """Serve until cancelled, on IPv4 and IPv6."""
-    door = Door(server_tls(identity), [f"0.0.0.0:{port}", f"[::]:{port}"])
-    application = cast(ASGIFramework, app(host, identity.verifier))
-    await anycorn.serve(application, door, mode="asgi", shutdown_trigger=trio.sleep_forever)
+    door = Door(server_tls(identity), port)
+    rooms = app(host, identity.verifier)
+
+    async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":  # left to its default, it turns a cancelled server into an error
+            raise NotImplementedError
+        await rooms(scope, receive, send)
+
+    await anycorn.serve(cast(ASGIFramework, entrance), door, mode="asgi", shutdown_trigger=trio.sleep_forever)
 
 
 def app(host: Host, verifier: Verifier) -> Starlette:

@@ -42,6 +42,7 @@ from matcher.wire.messages import (
 from specs.ids import UserId
 
 FRESH_MS = 30_000
+REPEAT_S = 0.1  # a client that heard nothing asks again, later than this
 CLOCK_ANSWER_S = 1.0  # at most one `Clock` in this time
 
 Reply = VmOffer | VolumeOffer | Unfit | Answer | Clock
@@ -78,7 +79,7 @@ class Intake:
     def __init__(self, identity: Identity, answering: Answering) -> None:
         self.counters: Counter[str] = Counter()
         self._identity, self._answering = identity, answering
-        self._queries = ReplayWindow(keep_s=2.0)  # a query that came by two links is one query
+        self._queries = ReplayWindow(keep_s=REPEAT_S)  # a query that came by two links is one query
         self._clock_answer_s = float("-inf")
 
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
@@ -129,7 +130,7 @@ class Intake:
         self.counters[type(question).__name__.lower()] += 1
         if isinstance(question, Pledge):
             return self._answering.pledge(question, user, now_s)
-        if not self._queries.fresh(question.query_id.encode(), now_s):
+        if not self._queries.fresh(f"{user.id}{question.query_id}".encode(), now_s):
             return []
         return [self._answering.query(question, user)]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import PLEDGES_HELD_MAX, Ledger, Refusal
 from matcher.wire.messages import REASONS_MAX, Pledge, Reason, Reveal, Role, Unfit, VmOffer, VolumeOffer
 from matcher.wire.seal import opens
 from specs.ids import OfferId, PledgeId, UserId, new_id
@@ -20,6 +20,11 @@ from specs.ids import OfferId, PledgeId, UserId, new_id
 PLEDGES_MAX = 4096  # remembered at once; beyond it new pledges meet silence
 PLEDGE_MEMORY_S = 65.0  # a pledge is stale after 30 s by either side's clock
 REPEAT_S = 0.1  # the same pledge by IPv4 and IPv6 is one pledge; a client repeats later than that
+
+_HOLDS_FULL = Reason(
+    "holds", "one more", f"you hold offers of {PLEDGES_HELD_MAX} pledges here", "they lapse in seconds: try again"
+)
+_TAKEN = Reason("capacity", "a hold", "taken a moment ago", "try again")
 
 C = TypeVar("C")
 Offer = VmOffer | VolumeOffer
@@ -81,7 +86,7 @@ class Offering(Generic[C]):
             return ()
         proposal = self._proposer.propose(pledge, user_id, self._ledger.residents(now_s))
         if isinstance(proposal, Nothing):
-            offers: tuple[Offer, ...] = ()
+            offers: tuple[Reply, ...] = ()
             unfit = self._unfit(pledge, proposal.reasons, aloud=proposal.aloud)
         else:
             offers = self._offer(pledge, proposal, user_id, now_s)
@@ -108,7 +113,7 @@ class Offering(Generic[C]):
         known = self._answered.get(pledge_id)
         return known.pledge if known is not None and known.user_id == user_id else None
 
-    def _offer(self, pledge: Pledge, proposal: Proposal[C], user_id: UserId, now_s: float) -> tuple[Offer, ...]:
+    def _offer(self, pledge: Pledge, proposal: Proposal[C], user_id: UserId, now_s: float) -> tuple[Reply, ...]:
         offer_id = OfferId(new_id(self._random))
         if not pledge.dry:
             refusal = self._ledger.hold(
@@ -120,7 +125,7 @@ class Offering(Generic[C]):
                 now_s=now_s,
             )
             if refusal is not None:
-                return ()
+                return self._unfit(pledge, (_HOLDS_FULL if refusal is Refusal.TOO_MANY_HOLDS else _TAKEN,), aloud=True)
         expires_in_ms = 0 if pledge.dry else pledge.hold_ms
         offer = dataclasses.replace(
             proposal.offer, offer_id=offer_id, expires_in_ms=expires_in_ms, hosts_known=self.hosts_known

@@ -9,7 +9,7 @@ means two things in two places. Issuers' certificates are not carried: every mem
 unsigned.
 
 `unseal` makes the cheap checks, cheapest first. Who the signer is (`trust`), `verify`, freshness and the replay window
-are the caller's, in that order of cost. Pure: `now_s` comes in as an argument. docs/protocol.md has every byte.
+are the caller's. Pure: `now_s` comes in as an argument. docs/protocol.md has every byte.
 """
 
 from collections.abc import Iterator

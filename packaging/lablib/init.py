@@ -22,6 +22,7 @@ from lablib.plan import Host, Plan, load_plan
 from lablib.services import Service, Services
 
 REQUEST_MAX = 4096
+FRONT_DOOR = 7766
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -33,9 +34,20 @@ def services_of(host: Host, home: str) -> list[Service]:
     return [
         Service("virtlogd", ["/usr/sbin/virtlogd"]),
         Service("libvirtd", ["/usr/sbin/libvirtd"], needs=("virtlogd",)),
-        Service("storaged", [f"{programs}/storaged"], needs=("libvirtd",)),
-        Service("atomd", [f"{programs}/atomd"], needs=("libvirtd",)),
+        Service("storaged", [f"{programs}/storaged"], needs=("libvirtd",), is_ready=storaged_is_ready),
+        Service("atomd", [f"{programs}/atomd"], needs=("libvirtd",), is_ready=atomd_is_ready),
     ]
+
+
+def storaged_is_ready() -> bool:
+    """It listens for atomd. (A socket that a killed one left behind is in no list of listeners.)"""
+    return any(line.endswith(" /run/atomos/storaged.sock") for line in Path("/proc/net/unix").read_text().splitlines())
+
+
+def atomd_is_ready() -> bool:
+    """Its front door is open: state 0A is LISTEN."""
+    fields = (line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).open())
+    return any(each[1].endswith(f":{FRONT_DOOR:04X}") and each[3] == "0A" for each in fields)
 
 
 def answer(services: Services, request: dict[str, object]) -> dict[str, object]:

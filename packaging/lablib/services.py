@@ -1,9 +1,8 @@
 """The daemons of one host, kept alive as a service manager would.
 
-    stopped --start--> queued --what it needs is up--> starting --READY=1, or QUIET_S alive--> up
-       ^                                                  |                                     |
-       '--- stop, or an exit with 0 (ended) <-------------+--- any other exit --> failed -------'
-                                                          '<---- after a delay -----'
+    stopped, ended --start--> queued --what it needs is up--> starting --READY=1, or seen ready--> up
+    starting, up --exit 0--> ended       --any other exit--> failed --after a delay--> starting
+    starting, up --stop--> stopping --exit--> stopped
 
 Never waits: `tick` says when it wants to be called again.
 """
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-QUIET_S = 3.0  # a daemon that never says READY=1 counts as up after this long
+LOOK_S = 0.05  # how often a daemon that does not say READY=1 is looked at
 DELAY_S = 0.1
 DELAY_MAX_S = 5.0
 STEADY_S = 10.0  # up for this long: the delay starts small again
@@ -41,6 +40,7 @@ class Service:
     name: str
     command: list[str]
     needs: tuple[str, ...] = ()
+    is_ready: Callable[[], bool] = lambda: False  # what can be seen of it, for a daemon that does not say READY=1
     state: State = State.STOPPED
     pid: int | None = None
     since_s: float = 0.0
@@ -121,16 +121,18 @@ class Services:
                 case State.FAILED if self._left_s(service) <= 0:
                     service.restarts += 1
                     self._spawn(service)
-                case State.STARTING if self._left_s(service) <= 0:
+                case State.STARTING if service.is_ready():
                     self._turn(service, State.UP)
                 case State.STOPPING if self._left_s(service) <= 0 and service.pid is not None:
                     os.kill(service.pid, signal.SIGKILL)
                     service.since_s = self.now_s()
-        due = [self._left_s(service) for service in self.by_name.values() if service.state in _LASTS]
+        due = [self._left_s(service) for service in self.by_name.values() if service.state in _DUE]
         return max(0.0, min(due)) if due else None
 
     def _left_s(self, service: Service) -> float:
-        lasts_s = service.delay_s if service.state is State.FAILED else _LASTS[service.state]
+        if service.state is State.STARTING:
+            return LOOK_S
+        lasts_s = service.delay_s if service.state is State.FAILED else STOP_S
         return service.since_s + lasts_s - self.now_s()
 
     def _turn(self, service: Service, state: State) -> None:
@@ -143,7 +145,7 @@ class Services:
         self._turn(service, State.STARTING)
 
 
-_LASTS = {State.STARTING: QUIET_S, State.FAILED: DELAY_S, State.STOPPING: STOP_S}
+_DUE = (State.STARTING, State.FAILED, State.STOPPING)
 
 
 def _become(service: Service, log: Path, path: str) -> None:

@@ -15,7 +15,7 @@ def machine(cores: int = 4, arch: str = "x86_64", flags: str = V2) -> Inventory:
     return Inventory(
         arch=arch,
         cpu=Cpu("Some CPU", frozenset(flags.split()), None, tuple(Core((n, n + cores), 0, 0) for n in range(cores))),
-        memory=Memory(8192, None, (NumaNode(0, 4096), NumaNode(1, 4096))),
+        memory=Memory(9216, None, (NumaNode(0, 4096), NumaNode(1, 5120))),
         pci=(NIC, DISK),
     )
 
@@ -37,15 +37,15 @@ def test_a_machine_without_cores_lends_none() -> None:
 
 
 def test_the_reserve_comes_from_the_node_of_the_hosts_own_core_first() -> None:
-    assert hardware(machine(), ram_reserve_mib=1024).ram_mib == ((0, 3072), (1, 4096))
-    assert hardware(machine(), ram_reserve_mib=5000).ram_mib == ((0, 0), (1, 3192))
+    assert hardware(machine(), ram_reserve_mib=1024).ram_mib == ((0, 3072), (1, 5120))
+    assert hardware(machine(), ram_reserve_mib=5000).ram_mib == ((0, 0), (1, 4216))
     assert hardware(machine(), ram_reserve_mib=10**9).ram_mib == ((0, 0), (1, 0))
 
 
 def test_nodes_that_claim_more_than_the_machine_has_do_not_lend_it() -> None:
     inventory = machine()
-    less = replace(inventory, memory=replace(inventory.memory, total_mib=8000))
-    assert sum(mib for _, mib in hardware(less, ram_reserve_mib=0).ram_mib) == 8000
+    less = replace(inventory, memory=replace(inventory.memory, total_mib=9000))
+    assert sum(mib for _, mib in hardware(less, ram_reserve_mib=0).ram_mib) == 9000
 
 
 def test_levels_count_as_flags() -> None:

@@ -234,6 +234,13 @@ def test_the_vm_sits_near_its_device() -> None:
     assert {near[claim.pci[0]] == claim.numa for claim in (first, second)} == {True}
 
 
+def test_a_vm_without_devices_does_not_sit_in_front_of_them() -> None:
+    pci = (device("0000:01:00.0", GPU, 1, numa=0),)
+    hardware = host(*smt2(8, nodes=2), ram=((0, 8192), (1, 8192)), pci=pci)
+    assert sit(ASK, hardware).claim.numa == 1
+    assert sit(replace(ASK, pci=(GPU,)), hardware).claim.numa == 0
+
+
 def test_a_lone_device_is_taken_before_one_that_drags_others_along() -> None:
     pci = (device("0000:01:00.0", GPU, 1), device("0000:01:00.1", AUDIO, 1), device("0000:02:00.0", GPU, 2))
     assert sit(replace(ASK, pci=(GPU,)), host(*smt2(2), pci=pci)).claim.pci == ("0000:02:00.0",)
@@ -302,6 +309,29 @@ def test_the_judge_denies_a_claim_that_is_not_well_formed(bad: Claim) -> None:
     hardware = host(*smt2(4), pci=(device("0000:01:00.0", GPU, 7), device("0000:01:00.1", AUDIO, 7)))
     assert admits(hardware, [], GOOD)
     assert not admits(hardware, [], bad)
+
+
+def test_the_judge_denies_two_users_on_one_core() -> None:
+    hardware = host(*smt2(4))
+    half = replace(GOOD, threads=(0,), threads_per_core=1, smt=True)
+    other = replace(half, threads=(4,), user_id=BOB)
+    assert not admits(hardware, [half], other)
+    assert admits(hardware, [half], replace(other, user_id=ANN))
+    assert admits(replace(hardware, share_cores_between_users=True), [half], other)
+
+
+def test_the_judge_denies_a_device_that_has_an_owner() -> None:
+    hardware = host(*smt2(4), pci=(device("0000:01:00.0", GPU, 7),))
+    owner = replace(GOOD, pci=("0000:01:00.0",))
+    assert admits(hardware, [GOOD], replace(owner, threads=(1, 5)))
+    assert not admits(hardware, [owner], replace(owner, threads=(1, 5)))
+
+
+def test_the_judge_denies_a_group_that_the_host_keeps_a_part_of() -> None:
+    gpu, disk = device("0000:01:00.0", GPU, 7), device("0000:02:00.0", AUDIO, 7, free=False)
+    claim = replace(GOOD, pci=(gpu.address,))
+    assert admits(host(*smt2(4), pci=(gpu,)), [], claim)
+    assert not admits(host(*smt2(4), pci=(gpu, disk)), [], claim)
 
 
 # --- the score -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from matcher.wire.messages import ImageFormat
-from specs.ids import dashed
+from specs.ids import Vid, dashed
 from storaged import index
 from storaged.index import Index
 from storaged.testing import ALICE, make_volume, vid_of
@@ -216,7 +216,12 @@ def test_a_rescan_reads_again_only_what_changed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(index, "SETTLED_NS", 0)
     read: list[str] = []
     really_read = index._read_afresh
-    monkeypatch.setattr(index, "_read_afresh", lambda folder, *rest: read.append(rest[2]) or really_read(folder, *rest))
+
+    def spy(folder: int, pool: str, path: str, vid: Vid) -> index._Remembered:
+        read.append(vid)
+        return really_read(folder, pool, path, vid)
+
+    monkeypatch.setattr(index, "_read_afresh", spy)
     for vid in (ONE, TWO):
         make_volume(tmp_path, vid)
     scanner = Index()
@@ -264,3 +269,12 @@ def test_every_limit_is_said_when_it_is_reached(
     for number in range(2, 6):
         make_volume(tmp_path / "many", vid_of(number))
     assert any(words in problem for problem in scan(tmp_path).problems)
+
+
+def test_what_is_misplaced_in_nested_pools_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/web.elimg").write_text("")
+    (tmp_path / f"a/{ONE}.elimg").write_text("")
+    snapshot = scan(tmp_path, tmp_path / "a")
+    assert len(snapshot.nameless) == 1
+    assert set(snapshot.bad) == {ONE}

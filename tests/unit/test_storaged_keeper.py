@@ -16,7 +16,7 @@ from storaged.beneath import Unusable
 from storaged.index import Index
 from storaged.journal import Journal, JournalCorrupt, JournalError, JournalFull
 from storaged.keeper import Keeper
-from storaged.record import RECORD, parse_right
+from storaged.record import RECORD, parse_right, write_right
 from storaged.testing import ALICE, BOB, H1, H2, make_volume, vid_of, vm_of
 from storaged.volume import Right, Snapshot
 
@@ -281,7 +281,7 @@ def test_a_full_journal_is_a_refusal_and_the_volumes_are_free_again(
 def test_a_pool_that_fills_up_half_way_is_a_refusal_and_the_volumes_are_free_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_write = keeper_module.write_right
+    really_write = write_right
 
     def fail_on_two(pool: str, path: str, right: Right) -> None:
         if right.vid == TWO and right.held:
@@ -295,7 +295,7 @@ def test_a_pool_that_fills_up_half_way_is_a_refusal_and_the_volumes_are_free_aga
 
 
 def test_what_could_not_be_freed_again_is_found_by_a_detach(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_write = keeper_module.write_right
+    really_write = write_right
 
     def fail_after_one(pool: str, path: str, right: Right) -> None:
         if right.vid == TWO or not right.held:
@@ -346,3 +346,12 @@ def test_a_volume_that_the_older_generation_still_writes_is_not_freed_by_the_nex
         fcntl.fcntl(image, fcntl.F_OFD_SETLK, struct.pack("@hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0))
         assert refusal(house.attach(1, TWO, generation=2))[0] == "volume-in-use"
     assert isinstance(house.attach(1, TWO, generation=2), Attached)
+
+
+def test_a_full_journal_leaves_no_hold_in_memory(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise JournalFull("no space is left for j")
+
+    monkeypatch.setattr(Journal, "write", fail)
+    assert isinstance(house.attach(1, SHARED), Refused)
+    assert house.keeper.shares() == ()

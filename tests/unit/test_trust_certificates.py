@@ -180,7 +180,23 @@ def test_time_is_judged_each_time_and_not_remembered() -> None:
     assert HOME.verifier.certified(leaf).ends_s == NOW_S + 90 * DAY_S
 
 
+def test_an_issuer_that_may_not_sign_certificates_is_none() -> None:
+    usage = x509.KeyUsage(True, *[False] * 8)
+    for extensions in (
+        [(x509.BasicConstraints(ca=True, path_length=0), True), (usage, True)],
+        [(x509.BasicConstraints(ca=True, path_length=0), True)],
+        [(x509.BasicConstraints(ca=True, path_length=None), True)],
+        [(x509.BasicConstraints(ca=False, path_length=None), True)],
+        [],
+    ):
+        issuer = forged(signer=HOME.root_key, issuer=HOME.root.subject, usages=[], extensions=extensions)
+        with pytest.raises(Untrusted, match="realm's certificate"):
+            Verifier(to_der(HOME.root), [issuer])
+
+
 def test_a_leaf_never_outlives_its_issuer() -> None:
+    long = x509.load_der_x509_certificate(HOME.leaf("user", "ann", days=3650))
+    assert long.not_valid_after_utc == HOME.issuer.not_valid_after_utc
     assert (
         HOME.verifier.certified(HOME.leaf("user", "ann", days=3650)).ends_s
         == HOME.issuer.not_valid_after_utc.timestamp()

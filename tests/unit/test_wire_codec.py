@@ -157,16 +157,26 @@ def test_no_value_is_coerced_from_json(name: str, text: str) -> None:
     assert refused_json(m.Pledge, f'{rest[:-1]}, "{name}": {text}}}') in {"shape", "json"}
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", '"NaN"'])
-def test_json_holds_finite_numbers_alone(number: str) -> None:
-    assert refused_json(m.VmOffer, to_json(OFFER).replace("0.5", number)) in {"number", "shape"}
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("NaN", "number"),
+        ("Infinity", "number"),
+        ("-Infinity", "number"),
+        ("1e999", "shape"),
+        ("-1e999", "shape"),
+        ('"NaN"', "shape"),
+    ],
+)
+def test_json_holds_finite_numbers_alone(number: str, reason: str) -> None:
+    assert refused_json(m.VmOffer, to_json(OFFER).replace("0.5", number)) == reason
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("single", [True, False])
 def test_msgpack_holds_finite_numbers_alone(number: float, single: bool) -> None:
     data = msgpack.packb(wire(OFFER, score=number), use_single_float=single)
-    with pytest.raises(BadBytes, match="finite"):
+    with pytest.raises(BadBytes, match="number: not finite"):
         decode(m.VmOffer, data)
 
 

@@ -1,6 +1,6 @@
 """An envelope means one thing: this payload, from this signer, as this kind, for this audience, in this realm."""
 
-from hashlib import blake2s
+from hashlib import blake2s, sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, derive_private_key
@@ -119,13 +119,11 @@ def test_another_audience_realm_kind_or_certificate_does_not_verify() -> None:
 
 
 def test_no_bytes_move_between_audience_and_payload() -> None:
-    one = seal(Kind.PLEDGE, b"bc", realm=SECRET, signer=ME, audience=b"a")
-    assert not verify(
-        envelope.Sealed(Kind.PLEDGE, ME.certificate, unseal(one, realm=SECRET).signature, b"c"),
-        KEY.public_key(),
-        realm_id=REALM_ID,
-        audience=b"ab",
-    )
+    """Without its length, an audience that ends in the certificate's hash could be read as a shorter one."""
+    middle = sha256(ME.certificate).digest()
+    one = unseal(seal(Kind.PLEDGE, middle + b"x", realm=SECRET, signer=ME, audience=b"a"), realm=SECRET)
+    other = envelope.Sealed(one.kind, one.certificate, one.signature, b"x")
+    assert not verify(other, KEY.public_key(), realm_id=REALM_ID, audience=b"a" + middle)
 
 
 def test_any_flipped_bit_is_noticed() -> None:

@@ -25,3 +25,10 @@ def test_what_is_no_signature_is_refused_without_a_raise() -> None:
     for bad in (b"", bytes(SIGNATURE_BYTES), b"\xff" * 64, good[:-1], good + b"\0", bytes(32) + good[32:]):
         assert not verify(KEY.public_key(), bad, b"sample")
     assert not verify(KEY.public_key(), good, b"simple")
+
+
+def test_a_signature_that_is_cut_where_it_holds_a_zero_is_refused() -> None:
+    signed = ((data, sign(KEY, data)) for data in (b"%d" % number for number in range(10_000)))
+    data, good = next((data, good) for data, good in signed if good[32] == 0)
+    assert verify(KEY.public_key(), good, data)
+    assert not verify(KEY.public_key(), good[:32] + good[33:], data)
