@@ -1,5 +1,6 @@
 """`atomd`, wired: what the host has, the core that decides, sockets, journal, libvirt. Nothing is decided here."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -17,7 +18,7 @@ from atomd.guest_cpu import hardware_of
 from atomd.hardware import Claim, Hardware
 from atomd.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
-from atomd.inventory.facts import Core, Inventory
+from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.placement import admits
@@ -38,7 +39,7 @@ log = logging.getLogger("atomd")
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. VMs go on running when it ends, and are found again when it starts."""
     identity = load_identity(config.identity)
-    inventory = read_inventory(config.inventory_root or Path("/"))
+    inventory = _inventory(config)
     journal = Journal(config.state / "atomd.sqlite")
     remembered = journal.load()
     async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as nursery:
@@ -97,6 +98,20 @@ async def _hardware(config: Config, inventory: Inventory, capabilities: Capabili
         reserved_core=config.reserved_core,
         share_cores_between_users=config.share_cores_between_users,
     )
+
+
+def _inventory(config: Config) -> Inventory:
+    """This machine, or the recorded one that it is to look like; a recording without memory gets this machine's."""
+    if config.inventory_root is None:
+        return read_inventory(Path("/"))
+    recorded = read_inventory(config.inventory_root)
+    if recorded.memory.total_mib > 0:
+        return recorded
+    log.warning("%s tells nothing of its memory; this machine's is shown instead", config.inventory_root)
+    own = read_inventory(Path("/")).memory
+    first = min((core.numa for core in recorded.cpu.cores), default=0)
+    memory = Memory(own.total_mib, recorded.memory.ecc, (NumaNode(first, own.total_mib),))
+    return dataclasses.replace(recorded, memory=memory)
 
 
 def _threads(cores: Iterable[Core]) -> frozenset[int]:

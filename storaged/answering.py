@@ -21,6 +21,8 @@ from matcher.wire.messages import (
     Confirm,
     Detach,
     Detached,
+    Forget,
+    Forgotten,
     Message,
     Pledge,
     Query,
@@ -33,6 +35,7 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from specs.ids import HostId, OfferId, UserId, Vid, VmId
+from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, admits
 from storaged.fit import offer_volumes
 from storaged.journal import JournalCorrupt, JournalError
@@ -110,6 +113,8 @@ class Attaching:
                     return await self._attach(envelope)
                 case Detach(vm_id=vm_id, generation=generation):
                     return await self._detach(VmId(vm_id), generation)
+                case Forget(vid=vid):
+                    return await self._forget(Vid(vid))
         except JournalCorrupt:
             raise
         except JournalError as error:
@@ -148,6 +153,14 @@ class Attaching:
             log.warning("%s", problem)
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
         return Detached()
+
+    async def _forget(self, vid: Vid) -> Forgotten | Refused:
+        try:
+            said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
+        except Unusable as error:
+            return _refused("not-now", f"volume {vid}", str(error), "")
+        log.warning("on a sysadmin's word: %s", said)
+        return Forgotten(said[:240])
 
     def _confirm(self, envelope: bytes) -> tuple[Confirm, UserId] | Refused:
         """The user's own words, signed for this host's atomd."""
@@ -188,4 +201,4 @@ def admitting(keeper: Keeper, snapshot: Callable[[], Snapshot]) -> Callable[[Seq
 
 
 def _refused(code: str, resource: str, has: str, hint: str) -> Refused:
-    return Refused(code, (Reason(resource[:80], "to attach volumes", has[:120], hint[:160]),))
+    return Refused(code, (Reason(resource[:80], "to use it", has[:120], hint[:160]),))

@@ -22,7 +22,7 @@ from storaged.claims import SharedVolume, VolumeShare, holder_against
 from storaged.fit import OTHER_HOST_HINT, in_use_reason, reason
 from storaged.volume import COUNTER_MAX, Epoch, Right
 
-ROLLED_BACK_HINT = "if its content is right as it is: storaged forget, on that host"
+ROLLED_BACK_HINT = "if its content is right as it is, its sysadmin can say: storaged forget VID"
 
 
 class Refusal(StrEnum):

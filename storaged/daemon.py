@@ -1,6 +1,7 @@
 """`storaged`, wired: the index, the keeper, the sockets. Nothing is decided here."""
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from random import SystemRandom
 
@@ -37,16 +38,30 @@ class Catalogue:
         return self._snapshot
 
     async def scan(self) -> None:
+        """Look at the pools again; what is wrong there is told once, and again when it changes."""
         self._snapshot = await trio.to_thread.run_sync(self._index.scan, self._config.pools)
-        if self._snapshot.problems != self._said:
-            self._said = self._snapshot.problems
-            for problem in self._said:
-                log.warning("%s", problem)
+        wrong = tuple(complaints(self._snapshot))
+        if wrong != self._said:
+            self._said = wrong
+            for complaint in wrong:
+                log.warning("%s", complaint)
 
     async def keep_scanned(self) -> None:
         while True:
             await trio.sleep(self._config.rescan_s)
             await self.scan()
+
+
+def complaints(snapshot: Snapshot) -> Iterator[str]:
+    """What a sysadmin should know about the pools, a sentence each."""
+    yield from snapshot.problems
+    for bad in (*snapshot.bad.values(), *snapshot.nameless):
+        yield f"{bad.path} is not offered: {bad.reason}"
+    for conflict in snapshot.conflicts.values():
+        yield f"volume {conflict.vid} is not offered, as it is in several places: {', '.join(conflict.paths)}"
+    for volume in snapshot.volumes.values():
+        if volume.note:
+            yield f"{volume.path}: {volume.note}"
 
 
 async def run(config: Config) -> None:
@@ -59,6 +74,8 @@ async def run(config: Config) -> None:
         nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await catalogue.scan()
         keeper.recover(catalogue.snapshot())
+        for vid in keeper.rolled_back(catalogue.snapshot()):
+            log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
         ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
         proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())

@@ -1,10 +1,13 @@
 """The `storaged` command."""
 
+import sys
 from pathlib import Path
 
 from cyclopts import App
 
 from storaged.config import PATH, Config
+
+ANSWER_S = 10.0
 
 app = App(name="storaged", help="The storage daemon of AtomOS.", version_flags=["--version"])
 
@@ -24,6 +27,62 @@ def run(*, config: Path = PATH) -> None:
     from storaged.journal import JournalError
 
     run_daemon("storaged", config, Config, serve, (IdentityError, JournalError))
+
+
+@app.command
+def volumes(*, config: Path = PATH) -> None:
+    """What is in this host's pools: the volumes, and what is wrong with the others.
+
+    Parameters
+    ----------
+    config
+        The settings file; it may be missing.
+    """
+    from matcher.net.starting import SettingsError, load_settings
+    from specs.ids import dashed
+    from storaged.daemon import complaints
+    from storaged.index import Index
+
+    try:
+        snapshot = Index().scan(load_settings(config, Config).pools)
+    except SettingsError as error:
+        sys.exit(f"storaged: {error}")
+    for volume in snapshot.volumes.values():
+        traits = [trait for trait in ("bootable", "shareable", "readonly", "private") if getattr(volume, trait)]
+        print(dashed(volume.vid), f"{volume.size_mib} MiB", volume.format, volume.name, *traits, sep="  ")  # noqa: T201
+    for complaint in complaints(snapshot):
+        print(f"storaged: {complaint}", file=sys.stderr)  # noqa: T201
+
+
+@app.command
+def forget(vid: str, *, config: Path = PATH) -> None:
+    """Free a volume on your word: no other host uses it, and its content is right as it is.
+
+    Parameters
+    ----------
+    vid
+        The volume's UUID.
+    config
+        The settings file; it may be missing.
+    """
+    import trio
+
+    from matcher.net import local
+    from matcher.net.starting import SettingsError, load_settings
+    from matcher.wire.messages import Forget, Forgotten, Refused
+    from specs.ids import parse_id
+
+    identifier = parse_id(vid)
+    if identifier is None:
+        sys.exit(f"storaged: {vid[:48]!r} is no volume's UUID: 32 hex digits, with dashes or without")
+    try:
+        socket = load_settings(config, Config).socket
+        answer = trio.run(lambda: local.ask(socket, Forget(identifier), Forgotten, timeout_s=ANSWER_S))
+    except (SettingsError, local.LocalError) as error:
+        sys.exit(f"storaged: {error}")
+    if isinstance(answer, Refused):
+        sys.exit("\n".join(f"storaged: {reason.resource}: {reason.has}" for reason in answer.reasons))
+    print(answer.said)  # noqa: T201
 
 
 def main() -> None:

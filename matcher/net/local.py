@@ -16,12 +16,12 @@ from typing import TypeVar
 import trio
 
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
-from matcher.wire.messages import Attach, Attached, Detach, Detached, Message, Refused
+from matcher.wire.messages import Attach, Attached, Detach, Detached, Forget, Forgotten, Message, Refused
 
 FRAME_MAX_BYTES = BODY_MAX_BYTES + 64 * 1024
 QUESTION_S = 5.0  # to write a question, once connected
 CONNECTIONS_MAX = 32
-KINDS: tuple[type[Message], ...] = (Attach, Attached, Detach, Detached, Refused)
+KINDS: tuple[type[Message], ...] = (Attach, Attached, Detach, Detached, Forget, Forgotten, Refused)
 
 _HEADER = struct.Struct(">IB")
 _PEER = struct.Struct("3i")

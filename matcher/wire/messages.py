@@ -374,6 +374,20 @@ class Detached(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Forget(Message):
+    """A sysadmin to storaged: no other host uses this volume, and its content is right as it is."""
+
+    vid: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten(Message):
+    """What was done, as a sentence."""
+
+    said: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Refused(Message):
     """A typed no: `code` for programs, `reasons` for people."""
 

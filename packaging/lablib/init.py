@@ -46,8 +46,10 @@ def storaged_is_ready() -> bool:
 
 def atomd_is_ready() -> bool:
     """Its front door is open: state 0A is LISTEN."""
-    fields = (line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).open())
-    return any(each[1].endswith(f":{FRONT_DOOR:04X}") and each[3] == "0A" for each in fields)
+    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    return any(
+        each[1].endswith(f":{FRONT_DOOR:04X}") and each[3] == "0A" for each in map(str.split, tables.splitlines())
+    )
 
 
 def answer(services: Services, request: dict[str, object]) -> dict[str, object]:

@@ -94,9 +94,9 @@ def check(holds: object, sentence: str) -> None:
 
 def page_of(vm: dict[str, Any], boots: int) -> str | None:
     """The guest's page, fetched on its host, if it tells of this boot."""
-    told = quietly(
-        LAB, "exec", vm["host"], "--", "busybox", "wget", "-T", "3", "-q", "-O", "-", f"http://{address_of(vm)}/"
-    )
+    # Bounded by `timeout`: on Debian 12, busybox-static's own `wget -T` crashes.
+    fetch = ["busybox", "timeout", "5", "busybox", "wget", "-q", "-O", "-", f"http://{address_of(vm)}/"]
+    told = quietly(LAB, "exec", vm["host"], "--", *fetch)
     return told if told and f"boots {boots}\n" in told else None
 
 
