@@ -83,17 +83,16 @@ async def _capabilities(hypervisor: Hypervisor) -> Capabilities:
 
 
 async def _hardware(config: Config, inventory: Inventory, capabilities: Capabilities) -> Hardware:
-    accelerator, emulated_flags = Accelerator.KVM, None  # as a recorded machine would have it
+    accelerator, seen_flags = Accelerator.KVM, None  # as a recorded machine would have it
     if config.inventory_root is None:
         detected = await detect(config.accelerator, state_dir=config.state)
         log.info("accelerator %s: %s", detected.accelerator, detected.why)
-        accelerator = detected.accelerator
-        emulated_flags = detected.guest_flags if accelerator is Accelerator.TCG else None
+        accelerator, seen_flags = detected.accelerator, detected.guest_flags
     return hardware_of(
         inventory,
         accelerator=accelerator,
         firmwares=capabilities.firmwares,
-        emulated_flags=emulated_flags,
+        seen_flags=seen_flags,
         ram_reserve_mib=config.ram_reserve_mib,
         reserved_core=config.reserved_core,
         share_cores_between_users=config.share_cores_between_users,

@@ -72,21 +72,21 @@ def hardware_of(
     *,
     accelerator: Accelerator,
     firmwares: Collection[Firmware],
-    emulated_flags: frozenset[str] | None = None,
+    seen_flags: frozenset[str] | None = None,
     ram_reserve_mib: int = RAM_RESERVE_MIB,
     reserved_core: bool = True,
     nested: bool = True,
     share_cores_between_users: bool = False,
 ) -> Hardware:
-    """`emulated_flags`, in the kernel's names, are those of this host's QEMU under TCG, where they were asked for; else
-    the table above stands in. `ram_reserve_mib` stays with the host, and one core does (`reserved_core`) where there
+    """`seen_flags`, in the kernel's names, are those that this host's QEMU says its guests see; where it was not asked
+    or does not tell, the tables above stand in. `ram_reserve_mib` stays with the host, and one core does (`reserved_core`) where there
     are four or more. `nested`: KVM's parameter of that name, on by default since Linux 4.20."""
     kept = _reserved(inventory.cpu.cores) if reserved_core else None
     return Hardware(
         archs=GUEST_ARCHS.get(inventory.arch, frozenset()),
         accelerator=accelerator,
         cpu_model=inventory.cpu.model,
-        guest_flags=_guest_flags(inventory, accelerator, emulated_flags, nested=nested),
+        guest_flags=_guest_flags(inventory, accelerator, seen_flags, nested=nested),
         cores=tuple(core for core in inventory.cpu.cores if core is not kept and core.threads),
         ram_mib=_lent(inventory.memory, ram_reserve_mib, first=kept.numa if kept else None),
         ecc=inventory.memory.ecc,
@@ -104,12 +104,13 @@ def _reserved(cores: tuple[Core, ...]) -> Core | None:
 
 
 def _guest_flags(
-    inventory: Inventory, accelerator: Accelerator, emulated: frozenset[str] | None, *, nested: bool
+    inventory: Inventory, accelerator: Accelerator, seen: frozenset[str] | None, *, nested: bool
 ) -> frozenset[str]:
     is_x86 = Arch.X86_32 in GUEST_ARCHS.get(inventory.arch, frozenset())
-    if accelerator is Accelerator.TCG:
-        stand_in = TCG_X86_FLAGS if is_x86 else frozenset[str]()
-        flags = stand_in if emulated is None else frozenset(flag.lower() for flag in emulated)
+    if seen is not None:
+        flags = frozenset(flag.lower() for flag in seen)
+    elif accelerator is Accelerator.TCG:
+        flags = TCG_X86_FLAGS if is_x86 else frozenset()
     else:
         flags = frozenset(flag.lower() for flag in inventory.cpu.flags)
         if is_x86:

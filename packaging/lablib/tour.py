@@ -29,6 +29,7 @@ NAME = "web"
 SPECFILE = "packaging/examples/helium.json"
 VOLUMES = "packaging/examples/volumes.json"
 MARKER = "ATOMOS-GUEST-UP"
+CONTROLS = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|.)|\r")  # what a guest's boot loader does to a terminal
 BOOT_S = 120.0  # an emulated guest on a busy machine
 OURS = "raised-by-the-demo"
 
@@ -44,7 +45,7 @@ def show(*command: str) -> str:
         assert running.stdout is not None
         lines = []
         for line in running.stdout:
-            sys.stdout.write(line)
+            sys.stdout.write(CONTROLS.sub("", line))
             sys.stdout.flush()
             lines.append(line)
     if running.returncode:

@@ -264,3 +264,21 @@ def test_a_wrong_command_is_one_line_on_stderr(bare_lab: Any) -> None:
         assert wrong.returncode in (1, 2)
         assert part in wrong.stderr
         assert len(wrong.stderr.splitlines()) == 1, textwrap.shorten(wrong.stderr, 300)
+
+
+def test_when_up_returns_every_host_answers(lab: Any) -> None:
+    hosts = lab.electros("hosts")["hosts"]
+    assert {host["name"]: sorted(host["roles"]) for host in hosts} == dict.fromkeys(
+        ("h1", "h2", "h3"), ["compute", "storage"]
+    )
+    assert lab.status()["up"]
+
+
+def test_killed_daemons_come_back_and_answer_again(lab: Any, until: Callable[..., Any]) -> None:
+    before = {name: lab.daemon("h3", name)["pid"] for name in ("atomd", "storaged")}
+    for name in before:
+        lab.kill("h3", name)
+    for name, pid in before.items():
+        until(lambda name=name, pid=pid: (now := lab.daemon("h3", name))["state"] == "up" and now["pid"] != pid)
+    h3 = next(host for host in lab.electros("hosts")["hosts"] if host["name"] == "h3")
+    assert sorted(h3["roles"]) == ["compute", "storage"]

@@ -65,7 +65,7 @@ def test_under_emulation_the_guest_sees_qemus_flags_whatever_the_host_has() -> N
     flags = hardware(machine(flags="avx512f"), Accelerator.TCG).guest_flags
     assert flags >= TCG_X86_FLAGS | {"x86-64-v3"}
     assert not flags & {"avx512f", "x86-64-v4"}
-    told = hardware(machine(), Accelerator.TCG, emulated_flags=frozenset(V2.upper().split())).guest_flags
+    told = hardware(machine(), Accelerator.TCG, seen_flags=frozenset(V2.upper().split())).guest_flags
     assert {"x86-64-v2", "pni"} <= told
     assert "avx2" not in told
 
