@@ -25,6 +25,7 @@ from atomd.placement import admits
 from atomd.service import Service
 from matcher.net import front_door, peer
 from matcher.net.intake import Intake
+from matcher.net.starting import say_ready
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import load_identity
@@ -66,8 +67,9 @@ async def run(config: Config) -> None:
         service = Service(identity=identity, face=face, performer=performer, answers=answers, hypervisor=hypervisor)
         for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
             nursery.start_soon(task)
-        nursery.start_soon(partial(front_door.serve, identity, service, port=config.front_door_port))
-        nursery.start_soon(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        await nursery.start(partial(front_door.serve, identity, service, port=config.front_door_port))
+        await nursery.start(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        say_ready()
         log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
     journal.close()
 

@@ -9,6 +9,7 @@ import trio
 
 from matcher.net import local, peer
 from matcher.net.intake import Intake
+from matcher.net.starting import say_ready
 from matcher.net.peer import end_on_signal
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
@@ -82,6 +83,7 @@ async def run(config: Config) -> None:
         answers = StorageAnswers(host, offering, catalogue.snapshot)
         attaching = Attaching(identity, keeper, ledger, catalogue.snapshot)
         nursery.start_soon(catalogue.keep_scanned)
-        nursery.start_soon(local.serve, config.socket, attaching.answer)
-        nursery.start_soon(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        await nursery.start(local.serve, config.socket, attaching.answer)
+        await nursery.start(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
+        say_ready()
         log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

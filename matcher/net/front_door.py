@@ -24,6 +24,7 @@ import anycorn
 import trio
 from anycorn.config import Config, Sockets
 from anycorn.typing import ASGIFramework
+from anyio.abc import TaskStatus
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
@@ -125,8 +126,14 @@ def _listening(family: socket.AddressFamily, port: int) -> socket.socket:
     return listening
 
 
-async def serve(identity: Identity, host: Host, *, port: int = PORT) -> None:
-    """Serve until cancelled, on IPv4 and IPv6."""
+async def serve(
+    identity: Identity,
+    host: Host,
+    *,
+    port: int = PORT,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled, on IPv4 and IPv6; started once the sockets listen."""
     door = Door(server_tls(identity), port)
     rooms = app(host, identity.verifier)
 
@@ -135,7 +142,13 @@ async def serve(identity: Identity, host: Host, *, port: int = PORT) -> None:
             raise NotImplementedError
         await rooms(scope, receive, send)
 
-    await anycorn.serve(cast(ASGIFramework, entrance), door, mode="asgi", shutdown_trigger=trio.sleep_forever)
+    await anycorn.serve(
+        cast(ASGIFramework, entrance),
+        door,
+        mode="asgi",
+        shutdown_trigger=trio.sleep_forever,
+        task_status=cast(TaskStatus[list[str]], task_status),
+    )
 
 
 def app(host: Host, verifier: Verifier) -> Starlette:

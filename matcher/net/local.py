@@ -47,11 +47,17 @@ async def ask(path: Path, question: Message, answer: type[A], *, timeout_s: floa
     raise LocalError(f"{path}: an answer of another kind")
 
 
-async def serve(path: Path, answer: Callable[[Message], Awaitable[Message]]) -> None:
+async def serve(
+    path: Path,
+    answer: Callable[[Message], Awaitable[Message]],
+    *,
+    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Answer questions at `path` until cancelled."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(_listening(path)))
     places = trio.CapacityLimiter(CONNECTIONS_MAX)
-    await trio.serve_listeners(partial(_serve_one, answer=answer, places=places), [listener])
+    handler = partial(_serve_one, answer=answer, places=places)
+    await trio.serve_listeners(handler, [listener], task_status=task_status)
 
 
 def _listening(path: Path) -> socket.socket:

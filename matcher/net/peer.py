@@ -7,7 +7,6 @@ interleave; this file only moves bytes. Sockets are drained in batches: one wake
 import signal
 import socket
 import time
-from collections.abc import Callable
 
 import trio
 
@@ -28,16 +27,18 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def serve(intake: Intake, *, port: int = multicast.PORT, listening: Callable[[], None] = lambda: None) -> None:
-    """Answer datagrams until cancelled; `listening` is called once the sockets are open."""
+async def serve(
+    intake: Intake, *, port: int = multicast.PORT, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer datagrams until cancelled; started once the sockets are open and the links are joined."""
     listeners = multicast.listeners(port)
     senders = {listener.family: _sender(listener.family) for listener in listeners}
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_follow_links, listeners)
+            await nursery.start(_follow_links, listeners)
             for listener in listeners:
                 nursery.start_soon(_answer, listener, senders[listener.family], intake)
-            listening()
+            task_status.started()
     finally:
         for opened in (*listeners, *senders.values()):
             opened.close()
@@ -71,12 +72,16 @@ def _send(sender: socket.socket, out: Outgoing, intake: Intake) -> None:
         intake.counters[f"send {error.errno}"] += 1
 
 
-async def _follow_links(listeners: list[socket.socket]) -> None:
+async def _follow_links(
+    listeners: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Links come and go; a join that exists already is passed over."""
     while True:
         links = multicast.links()
         for listener in listeners:
             multicast.join(listener, links)
+        task_status.started()
+        task_status = trio.TASK_STATUS_IGNORED
         await trio.sleep(LINKS_RESCAN_S)
 
 

@@ -1,9 +1,12 @@
 """How a daemon starts: its settings file, checked as a whole, and one sentence for whatever keeps it from running."""
 
 import logging
+import os
+import socket
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +50,14 @@ def run_daemon(
         if sentences is None or bugs is not None:
             raise
         sys.exit("\n".join(f"{name}: {error}" for error in _leaves(sentences)))
+
+
+def say_ready() -> None:
+    """Tell the service manager that the sockets are open (systemd's sd_notify); nothing where nobody asked."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path.startswith(("/", "@")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
+            manager.sendto(b"READY=1", path.replace("@", "\0", 1))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -1,6 +1,7 @@
 """Domain XML: what each part of the spec becomes, and what never appears."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,13 +197,14 @@ def test_a_mac_address_is_stable_local_and_its_vms_own() -> None:
     assert not first & 0b01, "unicast"
 
 
-def test_a_tag_that_somebody_garbled_is_read_as_far_as_it_goes() -> None:
+def test_a_tag_that_somebody_garbled_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     nothing = Tag(None, None, None)
     assert read_tag("") == read_tag("<not xml") == read_tag("<x/>") == nothing
     half = '<vm xmlns="urn:atomos:domain:1"><id>no</id><generation>2</generation><user>Z</user></vm>'
     assert read_tag(half) == Tag(None, 2, None)
-    entity = '<!DOCTYPE v [<!ENTITY e SYSTEM "file:///etc/passwd">]><vm><generation>&e;</generation></vm>'
-    assert read_tag(entity) == nothing
+    (tmp_path / "seven").write_text("7")
+    entity = f'<!DOCTYPE v [<!ENTITY e SYSTEM "{tmp_path}/seven">]><vm><generation>&e;</generation></vm>'
+    assert read_tag(entity) == nothing, "no file of the host is read"
 
 
 def test_the_vm_is_read_back_from_its_xml() -> None:
