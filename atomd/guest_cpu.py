@@ -79,8 +79,9 @@ def hardware_of(
     share_cores_between_users: bool = False,
 ) -> Hardware:
     """`seen_flags`, in the kernel's names, are those that this host's QEMU says its guests see; where it was not asked
-    or does not tell, the tables above stand in. `ram_reserve_mib` stays with the host, and one core does (`reserved_core`) where there
-    are four or more. `nested`: KVM's parameter of that name, on by default since Linux 4.20."""
+    or does not tell, the tables above stand in. `ram_reserve_mib` stays with the host, and one core does
+    (`reserved_core`) where there are four or more. `nested`: KVM's parameter of that name, on by default since
+    Linux 4.20."""
     kept = _reserved(inventory.cpu.cores) if reserved_core else None
     return Hardware(
         archs=GUEST_ARCHS.get(inventory.arch, frozenset()),

@@ -1,5 +1,6 @@
 """The `atomd` command: the daemon itself, and what a sysadmin asks of a machine before it is one of ours."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,9 +43,12 @@ def inventory(
     output
         A page for people, or `atomd.inventory/1` as JSON.
     """
-    from atomd.inventory.command import show
+    from atomd.inventory.command import NoMachine, show
 
-    print(show(root, output))  # noqa: T201
+    try:
+        print(show(root, output))  # noqa: T201
+    except NoMachine as error:
+        sys.exit(f"atomd: {error}")
 
 
 def main() -> None:

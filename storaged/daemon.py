@@ -9,8 +9,8 @@ import trio
 
 from matcher.net import local, peer
 from matcher.net.intake import Intake
-from matcher.net.starting import say_ready
 from matcher.net.peer import end_on_signal
+from matcher.net.starting import say_ready
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import load_identity

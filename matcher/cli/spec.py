@@ -1,7 +1,6 @@
 """`electros spec`: check what was written, and tell editors how to write it."""
 
 import json
-import sys
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -41,8 +40,12 @@ def validate(file: str, *, output: Output = "table") -> None:
 @app.command
 def schema(
     what: Annotated[Literal["specfile", "volumespec"], Parameter(help="for which kind of file")] = "specfile",
+    *,
+    output: Output = "json",
 ) -> None:
     """Print the JSON Schema that editors complete and check with."""
     from specs.schema import json_schema
 
-    sys.stdout.write(json.dumps(json_schema(what), indent=2) + "\n")
+    described = json_schema(what)
+    rows = [(key, json.dumps(value)) for key, value in described.items()]
+    emit(output, described, Table(("KEY", "VALUE"), rows, [what]))

@@ -1,0 +1,115 @@
+"""What the lab's tests of VMs share: `electros` as a script would use it, guests that have booted, and tidying up."""
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "packaging" / "examples"
+HELIUM = str(EXAMPLES / "helium.json")
+TINY = {"slots": 1, "ramsize": 64}  # a whole core of its own, and no disk: up at once, and nothing boots
+BOOT_S = 120.0  # an emulated guest on a busy machine
+EXCLUSIVE = "a VM of its own core"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one command ended, as a script sees it."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Any:
+        """The error as `-o json` writes it: alone on stderr, with nothing on stdout."""
+        assert self.out == "", f"data beside an error: {self.out}"
+        return json.loads(self.err)["error"]
+
+
+def electros(lab: Any, *arguments: str, code: int | None = 0) -> Ended:
+    """`electros ... -o json` on the client; fails the test where the exit code is not `code` (`None`: any)."""
+    return plainly(lab, *arguments, "-o", "json", code=code)
+
+
+def plainly(lab: Any, *arguments: str, code: int | None = 0) -> Ended:
+    done = lab.exec("client", "electros", *arguments, check=False)
+    ended = Ended(done.returncode, done.stdout, done.stderr)
+    if code is not None and ended.code != code:
+        pytest.fail(f"electros {' '.join(arguments)}: exit {ended.code}, not {code}\n{ended.out}{ended.err}")
+    return ended
+
+
+class Vms:
+    """VMs of one test or module: what is run here is removed at the end."""
+
+    def __init__(self, lab: Any, folder: Path) -> None:
+        self.lab, self._folder = lab, folder
+
+    def specfile(self, spec: object = None, name: str = "spec") -> str:
+        path = self._folder / f"{name}.json"
+        path.write_text(json.dumps(TINY if spec is None else spec))
+        return str(path)
+
+    def volumespec(self, *vids: str, name: str = "volumes") -> str:
+        path = self._folder / f"{name}.json"
+        path.write_text(json.dumps([{"vid": vid} for vid in vids]))
+        return str(path)
+
+    def arguments(self, name: str, spec: object = None, *, volumes: Sequence[str] = (), host: str = "") -> list[str]:
+        """Of `electros`, to run a VM; `host`: where it should be, if it can."""
+        what = spec if isinstance(spec, str) else self.specfile(spec, f"{name}-spec")
+        words = ["run", what, "--name", name]
+        words += ["--volumes", self.volumespec(*volumes, name=f"{name}-volumes")] if volumes else []
+        return [*words, "--rank", f'host == "{host}"'] if host else words
+
+    def run(
+        self, name: str, spec: object = None, *more: str, volumes: Sequence[str] = (), host: str = ""
+    ) -> dict[str, Any]:
+        words = self.arguments(name, spec, volumes=volumes, host=host)
+        return dict(electros(self.lab, *words, *more).document["vm"])
+
+    def ps(self) -> dict[str, dict[str, Any]]:
+        return {vm["name"]: vm for vm in electros(self.lab, "ps").document["vms"]}
+
+    def remove_all(self) -> None:
+        """Also what is on its way: a promised VM may be busy for a moment."""
+        deadline_s = time.monotonic() + 30
+        while names := [vm["id"] for vm in self.ps().values()]:
+            gone = electros(self.lab, "rm", "--force", *names, code=None)
+            if gone.code and time.monotonic() > deadline_s:
+                pytest.fail(f"not removed: {gone.err}")
+
+
+def serial_of(lab: Any, vm: dict[str, Any]) -> str:
+    """What the guest wrote to its serial port, from the host's own file."""
+    path = lab.folder(vm["host"]) / "lib" / "console" / f"{vm['id']}.log"
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def boots(lab: Any, vm: dict[str, Any]) -> list[int]:
+    """The numbers of the boots that this VM's guest has announced; the volume itself counts them."""
+    return [int(number) for number in re.findall(r"ATOMOS-GUEST-UP boots=(\d+) ", serial_of(lab, vm))]
+
+
+def booted(lab: Any, until: Any, vm: dict[str, Any], announced: int = 1) -> dict[str, Any]:
+    """Wait until the guest has announced that many boots with an address each; the VM as `ps` shows it then."""
+    until(lambda: serial_of(lab, vm).count("ATOMOS-HTTP ") >= announced, within_s=BOOT_S)
+    return dict(electros(lab, "inspect", vm["id"]).document["vm"])
+
+
+def free_threads(lab: Any) -> dict[str, int]:
+    return {host["name"]: host["threads"]["free"] for host in electros(lab, "hosts").document["hosts"]}
+
+
+def domains(lab: Any, host: str) -> list[str]:
+    return list(lab.virsh(host, "list", "--all", "--name").split())
