@@ -96,6 +96,8 @@ def _checked(fields: dict[str, Value]) -> Metadata | Bad:
     )
     if metadata.shareable and metadata.bootable:
         problems.append("a shareable volume can't be bootable")
+    if metadata.shareable and metadata.format is ImageFormat.QCOW2 and not metadata.readonly:
+        problems.append("a shareable volume must be raw: two writers would wreck a qcow2's tables")
     if metadata.private and metadata.owner is None:
         problems.append('a private volume needs an "owner", the id of its user')
     return Bad("in meta.json, " + "; ".join(problems)) if problems else metadata

@@ -1,6 +1,7 @@
 """`electros console`: the guest's serial terminal, or what it has written there so far."""
 
 import os
+import re
 import select
 import sys
 import termios
@@ -32,6 +33,7 @@ from matcher.wire.messages import Refused
 
 ESCAPE = b"\x1d"  # Ctrl-], as virsh and telnet have it
 READ_BYTES = 65_536
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[^\[])?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # ECMA-48
 
 
 def console(
@@ -53,8 +55,10 @@ def console(
 
 
 def _print_log(mine: Session, found: Found) -> None:
-    """As the guest wrote it: a terminal that shows it is the person's own choice, as with any log."""
+    """As the guest wrote it; on a terminal without what could change the terminal."""
     data = mine.ask(found.door, lambda connection: connection.ask_bytes("GET", f"/v1/vms/{found.vm.id}/log"))
+    if sys.stdout.isatty():
+        data = _ESCAPES.sub(b"", data)
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
 

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from specs.specfile import Specfile
 
 FILE_MAX_BYTES = 1 << 20
+STDIN = "/dev/stdin"  # what people write as "-"
 
 
 def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
-    """The specfile of that name ("-": standard input), edited. Raises `Failure`."""
+    """The specfile of that name (`STDIN`: standard input), edited. Raises `Failure`."""
     from specs.specfile import parse_specfile
 
     try:
@@ -44,7 +45,7 @@ def malformed(name: str, error: SpecError) -> Failure:
 def read_text(name: str) -> bytes:
     """A little more than any limit, so that what is too long is seen to be. Raises `Failure`."""
     try:
-        if name == "-":
+        if name == STDIN:
             return sys.stdin.buffer.read(FILE_MAX_BYTES + 1)
         with Path(name).open("rb") as file:
             return file.read(FILE_MAX_BYTES + 1)

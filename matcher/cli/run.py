@@ -33,12 +33,13 @@ from matcher.wire.messages import Policy, VmView
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
 UP_S = 60.0
-ADDRESS_POLL_S = 0.25
+POLL_S = 0.25
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 WaitFor = Annotated[
     Literal["committed", "running", "address"],
     Parameter(help="return when the host has promised it, when it runs, or when the guest has an address"),
 ]
+Timeout = Annotated[float, Parameter(help="how many seconds to wait for that; the VM stays, whatever comes")]
 
 
 def run(
@@ -51,7 +52,7 @@ def run(
     rank: Rank = None,
     allow_emulation: Emulation = None,
     wait: WaitFor = "running",
-    timeout: Annotated[float, Parameter(help="seconds to wait for --wait address")] = UP_S,
+    timeout: Timeout = UP_S,
     output: Output = "table",
 ) -> None:
     """Run a specfile with its volumes on the best host in reach.
@@ -81,8 +82,7 @@ def run(
             specfile=spec.canonical_json(),
         )
         placing = Placing(errand, random=mine.random, value=value)
-        vm = _place(mine, placing, errand, specfile, output)
-        vm = _await_up(mine, vm, wait, timeout)
+        vm = _await_up(mine, _place(mine, placing, errand, specfile, output, wait), wait, timeout)
         emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
 
 
@@ -92,7 +92,7 @@ def start(
     policy: PolicyName = Policy.PACK,
     allow_emulation: Emulation = None,
     wait: WaitFor = "running",
-    timeout: Annotated[float, Parameter(help="seconds to wait for --wait address")] = UP_S,
+    timeout: Timeout = UP_S,
     output: Output = "table",
 ) -> None:
     """Start a stopped VM again: it is pledged anew, and prefers the host where it was.
@@ -106,14 +106,15 @@ def start(
         found = mine.one(vm)
         if found.vm.state in ("running", "committed"):
             note(f"electros: {found.vm.name} is {found.vm.state} on {found.vm.host} already")
-            emit(output, {"vm": vm_document(found.vm)}, vms_table([found.vm]))
+            now = _await_up(mine, found, wait, timeout)
+            emit(output, {"vm": vm_document(now)}, vms_table([now]))
             return
         errand = _again(found.vm, policy, allows_emulation(allow_emulation))
         placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
-        placed = _place(mine, placing, errand, found.vm.name, output)
-        _forget_older(mine, found, placed)
-        placed = _await_up(mine, placed, wait, timeout)
-        emit(output, {"vm": vm_document(placed)}, vms_table([placed]))
+        placed = _place(mine, placing, errand, found.vm.name, output, wait)
+        _forget_older(mine, found, placed.vm)
+        now = _await_up(mine, placed, wait, timeout)
+        emit(output, {"vm": vm_document(now)}, vms_table([now]))
 
 
 def _again(vm: VmView, policy: Policy, allow_emulation: bool) -> Errand:
@@ -125,7 +126,7 @@ def _again(vm: VmView, policy: Policy, allow_emulation: bool) -> Errand:
     return Errand(VmId(vm.id), vm.generation + 1, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
 
 
-def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: str) -> VmView:
+def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: str, wait: str) -> Found:
     """Drive the placing, and read the progress of the host that took it. The VM, up or on its way."""
     progress = Progress()
     progress.say("asking the hosts in reach …")
@@ -133,12 +134,13 @@ def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: s
     warm_up(output)
     placed = _placed(outcome, what)
     _keep(errand, placed)
-    connection = mine.client.taken
-    assert connection is not None, "a placed VM was confirmed on a connection"
     progress.say(f"{placed.host} has promised it, and starts it …")
+    door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
+    connection = mine.client.taken if wait != "committed" else None
     try:
         with mine.client.interrupts.waiting():
-            vm = _last_view(connection)
+            vm = _last_view(connection) if connection is not None else None
+        return Found(vm or _view(mine, door, errand.vm_id), door)
     except KeyboardInterrupt:
         progress.clear()
         raise Failure(
@@ -148,9 +150,6 @@ def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: s
         ) from None
     finally:
         progress.clear()
-    if vm is not None and vm.state == "failed":
-        raise _start_failed(mine, vm, placed)
-    return vm if vm is not None else _view(mine, placed)
 
 
 def _last_view(connection: Connection) -> VmView | None:
@@ -161,39 +160,45 @@ def _last_view(connection: Connection) -> VmView | None:
     return last
 
 
-def _view(mine: Session, placed: Placed) -> VmView:
-    door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
-    return mine.ask(door, lambda connection: connection.ask("GET", f"/v1/vms/{placed.vm_id}", VmView))
+def _view(mine: Session, door: Door, vm_id: str) -> VmView:
+    return mine.ask(door, lambda connection: connection.ask("GET", f"/v1/vms/{vm_id}", VmView))
 
 
-def _start_failed(mine: Session, vm: VmView, placed: Placed) -> Failure:
+def _start_failed(mine: Session, vm: VmView, door: Door) -> Failure:
     """A first start that libvirt refuses leaves nothing behind; a later one leaves the VM as it was, stopped."""
-    door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
     if vm.generation == 1:
         with suppress(Failure):
             path = f"/v1/vms/{vm.id}?generation=1"
             mine.ask(door, lambda connection: connection.ask("DELETE", path, VmView))
         _record(VmId(vm.id)).unlink(missing_ok=True)
     left = "nothing is left of it" if vm.generation == 1 else "it is kept, with its volumes"
-    return Failure(Exit.FAILED, f"{placed.host} could not start {vm.name}: {vm.why}; {left}")
+    return Failure(Exit.FAILED, f"{vm.host} could not start {vm.name}: {vm.why}; {left}")
 
 
-def _await_up(mine: Session, vm: VmView, wait: str, timeout_s: float) -> VmView:
-    """Until the guest has an address, where that was asked for."""
-    if wait != "address" or vm.addresses:
-        return vm
-    end_s = time.monotonic() + timeout_s
-    door = mine.one(vm.id).door
-    path = f"/v1/vms/{vm.id}"
-    while not vm.addresses:
-        if time.monotonic() > end_s:
-            raise Failure(Exit.TIMEOUT, f"{vm.name} runs on {vm.host}, but has no address after {timeout_s:.0f} s")
+def _await_up(mine: Session, found: Found, wait: str, timeout_s: float) -> VmView:
+    """Until the VM is as far as was asked for."""
+    vm, end_s = found.vm, time.monotonic() + timeout_s
+    while not _has_come_to(vm, wait):
+        if vm.state == "failed":
+            raise _start_failed(mine, vm, found.door)
         if vm.state not in ("running", "committed"):
             raise Failure(Exit.FAILED, f"{vm.name} is {vm.state}: {vm.why}")
+        if time.monotonic() > end_s:
+            lacks = "has no address" if vm.state == "running" else "is not up"
+            raise Failure(Exit.TIMEOUT, f"{vm.name} is {vm.state} on {vm.host}, and {lacks} after {timeout_s:g} s")
         with mine.client.interrupts.waiting():
-            time.sleep(ADDRESS_POLL_S)
-        vm = mine.ask(door, lambda connection: connection.ask("GET", path, VmView))
+            time.sleep(POLL_S)
+        vm = _view(mine, found.door, vm.id)
     return vm
+
+
+def _has_come_to(vm: VmView, wait: str) -> bool:
+    match wait:
+        case "address":
+            return bool(vm.addresses)
+        case "running":
+            return vm.state == "running"
+    return vm.state in ("committed", "running")
 
 
 def _forget_older(mine: Session, before: Found, now: VmView) -> None:

@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -102,7 +103,7 @@ class Init:
             request = json.loads(connection.recv(REQUEST_MAX))
             connection.sendall(json.dumps(answer(self.services, request)).encode() + b"\n")
 
-    def hear(self, service: Service):  # type: ignore[no-untyped-def]
+    def hear(self, service: Service) -> Callable[[socket.socket], None]:
         def heard(notify: socket.socket) -> None:
             with contextlib.suppress(BlockingIOError):
                 self.services.heard(service, notify.recv(REQUEST_MAX))

@@ -210,7 +210,8 @@ def main(arguments: list[str]) -> int:
             return 128 + signal.SIGINT
     print(f"\ndemo: all went well ({time.monotonic() - begun_s:.0f} s)")
     if keep:
-        print(f"demo: lab and VM are still up; {LAB} exec client -- electros ps; end them with {LAB} down")
+        lab = LAB if name_from_environment() == "lab" else f"ATOMOS_LAB={name_from_environment()} {LAB}"
+        print(f"demo: lab and VM are still up: {lab} exec client -- electros ps; end them with: {lab} down")
     return 0
 
 

@@ -13,18 +13,22 @@ from storaged.metadata import Bad, Metadata, parse_metadata, write_metadata
 names = st.text(max_size=64).filter(str.isprintable)
 owners = st.none() | st.text("0123456789abcdef", min_size=64, max_size=64).map(UserId)
 images = st.sampled_from(["data.img", "disk.qcow2", "größe.raw", "a b"])
-good = st.builds(
-    Metadata,
-    size_mib=st.integers(1, 2**23).map(lambda eighths: eighths * 128),
-    name=names,
-    bootable=st.booleans(),
-    private=st.booleans(),
-    shareable=st.booleans(),
-    readonly=st.booleans(),
-    format=st.sampled_from(ImageFormat),
-    image=images,
-    owner=owners,
-).filter(lambda m: not (m.bootable and m.shareable) and not (m.private and m.owner is None))
+good = (
+    st.builds(
+        Metadata,
+        size_mib=st.integers(1, 2**23).map(lambda eighths: eighths * 128),
+        name=names,
+        bootable=st.booleans(),
+        private=st.booleans(),
+        shareable=st.booleans(),
+        readonly=st.booleans(),
+        format=st.sampled_from(ImageFormat),
+        image=images,
+        owner=owners,
+    )
+    .filter(lambda m: not (m.bootable and m.shareable) and not (m.private and m.owner is None))
+    .filter(lambda m: not (m.shareable and m.format is ImageFormat.QCOW2 and not m.readonly))
+)
 
 scraps = st.sampled_from(
     [
