@@ -5,25 +5,19 @@ one did not offer.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import assert_never
 
 from matcher.scheduler.choosing import Volumes
 from matcher.scheduler.heard import Answers, host_names
-from matcher.scheduler.outcomes import (
-    AllRefused,
-    HostReasons,
-    Interrupted,
-    Nearest,
-    NoHostFits,
-    NoHostInReach,
-    Outcome,
-    Placed,
-    Surveyed,
-    Unknown,
-    VolumeMissing,
-)
+from matcher.scheduler.outcomes import HostReasons, Nearest, NoHostFits, NoHostInReach, VolumeMissing
 from matcher.wire.messages import REASONS_MAX, Clock, Reason, Role
 from specs.ids import HostId, PledgeId, Vid
+
+PRETENDS = Reason(
+    "hardware",
+    "a machine that runs VMs",
+    "a recording: this host shows another machine's hardware",
+    "it answers `electros pledge` alone",
+)
 
 
 def reason(resource: str, asked: str, has: str, hint: str) -> Reason:
@@ -75,29 +69,6 @@ def nearest(unfits: Iterable[HostReasons]) -> tuple[Nearest, ...]:
     return tuple(sorted(near, key=lambda near: (len(near.edits), near.host, near.host_id)))
 
 
-def headline(outcome: Outcome) -> str:
-    """The outcome as one line for a person, without a full stop."""
-    match outcome:
-        case Placed():
-            return f"placed on {outcome.host}"
-        case NoHostFits():
-            return "no host fits"
-        case NoHostInReach():
-            return "no host in reach answered"
-        case VolumeMissing():
-            return f"no host in reach has volume {', '.join(outcome.vids)}"
-        case AllRefused():
-            one = outcome.refused[0].host if len(outcome.refused) == 1 else ""
-            return f"{one} offered, and then refused" if one else "every host that offered refused"
-        case Unknown():
-            return f"unknown: {outcome.host} stopped answering, and may run the VM or not"
-        case Interrupted():
-            return f"interrupted; {_left(outcome.left)}"
-        case Surveyed():
-            return f"{len(outcome.choices)} of {len(outcome.choices) + len(outcome.unfits)} hosts fit"
-    assert_never(outcome)
-
-
 class _Explainer:
     """What was heard, seen from each host in turn."""
 
@@ -107,6 +78,7 @@ class _Explainer:
         asked = tuple(Vid(vid) for vid in answers.pledge.volumes)
         self._volumes = Volumes(PledgeId(answers.pledge.pledge_id), asked, answers.volumes.values())
         self._offers_vm = {heard.host_id for heard in answers.vms.values()}
+        self._pretend = {heard.host_id for heard in answers.vms.values() if heard.offer.pretended}
         self._has: dict[Vid, list[HostId]] = {vid: [] for vid in asked}
         for heard in answers.volumes.values():
             for volume in heard.offer.volumes:
@@ -116,6 +88,8 @@ class _Explainer:
         own = self._own(host_id, Role.COMPUTE)
         stored = self._own(host_id, Role.STORAGE)
         late = self._late(host_id)
+        if host_id in self._pretend:
+            own = (PRETENDS, *own)
         if late or host_id in self._offers_vm or own:
             apart = self._apart(host_id, stored) if host_id in self._offers_vm or own else ()
         else:
@@ -186,17 +160,6 @@ def _is_about(resource: str, vid: str) -> bool:
     word, _, name = resource.partition(" ")
     beginning = name.rstrip("….").replace("-", "")
     return word == "volume" and bool(beginning) and vid.startswith(beginning)
-
-
-def _left(left: Placed | Unknown | None) -> str:
-    match left:
-        case None:
-            return "nothing was placed"
-        case Placed():
-            return f"the VM was placed on {left.host} already, and stays"
-        case Unknown():
-            return f"{left.host} has not said whether it took the VM"
-    assert_never(left)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -369,10 +369,11 @@ class Placing:
             return effects
         survey.answers.absorb(self._current.answers)
         found, refused = survey.surveyed(now_s), tuple(self._refused.values())
-        if found.choices and self._rounds < ROUNDS_MAX:
+        real = [choice for choice in found.choices if not choice.vm.offer.pretended]
+        if real and self._rounds < ROUNDS_MAX:
             return self._pledge(now_s)  # offers were lost on the way, or room has just become free
-        if found.choices:
-            return self._finish(NoHostFits((*map(_unheld, found.choices), *found.unfits), (), refused))
+        if real:
+            return self._finish(NoHostFits((*map(_unheld, real), *found.unfits), (), refused))
         return self._finish(explain(survey.answers, wall_ms=self._wall_at(now_s), now_s=now_s, refused=refused))
 
     # ---- ending
