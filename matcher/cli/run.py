@@ -29,11 +29,13 @@ from matcher.scheduler.outcomes import (
 )
 from matcher.scheduler.placing import Placing
 from matcher.scheduler.pledging import Errand, vm_ask
-from matcher.wire.messages import Policy, VmView
+from matcher.wire.messages import Confirm, Pledge, Policy, VmOffer, VmView, VolumeOffer
+from matcher.wire.messages import Progress as Step
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
 UP_S = 60.0
 POLL_S = 0.25
+SOON = (Pledge, VmOffer, VolumeOffer, Confirm, Step)  # what a placing says and hears, in this order
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 WaitFor = Annotated[
     Literal["committed", "running", "address"],
@@ -68,7 +70,7 @@ def run(
     vids = read_volumespec(volumes) if volumes else ()
     value = ranking(rank)
     allow = allows_emulation(allow_emulation)
-    with session() as mine:
+    with session(*SOON) as mine:
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         _refuse_namesake(mine, called)
@@ -102,7 +104,7 @@ def start(
     vm
         Its name, its UUID, or the start of either.
     """
-    with session() as mine:
+    with session(*SOON) as mine:
         found = mine.one(vm)
         if found.vm.state in ("running", "committed"):
             note(f"electros: {found.vm.name} is {found.vm.state} on {found.vm.host} already")

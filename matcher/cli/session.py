@@ -13,7 +13,7 @@ from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import IdentityError, load_identity
-from matcher.wire.messages import Answer, Clock, Query, Refused, VmView, VmViews
+from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
 from specs.ids import new_id, parse_id
 
 QUIET_S = 0.15  # after the last new answer, nobody else is expected
@@ -114,14 +114,14 @@ class Session:
 
 
 @contextmanager
-def session() -> Iterator[Session]:
-    """Who I am and my links, for the time of one command."""
+def session(*soon: type[Message]) -> Iterator[Session]:
+    """Who I am and my links, for the time of one command; `soon`: see `Client`."""
     try:
         identity = load_identity(folders.identity_folder())
     except IdentityError as error:
         raise Failure(Exit.DENIED, str(error)) from None
     known = Known()
-    with Client(identity, known=known.doors()) as client:
+    with Client(identity, known=known.doors(), soon=soon) as client:
         yield Session(client, known)
 
 

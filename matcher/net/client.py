@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TypeVar
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 from matcher.net import multicast
 from matcher.net.https import CONNECT_S, Connection, Door, Unanswered, Unreachable
@@ -22,9 +23,9 @@ from matcher.scheduler.outcomes import Effects, Finished, Outcome, SendAbandon, 
 from matcher.scheduler.placing import CONFIRM_REPEAT_S, Placing
 from matcher.scheduler.surveying import Surveying
 from matcher.trust.certificates import Untrusted
-from matcher.trust.identity import Identity
+from matcher.trust.identity import Identity, client_tls
 from matcher.trust.opening import open_sealed
-from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, encode
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, encode, prepare
 from matcher.wire.envelope import (
     REALM,
     Kind,
@@ -52,6 +53,9 @@ from matcher.wire.messages import (
 )
 from specs.ids import HostId, OfferId, UserId
 
+if TYPE_CHECKING:
+    import ssl
+
 BATCH_MAX = 256
 Answers = VmOffer | VolumeOffer | Unfit | Answer | Clock
 _HEARD = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})
@@ -68,10 +72,22 @@ class Said:
 
 
 class Client:
-    """A user on their own links. Use it as a context manager."""
+    """A user on their own links. Use it as a context manager.
 
-    def __init__(self, identity: Identity, *, port: int = multicast.PORT, known: tuple[Door, ...] = ()) -> None:
+    `soon` are the messages that come after the first question: what they need is made while hosts are waited for.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        port: int = multicast.PORT,
+        known: tuple[Door, ...] = (),
+        soon: tuple[type[Message], ...] = (),
+    ) -> None:
         self.identity = identity
+        self._soon = soon
+        self._tls: ssl.SSLContext | None = None
         self.interrupts = Interrupts()
         self.taken: Connection | None = None  # where a confirm was taken: its progress is still to be read
         self._port, self._known = port, known
@@ -109,6 +125,9 @@ class Client:
                 return
             for asking in self._sockets:
                 multicast.ask(asking, datagram, link, self._port)
+        if self._soon:
+            Thread(target=self._prepare, args=(self._soon,), daemon=True).start()
+            self._soon = ()
 
     def reveal(self, reveal: Reveal) -> None:
         datagram = seal(Kind.REVEAL, encode(reveal), realm=self.identity.realm, signer=None, audience=REALM)
@@ -128,7 +147,7 @@ class Client:
             yield from self._drain(asking)
 
     def connect(self, door: Door, *, timeout_s: float) -> Connection:
-        return Connection(self.identity, door, timeout_s=timeout_s)
+        return Connection(self.identity, door, timeout_s=timeout_s, tls=self._tls)
 
     # ---- placing
 
@@ -196,6 +215,10 @@ class Client:
         return machine.abandon_answered(OfferId(send.abandon.offer_id), said, time.monotonic())
 
     # ---- inside
+
+    def _prepare(self, soon: tuple[type[Message], ...]) -> None:
+        prepare(*soon)
+        self._tls = client_tls(self.identity)
 
     def _door(self, host_id: HostId, address: str, port: int) -> Connection:
         return self.connect(Door("", host_id, address, port), timeout_s=CONFIRM_REPEAT_S)

@@ -59,7 +59,8 @@ class Ledger(Generic[C]):
         self, offer_id: OfferId, claim: C, *, pledge_id: PledgeId, user_id: UserId, for_s: float, now_s: float
     ) -> Refusal | None:
         """Reserve `claim` for `for_s` seconds (at most `HOLD_MAX_S`); `None` when it is held."""
-        assert offer_id not in (*self._holds, *self._committed), "an offer id is made once"
+        assert offer_id not in self._holds, "an offer id is made once"
+        assert offer_id not in self._committed, "an offer id is made once"
         others = self.residents(now_s)
         if len(self._holds) >= HOLDS_MAX or self._is_greedy(user_id, pledge_id):
             return Refusal.TOO_MANY_HOLDS

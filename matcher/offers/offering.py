@@ -1,8 +1,8 @@
 """A host's answers to pledges: what it can give becomes a hold and an offer, once for each pledge.
 
 A pledge comes by several links and is repeated by a client that heard nothing, so the answers given are remembered by
-pledge id: a repeat is answered with the same offers while their holds live, and never takes anything more. That memory
-is the replay window as well: an old pledge is stale before it is forgotten.
+pledge id: a repeat is answered as the first was, but for offers whose holds have ended, and never takes anything more.
+That memory is the replay window as well: an old pledge is stale before it is forgotten.
 Pure: callers pass `now_s`, one monotonic clock.
 """
 
@@ -60,6 +60,7 @@ class _Answered:
     pledge: Pledge
     user_id: UserId
     heard_s: float
+    answered_s: float
     replies: tuple[Reply, ...]
     silenced: bool = False
 
@@ -92,7 +93,7 @@ class Offering(Generic[C]):
             offers = self._offer(pledge, proposal, user_id, now_s)
             unfit = self._unfit(pledge, proposal.reasons, aloud=True)
         replies = (*offers, *unfit)
-        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, now_s, replies)
+        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, now_s, now_s, replies)
         return replies
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
@@ -138,14 +139,17 @@ class Offering(Generic[C]):
         return (Unfit(pledge.pledge_id, self.host, self.role, self.hosts_known, tuple(reasons[:REASONS_MAX])),)
 
     def _repeat(self, known: _Answered, user_id: UserId, now_s: float) -> tuple[Reply, ...]:
-        if known.user_id != user_id or known.silenced or now_s - known.heard_s < REPEAT_S:
+        if known.user_id != user_id or known.silenced or now_s - known.answered_s < REPEAT_S:
             return ()
-        again: list[Offer] = []
-        for offer in known.offers():
-            hold = self._ledger.held(OfferId(offer.offer_id), now_s)
-            if hold is not None:
-                again.append(dataclasses.replace(offer, expires_in_ms=int((hold.until_s - now_s) * 1000)))
-        return tuple(again)
+        known.answered_s = now_s
+        return tuple(again for reply in known.replies if (again := self._as_of(reply, known, now_s)) is not None)
+
+    def _as_of(self, reply: Reply, known: _Answered, now_s: float) -> Reply | None:
+        """The same answer, with the time that is left of its hold; `None` once the hold has ended."""
+        if isinstance(reply, Unfit) or known.pledge.dry:
+            return reply
+        hold = self._ledger.held(OfferId(reply.offer_id), now_s)
+        return None if hold is None else dataclasses.replace(reply, expires_in_ms=int((hold.until_s - now_s) * 1000))
 
     def _forget(self, now_s: float) -> None:
         """Oldest first: a dict keeps the order in which pledges were heard."""

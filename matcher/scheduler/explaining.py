@@ -119,6 +119,7 @@ class _Explainer:
     def _whereabouts(self, vid: Vid) -> str:
         """Where the volume is, and why not there."""
         places = [f"{self.names[host]} ({self._why_not(host)})" for host in self._has[vid]]
+        places += [f"{self.names[host]} (which can't give it now)" for host in self._withholds(vid)]
         return f"on {', '.join(places)}" if places else "on no host in reach"
 
     def _why_not(self, host_id: HostId) -> str:
@@ -129,7 +130,14 @@ class _Explainer:
             return "which runs no VMs"
         return f"which does not fit: {', '.join(lacks[:2])}{', …' if len(lacks) > 2 else ''}"
 
+    def _withholds(self, vid: Vid) -> list[HostId]:
+        """The hosts that have the volume, and say why they can't give it."""
+        unfits = self._answers.unfits.items()
+        return [host for (host, _), unfit in unfits if any(_is_about(r.resource, vid) for r in unfit.reasons)]
+
     def _hint(self, vid: Vid) -> str:
+        if withholding := self._withholds(vid):
+            return f"see what {self.names[withholding[0]]} says of it"
         if not self._has[vid]:
             return "check the id; its host may be down"
         return "volumes are used on their own host: make room there, or move the volume"
