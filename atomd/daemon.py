@@ -64,7 +64,14 @@ async def run(config: Config) -> None:
             nursery=nursery,
         )
         answers = ComputeAnswers(face, offering, ledger, compute)
-        service = Service(identity=identity, face=face, performer=performer, answers=answers, hypervisor=hypervisor)
+        service = Service(
+            identity=identity,
+            face=face,
+            performer=performer,
+            answers=answers,
+            hypervisor=hypervisor,
+            storaged_socket=config.storaged_socket,
+        )
         for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
             nursery.start_soon(task)
         await nursery.start(partial(front_door.serve, identity, service, port=config.front_door_port))

@@ -126,13 +126,13 @@ def _way_out(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list
     def helps(changed: VmAsk) -> bool:
         return _most(now.open_units(changed, user_id)) >= ask.slots
 
-    noun = "threads" if ask.smt else "whole cores"
+    noun = "thread" if ask.smt else "whole core"
     sharing = _sharing_that(lambda n: helps(replace(ask, overprovision=n)), ask.overprovision, now)
     threads = not ask.smt and helps(replace(ask, smt=True))
     if most := _most(units):
         also = f"; or with cpu.overprovision={sharing}" if sharing else "; or with cpu.allowSMT=true" if threads else ""
-        alike = f", as the {noun} of a VM are alike" if len(units) > 1 else ""
-        return f"cpu.slots={most}", f"at most {most} {noun} now{alike}{also}"
+        alike = f", as the {noun}s of a VM are alike" if len(units) > 1 else ""
+        return f"cpu.slots={most}", f"at most {_count(most, noun)} now{alike}{also}"
     if sharing:
         return f"cpu.overprovision={sharing}", f"its cores can be had if {sharing} VMs may share each"
     if threads:

@@ -1,6 +1,7 @@
 """The `atomd` command: the daemon itself, and what a sysadmin asks of a machine before it is one of ours."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ from cyclopts import App, Parameter
 
 from atomd.config import PATH
 
-app = App(name="atomd", help="The compute daemon of AtomOS.", version_flags=["--version"])
+app = App(name="atomd", help="The compute daemon of AtomOS.", version=lambda: version("atomos"))
 
 
 @app.default

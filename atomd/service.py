@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 import trio
@@ -14,6 +15,7 @@ from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
 from atomd.traits import arch_for
+from matcher.net import local
 from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
 from matcher.trust.certificates import Untrusted
@@ -22,13 +24,28 @@ from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
 from matcher.wire.envelope import host_audience, unseal
-from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
+from matcher.wire.framing import unframe
+from matcher.wire.messages import (
+    Abandon,
+    Abandoned,
+    Answer,
+    Arch,
+    Asked,
+    Confirm,
+    Refused,
+    Replies,
+    Role,
+    VmView,
+    VmViews,
+    VmVolume,
+)
 from specs.ids import HostId, OfferId, UserId, VmId
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
 UP_S = 40.0  # a libvirt call may take 30 s until it is unknown
 ENDED_S = 70.0  # a guest has 60 s to obey the power button
 ADDRESSES_S = 2.0
+STORAGE_S = 0.5  # to answer a pledge
 LOG_MAX_BYTES = 256 * 1024
 
 T = TypeVar("T")
@@ -45,11 +62,13 @@ class Service:
         performer: Performer,
         answers: ComputeAnswers,
         hypervisor: HypervisorLike,
+        storaged_socket: Path,
     ) -> None:
         self._identity, self._face = identity, face
         self._performer, self._compute = performer, performer.compute
         self._answers, self._hypervisor = answers, hypervisor
         self._intake = Intake(identity, answers)
+        self._storaged_socket = storaged_socket
 
     def about(self, user: Principal) -> Answer:
         return self._answers.about("0" * 32, len(self._compute.of_user(UserId(user.id))))
@@ -126,15 +145,25 @@ class Service:
         except HypervisorError as error:
             return refused("unavailable", "console", "the console", str(error), "try again")
 
-    def pledge(self, envelope: bytes, user: Principal) -> list[bytes]:
-        """A pledge too long for a datagram; it is judged as any other, and answered on this connection."""
-        return self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+    async def pledge(self, envelope: bytes, user: Principal) -> list[bytes] | Refused:
+        """A pledge too long for a datagram: judged as any other, by the storage of this host as well, and answered on
+        this connection."""
+        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+        if own is None:
+            return refused("bad-request", "pledge", "your pledge, signed", "something else", "")
+        try:
+            stored = await local.ask(self._storaged_socket, Asked(envelope), Replies, timeout_s=STORAGE_S)
+        except local.LocalError:  # a host without storage, or one that is just starting
+            return own
+        return own if isinstance(stored, Refused) else [*own, *unframe(stored.framed)]
 
     # ---- inside
 
     def _signed(self, envelope: bytes, cls: type[M], user: Principal) -> M | Refused:
         """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""
-        bad = refused("bad-request", "envelope", f"a {cls.__name__.lower()} signed by you", "something else", "")
+        bad = refused(
+            "bad-request", "envelope", f"your {cls.__name__.lower()}, signed for this host", "something else", ""
+        )
         try:
             sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
             audience = host_audience(HostId(self._identity.principal.id), Role.COMPUTE)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Offering, Proposal
@@ -14,8 +15,10 @@ from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
 from matcher.wire.envelope import host_audience, unseal
+from matcher.wire.framing import frame
 from matcher.wire.messages import (
     Answer,
+    Asked,
     Attach,
     Attached,
     Confirm,
@@ -28,6 +31,7 @@ from matcher.wire.messages import (
     Query,
     Reason,
     Refused,
+    Replies,
     Reveal,
     Role,
     Unfit,
@@ -101,9 +105,15 @@ class Attaching:
     """What the atomd of this host asks for: judged by the user's own signature, not by atomd's word."""
 
     def __init__(
-        self, identity: Identity, keeper: Keeper, ledger: Ledger[VolumeShare], snapshot: Callable[[], Snapshot]
+        self,
+        identity: Identity,
+        keeper: Keeper,
+        ledger: Ledger[VolumeShare],
+        snapshot: Callable[[], Snapshot],
+        intake: Intake,
     ) -> None:
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
+        self._intake = intake
         self._host_id = HostId(identity.principal.id)
 
     async def answer(self, question: Message) -> Message:
@@ -113,6 +123,8 @@ class Attaching:
                     return await self._attach(envelope)
                 case Detach(vm_id=vm_id, generation=generation):
                     return await self._detach(VmId(vm_id), generation)
+                case Asked(pledge=pledge):
+                    return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
                 case Forget(vid=vid):
                     return await self._forget(Vid(vid))
         except JournalCorrupt:

@@ -99,11 +99,11 @@ class Keeper:
         with self._lock:
             volume = snapshot.volumes.get(vid)
             if volume is None:
-                raise Unusable(f"volume {vid} is not here, or not in order")
+                raise Unusable("it is not here, or not in order")
             if not volume.exclusive:
-                raise Unusable(f"volume {vid} may have many users, so that nothing is remembered of it")
+                raise Unusable("it may have many users, so that nothing is remembered of it")
             if file.writer_of(volume) is not None:
-                raise Unusable(f"volume {vid} is open for writing on this host: end that VM first")
+                raise Unusable("it is open for writing on this host: end that VM first")
             right = read_right_at(volume.pool, volume.path, vid)
             change = attachments.forgotten(self._state, vid, right, host_id=self._host_id, random=self._random)
             write_right(volume.pool, volume.path, change.rights[0])

@@ -1,6 +1,7 @@
 """The `storaged` command."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from cyclopts import App
@@ -9,7 +10,7 @@ from storaged.config import PATH, Config
 
 ANSWER_S = 10.0
 
-app = App(name="storaged", help="The storage daemon of AtomOS.", version_flags=["--version"])
+app = App(name="storaged", help="The storage daemon of AtomOS.", version=lambda: version("atomos"))
 
 
 @app.default

@@ -25,7 +25,7 @@ from wsproto.events import (
 )
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.output import note
+from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.session import ANSWER_S, Found, Session, refused, session
 from matcher.net.https import Unreachable
 from matcher.wire.codec import BadBytes, from_json
@@ -37,7 +37,10 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[^\[])?|[\x00-\x08\x0b\x0c\x
 
 
 def console(
-    vm: str, *, log: Annotated[bool, Parameter(help="print what the guest has written so far, and end")] = False
+    vm: str,
+    *,
+    log: Annotated[bool, Parameter(help="print what the guest has written so far, and end")] = False,
+    output: Output = "table",
 ) -> None:
     """Talk to the guest on its serial console; Ctrl-] ends the session, the VM goes on.
 
@@ -49,14 +52,17 @@ def console(
     with session() as mine:
         found = mine.one(vm)
         if log:
-            _print_log(mine, found)
+            _print_log(mine, found, output)
         else:
             _attach(mine, found)
 
 
-def _print_log(mine: Session, found: Found) -> None:
+def _print_log(mine: Session, found: Found, output: str) -> None:
     """As the guest wrote it; on a terminal without what could change the terminal."""
     data = mine.ask(found.door, lambda connection: connection.ask_bytes("GET", f"/v1/vms/{found.vm.id}/log"))
+    if output != "table":
+        emit(output, {"log": data.decode(errors="replace")}, Table(("LOG",), [], [found.vm.name]))
+        return
     if sys.stdout.isatty():
         data = _ESCAPES.sub(b"", data)
     sys.stdout.buffer.write(data)
@@ -73,9 +79,10 @@ def _attach(mine: Session, found: Found) -> None:
         socket = _WebSocket(tls)
         socket.open(f"/v1/vms/{found.vm.id}/console", found.door.host)
         note(f"electros: connected to {found.vm.name} on {found.vm.host}; Ctrl-] ends the session")
-        with _raw_terminal():
+        with _raw_terminal(), mine.client.interrupts.waiting():  # Ctrl-C is the guest's, but where a pipe is typing
             said = _pump(socket)
-    note(f"\nelectros: {said}")
+    sys.stderr.write("\n")
+    note(f"electros: {said}")
 
 
 def _pump(socket: "_WebSocket") -> str:
@@ -128,6 +135,8 @@ class _WebSocket:
         self.tls.setblocking(True)
         try:
             self.tls.sendall(self._protocol.send(BytesMessage(data)))
+        except OSError as error:
+            raise _lost(error) from None
         finally:
             self.tls.setblocking(False)
 
@@ -144,9 +153,19 @@ class _WebSocket:
                 return
 
     def _read(self) -> Iterator[Event]:
-        data = self.tls.recv(READ_BYTES)
+        try:
+            data = self.tls.recv(READ_BYTES)
+        except SSLWantReadError:
+            raise
+        except OSError as error:
+            raise _lost(error) from None
         self._protocol.receive_data(data or None)
         yield from self._protocol.events()
+
+
+def _lost(error: OSError) -> Failure:
+    said = f"the connection to its host is lost: {error.strerror or error}; the VM goes on"
+    return Failure(Exit.UNREACHABLE, said)
 
 
 def _refusal(host: str, body: bytes) -> Failure:

@@ -17,7 +17,10 @@ from matcher.cli.output import printable
 
 STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
 
-EXIT_CODES = "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout."
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, "
+    "130 interrupted."
+)
 
 # pydantic would look through all installed packages for plugins, and none has a say in what our messages are.
 os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"

@@ -96,7 +96,8 @@ def _as_table(table: Table) -> str:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(box=None, pad_edge=False, header_style="bold")
+    colourless = bool(os.environ.get("NO_COLOR"))
+    shown = RichTable(box=None, pad_edge=False, header_style="" if colourless else "bold")
     for column in table.columns:
         shown.add_column(column, overflow="fold")
     for row in table.rows:
@@ -104,10 +105,10 @@ def _as_table(table: Table) -> str:
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal else 10_000  # a pipe has no width: nothing may be folded there
     text = StringIO()
-    console = Console(file=text, width=width, force_terminal=is_terminal, no_color="NO_COLOR" in os.environ)
+    console = Console(file=text, width=width, force_terminal=is_terminal, no_color=colourless)
     if is_terminal:
-        console.width = os.get_terminal_size(sys.stdout.fileno()).columns
-    if table.rows:
+        console.width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    if table.rows or not table.notes:  # heads alone say that there is nothing
         console.print(shown)
     for line in table.notes:
         console.print(Text(printable(line)))

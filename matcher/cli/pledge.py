@@ -36,6 +36,8 @@ def pledge(
     vids = read_volumespec(volumes) if volumes else ()
     value = ranking(rank)
     with session() as mine:
+        if not mine.client.known:  # a long pledge has to be taken to each host
+            mine.query()
         vm_id = VmId(new_id(mine.random))
         errand = Errand(vm_id, 1, vm_ask(spec, allow_emulation=allows_emulation(allow_emulation)), vids, policy=policy)
         surveying = Surveying(errand, random=mine.random, value=value)

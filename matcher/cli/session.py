@@ -70,6 +70,7 @@ class Session:
         if heard:
             with suppress(OSError):  # a full or read-only disk costs the cache, not the answer
                 self.known.remember(heard.values())
+            self.client.known = self.known.doors()
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
 
     def vms(self, match: str = "", *, exact: bool = False) -> tuple[list[Found], Heard]:
@@ -139,7 +140,7 @@ def no_host_in_reach(heard: Heard | None = None) -> Failure:
         for said in (heard.clocks if heard else ())
         if isinstance(said.message, Clock)
     ]
-    helps = "is atomd running on a host of this link, and of this realm? On a host: systemctl status atomd"
+    helps = "is atomd running on a host of this link, and of this realm?"
     return Failure(Exit.UNREACHABLE, "no host in reach has answered", helps="; ".join(behind) or helps)
 
 

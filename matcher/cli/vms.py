@@ -1,5 +1,6 @@
 """`electros ps, inspect, stop, reboot, rm`: the VMs that are mine."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -49,8 +50,11 @@ def stop(
 ) -> None:
     """Press the power button of VMs and wait until they are off; name and volumes stay, compute is free."""
     with session() as mine:
-        ended = [_stop(mine, mine.one(name), force=force) for name in _some(vms)]
-    emit(output, {"vms": [vm_document(vm) for vm in ended]}, vms_table(ended))
+        ended, failure = _each(vms, lambda name: _stop(mine, mine.one(name), force=force))
+    if ended or failure is None:
+        emit(output, {"vms": [vm_document(vm) for vm in ended]}, vms_table(ended))
+    if failure is not None:
+        raise failure
 
 
 def reboot(vm: str, *, output: Output = "table") -> None:
@@ -63,6 +67,7 @@ def reboot(vm: str, *, output: Output = "table") -> None:
     """
     with session() as mine:
         after = _act(mine, mine.one(vm), "POST", "reboot")
+    note(f"electros: {after.name} is asked to restart; a guest that is just booting may not hear it")
     emit(output, {"vm": vm_document(after)}, vms_table([after]))
 
 
@@ -72,19 +77,40 @@ def rm(
     output: Output = "table",
 ) -> None:
     """Remove VMs; one that runs is stopped first. Their volumes stay as they are, free for other VMs."""
-    gone = []
     with session() as mine:
-        for name in _some(vms):
-            found = mine.one(name)
-            if found.vm.state in ("running", "stopping") and not force:
-                _stop(mine, found, force=False)
-            _remove(mine, found)
-            gone.append(found.vm)
-            if output == "table":
-                note(f"electros: {found.vm.name} is removed from {found.vm.host}")
-    if output != "table":
+        gone, failure = _each(vms, lambda name: _stop_and_remove(mine, name, force=force, aloud=output == "table"))
+    if output != "table" and (gone or failure is None):
         removed = [{"id": dashed(vm.id), "name": vm.name, "host": vm.host} for vm in gone]
         emit(output, {"removed": removed}, vms_table(gone))
+    if failure is not None:
+        raise failure
+
+
+def _each(names: tuple[str, ...], act: Callable[[str], VmView]) -> tuple[list[VmView], Failure | None]:
+    """All of them, whatever becomes of one: what was done, and the failures as one."""
+    if not names:
+        raise Failure(Exit.USAGE, "which VM? Say its name, its UUID, or the start of either", helps="electros ps")
+    done: list[VmView] = []
+    failures: list[Failure] = []
+    for name in names:
+        try:
+            done.append(act(name))
+        except Failure as failure:
+            failures.append(failure)
+    if len(failures) < 2:
+        return done, failures[0] if failures else None
+    said = "; ".join(failure.message for failure in failures)
+    return done, Failure(failures[0].exit_code, said, helps=failures[0].helps, code=failures[0].code)
+
+
+def _stop_and_remove(mine: Session, name: str, *, force: bool, aloud: bool) -> VmView:
+    found = mine.one(name)
+    if found.vm.state in ("running", "stopping") and not force:
+        _stop(mine, found, force=False, helps=f"electros rm --force {found.vm.name}")
+    _remove(mine, found)
+    if aloud:
+        note(f"electros: {found.vm.name} is removed from {found.vm.host}")
+    return found.vm
 
 
 def _remove(mine: Session, found: Found) -> None:
@@ -94,10 +120,10 @@ def _remove(mine: Session, found: Found) -> None:
         (folders.state_folder() / "vms" / f"{found.vm.id}.json").unlink(missing_ok=True)
 
 
-def _stop(mine: Session, found: Found, *, force: bool) -> VmView:
+def _stop(mine: Session, found: Found, *, force: bool, helps: str = "") -> VmView:
     vm = _act(mine, found, "POST", f"stop?force={int(force)}")
     if vm.state not in ("stopped", "failed"):
-        helps = f"electros stop --force {vm.name}"
+        helps = helps or f"electros stop --force {vm.name}"
         raise Failure(Exit.TIMEOUT, f"{vm.name} is still {vm.state}: {vm.why}", helps=helps)
     return vm
 
@@ -105,9 +131,3 @@ def _stop(mine: Session, found: Found, *, force: bool) -> VmView:
 def _act(mine: Session, found: Found, method: str, verb: str) -> VmView:
     path = f"/v1/vms/{found.vm.id}/{verb}"
     return mine.ask(found.door, lambda connection: connection.ask(method, path, VmView), timeout_s=ENDED_S)
-
-
-def _some(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise Failure(Exit.USAGE, "which VM? Say its name, its UUID, or the start of either", helps="electros ps")
-    return names

@@ -35,6 +35,7 @@ from matcher.wire.envelope import (
     unseal,
     user_audience,
 )
+from matcher.wire.framing import unframe
 from matcher.wire.messages import (
     DATAGRAM_MAX_BYTES,
     Abandoned,
@@ -90,7 +91,8 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self.interrupts = Interrupts()
         self.taken: Connection | None = None  # where a confirm was taken: its progress is still to be read
-        self._port, self._known = port, known
+        self.known = known  # where a pledge goes that is too long for a datagram
+        self._port = port
         self._links = multicast.links()
         self._sockets = [multicast.asking_socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
         self._selector = selectors.DefaultSelector()
@@ -253,13 +255,13 @@ class Client:
     def _ask_each(self, pledge: Pledge) -> None:
         """A pledge too long for a datagram goes to the hosts that were heard of before, one by one."""
         envelope = self._sealed(Kind.PLEDGE, pledge, REALM, max_bytes=BODY_MAX_BYTES)
-        for door in self._known:
+        for door in self.known:
             try:
                 with self.connect(door, timeout_s=CONNECT_S) as connection:
                     framed = connection.ask_bytes("POST", "/v1/pledges", envelope)
             except (Unreachable, Unanswered):
                 continue
-            for answer in _unframed(framed) if isinstance(framed, bytes) else ():
+            for answer in unframe(framed) if isinstance(framed, bytes) else ():
                 self._early += self._said(answer, door.address, BODY_MAX_BYTES)
 
     def _drain(self, asking: socket.socket) -> Iterator[Said]:
@@ -306,11 +308,3 @@ def _address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
     """Numeric, with the link where an IPv6 address needs one."""
     ip = source[0].partition("%")[0]
     return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip
-
-
-def _unframed(framed: bytes) -> Iterator[bytes]:
-    at = 0
-    while at + 4 <= len(framed):
-        size = int.from_bytes(framed[at : at + 4], "big")
-        yield framed[at + 4 : at + 4 + size]
-        at += 4 + size

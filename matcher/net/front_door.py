@@ -14,6 +14,7 @@ A refusal is a typed `Refused` with a 4xx status. What is not the user's own is 
 This file knows HTTP and TLS and nothing of VMs: a `Host` decides.
 """
 
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +37,7 @@ from matcher.trust.certificates import Untrusted, Verifier
 from matcher.trust.identity import Identity, peer_principal, pem_to_der, server_tls
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, to_json
+from matcher.wire.framing import frame
 from matcher.wire.messages import Abandoned, Answer, Message, Progress, Reason, Refused, VmView, VmViews
 from specs.ids import VmId, parse_id
 
@@ -62,7 +64,7 @@ class Host(Protocol):
 
     def about(self, user: Principal) -> Answer: ...
 
-    def pledge(self, envelope: bytes, user: Principal) -> list[bytes]: ...
+    async def pledge(self, envelope: bytes, user: Principal) -> list[bytes] | Refused: ...
 
     async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused: ...
 
@@ -136,6 +138,7 @@ async def serve(
     """Serve until cancelled, on IPv4 and IPv6; started once the sockets listen."""
     door = Door(server_tls(identity), port)
     rooms = app(host, identity.verifier)
+    logging.getLogger("anyio").setLevel(logging.CRITICAL)  # a stranger's failed handshake is no traceback in our log
 
     async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # left to its default, it turns a cancelled server into an error
@@ -192,9 +195,8 @@ class _Rooms:
         return _answer(self._host.about(self._user(request)))
 
     async def pledge(self, request: Request) -> Response:
-        answers = self._host.pledge(await _body(request), self._user(request))
-        framed = b"".join(len(answer).to_bytes(4, "big") + answer for answer in answers)
-        return Response(framed, media_type="application/octet-stream")
+        answers = _granted(await self._host.pledge(await _body(request), self._user(request)))
+        return Response(frame(answers), media_type="application/octet-stream")
 
     async def confirm(self, request: Request) -> Response:
         vm = _granted(await self._host.confirm(await _body(request), self._user(request)))

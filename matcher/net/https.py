@@ -115,13 +115,16 @@ class Connection:
             self._http.request(method, path, body=body, headers=headers)
             return self._http.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise Unanswered(f"{self.door.host}: {error or type(error).__name__}") from error
+            raise Unanswered(f"{self.door.host}: {str(error) or type(error).__name__}") from error
 
     def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         try:
-            return response.read(max_bytes)
+            data = response.read(max_bytes)
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{self.door.host}: {error}") from error
+        if response.length:  # http.client says nothing of an end that came early
+            raise Unanswered(f"{self.door.host}: the answer breaks off")
+        return data
 
     def _connect(self) -> "ssl.SSLSocket":
         door = self.door

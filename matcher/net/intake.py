@@ -1,8 +1,8 @@
 """A daemon's datagrams: bytes and time go in, the datagrams to send come out.
 
-Cheapest check first: length, magic, realm and tag (`unseal`), then what is known already, freshness, the certificate,
-the signature. A failure is silence and a counter; a validly signed but stale question gets one rate-limited `Clock`
-answer, so that a person can read "h2 is 94 s behind". Answers go to the address inside the signature alone.
+Cheapest check first: length, magic, realm and tag (`unseal`), the certificate (remembered), the signature, freshness.
+A failure is silence and a counter; a validly signed but stale question gets one rate-limited `Clock` answer, so that a
+person can read "h2 is 94 s behind". Answers go to the address inside the signature alone.
 """
 
 from collections import Counter
@@ -43,6 +43,8 @@ from specs.ids import UserId
 
 FRESH_MS = 30_000
 REPEAT_S = 0.1  # a client that heard nothing asks again, later than this
+COPY_S = 0.05  # the same bytes come by IPv4 and IPv6: they are verified and answered once
+COPIES_MAX = 64
 CLOCK_ANSWER_S = 1.0  # at most one `Clock` in this time
 
 Reply = VmOffer | VolumeOffer | Unfit | Answer | Clock
@@ -80,10 +82,14 @@ class Intake:
         self.counters: Counter[str] = Counter()
         self._identity, self._answering = identity, answering
         self._queries = ReplayWindow(keep_s=REPEAT_S)  # a query that came by two links is one query
+        self._copies = ReplayWindow(keep_s=COPY_S, keys_max=COPIES_MAX)
         self._clock_answer_s = float("-inf")
 
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
         """What to send because of a datagram; never raises for what a stranger can write."""
+        if self._copies.seen(data, now_s):
+            self.counters["copy"] += 1
+            return []
         heard = self._hear(data, DATAGRAM_MAX_BYTES, now_s, wall_ms)
         if heard is None:
             return []
@@ -91,14 +97,15 @@ class Intake:
         if address is None:
             self.counters["no address to answer"] += 1
             return []
+        self._copies.fresh(data, now_s)
         replies = self._replies(heard.question, heard.user, now_s, wall_ms)
         return [(answer, address) for reply in replies for answer in self._seal(reply, heard.user, DATAGRAM_MAX_BYTES)]
 
-    def receive_body(self, data: bytes, *, now_s: float, wall_ms: int) -> list[bytes]:
-        """The answers to a pledge that came over HTTPS, since it is too long for a datagram."""
+    def receive_body(self, data: bytes, *, now_s: float, wall_ms: int) -> list[bytes] | None:
+        """The answers to a pledge that came over HTTPS, since it is too long for a datagram; `None` if it is none."""
         heard = self._hear(data, BODY_MAX_BYTES, now_s, wall_ms)
         if heard is None:
-            return []
+            return None
         replies = self._replies(heard.question, heard.user, now_s, wall_ms)
         return [answer for reply in replies for answer in self._seal(reply, heard.user, BODY_MAX_BYTES)]
 

@@ -16,12 +16,23 @@ from typing import TypeVar
 import trio
 
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
-from matcher.wire.messages import Attach, Attached, Detach, Detached, Forget, Forgotten, Message, Refused
+from matcher.wire.messages import (
+    Asked,
+    Attach,
+    Attached,
+    Detach,
+    Detached,
+    Forget,
+    Forgotten,
+    Message,
+    Refused,
+    Replies,
+)
 
 FRAME_MAX_BYTES = BODY_MAX_BYTES + 64 * 1024
 QUESTION_S = 5.0  # to write a question, once connected
 CONNECTIONS_MAX = 32
-KINDS: tuple[type[Message], ...] = (Attach, Attached, Detach, Detached, Forget, Forgotten, Refused)
+KINDS: tuple[type[Message], ...] = (Attach, Attached, Detach, Detached, Asked, Replies, Forget, Forgotten, Refused)
 
 _HEADER = struct.Struct(">IB")
 _PEER = struct.Struct("3i")
@@ -41,7 +52,7 @@ async def ask(path: Path, question: Message, answer: type[A], *, timeout_s: floa
                 await stream.send_all(_frame(question))
                 said = await _read(stream)
     except (OSError, trio.BrokenResourceError, trio.TooSlowError, BadBytes) as error:
-        raise LocalError(f"{path}: {error or type(error).__name__}") from error
+        raise LocalError(f"{path}: {str(error) or f'no answer in {timeout_s:g} s'}") from error
     if isinstance(said, answer | Refused):
         return said
     raise LocalError(f"{path}: an answer of another kind")
@@ -69,7 +80,7 @@ def _listening(path: Path) -> socket.socket:
         listening.bind(str(path))
     finally:
         os.umask(before)
-    listening.listen(CONNECTIONS_MAX)
+    listening.listen(socket.SOMAXCONN)  # who finds no place in line is refused, and a host that starts asks all at once
     return listening
 
 

@@ -1,5 +1,6 @@
 """How a daemon starts: its settings file, checked as a whole, and one sentence for whatever keeps it from running."""
 
+import gc
 import logging
 import os
 import socket
@@ -54,6 +55,8 @@ def run_daemon(
 
 def say_ready() -> None:
     """Tell the service manager that the sockets are open (systemd's sd_notify); nothing where nobody asked."""
+    gc.collect()
+    gc.freeze()  # what the start has made stays: no later collection has to walk all of it, in the middle of an answer
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path.startswith(("/", "@")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):

@@ -87,6 +87,12 @@ class Ledger(Generic[C]):
         """Take back a commitment that the journal remembers: it stands, even if the host has become smaller since."""
         self._committed[offer_id] = claim
 
+    def readmit(self, offer_id: OfferId, claim: C) -> None:
+        """As `restore`, but only where it still fits: for what was about to be released when the host went down, and
+        may have been released and given to another."""
+        if self._admits(self.committed(), claim):
+            self._committed[offer_id] = claim
+
     def release(self, offer_id: OfferId) -> None:
         """Free what the offer took, held or committed; nothing when it took nothing."""
         self._holds.pop(offer_id, None)

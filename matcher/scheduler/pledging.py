@@ -47,6 +47,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool) -> VmAsk:
         pci=tuple(PciAsk(device.vendor, device.model, device.quantity) for device in spec.pci),
         firmware=Firmware(spec.misc.firmware),
         allow_emulation=allow_emulation,
+        qemu_agent=spec.misc.qemu_agent,
     )
 
 

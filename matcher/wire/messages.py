@@ -149,6 +149,7 @@ class VmAsk(Message):
     pci: Annotated[tuple[PciAsk, ...], MaxLen(PCI_ASKS_MAX)]
     firmware: Firmware
     allow_emulation: Flag
+    qemu_agent: Flag = False  # a channel for the guest's own agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +372,20 @@ class Detach(Message):
 @dataclass(frozen=True, slots=True)
 class Detached(Message):
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Message):
+    """atomd to the storaged of its own host: a pledge that is too long for a datagram, as received by HTTPS."""
+
+    pledge: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Replies(Message):
+    """storaged's sealed answers, framed one after the other."""
+
+    framed: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
 
 
 @dataclass(frozen=True, slots=True)
