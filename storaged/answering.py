@@ -70,11 +70,23 @@ class Proposer:
 class StorageAnswers:
     """`Intake`'s counterpart on a storage host."""
 
-    def __init__(self, host: str, offering: Offering[VolumeShare], snapshot: Callable[[], Snapshot]) -> None:
-        self._host, self._offering, self._snapshot = host, offering, snapshot
+    def __init__(
+        self,
+        host: str,
+        offering: Offering[VolumeShare],
+        snapshot: Callable[[], Snapshot],
+        missed: Callable[[], None],
+    ) -> None:
+        self._host, self._offering, self._snapshot, self._missed = host, offering, snapshot, missed
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
+        if not self._knows(pledge.volumes):
+            self._missed()
         return self._offering.pledge(pledge, UserId(user.id), now_s) if pledge.volumes else ()
+
+    def _knows(self, vids: Sequence[str]) -> bool:
+        snapshot = self._snapshot()
+        return all(vid in snapshot.volumes or vid in snapshot.bad or vid in snapshot.conflicts for vid in vids)
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)

@@ -24,6 +24,9 @@ from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.volume import Snapshot
 
+RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
+RESCAN_IDLE = 10  # the disks rest ten times as long as a scan took
+
 log = logging.getLogger("storaged")
 
 
@@ -34,6 +37,7 @@ class Catalogue:
         self._config, self._index = config, Index()
         self._snapshot = Snapshot()
         self._said: tuple[str, ...] = ()
+        self._missed = trio.Event()
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
@@ -47,10 +51,20 @@ class Catalogue:
             for complaint in wrong:
                 log.warning("%s", complaint)
 
+    def missed(self) -> None:
+        """Somebody asks for a volume that the newest scan did not see: it may have been made since."""
+        self._missed.set()
+
     async def keep_scanned(self) -> None:
+        took_s = 0.0
         while True:
-            await trio.sleep(self._config.rescan_s)
+            await trio.sleep(max(RESCAN_MIN_S, RESCAN_IDLE * took_s))
+            with trio.move_on_after(self._config.rescan_s):
+                await self._missed.wait()
+            self._missed = trio.Event()
+            begun_s = trio.current_time()
             await self.scan()
+            took_s = trio.current_time() - begun_s
 
 
 def complaints(snapshot: Snapshot) -> Iterator[str]:
@@ -80,7 +94,7 @@ async def run(config: Config) -> None:
         ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
         proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
-        answers = StorageAnswers(host, offering, catalogue.snapshot)
+        answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
         intake = Intake(identity, answers)
         attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
         nursery.start_soon(catalogue.keep_scanned)

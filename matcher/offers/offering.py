@@ -2,7 +2,8 @@
 
 A pledge comes by several links and is repeated by a client that heard nothing, so the answers given are remembered by
 pledge id: a repeat is answered as the first was, but for offers whose holds have ended, and never takes anything more.
-That memory is the replay window as well: an old pledge is stale before it is forgotten.
+A host that had nothing to say looks again. That memory is the replay window as well: an old pledge is stale before it
+is forgotten.
 Pure: callers pass `now_s`, one monotonic clock.
 """
 
@@ -81,9 +82,9 @@ class Offering(Generic[C]):
         """The answers to send for this pledge, now; empty for silence."""
         self._forget(now_s)
         known = self._answered.get(PledgeId(pledge.pledge_id))
-        if known is not None:
+        if known is not None and (known.replies or not self._may_repeat(known, user_id, now_s)):
             return self._repeat(known, user_id, now_s)
-        if len(self._answered) >= PLEDGES_MAX:
+        if known is None and len(self._answered) >= PLEDGES_MAX:
             return ()
         proposal = self._proposer.propose(pledge, user_id, self._ledger.residents(now_s))
         if isinstance(proposal, Nothing):
@@ -93,7 +94,8 @@ class Offering(Generic[C]):
             offers = self._offer(pledge, proposal, user_id, now_s)
             unfit = self._unfit(pledge, proposal.reasons, aloud=True)
         replies = (*offers, *unfit)
-        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, now_s, now_s, replies)
+        heard_s = known.heard_s if known is not None else now_s
+        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, heard_s, now_s, replies)
         return replies
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
@@ -139,10 +141,13 @@ class Offering(Generic[C]):
         return (Unfit(pledge.pledge_id, self.host, self.role, self.hosts_known, tuple(reasons[:REASONS_MAX])),)
 
     def _repeat(self, known: _Answered, user_id: UserId, now_s: float) -> tuple[Reply, ...]:
-        if known.user_id != user_id or known.silenced or now_s - known.answered_s < REPEAT_S:
+        if not self._may_repeat(known, user_id, now_s):
             return ()
         known.answered_s = now_s
         return tuple(again for reply in known.replies if (again := self._as_of(reply, known, now_s)) is not None)
+
+    def _may_repeat(self, known: _Answered, user_id: UserId, now_s: float) -> bool:
+        return known.user_id == user_id and not known.silenced and now_s - known.answered_s >= REPEAT_S
 
     def _as_of(self, reply: Reply, known: _Answered, now_s: float) -> Reply | None:
         """The same answer, with the time that is left of its hold; `None` once the hold has ended."""
