@@ -4,20 +4,23 @@ Events come in as method calls; what has to happen comes out as effects, to be p
 stands before what it makes true, and where it fails, `rollback` takes the step back and the rest is dropped: nothing
 is acknowledged, attached or started that a crash could forget (I6, I9). Slow work (storage, libvirt) comes back as
 another event; until then its VM is busy and reconcile leaves it alone.
+
+A refusal of a confirm is for good: the client goes to another host because of it, while copies of the confirm may
+still be on their way here (I5). So the hold behind it is freed, and the answer is remembered.
 The daemon and the simulator run this same object.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from atomd.hardware import Claim
-from atomd.lifecycle import PROMISED, TAKES_COMPUTE, State, Vm
+from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Action, Observed, Step, reconcile
 from matcher.offers.ledger import Ledger, Refusal
 from matcher.offers.offering import Offering
-from matcher.wire.messages import Abandon, Attached, Confirm, Reason, Refused
+from matcher.wire.messages import Abandon, Attached, Confirm, Pledge, Reason, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 
 STOP_S = 60.0  # how long a guest may take to obey the power button
@@ -89,10 +92,9 @@ class Quarantined:
     vm_id: VmId
 
 
+Durable = Journal | JournalForget | JournalAbandoned
 Effect = (
-    Journal
-    | JournalForget
-    | JournalAbandoned
+    Durable
     | AttachVolumes
     | DetachVolumes
     | StartDomain
@@ -103,10 +105,17 @@ Effect = (
     | Quarantined
 )
 Effects = list[Effect]
+Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
 
 
 def refused(code: str, resource: str, asked: str, has: str, hint: str) -> Refused:
     return Refused(code, (Reason(resource[:80], asked[:120], has[:120], hint[:160]),))
+
+
+REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
+ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
+UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
+SILENT = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
 
 
 class Compute:
@@ -122,30 +131,59 @@ class Compute:
         self._press_at_s: dict[VmId, float] = {}
         self._abandoned: dict[OfferId, None] = {}  # in the order of arrival
         self._refusals: dict[OfferId, Refused] = {}
+        self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
+        self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
 
     # ---- the journal
 
     def restore(self, vms: Collection[Vm], abandoned: Collection[OfferId]) -> None:
-        """Take up where the last run ended; call it once, before anything else, then reconcile."""
+        """Take up where the last run ended; call it once, before anything else, then reconcile.
+
+        One generation of a VM counts, the newest. Below a PREPARED one, the stopped one that it would replace is kept;
+        any other older row is one that could not be forgotten in time.
+        """
         self._abandoned.update(dict.fromkeys(abandoned))
         for vm in sorted(vms, key=lambda vm: vm.generation):
-            if vm.vm_id in self.vms:
-                self._older[vm.vm_id] = self.vms[vm.vm_id]
+            before = self.vms.get(vm.vm_id)
+            if before is not None:
+                keeps = vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED)
+                (self._keep_older if keeps else self._litter_with)(before)
             self.vms[vm.vm_id] = vm
-            if vm.state in TAKES_COMPUTE:
+        for vm in self.vms.values():
+            if vm.state in RUNS:
                 self._ledger.restore(vm.offer_id, vm.claim)
+        for vm in self.vms.values():
+            if vm.state is State.REMOVING:  # its domain may still be there
+                self._ledger.readmit(vm.offer_id, vm.claim)
 
-    def rollback(self, failed: Journal, why: str) -> tuple[Refused, Effects]:
-        """The journal could not take `failed`: forget the step, and undo a confirm that was not promised yet."""
+    def rollback(self, failed: Durable, why: str) -> tuple[Refused | None, Effects]:
+        """The journal could not take `failed`: forget the step, and undo a confirm that was not promised yet. `None`
+        where nobody needs to be told, since the next start or reconcile makes up for it."""
         refusal = refused("journal", "journal", "a durable note of this step", why, "free space on the host's disk")
-        vm, before = failed.put, failed.before
-        self._busy.discard(vm.vm_id)
+        match failed:
+            case JournalAbandoned(offer_id=offer_id):
+                self._abandoned.pop(offer_id, None)
+                return refusal, []
+            case JournalForget(vm=vm):
+                self._litter_with(vm)
+                return None, [Changed(vm.vm_id)]
+            case Journal(put=vm, before=before, replaces=older):
+                self._busy.discard(vm.vm_id)
+                if older is not None:
+                    self._keep_older(older)
+                return refusal, self._step_back(vm, before, refusal)
+        assert_never(failed)
+
+    def _step_back(self, vm: Vm, before: Vm | None, refusal: Refused) -> Effects:
         if before is not None and before.state is not State.PREPARED:
             self.vms[vm.vm_id] = before
-            return refusal, [Changed(vm.vm_id)]
+            if before.state in RUNS:
+                self._ledger.restore(before.offer_id, before.claim)
+            return [Changed(vm.vm_id)]
+        if before is not None and vm.confirm.volumes:
+            return self._undo(before, refusal)
         self._drop(vm, refusal)
-        undo: Effects = [DetachVolumes(vm)] if vm.confirm.volumes and before is not None else []
-        return refusal, [Changed(vm.vm_id), *undo]
+        return [Changed(vm.vm_id)]
 
     # ---- from users
 
@@ -166,28 +204,33 @@ class Compute:
             return refused("another-body", "confirm", "this offer", "taken with other words", "run it again")
         refusal = self._refusals.get(offer_id) or self._objection(confirm, user_id, now_s)
         if refusal is not None:
-            return refusal
+            return self._refuse(offer_id, user_id, refusal, now_s)
         claim = self._ledger.commit(offer_id, now_s)
         assert not isinstance(claim, Refusal), "the objection has looked for the hold"
         vm = Vm(confirm, envelope, user_id, user_name, State.PREPARED, claim)
+        self._litter.pop((vm.vm_id, vm.generation), None)  # its row is about to be this VM's
         if known is not None:
-            self._older[vm.vm_id] = known
+            self._keep_older(known)
         self.vms[vm.vm_id] = vm
         self._busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
 
     def outcome(self, offer_id: OfferId) -> Vm | Refused | None:
         """What became of a confirm: the VM once it is promised, the refusal, or `None` while it is being decided."""
-        promised = (vm for vm in self.vms.values() if vm.offer_id == offer_id and vm.state in PROMISED)
-        return self._refusals.get(offer_id) or next(promised, None)
+        if offer_id in self._refusals:
+            return self._refusals[offer_id]
+        vm = next((vm for vm in self.vms.values() if vm.offer_id == offer_id), None)
+        if vm is None or vm.state is State.PREPARED:
+            return None
+        return REMOVED if vm.state is State.REMOVING else vm
 
     def abandon(self, abandon: Abandon, user_id: UserId, now_s: float) -> tuple[Vm | None, Effects]:
         """The user lets go of an offer: the VM where it is promised already, and stays; else it never will be."""
         offer_id = OfferId(abandon.offer_id)
         vm = self.vms.get(VmId(abandon.vm_id))
-        taken = vm is not None and vm.offer_id == offer_id and vm.user_id == user_id
-        if vm is not None and taken and vm.state in PROMISED:
-            return vm, []
+        mine = vm if vm is not None and vm.user_id == user_id else None
+        if mine is not None and (stands := self._standing(mine, abandon)) is not None:
+            return stands, []
         hold = self._ledger.held(offer_id, now_s)
         if hold is not None and hold.user_id != user_id:
             return None, []
@@ -196,24 +239,24 @@ class Compute:
         while len(self._abandoned) >= ABANDONED_MAX:
             del self._abandoned[next(iter(self._abandoned))]
         self._abandoned[offer_id] = None
-        effects: Effects = [JournalAbandoned(offer_id)]
-        if vm is not None and taken and vm.state is State.PREPARED:
-            self._remember(offer_id, refused("abandoned", "offer", "this offer", "you abandoned it", "run it again"))
-            effects += self._remove(vm)
-        return None, effects
+        if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
+            self._remember(offer_id, ABANDONED)
+            if mine.vm_id in self._busy:  # else it was restored, and reconcile undoes it
+                self.vms[mine.vm_id] = mine.to(State.REMOVING)
+        return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
 
     def stop(self, vm: Vm, now_s: float, *, force: bool) -> Refused | Effects:
         """Press the power button, or pull the plug. Nothing where the VM is stopped already."""
         if vm.state in (State.STOPPED, State.FAILED):
             return []
-        if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
-            return self._not_now(vm, "stop")
         if vm.state is State.STOPPING:
-            return [DestroyDomain(vm)] if force else []
+            return [self._destroy(vm)] if force and vm.vm_id not in self._busy else []
+        if vm.vm_id in self._busy or vm.state is not State.RUNNING:
+            return self._not_now(vm, "stop")
         stopping = self._enter(vm, State.STOPPING)
         self._stop_by_s[vm.vm_id] = now_s + STOP_S
         self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
-        return [stopping, DestroyDomain(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
+        return [stopping, self._destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
 
     def reboot(self, vm: Vm) -> Refused | Effects:
         if vm.state is not State.RUNNING or vm.vm_id in self._busy:
@@ -233,19 +276,19 @@ class Compute:
     def attached(self, vm_id: VmId, generation: int, answer: Attached | Refused | None) -> Effects:
         """Storage has spoken; `None`: it could not be asked, or did not say, so that a detach has to follow."""
         vm = self._at(vm_id, generation)
-        if vm is None or vm.state not in (State.PREPARED, State.RUNNING):
+        if vm is None or vm.state not in (State.PREPARED, State.RUNNING, State.REMOVING):
             return []
         self._busy.discard(vm_id)
+        if vm.state is State.REMOVING:  # abandoned meanwhile
+            return self._detach(vm)
         if isinstance(answer, Attached):
             return self._commit(vm, answer)
-        if vm.state is State.RUNNING:  # coming back after the host's reboot
-            return self._end(vm, State.STOPPED, "its volumes could not be attached after the host started")
-        if isinstance(answer, Refused):
-            self._drop(vm, answer)
-            return [JournalForget(vm), Changed(vm_id)]
-        silent = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
-        self._remember(vm.offer_id, silent)
-        return self._remove(vm)
+        if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
+            return self._end(vm, State.STOPPED, _unattached(answer)) if answer is not None else []
+        if answer is None:
+            return self._undo(vm, SILENT)
+        self._drop(vm, answer)
+        return [JournalForget(vm), Changed(vm_id)]
 
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
@@ -261,45 +304,55 @@ class Compute:
         """libvirt did not say: the domain may come yet. Reconcile looks for it by its UUID."""
         self._busy.discard(vm_id)
 
-    def gone(self, vm_id: VmId, generation: int, *, crashed: bool, why: str) -> Effects:
-        """The domain has ended, by its guest, by a sysadmin, or by our own doing."""
+    def destroyed(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
+        """libvirt has ended the domain, or knows of none (`done`); else reconcile looks what became of it."""
         vm = self._at(vm_id, generation)
-        if vm is None or vm_id in self._busy:
+        if vm is None:
+            return []
+        self._busy.discard(vm_id)
+        if not done:
             return []
         if vm.state is State.REMOVING:
             return self._detach(vm)
-        if vm.state not in (State.RUNNING, State.STOPPING):
-            return []
-        asked = vm.state is State.STOPPING
-        return self._end(vm, State.FAILED if crashed and not asked else State.STOPPED, "" if asked else why)
+        return self._end(vm, State.STOPPED, "") if vm.state in (State.RUNNING, State.STOPPING) else []
+
+    def ended(self, vm_id: VmId, *, crashed: bool, why: str) -> None:
+        """libvirt says that a domain has ended; it does not say of which generation, and may say it late. So these
+        are words for a person, and reconcile, which has to follow, sees for itself."""
+        if vm_id in self.vms:
+            self._last_words[vm_id] = (crashed, why)
 
     def detached(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """Storage has let go (`done`), or will be asked again by reconcile."""
         vm = self._at(vm_id, generation)
-        self._busy.discard(vm_id)
-        if vm is None or not done or vm.state is not State.REMOVING:
+        if vm is None or vm.state is not State.REMOVING:
             return []
-        self._drop(vm, None)
+        self._busy.discard(vm_id)
+        if not done:
+            return []
+        self._drop(vm, REMOVED)
         return [JournalForget(vm), Changed(vm_id)]
 
-    def tick(self, now_s: float) -> Effects:
-        """The power button is pressed again now and then; a guest that ignores it for `STOP_S` goes on running."""
-        effects: Effects = []
-        for vm in [vm for vm in self.vms.values() if vm.state is State.STOPPING and vm.vm_id in self._stop_by_s]:
-            if self._stop_by_s[vm.vm_id] <= now_s:
-                self._stop_by_s.pop(vm.vm_id)
-                ignored = f"the guest ignored the power button for {STOP_S:.0f} s"
-                effects += [self._enter(vm, State.RUNNING, ignored), Changed(vm.vm_id)]
-            elif self._press_at_s[vm.vm_id] <= now_s:
-                self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
-                effects.append(ShutDownDomain(vm))
-        return effects
+    def tick(self, now_s: float) -> list[Effects]:
+        """The power button is pressed again now and then; a guest that ignores it for `STOP_S` goes on running. One
+        list for each VM: where the journal fails one, the others go on."""
+        stopping = [vm for vm in self.vms.values() if vm.state is State.STOPPING and vm.vm_id not in self._busy]
+        return [effects for vm in stopping if (effects := self._still_stopping(vm, now_s))]
 
-    def reconcile(self, observed: Collection[Observed]) -> Effects:
-        """Bring journal and libvirt together; see `atomd.reconcile`."""
-        steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=self._busy)
-        up = {domain.vm_id for domain in observed}
-        return [effect for step in steps for effect in self._step(step, is_up=step.vm_id in up)]
+    def look(self) -> Looked:
+        """To be taken before libvirt is asked for its domains: what changes until it has answered is not judged by
+        that answer."""
+        return {vm_id: None if vm_id in self._busy else vm for vm_id, vm in self.vms.items()}
+
+    def reconcile(self, observed: Collection[Observed], looked: Looked) -> list[Effects]:
+        """Bring journal and libvirt together; see `atomd.reconcile`. One list for each VM, as for `tick`."""
+        changed = {vm_id for vm_id, vm in looked.items() if vm is None or self.vms.get(vm_id) is not vm}
+        busy = self._busy | changed | (self.vms.keys() - looked.keys())
+        steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
+        up = {(domain.vm_id, domain.generation) for domain in observed}
+        tidied: list[Effects] = [[JournalForget(vm)] for vm in self._litter.values()]
+        self._litter.clear()
+        return tidied + [self._step(step, up) for step in steps]
 
     # ---- inside
 
@@ -307,19 +360,20 @@ class Compute:
         offer_id, vm = OfferId(confirm.offer_id), self.vms.get(VmId(confirm.vm_id))
         if confirm.host_id != self._host_id:
             return refused("wrong-host", "confirm", "another host", "this is not it", "send it to the host it names")
+        if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
+            return _too_old(vm, confirm)  # even where the hold has lapsed: no other host should run it either
         if offer_id in self._abandoned:
-            return refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
+            return ABANDONED
         hold = self._ledger.held(offer_id, now_s)
         if hold is None or hold.user_id != user_id:
             return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")
         pledge = self._offering.pledged(hold.pledge_id, user_id)
-        asked = (confirm.pledge_id, confirm.vm, confirm.vm_id, confirm.generation)
-        if pledge is None or asked != (hold.pledge_id, pledge.vm, pledge.vm_id, pledge.generation):
+        if pledge is None or not _as_pledged(confirm, pledge):
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
-        if vm is not None:
-            return self._generation_objection(vm, confirm, user_id)
-        namesake = (v for v in self.vms.values() if v.user_id == user_id and v.confirm.name == confirm.name)
-        if confirm.name and next(namesake, None) is not None:
+        if vm is not None and (objection := self._generation_objection(vm, confirm, user_id)) is not None:
+            return objection
+        others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
+        if confirm.name and any(other.confirm.name == confirm.name for other in others):
             hint = "choose another name, or remove that one: electros rm"
             return refused("name-taken", "name", confirm.name, "you have a VM of that name here", hint)
         return None
@@ -327,12 +381,29 @@ class Compute:
     def _generation_objection(self, vm: Vm, confirm: Confirm, user_id: UserId) -> Refused | None:
         if vm.user_id != user_id:
             return refused("not-found", "vm", "this VM", "not yours", "electros ps shows yours")
+        if vm.state is State.REMOVING and vm.offer_id in self._refusals:  # never promised, and soon gone
+            return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
         if confirm.generation <= vm.generation:
-            has = f"generation {vm.generation} is here"
-            return refused("old-generation", "vm", f"generation {confirm.generation}", has, "electros ps")
+            return _too_old(vm, confirm)
         if vm.state not in (State.STOPPED, State.FAILED) or vm.vm_id in self._busy:
             return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
         return None
+
+    def _standing(self, vm: Vm, abandon: Abandon) -> Vm | None:
+        """The promise that an abandon comes too late for: of this very offer, or of a later generation."""
+        older = self._older.get(vm.vm_id)
+        if older is not None and older.offer_id == abandon.offer_id:
+            return older
+        meant = vm.offer_id == abandon.offer_id or vm.generation > abandon.generation
+        was_promised = vm.state is State.REMOVING and vm.offer_id not in self._refusals
+        return vm if meant and (vm.state in PROMISED or was_promised) else None
+
+    def _refuse(self, offer_id: OfferId, user_id: UserId, refusal: Refused, now_s: float) -> Refused:
+        hold = self._ledger.held(offer_id, now_s)
+        if hold is not None and hold.user_id == user_id:
+            self._ledger.release(offer_id)
+            self._remember(offer_id, refusal)
+        return refusal
 
     def _commit(self, vm: Vm, attached: Attached) -> Effects:
         """The commit point: durable first, then told, then started."""
@@ -343,40 +414,68 @@ class Compute:
         return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
 
     def _run(self, vm: Vm) -> Effects:
+        self._last_words.pop(vm.vm_id, None)
         running = dataclasses.replace(vm.to(State.RUNNING), boot_id=self._boot_id)
         self.vms[vm.vm_id] = running
         return [Journal(running, before=vm), Changed(vm.vm_id)]
 
     def _end(self, vm: Vm, state: State, why: str) -> Effects:
         """Name and volumes stay, compute is free again."""
-        self._stop_by_s.pop(vm.vm_id, None)
+        self._calm(vm)
         self._ledger.release(vm.offer_id)
         return [self._enter(vm, state, why), Changed(vm.vm_id)]
 
-    def _remove(self, vm: Vm) -> Effects:
-        had_domain = vm.state in (State.COMMITTED, State.RUNNING, State.STOPPING)
-        removing = self._enter(vm, State.REMOVING)
+    def _still_stopping(self, vm: Vm, now_s: float) -> Effects:
+        if vm.vm_id not in self._stop_by_s:  # atomd was started again meanwhile
+            self._stop_by_s[vm.vm_id] = now_s + STOP_S
+            self._press_at_s[vm.vm_id] = now_s
+        if self._stop_by_s[vm.vm_id] <= now_s:
+            self._calm(vm)
+            ignored = f"the guest ignored the power button for {STOP_S:.0f} s"
+            return [self._enter(vm, State.RUNNING, ignored), Changed(vm.vm_id)]
+        if self._press_at_s[vm.vm_id] <= now_s:
+            self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
+            return [ShutDownDomain(vm)]
+        return []
+
+    def _calm(self, vm: Vm) -> None:
         self._stop_by_s.pop(vm.vm_id, None)
-        return [removing, DestroyDomain(removing.put)] if had_domain else [removing, *self._detach(removing.put)]
+        self._press_at_s.pop(vm.vm_id, None)
+
+    def _undo(self, vm: Vm, refusal: Refused) -> Effects:
+        """PREPARED was never promised: it goes without a note, since a crash on the way ends the same."""
+        self._remember(vm.offer_id, refusal)
+        undone = vm.to(State.REMOVING)
+        self.vms[vm.vm_id] = undone
+        return [Changed(vm.vm_id), *self._detach(undone)]
+
+    def _remove(self, vm: Vm) -> Effects:
+        removing = self._enter(vm, State.REMOVING)
+        self._calm(vm)
+        return [removing, self._destroy(removing.put)] if vm.state in RUNS else [removing, *self._detach(removing.put)]
+
+    def _destroy(self, vm: Vm) -> DestroyDomain:
+        self._busy.add(vm.vm_id)
+        return DestroyDomain(vm)
 
     def _detach(self, vm: Vm) -> Effects:
         if vm.confirm.volumes:
             self._busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
-        self._drop(vm, None)
+        self._drop(vm, REMOVED)
         return [JournalForget(vm), Changed(vm.vm_id)]
 
     def _enter(self, vm: Vm, state: State, why: str = "") -> Journal:
         self.vms[vm.vm_id] = vm.to(state, why)
         return Journal(self.vms[vm.vm_id], before=vm)
 
-    def _step(self, step: Step, *, is_up: bool) -> Effects:
+    def _step(self, step: Step, up: Collection[tuple[VmId, int]]) -> Effects:
         vm = self.vms.get(step.vm_id)
         if vm is None or step.action is Action.QUARANTINE:
             return [Quarantined(step.vm_id)]
         match step.action:
             case Action.UNDO:
-                return self._remove(vm)
+                return self._undo(vm, self._refusals.get(vm.offer_id, UNDONE))
             case Action.START:
                 self._busy.add(vm.vm_id)
                 return [StartDomain(vm)]
@@ -388,26 +487,40 @@ class Compute:
             case Action.RUNS:
                 return self._run(vm)
             case Action.ENDED:
-                why = "" if vm.state is State.STOPPING else "it ended while atomd was not watching"
-                return self._end(vm, State.STOPPED, why)
+                return self._has_ended(vm)
             case Action.REMOVE:
-                return [DestroyDomain(vm)] if is_up else self._detach(vm)
+                return [self._destroy(vm)] if (vm.vm_id, vm.generation) in up else self._detach(vm)
         assert_never(step.action)
+
+    def _has_ended(self, vm: Vm) -> Effects:
+        if vm.state is State.STOPPING:
+            return self._end(vm, State.STOPPED, "")
+        crashed, why = self._last_words.get(vm.vm_id, (False, "it ended while atomd was not watching"))
+        return self._end(vm, State.FAILED if crashed else State.STOPPED, why)
 
     def _at(self, vm_id: VmId, generation: int) -> Vm | None:
         vm = self.vms.get(vm_id)
         return vm if vm is not None and vm.generation == generation else None
 
-    def _drop(self, vm: Vm, refusal: Refused | None) -> None:
-        """Out of memory and ledger; an older stopped generation takes its place again."""
+    def _drop(self, vm: Vm, refusal: Refused) -> None:
+        """Out of memory and ledger; an older stopped generation takes its place again. `refusal` is what a copy of its
+        confirm is told from now on, unless that was settled before."""
         self._ledger.release(vm.offer_id)
+        self._calm(vm)
+        self._last_words.pop(vm.vm_id, None)
         older = self._older.pop(vm.vm_id, None)
         if older is None:
             self.vms.pop(vm.vm_id, None)
         else:
             self.vms[vm.vm_id] = older
-        if refusal is not None:
+        if vm.offer_id not in self._refusals:
             self._remember(vm.offer_id, refusal)
+
+    def _keep_older(self, vm: Vm) -> None:
+        self._older[vm.vm_id] = vm
+
+    def _litter_with(self, vm: Vm) -> None:
+        self._litter[vm.vm_id, vm.generation] = vm
 
     def _remember(self, offer_id: OfferId, refusal: Refused) -> None:
         while len(self._refusals) >= REFUSALS_MAX:
@@ -417,3 +530,20 @@ class Compute:
     def _not_now(self, vm: Vm, verb: str) -> Refused:
         busy = "busy" if vm.vm_id in self._busy else vm.state
         return refused("not-now", "vm", verb, f"it is {busy}", "electros ps shows what it is doing")
+
+
+def _as_pledged(confirm: Confirm, pledge: Pledge) -> bool:
+    asked = (confirm.pledge_id, confirm.vm_id, confirm.generation, confirm.vm)
+    vids = tuple(volume.vid for volume in confirm.volumes)
+    return (*asked, vids) == (pledge.pledge_id, pledge.vm_id, pledge.generation, pledge.vm, pledge.volumes)
+
+
+def _too_old(vm: Vm, confirm: Confirm) -> Refused:
+    has = f"generation {vm.generation} is here"
+    return refused("old-generation", "vm", f"generation {confirm.generation}", has, "electros ps")
+
+
+def _unattached(answer: Attached | Refused) -> str:
+    reasons = answer.reasons if isinstance(answer, Refused) else ()
+    told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
+    return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"

@@ -272,7 +272,7 @@ class Hypervisor:
             return work(connection)
 
         if line is None:
-            raise HypervisorDown(self.down)
+            raise HypervisorDown(self.down or "libvirt is not asked any more")
         connection = line.connection
         try:
             with trio.fail_after(CALL_S):

@@ -1,7 +1,8 @@
 """The commitments that survive a crash: SQLite, in WAL mode, every step synced before it is acknowledged.
 
 A row is a VM as JSON, so that a sysadmin can read it with `sqlite3`. One file, one writer: a lock keeps a second
-daemon out. A journal that can't be read stops the daemon and not the VMs: guessing here could start one twice.
+daemon out. A journal that can't be read stops the daemon and not the VMs: guessing here could start one twice. So does
+a sync that fails: whether the step is on the disk is then known after the next start alone, and no answer is given.
 """
 
 import sqlite3
@@ -18,6 +19,7 @@ from specs.ids import OfferId
 SCHEMA = 1
 ABANDONED_KEPT = 4096
 
+_UNKNOWN = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)  # written, and perhaps there after a crash
 _TABLES = """
 CREATE TABLE IF NOT EXISTS vms (
     vm_id TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL, row TEXT NOT NULL,
@@ -28,11 +30,11 @@ CREATE TABLE IF NOT EXISTS abandoned (number INTEGER PRIMARY KEY, offer_id TEXT 
 
 
 class JournalError(Exception):
-    """The journal can't be opened or read; a sentence for the sysadmin."""
+    """The journal can't be opened, read or trusted any more; a sentence for the sysadmin."""
 
 
 class JournalFull(Exception):
-    """A step could not be made durable (no space, or the disk fails): it did not happen."""
+    """A step could not be written (no space, say): it did not happen."""
 
 
 class Journal:
@@ -43,10 +45,11 @@ class Journal:
         with self._readable():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
 
     def load(self) -> tuple[list[Vm], list[OfferId]]:
         """All VMs, and the abandoned offers in their order. Raises `JournalError`."""
@@ -55,8 +58,10 @@ class Journal:
             abandoned = self._db.execute("SELECT offer_id FROM abandoned ORDER BY number").fetchall()
             return [_vm().validate_json(row) for (row,) in rows], [OfferId(offer_id) for (offer_id,) in abandoned]
 
+    # Steps: each is on the disk when the call returns. `JournalFull`: it did not happen. `JournalError`: nobody knows.
+
     def put(self, vm: Vm, replaces: Vm | None = None) -> None:
-        """Make `vm` durable, and an older generation forgotten with it. Raises `JournalFull`."""
+        """Make `vm` durable, and an older generation forgotten with it."""
         row = _vm().dump_json(vm).decode()
         with self._transaction():
             self._db.execute("REPLACE INTO vms VALUES (?, ?, ?, ?)", (vm.vm_id, vm.generation, vm.state.value, row))
@@ -79,6 +84,15 @@ class Journal:
     def _delete(self, vm: Vm) -> None:
         self._db.execute("DELETE FROM vms WHERE vm_id = ? AND generation = ?", (vm.vm_id, vm.generation))
 
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        self._migrate()
+
     def _migrate(self) -> None:
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
         if schema > SCHEMA:
@@ -95,8 +109,9 @@ class Journal:
                 raise JournalError(f"Another atomd has {self._path} open. Stop it first.") from error
             raise JournalError(f"The journal {self._path} can't be opened: {error}.") from error
         except (sqlite3.DatabaseError, ValidationError) as error:
+            what = "a row in it makes no sense" if isinstance(error, ValidationError) else str(error).replace("\n", " ")
             raise JournalError(
-                f"The journal {self._path} is damaged: {error}. The VMs go on running; restore the file from a backup, "
+                f"The journal {self._path} is damaged: {what}. The VMs go on running; restore the file from a backup, "
                 f"or move it away after writing down what `virsh list --title` shows."
             ) from error
         except OSError as error:
@@ -109,6 +124,8 @@ class Journal:
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
+            if error.sqlite_errorcode in _UNKNOWN:
+                raise JournalError(f"{self._path} could not be synced to its disk ({error}); see dmesg.") from error
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise JournalFull(str(error)) from error

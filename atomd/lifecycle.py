@@ -42,7 +42,7 @@ FOLLOWS: dict[State, frozenset[State]] = {
     State.REMOVING: frozenset(),
 }
 
-TAKES_COMPUTE = frozenset({State.PREPARED, State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOVING})
+RUNS = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING})  # a domain is there, or on its way
 PROMISED = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOPPED, State.FAILED})
 
 

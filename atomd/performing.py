@@ -106,7 +106,9 @@ class Performer:
         while True:
             self._look_again = trio.Event()
             try:
-                self.apply(self.compute.reconcile(await self._observe()))
+                looked = self.compute.look()
+                for effects in self.compute.reconcile(await self._observe(), looked):
+                    self.apply(effects)
             except HypervisorError as error:
                 log.warning("not reconciled: %s", error)
             with trio.move_on_after(RECONCILE_S):
@@ -115,7 +117,8 @@ class Performer:
     async def keep_time(self) -> None:
         while True:
             await trio.sleep(1.0)
-            self.apply(self.compute.tick(now_s()))
+            for effects in self.compute.tick(now_s()):
+                self.apply(effects)
 
     # ---- inside
 
@@ -139,8 +142,7 @@ class Performer:
 
     def _undo(self, effects: Effects, position: int, why: str) -> Refused | None:
         failed = effects[position]
-        if not isinstance(failed, core.Journal):
-            return None
+        assert isinstance(failed, core.Durable), "nothing else is written into the journal"
         refusal, undo = self.compute.rollback(failed, why)
         self.apply(undo)
         return refusal
@@ -168,6 +170,8 @@ class Performer:
             log.warning("storaged: %s", error)
             answer = None
         self.apply(self.compute.attached(vm.vm_id, vm.generation, answer))
+        if answer is None:
+            await self._soon()
 
     async def _detach(self, vm: Vm) -> None:
         done = False
@@ -198,15 +202,17 @@ class Performer:
         self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
     async def _destroy(self, vm: Vm) -> None:
+        done = True
         try:
             await self._hypervisor.destroy(vm.vm_id)
         except NoDomain:
             pass
         except HypervisorError as error:
             log.warning("%s: %s", vm.vm_id, error)
+            done = False
+        self.apply(self.compute.destroyed(vm.vm_id, vm.generation, done=done))
+        if not done:
             await self._soon()
-            return
-        self.apply(self.compute.gone(vm.vm_id, vm.generation, crashed=False, why=""))
 
     async def _press(self, vm: Vm, *, reboot: bool) -> None:
         try:
@@ -218,11 +224,9 @@ class Performer:
     def _hear(self, event: Event) -> None:
         match event:
             case DomainEvent(vm_id=vm_id, what=What.STOPPED, why=why):
-                vm = self.compute.vms.get(vm_id)
-                if vm is not None:
-                    crashed = why in (Why.CRASHED, Why.FAILED)
-                    said = WHY_ENDED.get(why, "it ended on its host") if why else "it ended on its host"
-                    self.apply(self.compute.gone(vm_id, vm.generation, crashed=crashed, why=said))
+                said = WHY_ENDED.get(why, "it ended on its host") if why else "it ended on its host"
+                self.compute.ended(vm_id, crashed=why in (Why.CRASHED, Why.FAILED), why=said)
+                self._look_again.set()
             case Resync():
                 self._look_again.set()
             case ConnectionLost(reason=reason):
@@ -267,6 +271,7 @@ class Performer:
             volumes=vm.volumes,
             flags=ask.flags,
             firmware=ask.firmware,
+            qemu_agent=ask.qemu_agent,
             network=self._network,
             emulator_threads=tuple(sorted({*claim.threads} | self._host_threads)),
         )

@@ -12,7 +12,8 @@ from atomd.inventory import cpuinfo, cpuset
 from atomd.inventory.cpuinfo import CpuInfo
 from atomd.inventory.facts import Core, Cpu
 from atomd.inventory.levels import level_of
-from atomd.inventory.tree import Tree, whole
+from atomd.inventory.text import whole
+from atomd.inventory.tree import Tree
 
 CPU_DIR = "sys/devices/system/cpu"
 NODE_DIR = "sys/devices/system/node"

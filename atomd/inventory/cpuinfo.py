@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from atomd.inventory.cpuset import CPUS_MAX
-from atomd.inventory.tree import printable, whole
+from atomd.inventory.text import printable, whole
 
 CPUINFO_BYTES_MAX = 32 * 1024 * 1024  # 8,192 processors with long lists of flags
 UNKNOWN = "unknown"

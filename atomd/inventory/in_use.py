@@ -8,7 +8,8 @@ taking a host's root disk away from it costs more than a device less to offer.
 import re
 from collections.abc import Iterator
 
-from atomd.inventory.tree import Tree, printable, whole
+from atomd.inventory.text import printable, whole
+from atomd.inventory.tree import Tree
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 BLOCK_DIRS = ("sys/class/block", "sys/block")  # the first lists partitions as well

@@ -8,7 +8,8 @@ import re
 
 from atomd.inventory.cpu import NODE_DIR, node_numbers
 from atomd.inventory.facts import Memory, NumaNode
-from atomd.inventory.tree import Tree, whole
+from atomd.inventory.text import whole
+from atomd.inventory.tree import Tree
 
 EDAC_DIR = "sys/devices/system/edac/mc"
 DMI_RECORD = "run/udev/data/+dmi:id"

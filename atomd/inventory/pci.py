@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from atomd.inventory.facts import PciDevice
 from atomd.inventory.in_use import ADDRESS, NET_DIR, behind_link, devices_in_use, is_boot_console
-from atomd.inventory.tree import Tree, printable, whole
+from atomd.inventory.text import printable, whole
+from atomd.inventory.tree import Tree
 
 PCI_DIR = "sys/bus/pci/devices"
 GROUPS_DIR = "sys/kernel/iommu_groups"

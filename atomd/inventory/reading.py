@@ -9,7 +9,8 @@ from atomd.inventory.cpuinfo import CPUINFO_BYTES_MAX, CpuInfo
 from atomd.inventory.facts import Inventory
 from atomd.inventory.memory import read_memory
 from atomd.inventory.pci import read_pci
-from atomd.inventory.tree import Tree, printable
+from atomd.inventory.text import printable
+from atomd.inventory.tree import Tree
 
 
 def read_inventory(root: Path) -> Inventory:

@@ -9,10 +9,11 @@ import stat
 from itertools import islice
 from pathlib import Path
 
+from atomd.inventory.text import whole
+
 TEXT_BYTES_MAX = 256 * 1024  # the longest list a kernel prints is far below
 NAMES_MAX = 65_536
 LINKS_MAX = 40  # as Linux: path_resolution(7)
-DIGITS_MAX = 20  # 2**64 has 20
 
 
 class Tree:
@@ -100,19 +101,6 @@ class Tree:
             except (OSError, ValueError):
                 self._links[path] = None
         return self._links[path]
-
-
-def whole(text: str | None) -> int | None:
-    """A decimal whole number, or nothing; a thousand digits are garbage, not a number."""
-    if text is None or not text or len(text) > DIGITS_MAX or not text.isascii():
-        return None
-    return int(text) if text.removeprefix("-").isdigit() else None
-
-
-def printable(text: str, characters_max: int = 200) -> str:
-    """Text from a machine, fit for one line of a terminal."""
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:characters_max]
 
 
 def _read(descriptor: int, bytes_max: int) -> bytes:

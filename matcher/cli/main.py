@@ -4,7 +4,6 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 un
 Commands are imported when they are called: starting fast is part of running a VM fast.
 """
 
-import json
 import os
 import sys
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.output import printable
+from matcher.cli.output import as_json, printable
 
 STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
 
@@ -37,6 +36,7 @@ app = App(
     help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
     version=_version,
     help_epilogue=EXIT_CODES,
+    suppress_keyboard_interrupt=False,  # it is told like all else that ends a command early
 )
 COMMANDS = {
     "hosts": ("hosts:hosts", "List the hosts in reach of this machine."),
@@ -58,11 +58,11 @@ for name, (where, summary) in COMMANDS.items():
 
 def main() -> None:
     """The entry point: every failure is a sentence and an exit code, never a traceback."""
+    _open_what_is_closed()
     try:
         words = [STDIN if word == "-" else word for word in sys.argv[1:]]
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if sys.stdout is not None:  # closed by who called us
-            sys.stdout.flush()
+        sys.stdout.flush()
     except Failure as failure:
         _end(failure)
     except CycloptsError as error:
@@ -78,11 +78,18 @@ def main() -> None:
 
 def _end(failure: Failure) -> NoReturn:
     if _wants_json(sys.argv[1:]):
-        text = json.dumps(failure.document(), indent=2, ensure_ascii=False)
+        text = as_json(failure.document())
     else:
         text = "\n".join(printable(line) for line in failure.text().splitlines())
     sys.stderr.write(text + "\n")
     _leave(failure.exit_code)
+
+
+def _open_what_is_closed() -> None:
+    """A caller may have closed a stream; the first socket would get its number, and be written to as if it were one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
 
 
 def _leave(code: Exit) -> NoReturn:

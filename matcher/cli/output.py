@@ -34,7 +34,7 @@ def emit(output: str, document: dict[str, Any], table: Table) -> None:
     """Print one result on stdout, whole."""
     match output:
         case "json":
-            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+            text = as_json(document) + "\n"
         case "yaml":
             import yaml
 
@@ -45,6 +45,12 @@ def emit(output: str, document: dict[str, Any], table: Table) -> None:
             text = _as_table(table)
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def as_json(document: object) -> str:
+    """Readable in any language, and without a raw control character, not even those that JSON allows."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
 
 
 def note(text: str) -> None:
@@ -82,6 +88,10 @@ def warm_up(output: str) -> None:
 def printable(text: str) -> str:
     """No control characters, terminal escapes or direction marks, whoever wrote the text."""
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
 def _import_rich() -> None:

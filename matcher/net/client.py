@@ -94,7 +94,7 @@ class Client:
         self.known = known  # where a pledge goes that is too long for a datagram
         self._port = port
         self._links = multicast.links()
-        self._sockets = [multicast.asking_socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
+        self._sockets = multicast.asking_sockets()
         self._selector = selectors.DefaultSelector()
         self._early: list[Said] = []  # answers that came by HTTPS
         for asking in self._sockets:
@@ -249,8 +249,9 @@ class Client:
         )
 
     def _reply(self, link: multicast.Link) -> tuple[Address, ...]:
-        own = zip((link.ipv4, link.ipv6), self._sockets, strict=True)
-        return tuple(Address(ip, asking.getsockname()[1]) for ip, asking in own if ip)
+        ips = {socket.AF_INET: link.ipv4, socket.AF_INET6: link.ipv6}
+        own = ((ips[asking.family], asking.getsockname()[1]) for asking in self._sockets)
+        return tuple(Address(ip, port) for ip, port in own if ip)
 
     def _ask_each(self, pledge: Pledge) -> None:
         """A pledge too long for a datagram goes to the hosts that were heard of before, one by one."""

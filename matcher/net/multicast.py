@@ -8,7 +8,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -44,11 +44,21 @@ def links() -> tuple[Link, ...]:
 
 
 def listeners(port: int = PORT) -> list[socket.socket]:
-    """Sockets bound to the group's port, for `join`. IPv6 may be missing on a machine, IPv4 as well, not both."""
+    """Sockets bound to the group's port, for `join`."""
+    return _each_family(lambda family: _listener(family, port))
+
+
+def asking_sockets() -> list[socket.socket]:
+    """Sockets to ask from and to hear the answers on, each at a port of its own."""
+    return _each_family(asking_socket)
+
+
+def _each_family(open_one: Callable[[socket.AddressFamily], socket.socket]) -> list[socket.socket]:
+    """IPv6 may be missing on a machine, IPv4 as well, not both."""
     opened = []
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            opened.append(_listener(family, port))
+            opened.append(open_one(family))
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
@@ -69,14 +79,17 @@ def join(listener: socket.socket, on: Iterable[Link]) -> None:
 
 
 def asking_socket(family: socket.AddressFamily) -> socket.socket:
-    """A socket to ask from and to hear the answers on, at a port of its own."""
     asking = socket.socket(family, socket.SOCK_DGRAM)
-    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    if family == socket.AF_INET6:
-        asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
-    asking.setblocking(False)
-    asking.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  answers come by any link
+    try:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if family == socket.AF_INET6:
+            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+        asking.setblocking(False)
+        asking.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  answers come by any link
+    except OSError:
+        asking.close()
+        raise
     return asking
 
 

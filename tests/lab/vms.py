@@ -14,7 +14,6 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "packaging" / "examples"
 HELIUM = str(EXAMPLES / "helium.json")
 TINY = {"slots": 1, "ramsize": 64}  # a whole core of its own, and no disk: up at once, and nothing boots
 BOOT_S = 120.0  # an emulated guest on a busy machine
-EXCLUSIVE = "a VM of its own core"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Vms:
 
     def __init__(self, lab: Any, folder: Path) -> None:
         self.lab, self._folder = lab, folder
+        self._names: set[str] = set()
 
     def specfile(self, spec: object = None, name: str = "spec") -> str:
         path = self._folder / f"{name}.json"
@@ -67,6 +67,7 @@ class Vms:
 
     def arguments(self, name: str, spec: object = None, *, volumes: Sequence[str] = (), host: str = "") -> list[str]:
         """Of `electros`, to run a VM; `host`: where it should be, if it can."""
+        self._names.add(name)
         what = spec if isinstance(spec, str) else self.specfile(spec, f"{name}-spec")
         words = ["run", what, "--name", name]
         words += ["--volumes", self.volumespec(*volumes, name=f"{name}-volumes")] if volumes else []
@@ -84,8 +85,8 @@ class Vms:
     def remove_all(self) -> None:
         """Also what is on its way: a promised VM may be busy for a moment."""
         deadline_s = time.monotonic() + 30
-        while names := [vm["id"] for vm in self.ps().values()]:
-            gone = electros(self.lab, "rm", "--force", *names, code=None)
+        while left := [vm["id"] for name, vm in self.ps().items() if name in self._names]:
+            gone = electros(self.lab, "rm", "--force", *left, code=None)
             if gone.code and time.monotonic() > deadline_s:
                 pytest.fail(f"not removed: {gone.err}")
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from atomd.inventory.tree import LINKS_MAX, Tree, whole
+from atomd.inventory.text import whole
+from atomd.inventory.tree import LINKS_MAX, Tree
 
 
 def test_an_absolute_link_stays_inside_the_root(tmp_path: Path) -> None:
