@@ -14,7 +14,7 @@ from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
-from matcher.wire.envelope import host_audience, unseal
+from matcher.wire.envelope import Kind, Sealed, host_audience, unseal
 from matcher.wire.framing import frame
 from matcher.wire.messages import (
     Answer,
@@ -47,6 +47,7 @@ from storaged.keeper import Keeper
 from storaged.volume import Snapshot
 
 VERSION = "0.1.0"
+NO_VOLUMES = b"\xa7volumes\x90"  # in msgpack: the field, and an empty array; no text of a pledge can hold these bytes
 
 log = logging.getLogger("storaged")
 
@@ -111,6 +112,11 @@ class StorageAnswers:
             vms=0,
             volumes=len(visible),
         )
+
+
+def asks_nothing(sealed: Sealed) -> bool:
+    """A pledge that names no volumes: most do not, and each host would verify what only its atomd has to judge."""
+    return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload
 
 
 class Attaching:

@@ -16,7 +16,7 @@ from matcher.offers.offering import Offering
 from matcher.trust.identity import load_identity
 from matcher.wire.messages import Role
 from specs.ids import HostId
-from storaged.answering import Attaching, Proposer, StorageAnswers, admitting
+from storaged.answering import Attaching, Proposer, StorageAnswers, admitting, asks_nothing
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.index import Index
@@ -95,7 +95,7 @@ async def run(config: Config) -> None:
         proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
         answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
-        intake = Intake(identity, answers)
+        intake = Intake(identity, answers, ignores=asks_nothing)
         attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
         nursery.start_soon(catalogue.keep_scanned)
         await nursery.start(local.serve, config.socket, attaching.answer)

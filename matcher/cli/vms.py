@@ -115,7 +115,10 @@ def _stop_and_remove(mine: Session, name: str, *, force: bool, aloud: bool) -> V
 
 def _remove(mine: Session, found: Found) -> None:
     path = f"/v1/vms/{found.vm.id}?generation={found.vm.generation}"
-    mine.ask(found.door, lambda connection: connection.ask("DELETE", path, VmView), timeout_s=ENDED_S)
+    last = mine.ask(found.door, lambda connection: connection.ask("DELETE", path, VmView), timeout_s=ENDED_S)
+    if last.state == "removing":
+        said = f"{found.vm.host} is still removing {found.vm.name}, and goes on: its domain or volumes are not free yet"
+        raise Failure(Exit.TIMEOUT, said, helps="electros ps shows it until it is gone")
     with suppress(OSError):
         (folders.state_folder() / "vms" / f"{found.vm.id}.json").unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ person can read "h2 is 94 s behind". Answers go to the address inside the signat
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,11 +76,17 @@ class Answering(Protocol):
 
 
 class Intake:
-    """One daemon's way in for datagrams. `counters` tell why silence was kept."""
+    """One daemon's way in for datagrams. `counters` tell why silence was kept.
 
-    def __init__(self, identity: Identity, answering: Answering) -> None:
+    `ignores` is asked before any signature is checked, of what the realm's tag alone vouches for: for what this daemon
+    would answer with silence in any case.
+    """
+
+    def __init__(
+        self, identity: Identity, answering: Answering, *, ignores: Callable[[Sealed], bool] = lambda _: False
+    ) -> None:
         self.counters: Counter[str] = Counter()
-        self._identity, self._answering = identity, answering
+        self._identity, self._answering, self._ignores = identity, answering, ignores
         self._queries = ReplayWindow(keep_s=REPEAT_S)  # a query that came by two links is one query
         self._copies = ReplayWindow(keep_s=COPY_S, keys_max=COPIES_MAX)
         self._clock_answer_s = float("-inf")
@@ -115,7 +121,7 @@ class Intake:
             if sealed.kind is Kind.REVEAL:
                 self._answering.reveal(decode(Reveal, sealed.payload), now_s)
                 return None
-            return self._question(sealed, max_bytes, wall_ms)
+            return None if self._ignores(sealed) else self._question(sealed, max_bytes, wall_ms)
         except (BadBytes, Untrusted) as error:
             self.counters[error.reason] += 1
             return None

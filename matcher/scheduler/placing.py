@@ -246,10 +246,20 @@ class Placing:
         if self.phase in (Phase.NEW, Phase.FINISHED) or note() is None or self.phase is not Phase.COLLECTING:
             return []
         current = self._current
-        if current.content_s is None and any(True for _ in choices(current.answers, now_s=now_s)):
-            to_first_s = (current.answers.first_s or now_s) - current.sent_s
-            current.content_s = now_s + max(MARGIN_MIN_S, 2 * to_first_s)
+        if current.content_s is None or self._prefer is not None:
+            heard = {choice.host_id for choice in choices(current.answers, now_s=now_s)}
+            current.content_s = self._content_s(current, now_s) if heard else None
+            if self._prefer in heard:
+                current.content_s = now_s
         return []
+
+    def _content_s(self, current: _Round, now_s: float) -> float:
+        """Those as near as the first are waited for. Where a person said which host is best, all are heard: on a busy
+        link the best may be the last to answer."""
+        if self._prefer is not None or self._value is not None:
+            return current.sent_s + OFFERS_DEADLINE_S
+        to_first_s = (current.answers.first_s or now_s) - current.sent_s
+        return now_s + max(MARGIN_MIN_S, 2 * to_first_s)
 
     def _collected_s(self, current: _Round) -> float:
         deadline_s = current.sent_s + OFFERS_DEADLINE_S

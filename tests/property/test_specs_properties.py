@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,9 @@ from specs.volumespec import parse_volumespec
 SPECFILE, VOLUMESPEC = json_schema("specfile"), json_schema("volumespec")
 
 texts = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF), min_size=1, max_size=70)
-odd = st.sampled_from([0, -1, 1, 2, 15, 16, 64, 65, 10**9, True, False, "", "2", "x", "\n", [], {}, [1], {"a": 1}])
+odd = st.sampled_from(  # copied, since documents are spoiled in place
+    [0, -1, 1, 2, 15, 16, 64, 65, 10**9, True, False, "", "2", "x", "\n", [], {}, [1], {"a": 1}]
+).map(deepcopy)
 odd_words = st.sampled_from(
     ["avx 2", "X86_64-v9", "x86-64-v5", "\x00", "bios", "X86_32", "10deg", "10de\n", "0x", "a\u202eb"]
 )

@@ -1,0 +1,252 @@
+"""One host's `Compute` with a journal in memory that can fail and a crash at hand; slow work waits to be answered."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from atomd import compute as core
+from atomd.compute import Compute, Effect, Effects
+from atomd.hardware import Claim
+from atomd.lifecycle import State, Vm
+from atomd.reconcile import Observed
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Nothing, Offering, Proposal
+from matcher.wire.messages import (
+    Abandon,
+    Accelerator,
+    Arch,
+    Attached,
+    AttachedVolume,
+    Confirm,
+    Firmware,
+    ImageFormat,
+    Pledge,
+    Policy,
+    Refused,
+    Role,
+    VmAsk,
+    VmOffer,
+    VolumeClaim,
+)
+from matcher.wire.seal import Seal
+from specs.ids import HostId, OfferId, UserId, VmId, new_id
+
+HOST = HostId("f" * 64)
+ANN, BOB = UserId("a" * 64), UserId("b" * 64)
+ASK = VmAsk(1, True, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+VID = "e" * 32
+VM_ID = VmId("d" * 32)
+THREADS = 4
+BOOT = "boot 1"
+
+
+class DiskFull(Exception):
+    pass
+
+
+class Crashed(Exception):
+    """Before an effect: what follows is not done. The test calls `crash`."""
+
+
+class OneHost:
+    """`THREADS` threads, one to a VM. `slow` is the work that waits for its answer; `told` the VMs that changed."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.random = Random(seed)
+        self.now_s = 100.0
+        self.seal = Seal.new(self.random)
+        self.rows: dict[tuple[VmId, int], Vm] = {}
+        self.abandoned: list[OfferId] = []
+        self.is_full = False
+        self.fails_in: int | None = None  # so many writes succeed, and one does not
+        self.crashes_in: int | None = None  # so many effects are performed, and then the daemon dies
+        self.boot_id = BOOT
+        self.slow: list[Effect] = []
+        self.told: list[VmId] = []
+        self.quarantined: list[VmId] = []
+        self.up: dict[VmId, int] = {}  # domains, with their generation
+        self._begin()
+
+    def _begin(self) -> None:
+        self.ledger = Ledger[Claim](_fits)
+        self.offering = Offering(host="h1", role=Role.COMPUTE, proposer=self, ledger=self.ledger, random=self.random)
+        self.compute = Compute(host_id=HOST, boot_id=self.boot_id, ledger=self.ledger, offering=self.offering)
+        self.compute.restore(list(self.rows.values()), self.abandoned)
+
+    def crash(self, *, reboot: bool = False) -> None:
+        """Everything but the disk is forgotten; after a reboot, no domain is left."""
+        self.slow.clear()
+        self.crashes_in = None
+        if reboot:
+            self.up.clear()
+            self.boot_id += "'"
+        self._begin()
+
+    # ---- a person
+
+    def pledge(self, *, vm_id: str | None = None, generation: int = 1, volumes: Sequence[str] = ()) -> Pledge:
+        vm_id = vm_id or new_id(self.random)
+        return Pledge(
+            new_id(self.random), 0, (), False, vm_id, generation, ASK, tuple(volumes), self.seal.sealed, 3000, 0,
+            Policy.PACK,
+        )  # fmt: skip
+
+    def offered(self, pledge: Pledge, user_id: UserId = ANN, name: str = "") -> Confirm:
+        """The confirm that takes this host's offer for the pledge."""
+        (offer,) = self.offering.pledge(pledge, user_id, self.now_s)
+        assert isinstance(offer, VmOffer), offer
+        return self.confirm_of(pledge, offer.offer_id, name)
+
+    def confirm_of(self, pledge: Pledge, offer_id: str, name: str = "") -> Confirm:
+        claims = tuple(VolumeClaim(vid, HOST, "0" * 32) for vid in pledge.volumes)
+        assert pledge.vm is not None
+        return Confirm(pledge.vm_id, pledge.generation, pledge.pledge_id, offer_id, HOST, name, pledge.vm, claims, "")
+
+    def confirm(self, confirm: Confirm, user_id: UserId = ANN) -> Vm | Refused | None:
+        """What the front door would answer now; `None`: it waits."""
+        decided = self.compute.confirm(confirm, b"", user_id, "ann", self.now_s)
+        refusal = decided if isinstance(decided, Refused) else self.apply(decided)
+        return refusal or self.compute.outcome(OfferId(confirm.offer_id))
+
+    def abandon(self, confirm: Confirm, user_id: UserId = ANN) -> Vm | Refused | None:
+        """`None`: noted."""
+        abandon = Abandon(confirm.vm_id, confirm.generation, confirm.offer_id, HOST)
+        vm, effects = self.compute.abandon(abandon, user_id, self.now_s)
+        return self.apply(effects) or vm
+
+    def vm(self, confirm: Confirm) -> Vm | None:
+        return self.compute.vms.get(VmId(confirm.vm_id))
+
+    def running(self, *, name: str = "", volumes: Sequence[str] = (), **rest: object) -> Confirm:
+        """A VM that is up."""
+        confirm = self.offered(self.pledge(volumes=volumes, **rest), name=name)  # type: ignore[arg-type]
+        self.confirm(confirm)
+        if volumes:
+            self.attach()
+        self.start()
+        return confirm
+
+    def stopped(self, *, name: str = "", volumes: Sequence[str] = ()) -> Confirm:
+        confirm = self.running(name=name, volumes=volumes)
+        vm = self.vm(confirm)
+        assert vm is not None
+        self.do(self.compute.stop(vm, self.now_s, force=True))
+        self.destroy()
+        return confirm
+
+    # ---- slow work
+
+    def take(self, kind: type[Effect]) -> Vm:
+        """The oldest slow work of this kind, from now on answered by the test."""
+        effect = next(effect for effect in self.slow if isinstance(effect, kind))
+        self.slow.remove(effect)
+        assert not isinstance(effect, core.JournalAbandoned | core.Changed | core.Quarantined | core.Journal)
+        return effect.vm
+
+    def attach(self, answer: Attached | Refused | None = None, *, silent: bool = False) -> Refused | None:
+        vm = self.take(core.AttachVolumes)
+        volumes = (AttachedVolume(claim.vid, "/x", ImageFormat.RAW, False, False, True) for claim in vm.confirm.volumes)
+        said = None if silent else answer or Attached(tuple(volumes))
+        return self.apply(self.compute.attached(vm.vm_id, vm.generation, said))
+
+    def detach(self, *, done: bool = True) -> Refused | None:
+        vm = self.take(core.DetachVolumes)
+        return self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
+
+    def start(self, failure: str | None = None) -> Refused | None:
+        vm = self.take(core.StartDomain)
+        if failure is None:
+            self.up[vm.vm_id] = vm.generation
+        return self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    def destroy(self, *, done: bool = True) -> Refused | None:
+        vm = self.take(core.DestroyDomain)
+        if done:
+            self.up.pop(vm.vm_id, None)
+        return self.apply(self.compute.destroyed(vm.vm_id, vm.generation, done=done))
+
+    def reconcile(self) -> None:
+        self.reconcile_with(self.compute.look())
+
+    def reconcile_with(self, looked: core.Looked) -> None:
+        observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.up.items()]
+        for effects in self.compute.reconcile(observed, looked):
+            self.apply(effects)
+
+    def tick(self) -> None:
+        for effects in self.compute.tick(self.now_s):
+            self.apply(effects)
+
+    # ---- effects
+
+    def do(self, decided: Refused | Effects) -> Refused | None:
+        return decided if isinstance(decided, Refused) else self.apply(decided)
+
+    def apply(self, effects: Effects) -> Refused | None:
+        """As `atomd.performing` does."""
+        for effect in effects:
+            try:
+                self._perform(effect)
+            except DiskFull:
+                assert isinstance(effect, core.Durable)
+                refusal, undo = self.compute.rollback(effect, "the disk is full")
+                self.apply(undo)
+                return refusal
+        return None
+
+    def _perform(self, effect: Effect) -> None:
+        if self.crashes_in == 0:
+            raise Crashed
+        if self.crashes_in is not None:
+            self.crashes_in -= 1
+        match effect:
+            case core.Journal(put=vm, replaces=older):
+                self._write()
+                self.rows[vm.vm_id, vm.generation] = vm
+                if older is not None:
+                    self.rows.pop((older.vm_id, older.generation), None)
+            case core.JournalForget(vm=vm):
+                self._write()
+                self.rows.pop((vm.vm_id, vm.generation), None)
+            case core.JournalAbandoned(offer_id=offer_id):
+                self._write()
+                self.abandoned.append(offer_id)
+            case core.Changed(vm_id=vm_id):
+                self.told.append(vm_id)
+            case core.Quarantined(vm_id=vm_id):
+                self.quarantined.append(vm_id)
+            case _:
+                self.slow.append(effect)
+
+    def _write(self) -> None:
+        fails = self.fails_in == 0
+        if self.fails_in is not None:
+            self.fails_in = self.fails_in - 1 if self.fails_in else None
+        if self.is_full or fails:
+            raise DiskFull
+
+    # ---- as the offering's proposer
+
+    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
+        taken = {thread for claim in residents for thread in claim.threads}
+        free = [thread for thread in range(THREADS) if thread not in taken]
+        if not free:
+            return Nothing(())
+        claim = Claim(VmId(pledge.vm_id), user_id, (free[0],), 1, True, 1, ((0, 64),), 0, ())
+        offer = VmOffer(pledge.pledge_id, "", "h1", 1, 0, 0, 0.5, (free[0],), 1, 0, (), Arch.X86_64, Accelerator.KVM)
+        return Proposal(claim, offer)
+
+
+def _fits(residents: Sequence[Claim], claim: Claim) -> bool:
+    return not any(set(claim.threads) & set(other.threads) for other in residents)
+
+
+def again(confirm: Confirm, **changes: object) -> Confirm:
+    return replace(confirm, **changes)  # type: ignore[arg-type]
+
+
+def a_vm(state: State, *, vm_id: VmId = VM_ID, generation: int = 1, boot_id: str = BOOT) -> Vm:
+    """One by itself, on no host."""
+    confirm = Confirm(vm_id, generation, "1" * 32, "2" * 32, HOST, "web", ASK, (), "")
+    claim = Claim(vm_id, ANN, (0,), 1, True, 1, ((0, 512),), 0, ())
+    return Vm(confirm, b"envelope", ANN, "ann", state, claim, boot_id=boot_id)

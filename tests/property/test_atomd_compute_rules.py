@@ -1,0 +1,341 @@
+"""In whatever order users, storage, libvirt, full disks and crashes come: what a host has said, it keeps.
+
+One host, the real `Compute`; a disk that may fail at any write, a daemon that may die before any effect, and slow work
+that is answered, refused, or never answered.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from atomd import compute as core
+from atomd.compute import Effect, Looked
+from atomd.lifecycle import PROMISED, RUNS, State, Vm
+from atomd.reconcile import Observed
+from matcher.wire.messages import Confirm, Reason, Refused
+from specs.ids import OfferId, UserId, VmId
+from tests.fakes.one_host import ANN, BOB, VID, Crashed, OneHost
+
+IN_USE = Refused("volume-in-use", (Reason("volume", "it", "taken", "wait"),))
+USERS = st.sampled_from([ANN, ANN, BOB])
+IS_KEPT = PROMISED
+NOT_ABOUT_THE_OFFER = ("another-body",)  # somebody else's words; the offer itself stands
+SETTLED = (State.RUNNING, State.STOPPED, State.FAILED)
+ROUNDS_MAX = 30
+
+
+class HostRules(RuleBasedStateMachine):
+    @initialize(seed=st.integers(0, 1000))
+    def begin(self, seed: int) -> None:
+        self.host = OneHost(seed)
+        self.confirms: list[tuple[Confirm, UserId]] = []
+        self.acknowledged: dict[OfferId, Confirm] = {}
+        self.refused: set[OfferId] = set()
+        self.attached: dict[VmId, int] = {}  # as storage has it: the generation
+        self.looks: list[tuple[Looked, list[Observed]]] = []
+
+    @contextlib.contextmanager
+    def crashing(self) -> Iterator[None]:
+        try:
+            yield
+        except Crashed:
+            self.host.crash()
+            self.looks.clear()
+
+    # ---- users
+
+    @rule(user=USERS, volumes=st.booleans(), name=st.sampled_from(["", "web"]), late=st.booleans())
+    def run(self, user: UserId, volumes: bool, name: str, late: bool) -> None:
+        self._offer(self.host.pledge(volumes=[VID] if volumes else []), user, name, late)
+
+    @rule(volumes=st.booleans(), then=st.sampled_from(["", "stop", "force", "rm"]))
+    def run_on_a_good_day(self, volumes: bool, then: str) -> None:
+        """A VM that is up, or stopping, or stopped: a random walk alone gets there seldom."""
+        self.run(ANN, volumes, "", late=False)
+        self.carry_on()
+        if then and self.host.compute.vms:
+            vm = next(reversed(self.host.compute.vms.values()))
+            with self.crashing():
+                if then != "rm":
+                    self.host.do(self.host.compute.stop(vm, self.host.now_s, force=then == "force"))
+                elif not isinstance(decided := self.host.compute.remove(vm), Refused):
+                    self._forget(vm)
+                    self.host.do(decided)
+
+    @rule()
+    def carry_on(self) -> None:
+        """All slow work succeeds."""
+        self._answer_all()
+
+    @precondition(lambda self: self.confirms)
+    @rule(data=st.data(), user=USERS, more=st.integers(0, 2))
+    def start_again(self, data: st.DataObject, user: UserId, more: int) -> None:
+        """The next generation; or the same, or another user's."""
+        confirm, _ = data.draw(st.sampled_from(self.confirms))
+        volumes = [claim.vid for claim in confirm.volumes]
+        pledge = self.host.pledge(vm_id=confirm.vm_id, generation=confirm.generation + more, volumes=volumes)
+        self._offer(pledge, user, confirm.name, late=False)
+
+    def _offer(self, pledge: object, user: UserId, name: str, late: bool) -> None:
+        replies = self.host.offering.pledge(pledge, user, self.host.now_s)  # type: ignore[arg-type]
+        offers = [reply for reply in replies if hasattr(reply, "offer_id")]
+        if not offers:
+            return
+        confirm = self.host.confirm_of(pledge, offers[0].offer_id, name)  # type: ignore[arg-type]
+        self.confirms.append((confirm, user))
+        if not late:
+            self._confirm(confirm, user)
+
+    @precondition(lambda self: self.confirms)
+    @rule(data=st.data())
+    def confirm_now_or_again(self, data: st.DataObject) -> None:
+        self._confirm(*data.draw(st.sampled_from(self.confirms)))
+
+    def _confirm(self, confirm: Confirm, user: UserId) -> None:
+        with self.crashing():
+            self._heard(confirm, self.host.confirm(confirm, user))
+
+    @precondition(lambda self: self.confirms)
+    @rule(data=st.data())
+    def ask_what_became_of_it(self, data: st.DataObject) -> None:
+        confirm, _ = data.draw(st.sampled_from(self.confirms))
+        self._heard(confirm, self.host.compute.outcome(OfferId(confirm.offer_id)))
+
+    def _heard(self, confirm: Confirm, answer: Vm | Refused | None) -> None:
+        if isinstance(answer, Vm):
+            self.acknowledged[OfferId(confirm.offer_id)] = confirm
+        elif answer is not None and answer.code not in NOT_ABOUT_THE_OFFER:
+            self.refused.add(OfferId(confirm.offer_id))
+
+    @precondition(lambda self: self.confirms)
+    @rule(data=st.data(), user=st.booleans())
+    def abandon(self, data: st.DataObject, user: bool) -> None:
+        confirm, whose = data.draw(st.sampled_from(self.confirms))
+        who = whose if user else BOB
+        with self.crashing():
+            if self.host.abandon(confirm, who) is None and who == whose:
+                self.refused.add(OfferId(confirm.offer_id))
+
+    @precondition(lambda self: self.host.compute.vms)
+    @rule(data=st.data(), what=st.sampled_from(["stop", "force", "reboot", "rm"]))
+    def act(self, data: st.DataObject, what: str) -> None:
+        vm = data.draw(st.sampled_from(sorted(self.host.compute.vms.values(), key=lambda vm: vm.vm_id)))
+        with self.crashing():
+            if what == "rm":
+                decided = self.host.compute.remove(vm)
+                if not isinstance(decided, Refused):
+                    self._forget(vm)
+            elif what == "reboot":
+                decided = self.host.compute.reboot(vm)
+            else:
+                decided = self.host.compute.stop(vm, self.host.now_s, force=what == "force")
+            self.host.do(decided)
+
+    def _forget(self, vm: Vm) -> None:
+        """Removed by its user: nothing is owed any more, for this generation and those before."""
+        for offer_id, confirm in list(self.acknowledged.items()):
+            if confirm.vm_id == vm.vm_id and confirm.generation <= vm.generation:
+                del self.acknowledged[offer_id]
+
+    # ---- slow work
+
+    def _waits(self, kind: type[Effect]) -> bool:
+        return any(isinstance(effect, kind) for effect in self.host.slow)
+
+    @precondition(lambda self: self._waits(core.AttachVolumes))
+    @rule(answer=st.sampled_from(["attached", "attached", "refused", "silent", "silent but attached"]))
+    def attach(self, answer: str) -> None:
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.AttachVolumes))
+        if "attached" in answer:
+            self.attached[vm.vm_id] = vm.generation
+        with self.crashing():
+            self.host.attach(IN_USE if answer == "refused" else None, silent="silent" in answer)
+
+    @precondition(lambda self: self._waits(core.DetachVolumes))
+    @rule(answer=st.sampled_from(["done", "silent", "silent but done"]))
+    def detach(self, answer: str) -> None:
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.DetachVolumes))
+        if "done" in answer and self.attached.get(vm.vm_id, vm.generation + 1) <= vm.generation:
+            del self.attached[vm.vm_id]
+        with self.crashing():
+            self.host.detach(done=answer == "done")
+
+    @precondition(lambda self: self._waits(core.StartDomain))
+    @rule(answer=st.sampled_from(["up", "up", "failed", "unknown", "unknown but up", "crash but up"]))
+    def start(self, answer: str) -> None:
+        vm = self.host.take(core.StartDomain)
+        if vm.vm_id in self.host.up:
+            answer = "up" if answer == "failed" else answer  # "it exists already"
+        if "up" in answer:
+            self.host.up.setdefault(vm.vm_id, vm.generation)
+        with self.crashing():
+            if answer == "crash but up":
+                raise Crashed
+            if "unknown" in answer:
+                self.host.compute.start_unknown(vm.vm_id)
+            else:
+                failure = "no such machine" if answer == "failed" else None
+                self.host.apply(self.host.compute.started(vm.vm_id, vm.generation, failure))
+
+    @precondition(lambda self: self._waits(core.DestroyDomain))
+    @rule(answer=st.sampled_from(["done", "unknown", "unknown but done"]))
+    def destroy(self, answer: str) -> None:
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.DestroyDomain))
+        if "done" in answer:
+            self.host.up.pop(vm.vm_id, None)
+        with self.crashing():
+            self.host.destroy(done=answer == "done")
+
+    @precondition(lambda self: self.host.up)
+    @rule(data=st.data(), crashed=st.booleans(), told=st.booleans())
+    def domain_ends(self, data: st.DataObject, crashed: bool, told: bool) -> None:
+        vm_id = data.draw(st.sampled_from(sorted(self.host.up)))
+        del self.host.up[vm_id]
+        if told:
+            self.host.compute.ended(vm_id, crashed=crashed, why="it ended")
+
+    @precondition(lambda self: self.host.compute.vms)
+    @rule(data=st.data())
+    def late_word(self, data: st.DataObject) -> None:
+        """An event about an earlier life of a VM."""
+        vm_id = data.draw(st.sampled_from(sorted(self.host.compute.vms)))
+        self.host.compute.ended(vm_id, crashed=True, why="long ago")
+
+    # ---- time, looks, and faults
+
+    @rule()
+    def reconcile(self) -> None:
+        self.look()
+        self.judge()
+
+    @rule()
+    def look(self) -> None:
+        observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.host.up.items()]
+        self.looks.append((self.host.compute.look(), observed))
+
+    @precondition(lambda self: self.looks)
+    @rule()
+    def judge(self) -> None:
+        looked, observed = self.looks.pop()
+        with self.crashing():
+            for effects in self.host.compute.reconcile(observed, looked):
+                self.host.apply(effects)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.0, 61.0]))
+    def wait(self, seconds: float) -> None:
+        self.host.now_s += seconds
+        with self.crashing():
+            self.host.tick()
+
+    @rule(chance=st.integers(0, 4))
+    def disk(self, chance: int) -> None:
+        """Full, now and then, for a while."""
+        self.host.is_full = chance == 4
+
+    @rule(writes=st.integers(0, 7))
+    def fail_a_write(self, writes: int) -> None:
+        self.host.fails_in = writes
+
+    @rule(effects=st.integers(0, 12))
+    def crash_soon(self, effects: int) -> None:
+        self.host.crashes_in = effects
+
+    @rule(chance=st.integers(0, 5))
+    def crash(self, chance: int) -> None:
+        if chance > 3:
+            self.host.crash(reboot=chance == 5)
+            self.looks.clear()
+
+    # ---- what must always hold
+
+    @invariant()
+    def no_thread_is_promised_or_used_twice(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        promised = [thread for claim in self.host.ledger.residents(self.host.now_s) for thread in claim.threads]
+        assert len(promised) == len(set(promised)), "I1"
+        rows = [self.host.rows[life] for life in self.host.up.items() if life in self.host.rows]
+        used = [thread for row in rows for thread in row.claim.threads]
+        assert len(used) == len(set(used)), "I1"
+
+    @invariant()
+    def nothing_runs_without_a_synced_commitment(self) -> None:
+        for life in self.host.up.items() if hasattr(self, "host") else ():
+            row = self.host.rows.get(life)
+            assert row is not None, "I6"
+            assert row.state in (*RUNS, State.REMOVING), "I6"
+
+    @invariant()
+    def what_was_acknowledged_is_on_the_disk(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        newest = dict(sorted(self.host.rows))
+        for confirm in self.acknowledged.values():
+            row = self.host.rows.get((VmId(confirm.vm_id), confirm.generation))
+            replaced = newest.get(VmId(confirm.vm_id), 0) > confirm.generation
+            assert replaced or (row is not None and row.state in IS_KEPT), "I9"
+
+    @invariant()
+    def what_was_refused_is_never_promised(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        for row in self.host.rows.values():
+            if row.offer_id in self.refused and row.offer_id not in self.acknowledged:
+                assert row.state not in IS_KEPT, "I5: its client has gone to another host"
+
+    @invariant()
+    def memory_says_what_the_disk_says_of_a_promise(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        for vm in self.host.compute.vms.values():
+            if vm.state in IS_KEPT:
+                assert self.host.rows.get((vm.vm_id, vm.generation)) == vm
+
+    def teardown(self) -> None:
+        """Faults end; a few rounds later all is settled."""
+        if not hasattr(self, "host"):
+            return
+        host = self.host
+        host.is_full, host.fails_in, host.crashes_in = False, None, None
+        for _ in range(ROUNDS_MAX):
+            self._answer_all()
+            self.reconcile()
+            host.now_s += 61.0
+            host.tick()
+        self._answer_all()
+        self._check_settled()
+
+    def _answer_all(self) -> None:
+        self.host.slow[:] = [
+            effect for effect in self.host.slow if not isinstance(effect, core.ShutDownDomain | core.RebootDomain)
+        ]
+        while self.host.slow:
+            match self.host.slow[0]:
+                case core.AttachVolumes():
+                    self.attach("attached")
+                case core.DetachVolumes():
+                    self.detach("done")
+                case core.StartDomain():
+                    self.start("up")
+                case core.DestroyDomain():
+                    self.destroy("done")
+                case other:
+                    raise AssertionError(other)
+
+    def _check_settled(self) -> None:
+        host = self.host
+        vms = host.compute.vms
+        assert all(vm is not None for vm in host.compute.look().values()), "a VM is busy with nothing"
+        assert {vm.state for vm in vms.values()} <= set(SETTLED)
+        assert {(vm.vm_id, vm.generation): vm for vm in vms.values()} == host.rows
+        running = {vm.vm_id: vm.generation for vm in vms.values() if vm.state is State.RUNNING}
+        assert running == host.up
+        assert sorted(claim.vm_id for claim in host.ledger.committed()) == sorted(running)
+        assert set(self.attached) <= {vm.vm_id for vm in vms.values() if vm.confirm.volumes}
+
+
+TestHost = HostRules.TestCase
+TestHost.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,64 @@
+"""What goes wrong, and how often: each a chance between 0 and 1, of one message, one call, one second of a host."""
+
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    # of each datagram or HTTPS leg
+    loss: float = 0.05
+    duplication: float = 0.05
+    delay: float = 0.05  # seconds instead of milliseconds: what was sent later overtakes it
+    # of each effect that a daemon performs, and of each answer it gives
+    crash: float = 0.005
+    # of each host and second
+    reboot: float = 0.0005
+    partition: float = 0.01
+    disk_full: float = 0.005
+    libvirt_stall: float = 0.005
+    libvirt_down: float = 0.005
+    storage_stall: float = 0.01
+    virsh: float = 0.002  # a domain is destroyed behind atomd's back
+    # of each call
+    start_slow: float = 0.05
+    start_fails: float = 0.03
+    list_slow: float = 0.03  # what libvirt says of its domains is old when it comes
+    storage_lost: float = 0.03
+    storage_refuses: float = 0.03
+    # of each guest
+    deaf: float = 0.1  # to the power button
+    power_off: float = 0.1  # by itself
+    # of each placement
+    interrupt: float = 0.03
+    client_crash: float = 0.02
+    other_terminal: float = 0.01  # the person says `rm` elsewhere meanwhile
+
+
+NONE = Faults(**{field.name: 0.0 for field in fields(Faults)})
+
+
+def parse_faults(text: str) -> Faults:
+    """`loss=0.05,crash=0.01` over the defaults; `none` for a perfect world, `none,loss=0.2` for one fault alone.
+
+    Raises `ValueError` with a sentence."""
+    faults = Faults()
+    names = [field.name for field in fields(Faults)]
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name == "none":
+            faults = NONE
+        elif name not in names:
+            raise ValueError(f"no fault is named {name!r}; there are {', '.join(names)}")
+        else:
+            faults = replace(faults, **{name: _chance(name, value)})
+    return faults
+
+
+def _chance(name: str, value: str) -> float:
+    try:
+        chance = float(value)
+    except ValueError:
+        chance = -1.0
+    if not 0 <= chance <= 1:
+        raise ValueError(f"{name} is a chance between 0 and 1, not {value!r}")
+    return chance

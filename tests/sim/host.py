@@ -1,0 +1,398 @@
+"""A host: hardware, libvirt, storage and a disk that outlive its daemon; and the daemon, one run of the real objects.
+
+`Daemon` stands in for `atomd.performing` and `atomd.service`, event for event, on virtual time: effects are performed
+in order, and a crash can come before any of them, or before any answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from atomd import compute as core
+from atomd.answering import Face, Proposer
+from atomd.compute import Compute, Effects, Looked
+from atomd.hardware import Claim, Hardware
+from atomd.lifecycle import State, Vm
+from atomd.performing import RECONCILE_S, RETRY_S
+from atomd.placement import admits
+from atomd.reconcile import Observed
+from atomd.service import DECIDED_S, ENDED_S
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
+from matcher.scheduler.outcomes import Abandoned, Committed
+from matcher.wire.messages import (
+    Abandon,
+    Attached,
+    Confirm,
+    ImageFormat,
+    OfferedVolume,
+    Pledge,
+    Reach,
+    Refused,
+    Reveal,
+    Role,
+    Unfit,
+    VmOffer,
+    VolumeOffer,
+)
+from specs.ids import HostId, OfferId, UserId, Vid, VmId, new_id
+from tests.sim.faults import Faults
+from tests.sim.slow import Domain, Libvirt, Pool, Said, Storage
+from tests.sim.timeline import Crashed, Timeline
+
+TICK_S = 1.0
+RESTART_S = (0.05, 5.0)  # until systemd has atomd up again
+PORT = 7766
+
+Found = TypeVar("Found")
+Reply = Callable[[Found], None]
+
+
+class DiskFull(Exception):
+    """The step did not happen."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What has been synced."""
+
+    rows: dict[tuple[VmId, int], Vm] = field(default_factory=dict)
+    abandoned: dict[OfferId, None] = field(default_factory=dict)
+    is_full: bool = False
+
+
+class Watcher(Protocol):
+    """Whoever judges a run; see `invariants`."""
+
+    def wrote(self, host: "Host", vm: Vm) -> None: ...
+
+    def began(self, host: "Host", domain: Domain) -> None: ...
+
+    def acknowledged(self, host: "Host", vm: Vm) -> None: ...
+
+    def removed(self, host: "Host", vm: Vm) -> None: ...
+
+
+class Host:
+    """A machine. `daemon` is `None` while atomd is dead."""
+
+    def __init__(
+        self,
+        name: str,
+        hardware: Hardware,
+        vids: dict[Vid, Reach],
+        *,
+        timeline: Timeline,
+        random: Random,
+        faults: Faults,
+        pool: Pool,
+        watcher: Watcher,
+    ) -> None:
+        self.name, self.hardware, self.vids = name, hardware, vids
+        self.host_id = HostId(f"{name:0>64}")
+        self.timeline, self.random, self.faults, self.watcher = timeline, random, faults, watcher
+        self.disk = Disk()
+        self.libvirt = Libvirt(timeline, random, faults)
+        self.storage = Storage(timeline, random, faults, name, pool)
+        self.is_cut = False
+        self.boots = 1
+        self.daemon: Daemon | None = None
+        self.libvirt.began = partial(watcher.began, self)
+        self.libvirt.heard = self._hear
+        self.face = Face(name, PORT, hardware, False)
+        self.start()
+
+    def start(self) -> None:
+        if self.daemon is None:
+            self.daemon = Daemon(self)
+            self.daemon.begin()
+
+    def crash(self) -> None:
+        """kill -9 of atomd."""
+        if self.daemon is not None:
+            self.daemon.is_alive = False
+            self.daemon = None
+            self.timeline.note(f"{self.name} atomd dies")
+            self.timeline.after(self.random.uniform(*RESTART_S), self.start)
+
+    def reboot(self) -> None:
+        """Power fails: no domain is left, and nothing in flight either."""
+        self.boots += 1
+        self.timeline.note(f"{self.name} reboots")
+        self.libvirt.domains.clear()
+        self.crash()
+
+    def happens(self, chance: float) -> bool:
+        return self.random.random() < chance
+
+    def _hear(self, vm_id: VmId, crashed: bool) -> None:
+        if self.daemon is not None:
+            self.daemon.hear(vm_id, crashed=crashed)
+
+
+class Daemon:
+    """One run of atomd."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.is_alive = True
+        self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim))
+        proposer = Proposer(host.face, lambda: "libvirtd is down" if host.libvirt.is_down else None)
+        self.offering = Offering(
+            host=host.name, role=Role.COMPUTE, proposer=proposer, ledger=self.ledger, random=host.random
+        )
+        boot_id = f"{host.name} {host.boots}"
+        self.compute = Compute(host_id=host.host_id, boot_id=boot_id, ledger=self.ledger, offering=self.offering)
+        self.held_until_s: dict[OfferId, float] = {}  # as the offers said
+        self._waiting: list[Callable[[], bool]] = []
+        self._looking = self._look_again = False
+
+    def begin(self) -> None:
+        self.host.timeline.note(f"{self.host.name} atomd starts")
+        self.compute.restore(list(self.host.disk.rows.values()), list(self.host.disk.abandoned))
+        self._reconcile_regularly()
+        self._tick()
+
+    # ---- datagrams
+
+    def pledge(self, pledge: Pledge, user_id: UserId) -> list[VmOffer | VolumeOffer | Unfit]:
+        now_s = self.host.timeline.now_s
+        replies: list[VmOffer | VolumeOffer | Unfit] = list(self.offering.pledge(pledge, user_id, now_s))
+        for reply in replies:
+            if isinstance(reply, VmOffer) and not pledge.dry:
+                self.held_until_s.setdefault(OfferId(reply.offer_id), now_s + pledge.hold_ms / 1000)
+        return [*replies, *self._volumes(pledge)]
+
+    def reveal(self, reveal: Reveal) -> None:
+        self.offering.reveal(reveal, self.host.timeline.now_s)
+
+    def _volumes(self, pledge: Pledge) -> list[VolumeOffer]:
+        """Storage's own answer: thin, as its ledger is not what is tried here."""
+        here = [Vid(vid) for vid in pledge.volumes if Vid(vid) in self.host.vids]
+        if not here:
+            return []
+        volumes = tuple(
+            OfferedVolume(vid, vid[:4], 1024, ImageFormat.RAW, True, False, False, self.host.vids[vid]) for vid in here
+        )
+        return [VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes)]
+
+    # ---- the front door
+
+    def confirm(self, confirm: Confirm, user_id: UserId, reply: Reply[Committed | Refused]) -> None:
+        decided = self.compute.confirm(confirm, b"", user_id, "person", self.host.timeline.now_s)
+        refusal = decided if isinstance(decided, Refused) else self.apply(decided)
+        if refusal is not None:
+            self._answer(reply, refusal)
+            return
+
+        def told(outcome: Vm | Refused) -> None:
+            if isinstance(outcome, Vm):
+                self.host.watcher.acknowledged(self.host, outcome)
+            self._answer(reply, outcome if isinstance(outcome, Refused) else Committed())
+
+        self._until(lambda: self.compute.outcome(OfferId(confirm.offer_id)), told, DECIDED_S)
+
+    def abandon(self, abandon: Abandon, user_id: UserId, reply: Reply[Abandoned | Refused]) -> None:
+        vm, effects = self.compute.abandon(abandon, user_id, self.host.timeline.now_s)
+        refusal = self.apply(effects)
+        self._answer(reply, refusal or Abandoned(vm is not None))
+
+    def vms(self, user_id: UserId, reply: Reply[list[Vm]]) -> None:
+        self._answer(reply, list(self.compute.of_user(user_id)))
+
+    def stop(self, vm_id: VmId, reply: Reply[Vm | Refused | None], *, force: bool) -> None:
+        self._act(vm_id, reply, State.STOPPING, lambda vm: self.compute.stop(vm, self.host.timeline.now_s, force=force))
+
+    def remove(self, vm_id: VmId, generation: int | None, reply: Reply[Vm | Refused | None]) -> None:
+        def remove(vm: Vm) -> Refused | Effects:
+            decided = self.compute.remove(vm)
+            if not isinstance(decided, Refused):
+                self.host.watcher.removed(self.host, vm)
+            return decided
+
+        vm = self.compute.vms.get(vm_id)
+        if vm is not None and generation is not None and vm.generation != generation:
+            self._answer(reply, None)
+        else:
+            self._act(vm_id, reply, State.REMOVING, remove)
+
+    def _act(
+        self,
+        vm_id: VmId,
+        reply: Reply[Vm | Refused | None],
+        passing: State,
+        decide: Callable[[Vm], Refused | Effects],
+    ) -> None:
+        vm = self.compute.vms.get(vm_id)
+        if vm is None or vm.state is State.PREPARED:
+            self._answer(reply, None)
+            return
+        decided = decide(vm)
+        refusal = decided if isinstance(decided, Refused) else self.apply(decided)
+        if refusal is not None:
+            self._answer(reply, refusal)
+            return
+
+        def passed() -> bool | None:
+            now = self.compute.vms.get(vm_id)
+            return True if now is None or now.state is not passing else None
+
+        self._until(passed, lambda _: self._answer(reply, self.compute.vms.get(vm_id)), ENDED_S)
+
+    # ---- effects
+
+    def apply(self, effects: Effects) -> Refused | None:
+        for position, effect in enumerate(effects):
+            self._may_crash()
+            try:
+                self._perform(effect)
+            except DiskFull:
+                failed = effects[position]
+                assert isinstance(failed, core.Durable)
+                refusal, undo = self.compute.rollback(failed, "the disk is full")
+                self.apply(undo)
+                return refusal
+        return None
+
+    def _perform(self, effect: core.Effect) -> None:
+        match effect:
+            case core.Journal() | core.JournalForget() | core.JournalAbandoned():
+                self._write(effect)
+            case core.Changed():
+                self._waiting = [wait for wait in self._waiting if not wait()]
+            case core.Quarantined():
+                pass
+            case _:
+                self._work(effect)
+
+    def _write(self, step: core.Durable) -> None:
+        disk = self.host.disk
+        if disk.is_full:
+            raise DiskFull
+        match step:
+            case core.Journal(put=vm, replaces=older):
+                self._note(vm, vm.state)
+                disk.rows[vm.vm_id, vm.generation] = vm
+                if older is not None:
+                    disk.rows.pop((older.vm_id, older.generation), None)
+                self.host.watcher.wrote(self.host, vm)
+            case core.JournalForget(vm=vm):
+                self._note(vm, "forgotten")
+                disk.rows.pop((vm.vm_id, vm.generation), None)
+            case core.JournalAbandoned(offer_id=offer_id):
+                disk.abandoned[offer_id] = None
+
+    def _work(self, effect: core.Effect) -> None:
+        storage, libvirt = self.host.storage, self.host.libvirt
+        match effect:
+            case core.AttachVolumes(vm=vm):
+                storage.attach(vm, self._mine(partial(self._attached, vm)))
+            case core.DetachVolumes(vm=vm):
+                storage.detach(vm, self._mine(partial(self._detached, vm)))
+            case core.StartDomain(vm=vm):
+                libvirt.start(vm, self._mine(partial(self._started, vm)))
+            case core.DestroyDomain(vm=vm):
+                libvirt.destroy(vm.vm_id, self._mine(partial(self._destroyed, vm)))
+            case core.ShutDownDomain(vm=vm):
+                libvirt.shut_down(vm.vm_id, self._mine(self._pressed))
+
+    def _attached(self, vm: Vm, answer: Attached | Refused | None) -> None:
+        self.apply(self.compute.attached(vm.vm_id, vm.generation, answer))
+        if answer is None:
+            self._soon()
+
+    def _detached(self, vm: Vm, answer: bool | None) -> None:
+        self.apply(self.compute.detached(vm.vm_id, vm.generation, done=bool(answer)))
+        if not answer:
+            self._soon()
+
+    def _started(self, vm: Vm, said: Said) -> None:
+        self._note(vm, f"start: {said.value}")
+        if said in (Said.DOWN, Said.UNKNOWN):
+            self.compute.start_unknown(vm.vm_id)
+            self._soon()
+        else:
+            failure = "QEMU ended" if said is Said.FAILED else None
+            self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    def _destroyed(self, vm: Vm, said: Said) -> None:
+        done = said in (Said.DONE, Said.NONE_THERE)
+        self.apply(self.compute.destroyed(vm.vm_id, vm.generation, done=done))
+        if not done:
+            self._soon()
+
+    def _pressed(self, said: Said) -> None:
+        if said is not Said.DONE:
+            self._soon()
+
+    # ---- libvirt's words, and time
+
+    def hear(self, vm_id: VmId, *, crashed: bool) -> None:
+        self.compute.ended(vm_id, crashed=crashed, why="it ended on its host")
+        self._reconcile()
+        self._soon()
+
+    def _soon(self) -> None:
+        self._later(RETRY_S, self._reconcile)
+
+    def _reconcile_regularly(self) -> None:
+        self._reconcile()
+        self._later(RECONCILE_S, self._reconcile_regularly)
+
+    def _reconcile(self) -> None:
+        """One look at a time; who asks meanwhile gets another one after it."""
+        self._look_again = self._looking
+        if not self._looking:
+            self._looking = True
+            self.host.libvirt.list_all(self._mine(partial(self._observed, self.compute.look())))
+
+    def _observed(self, looked: Looked, observed: tuple[Observed, ...] | None) -> None:
+        self._looking = False
+        if observed is not None:
+            for effects in self.compute.reconcile(observed, looked):
+                self.apply(effects)
+        if self._look_again:
+            self._reconcile()
+
+    def _tick(self) -> None:
+        for effects in self.compute.tick(self.host.timeline.now_s):
+            self.apply(effects)
+        self._later(TICK_S, self._tick)
+
+    # ---- inside
+
+    def _until(self, look: Callable[[], object], told: Callable[[Any], None], timeout_s: float) -> None:
+        """`told` hears what `look` finds, once something has changed; nobody hears anything after `timeout_s`."""
+        until_s = self.host.timeline.now_s + timeout_s
+
+        def is_over() -> bool:
+            if self.host.timeline.now_s > until_s:
+                return True
+            found = look()
+            if found is not None:
+                told(found)
+            return found is not None
+
+        if not is_over():
+            self._waiting.append(is_over)
+
+    def _answer(self, reply: Reply[Found], answer: Found) -> None:
+        self._may_crash()
+        reply(answer)
+
+    def _may_crash(self) -> None:
+        if self.host.happens(self.host.faults.crash):
+            self.host.crash()
+            raise Crashed
+
+    def _mine(self, told: Callable[[Found], None]) -> Callable[[Found], None]:
+        """What comes back to a dead daemon is heard by nobody."""
+        return lambda answer: told(answer) if self.is_alive else None
+
+    def _later(self, delay_s: float, what: Callable[[], None]) -> None:
+        self.host.timeline.after(delay_s, lambda: what() if self.is_alive else None)
+
+    def _note(self, vm: Vm, said: str) -> None:
+        self.host.timeline.note(f"{self.host.name} {vm.vm_id[:6]}.{vm.generation} {vm.offer_id[:6]} {said}")

@@ -1,0 +1,202 @@
+"""What must always hold: each invariant a small function that says its sentence when it does not.
+
+`Judge` watches a run: what hosts write, begin and acknowledge, and what persons are told. `check` is called after
+every event, `check_end` once faults have ended and a minute has passed. It judges by the world (domains, synced rows,
+what was said aloud), not by the objects' own opinion of themselves.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from atomd.hardware import Claim, Hardware
+from atomd.lifecycle import RUNS, State, Vm
+from matcher.scheduler.outcomes import AllRefused, Interrupted, NoHostFits, NoHostInReach, Outcome, VolumeMissing
+from specs.ids import VmId
+from tests.sim.host import Host
+from tests.sim.slow import Domain
+from tests.sim.timeline import Timeline
+
+HOLD_GRACE_S = 1.0
+SETTLES_S = 60.0
+MAY_RUN = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOVING})
+IS_KEPT = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOPPED, State.FAILED})
+Life = tuple[VmId, int]  # (vm_id, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation(Exception):
+    invariant: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.what}"
+
+
+def no_more_than_capacity(hardware: Hardware, claims: Iterable[Claim], what: str) -> None:
+    """I1 held + committed ≤ capacity, for each thread, MiB and device."""
+    carried: defaultdict[int, list[Claim]] = defaultdict(list)
+    used: Counter[int] = Counter()
+    for claim in claims:
+        for thread in claim.threads:
+            carried[thread].append(claim)
+        for node, mib in claim.ram_mib:
+            used[node] += mib
+    for thread, on_it in carried.items():
+        if len(on_it) > min(claim.overprovision for claim in on_it):
+            raise Violation("I1", f"thread {thread} is {what} {len(on_it)} times")
+    lent = dict(hardware.ram_mib)
+    for node, mib in used.items():
+        if mib > lent.get(node, 0):
+            raise Violation("I1", f"{mib} MiB of {lent.get(node, 0)} are {what} on node {node}")
+
+
+def one_owner_of_a_device(claims: Iterable[Claim], what: str) -> None:
+    """I2 a PCI device has one owner at most."""
+    owned: set[str] = set()
+    for claim in claims:
+        for address in claim.pci:
+            if address in owned:
+                raise Violation("I2", f"{address} is {what} twice")
+            owned.add(address)
+
+
+def one_domain_over_all_hosts(life: Life, hosts: set[str]) -> None:
+    """I5 one (vm_id, generation) makes one domain at most over all hosts."""
+    if len(hosts) > 1:
+        raise Violation("I5", f"{life[0][:6]}.{life[1]} is on {', '.join(sorted(hosts))}")
+
+
+def no_start_after_a_no(life: Life, told_no: set[Life], host: str) -> None:
+    """I5 as the person sees it: who was told "it runs nowhere" may start it anew, under another generation or id."""
+    if life in told_no:
+        raise Violation("I5", f"{life[0][:6]}.{life[1]} is promised by {host}, and its client was told that nobody did")
+
+
+def nothing_runs_unpromised(host: Host) -> None:
+    """I6 nothing runs without an fsynced commitment."""
+    for domain in host.libvirt.domains.values():
+        row = host.disk.rows.get((domain.vm_id, domain.generation))
+        if row is None or row.state not in MAY_RUN:
+            said = "nothing" if row is None else row.state
+            raise Violation(
+                "I6", f"{domain.vm_id[:6]}.{domain.generation} runs on {host.name}; the journal says {said}"
+            )
+
+
+def holds_end(host: Host, now_s: float) -> None:
+    """I7 every hold ends within its time + 1 s."""
+    if host.daemon is None:
+        return
+    for offer_id in host.daemon.ledger.holds(now_s):
+        until_s = host.daemon.held_until_s.get(offer_id, now_s)
+        if now_s > until_s + HOLD_GRACE_S:
+            raise Violation("I7", f"{offer_id[:6]} is held on {host.name} {now_s - until_s:.1f} s after its end")
+
+
+def acknowledged_survives(host: Host, acknowledged: Iterable[Life]) -> None:
+    """I9 an acknowledged confirm survives any crash."""
+    for vm_id, generation in acknowledged:
+        row = host.disk.rows.get((vm_id, generation))
+        if row is None or row.state not in IS_KEPT:
+            said = "nothing" if row is None else row.state
+            raise Violation("I9", f"{vm_id[:6]}.{generation} was acknowledged by {host.name}; its journal says {said}")
+
+
+def all_is_settled(host: Host) -> None:
+    """I10 after faults end: ledger = libvirt = attachments in 60 s, and no VM is stuck busy."""
+    daemon, rows = host.daemon, host.disk.rows
+    assert daemon is not None, "systemd starts it again"
+    for vm in rows.values():
+        domain = host.libvirt.domains.get(vm.vm_id)
+        is_up = domain is not None and domain.generation == vm.generation
+        if vm.state not in (State.RUNNING, State.STOPPED, State.FAILED) and not (is_up and vm.state is State.STOPPING):
+            raise Violation("I10", f"{vm.vm_id[:6]}.{vm.generation} is stuck on {host.name}: {vm.state}")
+        if is_up != (vm.state in MAY_RUN):
+            raise Violation("I10", f"{vm.vm_id[:6]}.{vm.generation} is {vm.state} on {host.name}, running: {is_up}")
+    if {(vm.vm_id, vm.generation): vm for vm in daemon.compute.vms.values()} != rows:
+        raise Violation("I10", f"the memory and the journal of {host.name} differ")
+    if busy := [vm_id for vm_id, vm in daemon.compute.look().items() if vm is None]:
+        raise Violation("I10", f"{busy[0][:6]} is busy on {host.name}, with nothing")
+    promised = sorted(vm.claim.vm_id for vm in rows.values() if vm.state in RUNS)
+    if sorted(claim.vm_id for claim in daemon.ledger.committed()) != promised:
+        raise Violation("I10", f"the ledger of {host.name} is not what its journal says")
+    kept = {(vm.vm_id, vm.generation) for vm in rows.values() if vm.confirm.volumes}
+    if left := host.storage.attached() - kept:
+        raise Violation("I10", f"{len(left)} volumes of {host.name} are attached to VMs that are no more")
+
+
+class Judge:
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._ran: defaultdict[Life, set[str]] = defaultdict(set)
+        self._promised: defaultdict[Life, set[str]] = defaultdict(set)
+        self._acknowledged: defaultdict[str, dict[Life, None]] = defaultdict(dict)
+        self._checked: dict[tuple[str, str], tuple[Claim, ...]] = {}
+        self._told_no: set[Life] = set()
+        self._contradicted: set[VmId] = set()  # removed by a person whose `run` was still under way
+
+    # ---- what is seen
+
+    def wrote(self, host: Host, vm: Vm) -> None:
+        life = (vm.vm_id, vm.generation)
+        if vm.state in IS_KEPT:
+            no_start_after_a_no(life, self._told_no, host.name)
+            self._promised[life].add(host.name)
+            self._once(life, self._promised[life])
+        if vm.state is State.COMMITTED:  # takes the place of an older generation
+            self._forget(host, vm.vm_id, vm.generation - 1)
+
+    def began(self, host: Host, domain: Domain) -> None:
+        life = (domain.vm_id, domain.generation)
+        self._ran[life].add(host.name)
+        self._once(life, self._ran[life])
+
+    def acknowledged(self, host: Host, vm: Vm) -> None:
+        self._acknowledged[host.name][vm.vm_id, vm.generation] = None
+
+    def removed(self, host: Host, vm: Vm) -> None:
+        self._forget(host, vm.vm_id, vm.generation)
+
+    def told(self, vm_id: VmId, generation: int, outcome: Outcome) -> None:
+        is_no = isinstance(outcome, AllRefused | NoHostFits | NoHostInReach | VolumeMissing)
+        if is_no or (isinstance(outcome, Interrupted) and outcome.left is None):
+            self._told_no.add((vm_id, generation))
+            if vm_id not in self._contradicted:
+                for host in self._promised.get((vm_id, generation), ()):
+                    no_start_after_a_no((vm_id, generation), self._told_no, host)
+
+    def told_again(self, vm_id: VmId) -> None:
+        self._contradicted.add(vm_id)
+
+    # ---- the judgement
+
+    def check(self, hosts: Iterable[Host]) -> None:
+        now_s = self._timeline.now_s
+        for host in hosts:
+            self._check_claims(host, tuple(domain.claim for domain in host.libvirt.domains.values()), "in use")
+            if host.daemon is not None:
+                self._check_claims(host, host.daemon.ledger.residents(now_s), "promised")
+            nothing_runs_unpromised(host)
+            holds_end(host, now_s)
+            acknowledged_survives(host, self._acknowledged[host.name])
+
+    def check_end(self, hosts: Iterable[Host]) -> None:
+        for host in hosts:
+            all_is_settled(host)
+
+    def _check_claims(self, host: Host, claims: tuple[Claim, ...], what: str) -> None:
+        """Once for every change; most events change nothing of it."""
+        if self._checked.get((host.name, what)) != claims:
+            self._checked[host.name, what] = claims
+            no_more_than_capacity(host.hardware, claims, what)
+            one_owner_of_a_device(claims, what)
+
+    def _once(self, life: Life, hosts: set[str]) -> None:
+        if life[0] not in self._contradicted:
+            one_domain_over_all_hosts(life, hosts)
+
+    def _forget(self, host: Host, vm_id: VmId, up_to: int) -> None:
+        mine = self._acknowledged[host.name]
+        for life in [life for life in mine if life[0] == vm_id and life[1] <= up_to]:
+            del mine[life]
