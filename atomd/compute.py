@@ -12,15 +12,30 @@ The daemon and the simulator run this same object.
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import assert_never
 
+from atomd.effects import (
+    AttachVolumes,
+    Changed,
+    DestroyDomain,
+    DetachVolumes,
+    Durable,
+    Effects,
+    Journal,
+    JournalAbandoned,
+    JournalForget,
+    Quarantined,
+    RebootDomain,
+    ShutDownDomain,
+    StartDomain,
+)
 from atomd.hardware import Claim
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Action, Observed, Step, reconcile
+from atomd.refusals import ABANDONED, REMOVED, SILENT, UNDONE, refused
 from matcher.offers.ledger import Ledger, Refusal
 from matcher.offers.offering import Offering
-from matcher.wire.messages import Abandon, Attached, Confirm, Pledge, Reason, Refused
+from matcher.wire.messages import Abandon, Attached, Confirm, Pledge, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 
 STOP_S = 60.0  # how long a guest may take to obey the power button
@@ -28,94 +43,7 @@ PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first pres
 REFUSALS_MAX = 1024  # remembered, so that a repeated confirm gets the answer that the first one got
 ABANDONED_MAX = 4096  # an abandoned offer's hold is freed at once, so that forgetting the oldest is harmless
 
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """Make `put` durable, or forget it; `before` is what memory held until now, for `rollback`."""
-
-    put: Vm
-    before: Vm | None = None
-    replaces: Vm | None = None  # an older generation, forgotten in the same transaction
-
-
-@dataclass(frozen=True, slots=True)
-class JournalForget:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class JournalAbandoned:
-    offer_id: OfferId
-
-
-@dataclass(frozen=True, slots=True)
-class AttachVolumes:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class DetachVolumes:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class StartDomain:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class ShutDownDomain:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class RebootDomain:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class DestroyDomain:
-    vm: Vm
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Whoever waits for this VM should look again."""
-
-    vm_id: VmId
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A domain of ours that no commitment explains: say so, touch nothing."""
-
-    vm_id: VmId
-
-
-Durable = Journal | JournalForget | JournalAbandoned
-Effect = (
-    Durable
-    | AttachVolumes
-    | DetachVolumes
-    | StartDomain
-    | ShutDownDomain
-    | RebootDomain
-    | DestroyDomain
-    | Changed
-    | Quarantined
-)
-Effects = list[Effect]
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
-
-
-def refused(code: str, resource: str, asked: str, has: str, hint: str) -> Refused:
-    return Refused(code, (Reason(resource[:80], asked[:120], has[:120], hint[:160]),))
-
-
-REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
-ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
-UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
-SILENT = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
 
 
 class Compute:
@@ -177,6 +105,7 @@ class Compute:
     def _step_back(self, vm: Vm, before: Vm | None, refusal: Refused) -> Effects:
         if before is not None and before.state is not State.PREPARED:
             self.vms[vm.vm_id] = before
+            self._refusals.pop(before.offer_id, None)  # it stands, as promised
             if before.state in RUNS:
                 self._ledger.restore(before.offer_id, before.claim)
             return [Changed(vm.vm_id)]
@@ -197,9 +126,9 @@ class Compute:
     ) -> Refused | Effects:
         """A user takes an offer of this host. Repeats change nothing: see `outcome`."""
         offer_id = OfferId(confirm.offer_id)
-        known = self.vms.get(VmId(confirm.vm_id))
-        if known is not None and known.offer_id == offer_id:
-            if known.confirm == confirm and known.user_id == user_id:
+        known, taken = self.vms.get(VmId(confirm.vm_id)), self._taken(offer_id)
+        if taken is not None:
+            if taken.confirm == confirm and taken.user_id == user_id:
                 return []
             return refused("another-body", "confirm", "this offer", "taken with other words", "run it again")
         refusal = self._refusals.get(offer_id) or self._objection(confirm, user_id, now_s)
@@ -208,7 +137,6 @@ class Compute:
         claim = self._ledger.commit(offer_id, now_s)
         assert not isinstance(claim, Refusal), "the objection has looked for the hold"
         vm = Vm(confirm, envelope, user_id, user_name, State.PREPARED, claim)
-        self._litter.pop((vm.vm_id, vm.generation), None)  # its row is about to be this VM's
         if known is not None:
             self._keep_older(known)
         self.vms[vm.vm_id] = vm
@@ -219,7 +147,7 @@ class Compute:
         """What became of a confirm: the VM once it is promised, the refusal, or `None` while it is being decided."""
         if offer_id in self._refusals:
             return self._refusals[offer_id]
-        vm = next((vm for vm in self.vms.values() if vm.offer_id == offer_id), None)
+        vm = self._taken(offer_id)
         if vm is None or vm.state is State.PREPARED:
             return None
         return REMOVED if vm.state is State.REMOVING else vm
@@ -350,9 +278,7 @@ class Compute:
         busy = self._busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
-        tidied: list[Effects] = [[JournalForget(vm)] for vm in self._litter.values()]
-        self._litter.clear()
-        return tidied + [self._step(step, up) for step in steps]
+        return self._tidied() + [self._step(step, up) for step in steps]
 
     # ---- inside
 
@@ -388,6 +314,11 @@ class Compute:
         if vm.state not in (State.STOPPED, State.FAILED) or vm.vm_id in self._busy:
             return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
         return None
+
+    def _taken(self, offer_id: OfferId) -> Vm | None:
+        """The VM that an offer has become."""
+        vms = (*self.vms.values(), *self._older.values())
+        return next((vm for vm in vms if vm.offer_id == offer_id), None)
 
     def _standing(self, vm: Vm, abandon: Abandon) -> Vm | None:
         """The promise that an abandon comes too late for: of this very offer, or of a later generation."""
@@ -515,6 +446,12 @@ class Compute:
             self.vms[vm.vm_id] = older
         if vm.offer_id not in self._refusals:
             self._remember(vm.offer_id, refusal)
+
+    def _tidied(self) -> list[Effects]:
+        """Rows that are left over are forgotten, unless their place has been taken by a VM of the same name."""
+        used = {(vm.vm_id, vm.generation) for vm in (*self.vms.values(), *self._older.values())}
+        unused = [life for life in self._litter if life not in used]
+        return [[JournalForget(self._litter.pop(life))] for life in unused]
 
     def _keep_older(self, vm: Vm) -> None:
         self._older[vm.vm_id] = vm

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trio
 
-from atomd import compute as core
-from atomd.compute import Compute, Effects
+from atomd import effects as wanted
+from atomd.compute import Compute
 from atomd.domain_xml import DomainSpec, domain_xml
 from atomd.domains import (
     ConnectionLost,
@@ -28,6 +28,7 @@ from atomd.domains import (
     What,
     Why,
 )
+from atomd.effects import Effects
 from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
 from atomd.lifecycle import Vm
@@ -122,44 +123,44 @@ class Performer:
 
     # ---- inside
 
-    def _perform(self, effect: core.Effect) -> None:
+    def _perform(self, effect: wanted.Effect) -> None:
         match effect:
-            case core.Journal(put=vm, replaces=older):
+            case wanted.Journal(put=vm, replaces=older):
                 self._journal.put(vm, older)
                 log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, vm.why)
-            case core.JournalForget(vm=vm):
+            case wanted.JournalForget(vm=vm):
                 self._journal.forget(vm)
                 log.info("%s %s (generation %d): gone", vm.user_name, vm.vm_id, vm.generation)
-            case core.JournalAbandoned(offer_id=offer_id):
+            case wanted.JournalAbandoned(offer_id=offer_id):
                 self._journal.abandon(offer_id)
-            case core.Changed():
+            case wanted.Changed():
                 self._changed.set()
                 self._changed = trio.Event()
-            case core.Quarantined(vm_id=vm_id):
+            case wanted.Quarantined(vm_id=vm_id):
                 self._quarantine(vm_id)
             case _:
                 self._nursery.start_soon(self._work, effect)
 
     def _undo(self, effects: Effects, position: int, why: str) -> Refused | None:
         failed = effects[position]
-        assert isinstance(failed, core.Durable), "nothing else is written into the journal"
+        assert isinstance(failed, wanted.Durable), "nothing else is written into the journal"
         refusal, undo = self.compute.rollback(failed, why)
         self.apply(undo)
         return refusal
 
-    async def _work(self, effect: core.Effect) -> None:
+    async def _work(self, effect: wanted.Effect) -> None:
         match effect:
-            case core.AttachVolumes(vm=vm):
+            case wanted.AttachVolumes(vm=vm):
                 await self._attach(vm)
-            case core.DetachVolumes(vm=vm):
+            case wanted.DetachVolumes(vm=vm):
                 await self._detach(vm)
-            case core.StartDomain(vm=vm):
+            case wanted.StartDomain(vm=vm):
                 await self._start(vm)
-            case core.DestroyDomain(vm=vm):
+            case wanted.DestroyDomain(vm=vm):
                 await self._destroy(vm)
-            case core.ShutDownDomain(vm=vm):
+            case wanted.ShutDownDomain(vm=vm):
                 await self._press(vm, reboot=False)
-            case core.RebootDomain(vm=vm):
+            case wanted.RebootDomain(vm=vm):
                 await self._press(vm, reboot=True)
 
     async def _attach(self, vm: Vm) -> None:

@@ -9,11 +9,12 @@ from typing import TypeVar
 import trio
 
 from atomd.answering import ComputeAnswers, Face
-from atomd.compute import Effects, refused
 from atomd.domain_xml import domain_name
 from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
+from atomd.effects import Effects
 from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
+from atomd.refusals import refused
 from atomd.traits import arch_for
 from matcher.net import local
 from matcher.net.intake import Intake

@@ -1,5 +1,6 @@
 """`electros console`: the guest's serial terminal, or what it has written there so far."""
 
+import gc
 import os
 import re
 import select
@@ -54,6 +55,7 @@ def console(
         if log:
             _print_log(mine, found, output)
         else:
+            gc.enable()  # people stay for hours
             _attach(mine, found)
 
 

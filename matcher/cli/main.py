@@ -1,111 +1,13 @@
-"""`electros`: what a person at a terminal, or a script, says to the hosts in reach.
+"""The entry point. While the rest is imported, nobody has been asked for anything yet: Ctrl-C just ends it."""
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, 130 interrupted.
-Commands are imported when they are called: starting fast is part of running a VM fast.
-"""
-
-import os
-import sys
-from contextlib import suppress
-from typing import NoReturn
-
-from cyclopts import App, CycloptsError
-
-from matcher.cli.failures import Exit, Failure
-from matcher.cli.output import as_json, printable
-
-STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
-
-EXIT_CODES = (
-    "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, "
-    "130 interrupted."
-)
-
-# pydantic would look through all installed packages for plugins, and none has a say in what our messages are.
-os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("atomos")
-
-
-app = App(
-    name="electros",
-    help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
-    version=_version,
-    help_epilogue=EXIT_CODES,
-    suppress_keyboard_interrupt=False,  # it is told like all else that ends a command early
-)
-COMMANDS = {
-    "hosts": ("hosts:hosts", "List the hosts in reach of this machine."),
-    "pledge": ("pledge:pledge", "Ask who could serve a specfile, and why the others could not; nothing is held."),
-    "run": ("run:run", "Run a specfile with its volumes on the best host in reach."),
-    "ps": ("vms:ps", "List my VMs on all hosts in reach."),
-    "inspect": ("vms:inspect", "Show everything that is known of one VM."),
-    "console": ("console:console", "Talk to the guest on its serial console."),
-    "stop": ("vms:stop", "Press the power button of VMs, and wait until they are off."),
-    "start": ("run:start", "Start a stopped VM again, where it was if it can be."),
-    "reboot": ("vms:reboot", "Restart the guest where it is."),
-    "rm": ("vms:rm", "Remove VMs; their volumes stay."),
-    "spec": ("spec:app", "Check specfiles and volumespecs; get their schema."),
-    "realm": ("realm:app", "Create a realm, and issue identities to its hosts and users."),
-}
-for name, (where, summary) in COMMANDS.items():
-    app.command(f"matcher.cli.{where}", name=name, help=summary)
+import gc
+import signal
 
 
 def main() -> None:
-    """The entry point: every failure is a sentence and an exit code, never a traceback."""
-    _open_what_is_closed()
-    try:
-        words = [STDIN if word == "-" else word for word in sys.argv[1:]]
-        app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
-    except Failure as failure:
-        _end(failure)
-    except CycloptsError as error:
-        _end(Failure(Exit.USAGE, _sentence(error), helps="electros --help; electros COMMAND --help"))
-    except KeyboardInterrupt:
-        _end(Failure(Exit.INTERRUPTED, "interrupted"))
-    except BrokenPipeError:
-        _leave(Exit.OK)  # whoever reads us has read enough
-    except OSError as error:  # a full disk behind the standard output
-        _end(Failure(Exit.FAILED, f"the result could not be written: {error.strerror or error}"))
-    _leave(Exit.OK)
+    gc.disable()  # a command ends before its garbage is worth looking for; `console`, which stays, turns it on again
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from matcher.cli import app
 
-
-def _end(failure: Failure) -> NoReturn:
-    if _wants_json(sys.argv[1:]):
-        text = as_json(failure.document())
-    else:
-        text = "\n".join(printable(line) for line in failure.text().splitlines())
-    sys.stderr.write(text + "\n")
-    _leave(failure.exit_code)
-
-
-def _open_what_is_closed() -> None:
-    """A caller may have closed a stream; the first socket would get its number, and be written to as if it were one."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
-
-
-def _leave(code: Exit) -> NoReturn:
-    """At once: taking 600 modules apart in order costs a tenth of a start, and nothing is left to be done."""
-    with suppress(OSError):
-        sys.stderr.flush()
-    os._exit(code)
-
-
-def _wants_json(arguments: list[str]) -> bool:
-    """Also where the arguments could not be understood."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(
-        a in ("-ojson", "-o=json", "--output=json") or (a in ("-o", "--output") and b == "json") for a, b in pairs
-    )
-
-
-def _sentence(error: CycloptsError) -> str:
-    return " ".join(str(error).split())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    app.main()

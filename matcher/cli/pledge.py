@@ -8,6 +8,7 @@ from matcher.cli.output import Output, Table, emit
 from matcher.cli.reading import read_specfile, read_volumespec
 from matcher.cli.session import no_host_in_reach, session
 from matcher.scheduler.choosing import Choice
+from matcher.scheduler.explaining import nearest
 from matcher.scheduler.outcomes import HostReasons, Surveyed
 from matcher.scheduler.pledging import Errand, vm_ask
 from matcher.scheduler.surveying import Surveying
@@ -76,7 +77,8 @@ def _table(choices: tuple[Choice, ...], unfits: tuple[HostReasons, ...]) -> Tabl
     for choice in choices:
         offer = choice.vm.offer
         threads = ",".join(map(str, offer.threads[:8])) + ("…" if len(offer.threads) > 8 else "")
-        what = f"{len(offer.threads)} vCPUs on threads {threads}"
+        count = len(offer.threads)
+        what = f"{count} vCPU{'s' if count != 1 else ''} on thread{'s' if count != 1 else ''} {threads}"
         if offer.numa >= 0:
             what += f", NUMA node {offer.numa}"
         if offer.pci:
@@ -89,4 +91,6 @@ def _table(choices: tuple[Choice, ...], unfits: tuple[HostReasons, ...]) -> Tabl
                 f" ({reason.hint})" if reason.hint else ""
             )
             rows.append((said.host if number == 0 else "", "refuses" if number == 0 else "", "", "", text))
-    return Table(("HOST", "", "SCORE", "ACCEL", "WHAT"), rows, [choice.vm.offer.host for choice in choices])
+    near = () if choices else nearest(unfits)[:1]
+    notes = [f"nearest: {each.host} fits with  {' '.join(f'--set {edit}' for edit in each.edits)}" for each in near]
+    return Table(("HOST", "", "SCORE", "ACCEL", "WHAT"), rows, [choice.vm.offer.host for choice in choices], notes)

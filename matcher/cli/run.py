@@ -29,7 +29,7 @@ from matcher.scheduler.outcomes import (
 )
 from matcher.scheduler.placing import Placing
 from matcher.scheduler.pledging import Errand, vm_ask
-from matcher.wire.messages import Confirm, Pledge, Policy, VmOffer, VmView, VolumeOffer
+from matcher.wire.messages import Answer, Confirm, Pledge, Policy, Role, VmOffer, VmView, VolumeOffer
 from matcher.wire.messages import Progress as Step
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
@@ -73,13 +73,14 @@ def run(
     with session(*SOON) as mine:
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
-        _refuse_namesake(mine, called)
+        hosts_known = _refuse_namesake(mine, called)
         errand = Errand(
             vm_id,
             1,
             vm_ask(spec, allow_emulation=allow),
             vids,
             policy=policy,
+            hosts_known=hosts_known,
             name=called,
             specfile=spec.canonical_json(),
         )
@@ -263,13 +264,15 @@ def _name(given: str | None, from_spec: str | None, vm_id: VmId) -> str:
     raise Failure(Exit.USAGE, f"{given[:70]!r} can't be a VM's name", helps=helps)
 
 
-def _refuse_namesake(mine: Session, name: str) -> None:
-    """Best effort over the hosts in reach; each host refuses a second one of a name by itself."""
-    found, _ = mine.vms(name, exact=True)
+def _refuse_namesake(mine: Session, name: str) -> int:
+    """Best effort over the hosts in reach; each host refuses a second one of a name by itself. How many hosts said that
+    they know of none."""
+    found, heard = mine.vms(name, exact=True)
     if found:
         vm = found[0].vm
         said = f'you have a VM named "{name}" already: {vm.state} on {vm.host}'
         raise Failure(Exit.FAILED, said, helps=f"choose another --name, or: electros rm {name}", code="name-taken")
+    return sum(isinstance(said.message, Answer) and said.message.role is Role.COMPUTE for said in heard.answers)
 
 
 def _record(vm_id: VmId) -> Path:

@@ -128,7 +128,7 @@ def session(*soon: type[Message]) -> Iterator[Session]:
 
 def refused(host: str, answer: Refused) -> Failure:
     """A host's typed no, as a sentence."""
-    said = "; ".join(f"{r.resource}: {r.asked}: {r.has}" for r in answer.reasons) or answer.code
+    said = "; ".join(f"{r.has} ({r.resource}: asked {r.asked})" for r in answer.reasons) or answer.code
     helps = next((reason.hint for reason in answer.reasons if reason.hint), "")
     exit_code = EXIT_OF_CODE.get(answer.code, Exit.FAILED)
     return Failure(exit_code, f"{host} says no: {said}", helps=helps, code=answer.code)

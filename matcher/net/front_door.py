@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 PORT = 7766
 BACKLOG = 256
-IDLE_S = 30
+IDLE_S = 5  # what is left of a connection stays as long, even where the other side has gone: 50 KiB
 STATUS = {"not-found": 404, "denied": 403, "bad-request": 400, "too-large": 413, "unavailable": 503}
 
 

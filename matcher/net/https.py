@@ -44,7 +44,7 @@ class Door:
 
 
 class Connection:
-    """One connection to one door, made when first used."""
+    """One question at one door: the host is told not to wait for a second one, and forgets the connection at once."""
 
     def __init__(
         self, identity: Identity, door: Door, *, timeout_s: float, tls: "ssl.SSLContext | None" = None
@@ -52,7 +52,8 @@ class Connection:
         self._identity, self.door = identity, door
         self._tls = tls
         self._timeout_s = timeout_s
-        self._http: http.client.HTTPConnection | None = None
+        self._socket: ssl.SSLSocket | None = None
+        self._response: http.client.HTTPResponse | None = None
 
     def __enter__(self) -> "Connection":
         return self
@@ -61,8 +62,10 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        if self._http is not None:
-            self._http.close()
+        if self._response is not None:
+            self._response.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def ask(self, method: str, path: str, answer: type[M], body: bytes | None = None) -> M | Refused:
         """One request, one JSON answer. Raises `Unreachable` or `Unanswered`."""
@@ -79,16 +82,16 @@ class Connection:
         response = self._request("POST", "/v1/confirms", envelope)
         if response.status >= 400:
             return _refusal(response.status, self._read(response, ANSWER_MAX_BYTES))
-        self._lines = response
-        return self._line()
+        return self._line(response)
 
     def progress(self, timeout_s: float) -> Iterator[Progress]:
         """What the host tells after the commit, until it has told all. Raises `Unanswered`."""
-        if self._http is not None and self._http.sock is not None:
-            self._http.sock.settimeout(timeout_s)
+        assert self._socket is not None, "a confirm was answered here"
+        assert self._response is not None
+        self._socket.settimeout(timeout_s)
         while True:
             try:
-                yield self._line()
+                yield self._line(self._response)
             except EOFError:
                 return
 
@@ -96,9 +99,9 @@ class Connection:
         """The bare TLS connection, pinned, for a protocol of its own."""
         return self._connect()
 
-    def _line(self) -> Progress:
+    def _line(self, lines: http.client.HTTPResponse) -> Progress:
         try:
-            line = self._lines.readline(LINE_MAX_BYTES)
+            line = lines.readline(LINE_MAX_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{self.door.host}: {error}") from error
         if not line:
@@ -106,14 +109,17 @@ class Connection:
         return _parsed(Progress, line)
 
     def _request(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
-        if self._http is None:
-            connection = http.client.HTTPConnection("host")  # only a name for the Host header
-            connection.sock = self._connect()
-            self._http = connection
+        self.close()
+        self._socket = self._connect()
+        asking = http.client.HTTPConnection("host")  # only a name for the Host header
+        asking.sock = self._socket
+        headers = {"Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream"
         try:
-            headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-            self._http.request(method, path, body=body, headers=headers)
-            return self._http.getresponse()
+            asking.request(method, path, body=body, headers=headers)
+            self._response = asking.getresponse()
+            return self._response
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{self.door.host}: {str(error) or type(error).__name__}") from error
 

@@ -6,13 +6,13 @@ either may be missing; a pledge that arrives by both is one pledge.
 
 import contextlib
 import errno
+import fcntl
 import socket
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-
-import ifaddr
+from pathlib import Path
 
 from matcher.wire.messages import Address
 
@@ -21,6 +21,8 @@ GROUP_6 = "ff12::6174:6f6d"  # transient, link-local scope (RFC 4291)
 PORT = 7765
 RECEIVE_BUFFER_BYTES = 4 << 20  # a burst of pledges or offers waits here while the loop is busy
 LINKS_MAX = 64
+SIOCGIFADDR = 0x8915  # netdevice(7): the first IPv4 address of a link
+ADDRESSES_6 = Path("/proc/net/if_inet6")
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
@@ -37,8 +39,9 @@ class Link:
 
 def links() -> tuple[Link, ...]:
     """The links of this machine; loopback only where there is no other."""
-    found = [_link(adapter) for adapter in ifaddr.get_adapters()]
-    usable = [link for link in found if link is not None]
+    ipv6 = _addresses_6()
+    found = (Link(index, name, _address_4(name), ipv6.get(index)) for index, name in socket.if_nameindex())
+    usable = [link for link in found if link.ipv4 or link.ipv6]
     others = [link for link in usable if not _is_loopback(link)]
     return tuple((others or usable)[:LINKS_MAX])
 
@@ -143,14 +146,23 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
     return listener
 
 
-def _link(adapter: ifaddr.Adapter) -> Link | None:
-    if adapter.index is None:
+def _address_4(name: str) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            found = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("16s24x", name.encode()))
+    except OSError:  # it has none, or the machine knows no IPv4
         return None
-    ipv4 = [str(ip.ip) for ip in adapter.ips if ip.is_IPv4]
-    ipv6 = sorted((ip.ip[0] for ip in adapter.ips if ip.is_IPv6), key=lambda ip: not ip_address(ip).is_link_local)
-    if not (ipv4 or ipv6):
-        return None
-    return Link(adapter.index, adapter.nice_name, ipv4[0] if ipv4 else None, ipv6[0] if ipv6 else None)
+    return socket.inet_ntoa(found[20:24])  # past the name, the family and the port
+
+
+def _addresses_6() -> dict[int, str]:
+    """One address for each link, by its index; link-local if it has one."""
+    try:
+        lines = ADDRESSES_6.read_text().splitlines()
+    except OSError:  # a machine without IPv6
+        return {}
+    found = [(IPv6Address(bytes.fromhex(digits)), int(index, 16)) for digits, index, *_ in map(str.split, lines)]
+    return {index: str(ip) for ip, index in sorted(found, key=lambda each: each[0].is_link_local)}
 
 
 def _is_loopback(link: Link) -> bool:

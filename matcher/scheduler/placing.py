@@ -251,7 +251,14 @@ class Placing:
             current.content_s = self._content_s(current, now_s) if heard else None
             if self._prefer in heard:
                 current.content_s = now_s
+        if current.content_s is not None and self._all_offer(current):
+            current.content_s = min(current.content_s, now_s)
         return []
+
+    def _all_offer(self, current: _Round) -> bool:
+        """Every host that the client knew of: nobody is left to be waited for."""
+        offering = {heard.host_id for heard in current.answers.vms.values()}
+        return len(offering) >= self._errand.hosts_known > 0
 
     def _content_s(self, current: _Round, now_s: float) -> float:
         """Those as near as the first are waited for. Where a person said which host is best, all are heard: on a busy

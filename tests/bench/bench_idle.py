@@ -28,7 +28,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 class Reading:
     at_s: float
     cpu_s: float
-    switches: int  # voluntary: each one is a wake-up
+    switches: dict[str, int]  # voluntary, of each thread: each one is a wake-up
 
 
 def daemons() -> dict[str, int]:
@@ -47,13 +47,12 @@ def daemons() -> dict[str, int]:
 
 
 def read(pid: int) -> Reading:
-    cpu_ticks, switches = 0, 0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    switches = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        cpu_ticks += int(fields[11]) + int(fields[12])
         status = (task / "status").read_text()
-        switches += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-    return Reading(perf_counter(), cpu_ticks * TICK_S, switches)
+        switches[task.name] = int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return Reading(perf_counter(), (int(fields[11]) + int(fields[12])) * TICK_S, switches)
 
 
 def memory_mib(pid: int) -> tuple[float, float]:
@@ -76,8 +75,10 @@ def main() -> None:
         for name, pid in sorted(pids.items()):
             now, then = read(pid), before[name]
             took_s = now.at_s - then.at_s
-            cpu, wakes = 100 * (now.cpu_s - then.cpu_s) / took_s, (now.switches - then.switches) / took_s
-            print(f"{name:<12} {cpu:6.2f} {wakes:10.1f} {memory_mib(pid)[0]:8.1f} {memory_mib(pid)[1]:8.1f}")
+            cpu = 100 * (now.cpu_s - then.cpu_s) / took_s
+            woken = sum(count - then.switches.get(thread, 0) for thread, count in now.switches.items()) / took_s
+            pss_mib, rss_mib = memory_mib(pid)
+            print(f"{name:<12} {cpu:6.2f} {woken:10.1f} {pss_mib:8.1f} {rss_mib:8.1f}")
         print(f"goal: under {CPU_GOAL_PERCENT} % CPU and {PSS_GOAL_MIB} MiB PSS for atomd")
 
 

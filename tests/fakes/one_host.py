@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from atomd import compute as core
-from atomd.compute import Compute, Effect, Effects
+from atomd import effects as wanted
+from atomd.compute import Compute, Looked
+from atomd.effects import Effect, Effects
 from atomd.hardware import Claim
 from atomd.lifecycle import State, Vm
 from atomd.reconcile import Observed
@@ -140,27 +141,27 @@ class OneHost:
         """The oldest slow work of this kind, from now on answered by the test."""
         effect = next(effect for effect in self.slow if isinstance(effect, kind))
         self.slow.remove(effect)
-        assert not isinstance(effect, core.JournalAbandoned | core.Changed | core.Quarantined | core.Journal)
+        assert not isinstance(effect, wanted.JournalAbandoned | wanted.Changed | wanted.Quarantined | wanted.Journal)
         return effect.vm
 
     def attach(self, answer: Attached | Refused | None = None, *, silent: bool = False) -> Refused | None:
-        vm = self.take(core.AttachVolumes)
+        vm = self.take(wanted.AttachVolumes)
         volumes = (AttachedVolume(claim.vid, "/x", ImageFormat.RAW, False, False, True) for claim in vm.confirm.volumes)
         said = None if silent else answer or Attached(tuple(volumes))
         return self.apply(self.compute.attached(vm.vm_id, vm.generation, said))
 
     def detach(self, *, done: bool = True) -> Refused | None:
-        vm = self.take(core.DetachVolumes)
+        vm = self.take(wanted.DetachVolumes)
         return self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
 
     def start(self, failure: str | None = None) -> Refused | None:
-        vm = self.take(core.StartDomain)
+        vm = self.take(wanted.StartDomain)
         if failure is None:
             self.up[vm.vm_id] = vm.generation
         return self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
     def destroy(self, *, done: bool = True) -> Refused | None:
-        vm = self.take(core.DestroyDomain)
+        vm = self.take(wanted.DestroyDomain)
         if done:
             self.up.pop(vm.vm_id, None)
         return self.apply(self.compute.destroyed(vm.vm_id, vm.generation, done=done))
@@ -168,7 +169,7 @@ class OneHost:
     def reconcile(self) -> None:
         self.reconcile_with(self.compute.look())
 
-    def reconcile_with(self, looked: core.Looked) -> None:
+    def reconcile_with(self, looked: Looked) -> None:
         observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.up.items()]
         for effects in self.compute.reconcile(observed, looked):
             self.apply(effects)
@@ -188,7 +189,7 @@ class OneHost:
             try:
                 self._perform(effect)
             except DiskFull:
-                assert isinstance(effect, core.Durable)
+                assert isinstance(effect, wanted.Durable)
                 refusal, undo = self.compute.rollback(effect, "the disk is full")
                 self.apply(undo)
                 return refusal
@@ -200,20 +201,20 @@ class OneHost:
         if self.crashes_in is not None:
             self.crashes_in -= 1
         match effect:
-            case core.Journal(put=vm, replaces=older):
+            case wanted.Journal(put=vm, replaces=older):
                 self._write()
                 self.rows[vm.vm_id, vm.generation] = vm
                 if older is not None:
                     self.rows.pop((older.vm_id, older.generation), None)
-            case core.JournalForget(vm=vm):
+            case wanted.JournalForget(vm=vm):
                 self._write()
                 self.rows.pop((vm.vm_id, vm.generation), None)
-            case core.JournalAbandoned(offer_id=offer_id):
+            case wanted.JournalAbandoned(offer_id=offer_id):
                 self._write()
                 self.abandoned.append(offer_id)
-            case core.Changed(vm_id=vm_id):
+            case wanted.Changed(vm_id=vm_id):
                 self.told.append(vm_id)
-            case core.Quarantined(vm_id=vm_id):
+            case wanted.Quarantined(vm_id=vm_id):
                 self.quarantined.append(vm_id)
             case _:
                 self.slow.append(effect)

@@ -1,6 +1,8 @@
 """Whatever a person gets wrong, or a host is short of: a clear error, and nothing is lost, held or left behind."""
 
 import json
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -65,13 +67,12 @@ def each_host(act: Callable[[str], object]) -> None:
         ("[" * 5000, "", ""),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "pledge"])
 def test_a_specfile_with_a_mistake_names_the_place_and_exits_with_2(
-    lab: Any, tmp_path: Path, command: str, text: str, path: str, said: str
+    lab: Any, tmp_path: Path, text: str, path: str, said: str
 ) -> None:
     file = tmp_path / "spec.json"
     file.write_text(text)
-    error = electros(lab, command, str(file), code=2).error
+    error = electros(lab, "run", str(file), code=2).error
     assert error["code"] == "malformed"
     assert str(file) in error["message"]
     about = [problem for problem in error["problems"] if path in problem["path"]]
@@ -138,6 +139,53 @@ def test_a_volume_that_another_vm_has_says_whose_it_is(lab: Any, vms: Vms) -> No
     vms.run("owner", volumes=[vid])
     said = refusals_of(electros(lab, *vms.arguments("thief", volumes=[vid]), code=3))
     assert any("owner" in reason["has"] for reason in said["h1"])
+
+
+def test_a_pledge_too_long_for_a_datagram_finds_its_volumes_all_the_same(lab: Any, vms: Vms) -> None:
+    many = [f"{number:032x}" for number in range(0xB0, 0xB0 + 16)]
+    pool = lab.folder("h1") / "srv" / "many"
+    try:
+        for vid in many:
+            (pool / f"{vid}.elimg").mkdir(parents=True)
+            (pool / f"{vid}.elimg" / "meta.json").write_text(json.dumps({"size": 0.125, "name": vid[-2:]}))
+            (pool / f"{vid}.elimg" / "data.img").write_bytes(b"")
+            os.truncate(pool / f"{vid}.elimg" / "data.img", 128 << 20)
+        lab.restart("h1", "storaged")
+        vm = vms.run("many", volumes=many)
+        assert vm["host"] == "h1"
+        assert len(electros(lab, "inspect", "many").document["vm"]["volumes"]) == len(many)
+        error = electros(lab, *vms.arguments("more", volumes=[*many[:-1], NOWHERE]), code=4).error
+        assert "000000000001" in error["message"]
+        vms.remove_all()
+    finally:
+        shutil.rmtree(pool)
+        lab.restart("h1", "storaged")
+
+
+# ---- somebody else
+
+
+def test_another_users_vms_are_not_there(lab: Any, vms: Vms, tmp_path: Path) -> None:
+    vid = lab.volumes("h1")["h1-data"]
+    vm = vms.run("secret", volumes=[vid])
+    realm = str(lab.folder("client").parents[1] / "realm")
+    plainly(lab, "realm", "issue", "user", "bob", "--folder", realm, "--out", f"{tmp_path}/atomos/default")
+    bob = ["env", f"XDG_CONFIG_HOME={tmp_path}", f"XDG_CACHE_HOME={tmp_path}/cache", "electros"]
+
+    def says(*words: str) -> Ended:
+        done = lab.exec("client", *bob, *words, "-o", "json", check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    assert says("ps").document == {"vms": []}
+    for words in (("inspect",), ("stop", "--force"), ("reboot",), ("rm", "--force"), ("console",), ("start",)):
+        assert says(*words, vm["id"]).code == 4, words
+    thief = says("run", vms.specfile(), "--name", "thief", "--volumes", vms.volumespec(vid))
+    assert thief.code == 3
+    assert "secret" not in thief.err, "whose it is stays untold"
+    mine = says("run", vms.specfile(), "--name", "secret")
+    assert mine.code == 0, "names are each user's own"
+    assert says("rm", "--force", "secret").code == 0
+    assert vms.ps()["secret"]["state"] == "running"
 
 
 # ---- names
@@ -289,14 +337,17 @@ def test_ctrl_c_at_any_moment_leaves_a_vm_that_was_announced_or_nothing(
     ended: dict[str, Ended] = {}
     for number in range(INTERRUPTIONS):
         name = f"cut-{number:02}"
-        running = lab.popen("client", "electros", *vms.arguments(name, SHARED))
-        time.sleep(takes_s * (number + 0.5) / INTERRUPTIONS)
+        words = vms.arguments(name, SHARED)
+        running = lab.popen("client", "sh", "-c", 'echo; exec "$0" "$@"', "electros", *words)
+        running.stdout.readline()  # from here on, it is electros that hears the signal
+        time.sleep(takes_s * number / INTERRUPTIONS)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
         ended[name] = Ended(running.returncode, out, err)
     announced = {name for name, end in ended.items() if end.code == 0 or "promised" in end.err}
     for name, end in ended.items():
         assert end.code in (0, 130), (name, end)
+        assert "Traceback" not in end.err, (name, end)
         assert (end.code == 0) == (name in end.out), (name, end)
     time.sleep(0.5)
     assert set(vms.ps()) == {"timed"} | announced, ended

@@ -87,8 +87,10 @@ def test_a_vm_that_ended_while_atomd_was_away_is_stopped_and_says_so(
 ) -> None:
     vm = vms.run("unseen", host="h2")
     lab.stop("h2", "atomd")
-    lab.virsh("h2", "destroy", vm["domain"])
-    lab.start("h2", "atomd")
+    try:
+        lab.virsh("h2", "destroy", vm["domain"])
+    finally:
+        lab.start("h2", "atomd")
     now = until(lambda: (now := vms.ps().get("unseen")) and now["state"] != "running" and now)
     assert now["state"] == "stopped"
     assert now["why"]

@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from atomd import compute as core
-from atomd.compute import Effect, Looked
+from atomd import effects as wanted
+from atomd.compute import Looked
+from atomd.effects import Effect
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Observed
 from matcher.wire.messages import Confirm, Reason, Refused
@@ -145,28 +146,28 @@ class HostRules(RuleBasedStateMachine):
     def _waits(self, kind: type[Effect]) -> bool:
         return any(isinstance(effect, kind) for effect in self.host.slow)
 
-    @precondition(lambda self: self._waits(core.AttachVolumes))
+    @precondition(lambda self: self._waits(wanted.AttachVolumes))
     @rule(answer=st.sampled_from(["attached", "attached", "refused", "silent", "silent but attached"]))
     def attach(self, answer: str) -> None:
-        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.AttachVolumes))
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, wanted.AttachVolumes))
         if "attached" in answer:
             self.attached[vm.vm_id] = vm.generation
         with self.crashing():
             self.host.attach(IN_USE if answer == "refused" else None, silent="silent" in answer)
 
-    @precondition(lambda self: self._waits(core.DetachVolumes))
+    @precondition(lambda self: self._waits(wanted.DetachVolumes))
     @rule(answer=st.sampled_from(["done", "silent", "silent but done"]))
     def detach(self, answer: str) -> None:
-        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.DetachVolumes))
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, wanted.DetachVolumes))
         if "done" in answer and self.attached.get(vm.vm_id, vm.generation + 1) <= vm.generation:
             del self.attached[vm.vm_id]
         with self.crashing():
             self.host.detach(done=answer == "done")
 
-    @precondition(lambda self: self._waits(core.StartDomain))
+    @precondition(lambda self: self._waits(wanted.StartDomain))
     @rule(answer=st.sampled_from(["up", "up", "failed", "unknown", "unknown but up", "crash but up"]))
     def start(self, answer: str) -> None:
-        vm = self.host.take(core.StartDomain)
+        vm = self.host.take(wanted.StartDomain)
         if vm.vm_id in self.host.up:
             answer = "up" if answer == "failed" else answer  # "it exists already"
         if "up" in answer:
@@ -180,10 +181,10 @@ class HostRules(RuleBasedStateMachine):
                 failure = "no such machine" if answer == "failed" else None
                 self.host.apply(self.host.compute.started(vm.vm_id, vm.generation, failure))
 
-    @precondition(lambda self: self._waits(core.DestroyDomain))
+    @precondition(lambda self: self._waits(wanted.DestroyDomain))
     @rule(answer=st.sampled_from(["done", "unknown", "unknown but done"]))
     def destroy(self, answer: str) -> None:
-        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, core.DestroyDomain))
+        vm = next(effect.vm for effect in self.host.slow if isinstance(effect, wanted.DestroyDomain))
         if "done" in answer:
             self.host.up.pop(vm.vm_id, None)
         with self.crashing():
@@ -310,17 +311,17 @@ class HostRules(RuleBasedStateMachine):
 
     def _answer_all(self) -> None:
         self.host.slow[:] = [
-            effect for effect in self.host.slow if not isinstance(effect, core.ShutDownDomain | core.RebootDomain)
+            effect for effect in self.host.slow if not isinstance(effect, wanted.ShutDownDomain | wanted.RebootDomain)
         ]
         while self.host.slow:
             match self.host.slow[0]:
-                case core.AttachVolumes():
+                case wanted.AttachVolumes():
                     self.attach("attached")
-                case core.DetachVolumes():
+                case wanted.DetachVolumes():
                     self.detach("done")
-                case core.StartDomain():
+                case wanted.StartDomain():
                     self.start("up")
-                case core.DestroyDomain():
+                case wanted.DestroyDomain():
                     self.destroy("done")
                 case other:
                     raise AssertionError(other)

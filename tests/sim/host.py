@@ -10,9 +10,10 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from atomd import compute as core
+from atomd import effects as wanted
 from atomd.answering import Face, Proposer
-from atomd.compute import Compute, Effects, Looked
+from atomd.compute import Compute, Looked
+from atomd.effects import Effects
 from atomd.hardware import Claim, Hardware
 from atomd.lifecycle import State, Vm
 from atomd.performing import RECONCILE_S, RETRY_S
@@ -250,52 +251,52 @@ class Daemon:
                 self._perform(effect)
             except DiskFull:
                 failed = effects[position]
-                assert isinstance(failed, core.Durable)
+                assert isinstance(failed, wanted.Durable)
                 refusal, undo = self.compute.rollback(failed, "the disk is full")
                 self.apply(undo)
                 return refusal
         return None
 
-    def _perform(self, effect: core.Effect) -> None:
+    def _perform(self, effect: wanted.Effect) -> None:
         match effect:
-            case core.Journal() | core.JournalForget() | core.JournalAbandoned():
+            case wanted.Journal() | wanted.JournalForget() | wanted.JournalAbandoned():
                 self._write(effect)
-            case core.Changed():
+            case wanted.Changed():
                 self._waiting = [wait for wait in self._waiting if not wait()]
-            case core.Quarantined():
+            case wanted.Quarantined():
                 pass
             case _:
                 self._work(effect)
 
-    def _write(self, step: core.Durable) -> None:
+    def _write(self, step: wanted.Durable) -> None:
         disk = self.host.disk
         if disk.is_full:
             raise DiskFull
         match step:
-            case core.Journal(put=vm, replaces=older):
+            case wanted.Journal(put=vm, replaces=older):
                 self._note(vm, vm.state)
                 disk.rows[vm.vm_id, vm.generation] = vm
                 if older is not None:
                     disk.rows.pop((older.vm_id, older.generation), None)
                 self.host.watcher.wrote(self.host, vm)
-            case core.JournalForget(vm=vm):
+            case wanted.JournalForget(vm=vm):
                 self._note(vm, "forgotten")
                 disk.rows.pop((vm.vm_id, vm.generation), None)
-            case core.JournalAbandoned(offer_id=offer_id):
+            case wanted.JournalAbandoned(offer_id=offer_id):
                 disk.abandoned[offer_id] = None
 
-    def _work(self, effect: core.Effect) -> None:
+    def _work(self, effect: wanted.Effect) -> None:
         storage, libvirt = self.host.storage, self.host.libvirt
         match effect:
-            case core.AttachVolumes(vm=vm):
+            case wanted.AttachVolumes(vm=vm):
                 storage.attach(vm, self._mine(partial(self._attached, vm)))
-            case core.DetachVolumes(vm=vm):
+            case wanted.DetachVolumes(vm=vm):
                 storage.detach(vm, self._mine(partial(self._detached, vm)))
-            case core.StartDomain(vm=vm):
+            case wanted.StartDomain(vm=vm):
                 libvirt.start(vm, self._mine(partial(self._started, vm)))
-            case core.DestroyDomain(vm=vm):
+            case wanted.DestroyDomain(vm=vm):
                 libvirt.destroy(vm.vm_id, self._mine(partial(self._destroyed, vm)))
-            case core.ShutDownDomain(vm=vm):
+            case wanted.ShutDownDomain(vm=vm):
                 libvirt.shut_down(vm.vm_id, self._mine(self._pressed))
 
     def _attached(self, vm: Vm, answer: Attached | Refused | None) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from atomd import compute, reconcile
 from atomd.answering import Proposer
-from atomd.compute import Changed, Compute, Effects, Looked, StartDomain, refused
+from atomd.compute import Compute, Looked
+from atomd.effects import Changed, Effects, StartDomain
 from atomd.hardware import Claim
 from atomd.lifecycle import State, Vm
+from atomd.refusals import refused
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Proposal
 from matcher.scheduler.placing import Placing

@@ -26,7 +26,7 @@ PURE_ROOMS = ("specs", "matcher.wire", "matcher.gossip", "matcher.offers", "matc
 PURE_MODULES = ("atomd.fit", "atomd.placement", "atomd.lifecycle", "atomd.reconcile", "atomd.domain_xml")
 WORDS = ("atomd.domains",)  # values, and a Protocol whose methods wait: there is nothing in it that runs
 IMPURE = {
-    *("asyncio", "datetime", "glob", "http", "ifaddr", "io", "libvirt", "logging", "multiprocessing", "os", "pathlib"),
+    *("asyncio", "datetime", "glob", "http", "io", "libvirt", "logging", "multiprocessing", "os", "pathlib"),
     *("pyudev", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "sys"),
     *("tempfile", "threading", "time", "trio", "urllib", "uuid"),
 }
@@ -38,7 +38,6 @@ SOLE_IMPORTERS = {
     "pyudev": {"atomd.devices"},
     "anycorn": {"matcher.net.front_door"},
     "starlette": {"matcher.net.front_door"},
-    "ifaddr": {"matcher.net.multicast"},
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
     "subprocess": {"atomd.accelerator"},
@@ -52,11 +51,11 @@ HOST_EXTRA = {
     "anycorn": {"anycorn"},
     "libvirt-python": {"libvirt"},
     "lxml": {"lxml"},
-    "pyudev": {"pyudev"},
     "starlette": {"starlette", "anyio"},
+    "trio": {"trio"},
 }
 HOST_ONLY = set().union(*HOST_EXTRA.values())
-IMPORTED_AS = {"pyyaml": {"yaml"}, "pydantic": {"pydantic", "pydantic_core", "annotated_types"}}
+IMPORTED_AS = {"pyyaml": {"yaml"}, "pydantic": {"pydantic", "pydantic_core"}, "annotated-types": {"annotated_types"}}
 
 
 def room_of(name: str) -> str:

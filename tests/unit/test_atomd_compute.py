@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from atomd import compute as core
+from atomd import effects as wanted
 from atomd.compute import ABANDONED_MAX, PRESS_AGAIN_S, REFUSALS_MAX, STOP_S
 from atomd.lifecycle import State, Vm
 from matcher.wire.messages import Confirm, Reason, Refused, VolumeClaim
@@ -40,8 +40,8 @@ def test_a_confirm_is_durable_before_it_is_told_and_told_before_it_is_started(ho
     confirm = host.offered(host.pledge())
     effects = host.compute.confirm(confirm, b"", ANN, "ann", host.now_s)
     assert not isinstance(effects, Refused)
-    assert [type(effect) for effect in effects] == [core.Journal, core.Changed, core.StartDomain]
-    assert isinstance(effects[0], core.Journal)
+    assert [type(effect) for effect in effects] == [wanted.Journal, wanted.Changed, wanted.StartDomain]
+    assert isinstance(effects[0], wanted.Journal)
     assert effects[0].put.state is State.COMMITTED
 
 
@@ -253,7 +253,7 @@ def test_an_abandon_during_the_attach_waits_for_storage_before_it_detaches(host:
     host.confirm(confirm)
     assert host.abandon(confirm) is None
     assert code(host.confirm(confirm)) == "abandoned"
-    assert not any(isinstance(effect, core.DetachVolumes) for effect in host.slow)
+    assert not any(isinstance(effect, wanted.DetachVolumes) for effect in host.slow)
     host.reconcile()
     host.attach()
     host.detach()
@@ -284,6 +284,13 @@ def test_an_abandon_for_a_stopped_vm_is_told_of_it_while_its_next_generation_is_
     first = host.stopped(volumes=[VID])
     host.confirm(host.offered(host.pledge(vm_id=first.vm_id, generation=2, volumes=[VID])))
     assert state(host.abandon(first)) is State.STOPPED
+
+
+def test_a_stopped_vm_answers_for_its_confirm_while_its_next_generation_is_prepared(host: OneHost) -> None:
+    first = host.stopped(volumes=[VID])
+    host.confirm(host.offered(host.pledge(vm_id=first.vm_id, generation=2, volumes=[VID])))
+    assert state(host.confirm(first)) is State.STOPPED
+    assert code(host.confirm(again(first, name="other"))) == "another-body"
 
 
 def test_an_abandon_that_could_not_be_noted_is_not_acknowledged(host: OneHost) -> None:
@@ -403,9 +410,23 @@ def test_a_row_that_could_not_be_forgotten_is_forgotten_later_unless_its_id_is_u
     host.do(host.compute.remove(vm))
     assert host.vm(confirm) is None
     assert [row.state for row in host.rows.values()] == [State.REMOVING]
+    host.fails_in = 0
+    host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id)))
     host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id)))
     host.reconcile()
     assert [row.state for row in host.rows.values()] == [State.COMMITTED]
+
+
+def test_a_row_that_could_not_be_forgotten_is_forgotten_even_where_the_next_confirm_fails(host: OneHost) -> None:
+    confirm = host.stopped()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.fails_in = 1
+    host.do(host.compute.remove(vm))
+    host.fails_in = 0
+    host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id)))
+    host.reconcile()
+    assert not host.rows
 
 
 def test_a_removal_that_could_not_be_written_down_did_not_happen(host: OneHost) -> None:
@@ -418,6 +439,15 @@ def test_a_removal_that_could_not_be_written_down_did_not_happen(host: OneHost) 
     assert state(host.vm(confirm)) is State.RUNNING
     assert not host.slow
     assert host.do(host.compute.remove(vm)) is None, "and can be tried again"
+
+
+def test_a_stopped_vm_whose_removal_could_not_be_written_down_still_answers_for_its_confirm(host: OneHost) -> None:
+    confirm = host.stopped()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.is_full = True
+    assert code(host.do(host.compute.remove(vm))) == "journal"
+    assert state(host.confirm(confirm)) is State.STOPPED
 
 
 # ---- starts
@@ -437,7 +467,7 @@ def test_a_start_that_libvirt_refuses_keeps_the_vm_and_frees_its_compute(host: O
 def test_an_unknown_start_is_looked_for_and_never_taken_for_a_failure(host: OneHost, came: bool) -> None:
     confirm = host.offered(host.pledge())
     host.confirm(confirm)
-    vm = host.take(core.StartDomain)
+    vm = host.take(wanted.StartDomain)
     host.compute.start_unknown(vm.vm_id)
     assert state(host.vm(confirm)) is State.COMMITTED
     assert free_threads(host) == THREADS - 1
@@ -518,7 +548,7 @@ def test_a_domain_that_is_gone_is_noticed_in_every_state(host: OneHost, before: 
     confirm = host.running() if before is not State.COMMITTED else host.offered(host.pledge())
     if before is State.COMMITTED:
         host.confirm(confirm)
-        host.compute.start_unknown(host.take(core.StartDomain).vm_id)
+        host.compute.start_unknown(host.take(wanted.StartDomain).vm_id)
     vm = host.vm(confirm)
     assert vm is not None
     if before is State.STOPPING:
@@ -541,7 +571,7 @@ def test_stop_presses_the_button_again_and_gives_up_aloud(host: OneHost) -> None
     host.do(host.compute.stop(vm, host.now_s, force=False))
     host.now_s += PRESS_AGAIN_S
     host.tick()
-    assert [type(effect) for effect in host.slow] == [core.ShutDownDomain, core.ShutDownDomain]
+    assert [type(effect) for effect in host.slow] == [wanted.ShutDownDomain, wanted.ShutDownDomain]
     host.now_s += STOP_S
     host.tick()
     vm = host.vm(confirm)
@@ -557,7 +587,7 @@ def test_a_stop_that_a_crash_has_forgotten_is_pressed_again_and_ends_in_time(hos
     host.do(host.compute.stop(vm, host.now_s, force=False))
     host.crash()
     host.tick()
-    assert [type(effect) for effect in host.slow] == [core.ShutDownDomain]
+    assert [type(effect) for effect in host.slow] == [wanted.ShutDownDomain]
     host.now_s += STOP_S
     host.tick()
     assert state(host.vm(confirm)) is State.RUNNING

@@ -13,7 +13,7 @@ from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, load_identity, server_tls
 from matcher.trust.realm import create_realm, issue
 from matcher.wire.codec import to_json
-from matcher.wire.messages import Abandoned, Reason, Refused
+from matcher.wire.messages import Abandoned, Progress, Reason, Refused, VmView
 
 ANSWERED = to_json(Abandoned()).encode()
 REFUSED = to_json(Refused("not-found", (Reason("vm", "a VM", "none here", ""),))).encode()
@@ -175,3 +175,45 @@ def test_a_confirm_whose_answer_is_cut_is_in_doubt(members: dict[str, Identity])
             pytest.raises((Unanswered, EOFError)),
         ):
             connection.confirm(b"envelope")
+
+
+VM = VmView(
+    id="a" * 32,
+    generation=1,
+    name="web",
+    user="ann",
+    host="h1",
+    host_id="1" * 64,
+    state="committed",
+    why="",
+    domain="atomos-x",
+    accelerator="kvm",
+    arch="X86_64",
+    addresses=(),
+    vcpus=1,
+    threads=(0,),
+    threads_per_core=1,
+    overprovision=1,
+    numa=0,
+    ram_mib=512,
+    pci=(),
+    volumes=(),
+    specfile="{}",
+)
+
+
+def test_progress_may_take_longer_than_the_confirm_could(members: dict[str, Identity]) -> None:
+    """Though the host has been told that it may hang up after its answer."""
+
+    def slowly(tls: SSLSocket) -> None:
+        assert b"\r\nConnection: close\r\n" in tls.recv(65536)
+        tls.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        tls.sendall(chunk(to_json(Progress("committed", VM)).encode() + b"\n"))
+        time.sleep(0.4)
+        tls.sendall(chunk(to_json(Progress("running", VM)).encode() + b"\n") + b"0\r\n\r\n")
+
+    with host(members["h1"], slowly) as door, Connection(members["ann"], door, timeout_s=0.2) as connection:
+        committed = connection.confirm(b"envelope")
+        assert isinstance(committed, Progress)
+        assert committed.event == "committed"
+        assert [step.event for step in connection.progress(5.0)] == ["running"]

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from matcher.net import local
-from matcher.net.local import CONNECTIONS_MAX, FRAME_MAX_BYTES, KINDS, LocalError, ask
+from matcher.net.local import CONNECTIONS_MAX, FRAME_MAX_BYTES, KINDS, QUESTION_S, LocalError, ask
 from matcher.wire.codec import encode
 from matcher.wire.messages import Attached, Detach, Detached, Message, Refused
 
@@ -119,6 +119,12 @@ async def test_a_question_that_is_never_finished_is_hung_up_on(
     assert asked == []
 
 
+async def test_a_frame_that_says_it_is_too_long_is_not_even_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path / "socket"):
+        with trio.fail_after(QUESTION_S / 2):
+            assert await written(tmp_path / "socket", frame(FRAME_MAX_BYTES + 1, DETACH, b""), end=False) == b""
+
+
 async def test_more_connections_than_are_served_wait_their_turn(tmp_path: Path) -> None:
     async with serving(tmp_path / "socket") as asked, trio.open_nursery() as nursery:
         for _ in range(3 * CONNECTIONS_MAX):
@@ -134,7 +140,9 @@ async def test_only_the_daemons_user_may_even_connect(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can pass for another user")
 async def test_another_user_is_hung_up_on_even_where_the_socket_lets_them_in(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    script = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); print(s.recv(9))"
+    question = frame(len(BODY), DETACH, BODY)
+    talk = f"s.connect({str(path)!r})\ntry: s.sendall({question!r}); print(s.recv(9))\nexcept OSError: print(b'')"
+    script = f"import socket\ns = socket.socket(socket.AF_UNIX)\n{talk}"
     async with serving(path) as asked:
         for folder in (path, *path.parents[:-2]):
             folder.chmod(0o777)

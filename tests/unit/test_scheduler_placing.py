@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from matcher.scheduler.choosing import Value
 from matcher.scheduler.heard import LAPSE_MARGIN_S
 from matcher.scheduler.outcomes import (
     Abandoned,
@@ -24,7 +25,7 @@ from matcher.scheduler.outcomes import (
     Unknown,
     VolumeMissing,
 )
-from matcher.scheduler.placing import ABANDONS_MAX, ROUNDS_MAX, Placing
+from matcher.scheduler.placing import ABANDONS_MAX, OFFERS_DEADLINE_S, ROUNDS_MAX, Placing
 from matcher.scheduler.pledging import Errand
 from matcher.wire.messages import (
     Accelerator,
@@ -55,9 +56,16 @@ NO_ROOM = Refused("no-capacity", (Reason("slots", "1", "0 free", "wait"),))
 class Client:
     """A placing, a clock, and everything that it ever asked for."""
 
-    def __init__(self, *, volumes: tuple[Vid, ...] = (), prefer: HostId | None = None) -> None:
-        errand = Errand(VmId("f" * 32), 2, ASK, volumes, name="web", specfile="{}")
-        self.placing = Placing(errand, random=Random(1), prefer=prefer)
+    def __init__(
+        self,
+        *,
+        volumes: tuple[Vid, ...] = (),
+        prefer: HostId | None = None,
+        value: Value | None = None,
+        hosts_known: int = 0,
+    ) -> None:
+        errand = Errand(VmId("f" * 32), 2, ASK, volumes, hosts_known=hosts_known, name="web", specfile="{}")
+        self.placing = Placing(errand, random=Random(1), prefer=prefer, value=value)
         self.now_s = 50.0
         self.sent: list[Effect] = []
         self.do(self.placing.start(self.now_s, wall_ms=1_000_000))
@@ -160,6 +168,24 @@ def test_the_margin_is_at_least_ten_milliseconds_and_ends_at_the_deadline() -> N
     assert slow.placing.next_deadline_s() == pytest.approx(50.3)
 
 
+def test_when_every_known_host_has_offered_nobody_is_waited_for() -> None:
+    client = Client(volumes=(ROOT,), hosts_known=2)
+    client.vm(H1, O1, score=0.9)
+    client.volume(H1)
+    assert client.placing.next_deadline_s() == pytest.approx(50.01), "the other one may be better"
+    client.vm(H2, O2, score=0.1)
+    assert client.at(0.0) == [SendReveal, SendConfirm]
+    assert client.confirms[0].host_id == H1
+
+
+def test_every_known_host_is_not_enough_without_the_volume() -> None:
+    client = Client(volumes=(ROOT,), hosts_known=1)
+    client.vm(H1, O1)
+    assert client.at(0.2) == []
+    client.volume(H1)
+    assert client.at(0.0) == [SendReveal, SendConfirm]
+
+
 def test_a_vm_waits_for_its_volume_and_the_confirm_names_it() -> None:
     client = Client(volumes=(ROOT,))
     client.vm(H1, O1, score=0.9)
@@ -169,6 +195,31 @@ def test_a_vm_waits_for_its_volume_and_the_confirm_names_it() -> None:
     client.on()
     claim = client.confirms[0].confirm.volumes[0]
     assert (client.confirms[0].host_id, claim.vid, claim.server, claim.offer_id) == (H2, ROOT, H2, "c" * 32)
+
+
+def test_the_preferred_host_is_waited_for_though_another_was_first() -> None:
+    client = Client(prefer=H2)
+    client.vm(H1, O1, score=0.9)
+    assert client.at(0.2) == []
+    client.vm(H2, O2, score=0.1)
+    assert client.at(0.0) == [SendReveal, SendConfirm]
+    assert client.confirms[0].host_id == H2
+
+
+def test_a_preferred_host_that_does_not_offer_is_not_waited_for_long() -> None:
+    client = Client(prefer=H2)
+    client.vm(H1, O1)
+    assert client.at(OFFERS_DEADLINE_S) == [SendReveal, SendConfirm]
+    assert client.confirms[0].host_id == H1
+
+
+def test_a_ranking_of_ones_own_hears_all_hosts_out() -> None:
+    client = Client(value=lambda choice: float(choice.host_id == H2))
+    client.vm(H1, O1)
+    client.at(0.2)
+    client.vm(H2, O2)
+    client.on()
+    assert client.confirms[0].host_id == H2
 
 
 def test_a_stopped_vm_goes_back_to_its_host() -> None:

@@ -1,0 +1,87 @@
+"""What `Compute` wants done: a closed union, to be performed in the order given. Pure.
+
+`Durable` effects are synced to the journal before the next one is looked at; the others may take their time.
+"""
+
+from dataclasses import dataclass
+
+from atomd.lifecycle import Vm
+from specs.ids import OfferId, VmId
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Make `put` durable, or forget it; `before` is what memory held until now, for `rollback`."""
+
+    put: Vm
+    before: Vm | None = None
+    replaces: Vm | None = None  # an older generation, forgotten in the same transaction
+
+
+@dataclass(frozen=True, slots=True)
+class JournalForget:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class JournalAbandoned:
+    offer_id: OfferId
+
+
+@dataclass(frozen=True, slots=True)
+class AttachVolumes:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class DetachVolumes:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class StartDomain:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDownDomain:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class RebootDomain:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyDomain:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Whoever waits for this VM should look again."""
+
+    vm_id: VmId
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A domain of ours that no commitment explains: say so, touch nothing."""
+
+    vm_id: VmId
+
+
+Durable = Journal | JournalForget | JournalAbandoned
+Effect = (
+    Durable
+    | AttachVolumes
+    | DetachVolumes
+    | StartDomain
+    | ShutDownDomain
+    | RebootDomain
+    | DestroyDomain
+    | Changed
+    | Quarantined
+)
+Effects = list[Effect]

@@ -1,0 +1,95 @@
+"""A client hears what hosts of its realm signed for it, and nothing else, whoever sends."""
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from matcher.net.client import Client, Said
+from matcher.trust.identity import Identity, load_identity
+from matcher.trust.realm import create_realm, issue
+from matcher.wire.codec import encode
+from matcher.wire.envelope import REALM, Kind, seal, user_audience
+from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Query, Role
+from specs.ids import UserId
+
+ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_64", "tcg", 2, 2, 9, 9, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
+    """ann, bob and h1 of one realm; h9 of another."""
+    top = tmp_path_factory.mktemp("realms")
+    found = {}
+    for realm, names in (("home", ("ann", "bob", "h1")), ("away", ("h9",))):
+        create_realm(top / realm, "home")
+        for name in names:
+            issue(top / realm, "host" if name.startswith("h") else "user", name, top / name)
+            found[name] = load_identity(top / name)
+    return found
+
+
+@pytest.fixture
+def ann(members: dict[str, Identity]) -> Iterator[Client]:
+    with Client(members["ann"]) as client:
+        yield client
+
+
+def told(client: Client, *datagrams: bytes) -> list[Said]:
+    """What the client hears of these, sent to where it awaits answers."""
+    port = next(s.getsockname()[1] for s in client._sockets if s.family == socket.AF_INET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for datagram in datagrams:
+            sender.sendto(datagram, ("127.0.0.1", port))
+    heard: list[Said] = []
+    until_s = time.monotonic() + 0.05
+    while time.monotonic() < until_s:
+        heard += client.hear(until_s)
+    return heard
+
+
+def sealed(message: Message, kind: Kind, by: Identity, to: Identity) -> bytes:
+    audience = user_audience(UserId(to.principal.id))
+    return seal(kind, encode(message), realm=by.realm, signer=by, audience=audience)
+
+
+def test_a_hosts_answer_is_heard_with_its_id_and_address(ann: Client, members: dict[str, Identity]) -> None:
+    h1 = members["h1"]
+    assert told(ann, sealed(ANSWER, Kind.ANSWER, h1, ann.identity)) == [Said(ANSWER, h1.principal.id, "127.0.0.1")]
+
+
+def test_what_is_not_signed_by_a_host_of_the_realm_for_this_user_is_not_heard(
+    ann: Client, members: dict[str, Identity]
+) -> None:
+    h1, bob, h9, me = members["h1"], members["bob"], members["h9"], ann.identity
+    good = sealed(ANSWER, Kind.ANSWER, h1, me)
+    query = Query("a" * 32, 1, (), "", False)
+    assert (
+        told(
+            ann,
+            sealed(ANSWER, Kind.ANSWER, bob, me),  # a user's word about a host
+            sealed(ANSWER, Kind.ANSWER, h1, bob),  # what a host told somebody else
+            sealed(ANSWER, Kind.ANSWER, h9, me),  # another realm's host
+            seal(Kind.QUERY, encode(query), realm=h1.realm, signer=h1, audience=REALM),
+            good[:-1],
+            good + b"x" * DATAGRAM_MAX_BYTES,
+            b"",
+            b"\0" * 600,
+        )
+        == []
+    )
+
+
+def test_a_flood_is_read_to_its_end(ann: Client, members: dict[str, Identity]) -> None:
+    good = sealed(ANSWER, Kind.ANSWER, members["h1"], ann.identity)
+    assert len(told(ann, *([b"noise" * 50] * 300), good)) == 1
+
+
+def test_ctrl_c_is_heard_while_listening_and_sockets_are_closed(members: dict[str, Identity]) -> None:
+    with Client(members["ann"]) as client:
+        opened = list(client._sockets)
+        client.interrupts._hear(2, None)
+        with pytest.raises(KeyboardInterrupt):
+            list(client.hear(time.monotonic() + 5))
+    assert all(each.fileno() == -1 for each in opened)
