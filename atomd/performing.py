@@ -177,7 +177,7 @@ class Performer:
     async def _detach(self, vm: Vm) -> None:
         done = False
         try:
-            question = Detach(vm.vm_id, vm.generation)
+            question = Detach(vm.vm_id, vm.generation, vm.offer_id)
             answer = await local.ask(self._storaged_socket, question, Detached, timeout_s=STORAGE_S)
             done = isinstance(answer, Detached)
         except local.LocalError as error:
@@ -191,16 +191,27 @@ class Performer:
         try:
             await self._hypervisor.ensure_network(self._network)
             await self._hypervisor.start(domain_xml(self._spec(vm)))
-        except DomainExists:
-            pass  # a start whose answer was lost: the UUID is this VM's
+        except DomainExists as error:
+            if not await self._is_up(vm):  # another generation's domain is still there
+                await self._start_later(vm, error)
+                return
         except (HypervisorDown, Unknown) as error:
-            log.warning("%s: %s", vm.vm_id, error)
-            self.compute.start_unknown(vm.vm_id)
-            await self._soon()
+            await self._start_later(vm, error)
             return
         except (StartFailed, HypervisorError) as error:
             failure = str(error)
         self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    async def _start_later(self, vm: Vm, error: HypervisorError) -> None:
+        log.warning("%s: %s", vm.vm_id, error)
+        self.compute.start_unknown(vm.vm_id)
+        await self._soon()
+
+    async def _is_up(self, vm: Vm) -> bool:
+        try:
+            return any((o.vm_id, o.generation) == (vm.vm_id, vm.generation) for o in await self._observe())
+        except HypervisorError:
+            return False
 
     async def _destroy(self, vm: Vm) -> None:
         done = True

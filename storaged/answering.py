@@ -49,6 +49,8 @@ from storaged.volume import Snapshot
 VERSION = "0.1.0"
 NO_VOLUMES = b"\xa7volumes\x90"  # in msgpack: the field, and an empty array; no text of a pledge can hold these bytes
 
+LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
+
 log = logging.getLogger("storaged")
 
 
@@ -132,6 +134,8 @@ class Attaching:
     ) -> None:
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
         self._intake = intake
+        self._turn = trio.Lock()  # attach and detach in the order in which they were asked
+        self._let_go: dict[OfferId, None] = {}  # a confirm that is served after its detach must not attach
         self._host_id = HostId(identity.principal.id)
 
     async def answer(self, question: Message) -> Message:
@@ -139,8 +143,8 @@ class Attaching:
             match question:
                 case Attach(confirm=envelope):
                     return await self._attach(envelope)
-                case Detach(vm_id=vm_id, generation=generation):
-                    return await self._detach(VmId(vm_id), generation)
+                case Detach():
+                    return await self._detach(question)
                 case Asked(pledge=pledge):
                     return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
                 case Forget(vid=vid):
@@ -163,22 +167,30 @@ class Attaching:
         refusal = self._take_hold(confirm, user_id)
         if refusal is not None:
             return refusal
-        attached = await trio.to_thread.run_sync(
-            lambda: self._keeper.attach(
-                [Vid(claim.vid) for claim in confirm.volumes],
-                self._snapshot(),
-                vm_id=VmId(confirm.vm_id),
-                generation=confirm.generation,
-                user_id=user_id,
-                vm_name=confirm.name,
+        async with self._turn:
+            if OfferId(confirm.offer_id) in self._let_go:
+                return _refused("let-go", "volumes", "this confirm was let go of meanwhile", "run it again")
+            attached = await trio.to_thread.run_sync(
+                lambda: self._keeper.attach(
+                    [Vid(claim.vid) for claim in confirm.volumes],
+                    self._snapshot(),
+                    vm_id=VmId(confirm.vm_id),
+                    generation=confirm.generation,
+                    user_id=user_id,
+                    vm_name=confirm.name,
+                )
             )
-        )
         what = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
         log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, what)
         return attached
 
-    async def _detach(self, vm_id: VmId, generation: int) -> Detached:
-        problems = await trio.to_thread.run_sync(lambda: self._keeper.detach(vm_id, generation, self._snapshot()))
+    async def _detach(self, question: Detach) -> Detached:
+        vm_id, generation = VmId(question.vm_id), question.generation
+        while len(self._let_go) >= LET_GO_MAX:
+            del self._let_go[next(iter(self._let_go))]
+        self._let_go[OfferId(question.offer_id)] = None
+        async with self._turn:
+            problems = await trio.to_thread.run_sync(lambda: self._keeper.detach(vm_id, generation, self._snapshot()))
         for problem in problems:
             log.warning("%s", problem)
         log.info("volumes of %s, generation %d: detached", vm_id, generation)

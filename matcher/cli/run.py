@@ -3,12 +3,11 @@
 import re
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from matcher.cli import folders
+from matcher.cli import records
 from matcher.cli.asking import Edits, Emulation, PolicyName, Rank, Volumes, allows_emulation, ranking
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, Progress, emit, note, warm_up
@@ -34,6 +33,7 @@ from matcher.wire.messages import Progress as Step
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
 UP_S = 60.0
+NAMESAKE_S = 0.15  # a known host that is down must not hold up every run
 POLL_S = 0.25
 SOON = (Pledge, VmOffer, VolumeOffer, Confirm, Step)  # what a placing says and hears, in this order
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -112,21 +112,29 @@ def start(
             now = _await_up(mine, found, wait, timeout)
             emit(output, {"vm": vm_document(now)}, vms_table([now]))
             return
-        errand = _again(found.vm, policy, allows_emulation(allow_emulation))
-        placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
-        placed = _place(mine, placing, errand, found.vm.name, output, wait)
+        with records.alone(VmId(found.vm.id)):
+            errand = _again(found.vm, policy, allows_emulation(allow_emulation))
+            placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
+            placed = _place(mine, placing, errand, found.vm.name, output, wait)
         _forget_older(mine, found, placed.vm)
         now = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(now)}, vms_table([now]))
 
 
 def _again(vm: VmView, policy: Policy, allow_emulation: bool) -> Errand:
-    """The same VM, one generation on."""
+    """The same VM, one generation on; noted before anybody hears of it. Raises `Failure`."""
     from specs.specfile import parse_specfile
 
     ask = vm_ask(parse_specfile(vm.specfile), allow_emulation=allow_emulation)
     vids = tuple(Vid(volume.vid) for volume in vm.volumes)
-    return Errand(VmId(vm.id), vm.generation + 1, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+    generation = max(vm.generation, records.last_generation(VmId(vm.id))) + 1
+    errand = Errand(VmId(vm.id), generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+    try:
+        records.keep(errand)
+    except OSError as error:
+        said = f"generation {generation} of {vm.name} can't be noted here: {error.strerror or error}"
+        raise Failure(Exit.FAILED, said, helps="free space in your home folder: it must never be tried twice") from None
+    return errand
 
 
 def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: str, wait: str) -> Found:
@@ -173,7 +181,7 @@ def _start_failed(mine: Session, vm: VmView, door: Door) -> Failure:
         with suppress(Failure):
             path = f"/v1/vms/{vm.id}?generation=1"
             mine.ask(door, lambda connection: connection.ask("DELETE", path, VmView))
-        _record(VmId(vm.id)).unlink(missing_ok=True)
+        records.forget(VmId(vm.id))
     left = "nothing is left of it" if vm.generation == 1 else "it is kept, with its volumes"
     return Failure(Exit.FAILED, f"{vm.host} could not start {vm.name}: {vm.why}; {left}")
 
@@ -267,7 +275,7 @@ def _name(given: str | None, from_spec: str | None, vm_id: VmId) -> str:
 def _refuse_namesake(mine: Session, name: str) -> int:
     """Best effort over the hosts in reach; each host refuses a second one of a name by itself. How many hosts said that
     they know of none."""
-    found, heard = mine.vms(name, exact=True)
+    found, heard = mine.vms(name, exact=True, patience_s=NAMESAKE_S)
     if found:
         vm = found[0].vm
         said = f'you have a VM named "{name}" already: {vm.state} on {vm.host}'
@@ -275,22 +283,9 @@ def _refuse_namesake(mine: Session, name: str) -> int:
     return sum(isinstance(said.message, Answer) and said.message.role is Role.COMPUTE for said in heard.answers)
 
 
-def _record(vm_id: VmId) -> Path:
-    return folders.state_folder() / "vms" / f"{vm_id}.json"
-
-
 def _keep(errand: Errand, placed: Placed) -> None:
-    """The specfile lives with the user as well: if a host dies, this is what to run again."""
-    record: dict[str, Any] = {
-        "id": errand.vm_id,
-        "generation": errand.generation,
-        "name": errand.name,
-        "host": placed.host,
-        "host_id": placed.host_id,
-        "volumes": list(errand.volumes),
-        "specfile": errand.specfile,
-    }
+    """If the host dies, this is what to run again."""
     try:
-        folders.write_json(_record(errand.vm_id), record)
+        records.keep(errand, placed.host, placed.host_id)
     except OSError as error:
         note(f"electros: the VM is placed; its record could not be kept here: {error}")

@@ -45,14 +45,14 @@ class Session:
         self.client, self.known = client, known
         self.random = random.SystemRandom()
 
-    def query(self, match: str = "", *, exact: bool = False) -> Heard:
+    def query(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> Heard:
         """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
         query = Query(new_id(self.random), time.time_ns() // 1_000_000, (), match, exact)
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}
         expected = self.known.peers()
         started_s = time.monotonic()
-        repeat_s, end_s = started_s + REPEAT_S, started_s + DEADLINE_S
+        repeat_s, end_s = started_s + REPEAT_S, started_s + patience_s
         self.client.ask(query)
         while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
             if now_s >= repeat_s:
@@ -73,9 +73,9 @@ class Session:
             self.client.known = self.known.doors()
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
 
-    def vms(self, match: str = "", *, exact: bool = False) -> tuple[list[Found], Heard]:
+    def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
         """My VMs whose name or id is, or starts with, `match`, from every host that has one."""
-        heard = self.query(match, exact=exact)
+        heard = self.query(match, exact=exact, patience_s=patience_s)
         found: list[Found] = []
         for said in heard.answers:
             answer, door = said.message, door_of(said)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from matcher.cli import folders
+from matcher.cli import records
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, emit, note
 from matcher.cli.session import Found, Session, no_host_in_reach, session, tell_silent
 from matcher.cli.views import detail_table, vm_detail, vm_document, vms_table
 from matcher.wire.messages import VmView
-from specs.ids import dashed
+from specs.ids import VmId, dashed
 
 ENDED_S = 80.0  # a host gives the guest 60 s to obey the power button
 
@@ -120,7 +120,7 @@ def _remove(mine: Session, found: Found) -> None:
         said = f"{found.vm.host} is still removing {found.vm.name}, and goes on: its domain or volumes are not free yet"
         raise Failure(Exit.TIMEOUT, said, helps="electros ps shows it until it is gone")
     with suppress(OSError):
-        (folders.state_folder() / "vms" / f"{found.vm.id}.json").unlink(missing_ok=True)
+        records.forget(VmId(found.vm.id))
 
 
 def _stop(mine: Session, found: Found, *, force: bool, helps: str = "") -> VmView:

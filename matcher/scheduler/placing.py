@@ -147,6 +147,8 @@ class Placing:
         match answer:
             case Committed():
                 return self._placed(doubt)
+            case Refused(code="unavailable"):  # the host is still deciding: that is no word yet
+                return []
             case Refused():
                 self._note(doubt.choice, answer)
                 return self._let_go(now_s, final=answer.code in FINAL_CODES)

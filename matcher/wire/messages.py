@@ -363,10 +363,11 @@ class Attached(Message):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Message):
-    """The VM no longer uses its volumes."""
+    """The VM no longer uses its volumes, nor will the confirm of this offer attach any."""
 
     vm_id: Id
     generation: Generation
+    offer_id: Id
 
 
 @dataclass(frozen=True, slots=True)

@@ -543,6 +543,19 @@ def test_a_late_word_about_an_earlier_life_does_not_end_the_next(host: OneHost) 
     assert state(host.vm(second)) is State.RUNNING
 
 
+def test_words_about_an_earlier_life_are_not_said_of_the_next(host: OneHost) -> None:
+    first = host.stopped()
+    second = host.offered(host.pledge(vm_id=first.vm_id, generation=2))
+    host.confirm(second)
+    host.compute.ended(VmId(first.vm_id), crashed=True, why="panic")
+    host.start()
+    host.up.clear()
+    host.reconcile()
+    vm = host.vm(second)
+    assert vm is not None
+    assert (vm.state, "not watching" in vm.why) == (State.STOPPED, True)
+
+
 @pytest.mark.parametrize("before", [State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOVING])
 def test_a_domain_that_is_gone_is_noticed_in_every_state(host: OneHost, before: State) -> None:
     confirm = host.running() if before is not State.COMMITTED else host.offered(host.pledge())

@@ -17,7 +17,7 @@ from matcher.net.local import CONNECTIONS_MAX, FRAME_MAX_BYTES, KINDS, QUESTION_
 from matcher.wire.codec import encode
 from matcher.wire.messages import Attached, Detach, Detached, Message, Refused
 
-QUESTION = Detach("a" * 32, 1)
+QUESTION = Detach("a" * 32, 1, "b" * 32)
 DONE = Detached()
 
 

@@ -339,6 +339,12 @@ def test_a_refusal_without_reasons_still_tells_something(confirming: Client) -> 
     assert confirming.outcome.refused[0].reasons[0].has == "refused: denied"
 
 
+def test_a_host_that_is_still_deciding_has_not_answered(confirming: Client) -> None:
+    assert confirming.answer(O1, Refused("unavailable", NO_ROOM.reasons)) == []
+    assert [confirming.on() for _ in range(5)][-1] == [SendAbandon]
+    assert {confirm.host_id for confirm in confirming.confirms} == {H1}
+
+
 def test_an_unanswered_confirm_is_repeated_then_abandoned_and_no_other_host_is_asked(confirming: Client) -> None:
     steps = [confirming.on() for _ in range(5)]
     assert steps == [[SendConfirm]] * 4 + [[SendAbandon]]
