@@ -131,7 +131,7 @@ def test_libvirtd_restarts_under_a_vm_and_its_end_is_noticed_all_the_same(
     killed(lab, until, "h3", "libvirtd")
     offers_again(lab, until, vms, "h3")
     assert running(vms, "guest") is not None
-    script = "(sleep 1; echo poweroff -f; sleep 5) | timeout 20 electros console guest"
+    script = "(sleep 1; echo; sleep 1; echo poweroff -f; sleep 5) | timeout 20 electros console guest"
     lab.exec("client", "sh", "-c", script, check=False, timeout_s=40)
     now = until(lambda: (now := vms.ps()["guest"])["state"] == "stopped" and now, within_s=10)
     assert now["why"] == "the guest powered itself off"

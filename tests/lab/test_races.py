@@ -13,7 +13,7 @@ pytestmark = pytest.mark.lab
 
 HOSTS = ("h1", "h2", "h3")
 WHOLE_HOST = {"slots": 2, "ramsize": 64}
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture

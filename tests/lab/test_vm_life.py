@@ -14,6 +14,7 @@ pytestmark = pytest.mark.lab
 
 RUN_KEYS = {"id", "generation", "name", "host", "state", "domain", "accelerator", "addresses"}
 THREADS_OF_A_HOST = 2
+TYPES_POWEROFF = "sleep 1; echo; sleep 1; echo poweroff -f; sleep 3"  # the shell asks the terminal for its size first
 
 
 @pytest.fixture
@@ -32,12 +33,11 @@ class Web:
 
     def up(self) -> dict[str, Any]:
         """Running, with its page served."""
-        now = self.now()
-        announced = len(boots(self.lab, now))
+        now, since = self.now(), 0
         if now["state"] in ("stopped", "failed"):
+            since = len(serial_of(self.lab, now))
             electros(self.lab, "start", "web")
-            announced += 1
-        return booted(self.lab, self._until, now, max(1, announced))
+        return booted(self.lab, self._until, now, since=since)
 
     def now(self) -> dict[str, Any]:
         return dict(electros(self.lab, "inspect", self._vm["id"]).document["vm"])
@@ -113,7 +113,7 @@ def test_a_name_that_could_be_several_is_told_with_all_of_them(lab: Any, vms: Vm
 
 def test_what_is_typed_into_its_console_comes_back_from_the_guest(lab: Any, web: Web) -> None:
     web.up()
-    script = '(sleep 1; echo "echo $((6 * 7))-is-it"; sleep 2; printf "\\035") | electros console web'
+    script = '(sleep 1; echo; sleep 1; echo "echo $((6 * 7))-is-it"; sleep 2; printf "\\035") | electros console web'
     done = lab.exec("client", "sh", "-c", script.replace("$((", "\\$(("), timeout_s=30)
     assert "42-is-it" in done.stdout, "the guest's own shell has done the sum"
     assert "the VM goes on" in done.stderr
@@ -162,7 +162,7 @@ def test_start_is_the_next_generation_on_the_same_volume(lab: Any, until: Callab
 
 def test_a_guest_that_powers_itself_off_is_stopped_and_says_why(lab: Any, until: Callable[..., Any], web: Web) -> None:
     vm = web.up()
-    script = "(sleep 1; echo poweroff -f; sleep 3) | electros console web"
+    script = f"({TYPES_POWEROFF}) | electros console web"
     ended = lab.exec("client", "sh", "-c", script, timeout_s=40)
     assert "the console has ended" in ended.stderr
     now = until(lambda: (now := web.now())["state"] == "stopped" and now, within_s=20)
@@ -174,9 +174,9 @@ def test_a_guest_that_powers_itself_off_is_stopped_and_says_why(lab: Any, until:
 def test_reboot_restarts_the_guest_where_it_is(lab: Any, until: Callable[..., Any], web: Web) -> None:
     """After the test of a guest's own poweroff: libvirt 9 now and then takes the next one for another reboot."""
     before = web.up()
-    announced = len(boots(lab, before))
+    since = len(serial_of(lab, before))
     electros(lab, "reboot", "web")
-    after = booted(lab, until, before, announced + 1)
+    after = booted(lab, until, before, since=since)
     assert (after["generation"], after["host"], after["state"]) == (before["generation"], "h2", "running")
     assert boots(lab, after)[-1] == boots(lab, before)[-1]
 

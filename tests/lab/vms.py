@@ -102,9 +102,14 @@ def boots(lab: Any, vm: dict[str, Any]) -> list[int]:
     return [int(number) for number in re.findall(r"ATOMOS-GUEST-UP boots=(\d+) ", serial_of(lab, vm))]
 
 
-def booted(lab: Any, until: Any, vm: dict[str, Any], announced: int = 1) -> dict[str, Any]:
-    """Wait until the guest has announced that many boots with an address each; the VM as `ps` shows it then."""
-    until(lambda: serial_of(lab, vm).count("ATOMOS-HTTP ") >= announced, within_s=BOOT_S)
+def booted(lab: Any, until: Any, vm: dict[str, Any], *, since: int = 0) -> dict[str, Any]:
+    """Wait until the guest has announced its page, past `since` characters of its output; the VM as it stands then."""
+
+    def is_up() -> bool:
+        said = serial_of(lab, vm)[since:]
+        return -1 < said.rfind("ATOMOS-GUEST-UP ") < said.rfind("ATOMOS-HTTP ")
+
+    until(is_up, within_s=BOOT_S)
     return dict(electros(lab, "inspect", vm["id"]).document["vm"])
 
 
