@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from atomd.lifecycle import Vm
+from matcher.net.starting import make_private
 from specs.ids import OfferId
 
 SCHEMA = 1
@@ -44,6 +45,7 @@ class Journal:
         self._path = path
         with self._readable():
             path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path)  # it holds what users wrote
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             try:
                 self._prepare()

@@ -7,8 +7,10 @@ version, stops the daemon with a sentence, and never the VMs. Every error of SQL
 import os
 import sqlite3
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
+from matcher.net.starting import make_private
 from specs.ids import HostId, UserId, Vid, VmId
 from storaged.attachments import Attachment, State
 from storaged.claims import SharedVolume
@@ -76,6 +78,8 @@ class Journal:
         self._base.close()
 
     def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):  # SQLite says it better
+            make_private(Path(self.path))
         base = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             base.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second daemon on this file must not start

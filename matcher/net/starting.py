@@ -53,6 +53,12 @@ def run_daemon(
         sys.exit("\n".join(f"{name}: {error}" for error in _leaves(sentences)))
 
 
+def make_private(path: Path) -> None:
+    """An empty file that its owner alone can read, where there is none; what is written there later inherits that."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 def say_ready() -> None:
     """Tell the service manager that the sockets are open (systemd's sd_notify); nothing where nobody asked."""
     gc.collect()

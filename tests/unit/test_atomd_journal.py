@@ -291,3 +291,13 @@ def test_a_sync_that_fails_is_no_refusal_since_the_step_may_be_there_after_a_cra
     with pytest.raises(JournalError, match="could not be synced"):
         journal.put(a_vm(State.COMMITTED))
     journal._db = db
+
+
+def test_only_root_can_read_what_users_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "private.sqlite"
+    journal = Journal(path)
+    try:
+        others = {file.name: file.stat().st_mode & 0o077 for file in tmp_path.glob("private.sqlite*")}
+        assert others == {"private.sqlite": 0, "private.sqlite-wal": 0}
+    finally:
+        journal.close()
