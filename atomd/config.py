@@ -19,7 +19,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    identity: Path = Path("/etc/atomos/identity")
+    identity: Path = Path("/var/lib/atomos/identity")
+    issuer: Path = Path("/var/lib/atomos/issuer")
     state: Path = Path("/var/lib/atomos")
     storaged_socket: Path = Path("/run/atomos/storaged.sock")
     libvirt_uri: str = "qemu:///system"

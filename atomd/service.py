@@ -17,12 +17,12 @@ from atomd.performing import Performer
 from atomd.refusals import refused
 from atomd.traits import arch_for
 from matcher.net import local
+from matcher.net.caller import Caller
 from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
-from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import unframe
@@ -71,14 +71,14 @@ class Service:
         self._intake = Intake(identity, answers)
         self._storaged_socket = storaged_socket
 
-    def about(self, user: Principal) -> Answer:
-        return self._answers.about("0" * 32, len(self._compute.of_user(UserId(user.id))))
+    def about(self, caller: Caller) -> Answer:
+        return self._answers.about("0" * 32, len(self._compute.of_user(UserId(caller.id))))
 
-    async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused:
-        confirm = self._signed(envelope, Confirm, user)
+    async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
+        confirm = self._signed(envelope, Confirm, caller)
         if isinstance(confirm, Refused):
             return confirm
-        decided = self._compute.confirm(confirm, envelope, UserId(user.id), user.name, now_s())
+        decided = self._compute.confirm(confirm, envelope, UserId(caller.id), caller.name, now_s())
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         if refusal is not None:
             return refusal
@@ -99,42 +99,42 @@ class Service:
         vm = self._compute.vms.get(vm_id)
         return self._view(vm, ()) if vm is not None and vm.generation == generation else None
 
-    async def abandon(self, envelope: bytes, user: Principal) -> Abandoned | Refused:
-        abandon = self._signed(envelope, Abandon, user)
+    async def abandon(self, envelope: bytes, caller: Caller) -> Abandoned | Refused:
+        abandon = self._signed(envelope, Abandon, caller)
         if isinstance(abandon, Refused):
             return abandon
-        vm, effects = self._compute.abandon(abandon, UserId(user.id), now_s())
+        vm, effects = self._compute.abandon(abandon, UserId(caller.id), now_s())
         refusal = self._performer.apply(effects)
         return refusal or Abandoned(self._view(vm, ()) if vm is not None else None)
 
-    async def vms(self, user: Principal) -> VmViews:
-        vms = self._compute.of_user(UserId(user.id))
+    async def vms(self, caller: Caller) -> VmViews:
+        vms = self._compute.of_user(UserId(caller.id))
         return VmViews(tuple([await self._full_view(vm) for vm in vms]))
 
-    async def vm(self, vm_id: VmId, user: Principal) -> VmView | Refused:
-        vm = self._own(vm_id, user)
+    async def vm(self, vm_id: VmId, caller: Caller) -> VmView | Refused:
+        vm = self._own(vm_id, caller)
         return vm if isinstance(vm, Refused) else await self._full_view(vm)
 
-    async def stop(self, vm_id: VmId, user: Principal, *, force: bool) -> VmView | Refused:
-        return await self._act(vm_id, user, lambda vm: self._compute.stop(vm, now_s(), force=force), State.STOPPING)
+    async def stop(self, vm_id: VmId, caller: Caller, *, force: bool) -> VmView | Refused:
+        return await self._act(vm_id, caller, lambda vm: self._compute.stop(vm, now_s(), force=force), State.STOPPING)
 
-    async def reboot(self, vm_id: VmId, user: Principal) -> VmView | Refused:
-        return await self._act(vm_id, user, self._compute.reboot)
+    async def reboot(self, vm_id: VmId, caller: Caller) -> VmView | Refused:
+        return await self._act(vm_id, caller, self._compute.reboot)
 
-    async def remove(self, vm_id: VmId, user: Principal, generation: int | None) -> VmView | Refused:
-        vm = self._own(vm_id, user)
+    async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused:
+        vm = self._own(vm_id, caller)
         if isinstance(vm, Vm) and generation is not None and vm.generation != generation:
             return _not_found()
-        return await self._act(vm_id, user, self._compute.remove, State.REMOVING)
+        return await self._act(vm_id, caller, self._compute.remove, State.REMOVING)
 
-    async def console_log(self, vm_id: VmId, user: Principal) -> bytes | Refused:
-        vm = self._own(vm_id, user)
+    async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
+        vm = self._own(vm_id, caller)
         if isinstance(vm, Refused):
             return vm
         return await trio.to_thread.run_sync(_tail, str(self._performer.console_log(vm.vm_id)))
 
-    async def console(self, vm_id: VmId, user: Principal) -> Console | Refused:
-        vm = self._own(vm_id, user)
+    async def console(self, vm_id: VmId, caller: Caller) -> Console | Refused:
+        vm = self._own(vm_id, caller)
         if isinstance(vm, Refused):
             return vm
         if vm.state not in (State.RUNNING, State.STOPPING):
@@ -146,7 +146,7 @@ class Service:
         except HypervisorError as error:
             return refused("unavailable", "console", "the console", str(error), "try again")
 
-    async def pledge(self, envelope: bytes, user: Principal) -> list[bytes] | Refused:
+    async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused:
         """A pledge too long for a datagram: judged as any other, by the storage of this host as well, and answered on
         this connection."""
         own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
@@ -160,7 +160,7 @@ class Service:
 
     # ---- inside
 
-    def _signed(self, envelope: bytes, cls: type[M], user: Principal) -> M | Refused:
+    def _signed(self, envelope: bytes, cls: type[M], caller: Caller) -> M | Refused:
         """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""
         bad = refused(
             "bad-request", "envelope", f"your {cls.__name__.lower()}, signed for this host", "something else", ""
@@ -178,17 +178,17 @@ class Service:
             )
         except (BadBytes, Untrusted):
             return bad
-        return message if isinstance(message, cls) and signer == user else bad
+        return message if isinstance(message, cls) and signer.id == caller.id else bad
 
     async def _act(
         self,
         vm_id: VmId,
-        user: Principal,
+        caller: Caller,
         decide: Callable[[Vm], Effects | Refused],
         passing: State | None = None,
     ) -> VmView | Refused:
         """Decide, perform, and wait while the VM is in the `passing` state; its last view where it is gone."""
-        vm = self._own(vm_id, user)
+        vm = self._own(vm_id, caller)
         if isinstance(vm, Refused):
             return vm
         decided = decide(vm)
@@ -211,9 +211,9 @@ class Service:
             return found
         return None
 
-    def _own(self, vm_id: VmId, user: Principal) -> Vm | Refused:
+    def _own(self, vm_id: VmId, caller: Caller) -> Vm | Refused:
         vm = self._compute.vms.get(vm_id)
-        own = vm is not None and vm.user_id == user.id and vm.state is not State.PREPARED
+        own = vm is not None and vm.user_id == caller.id and vm.state is not State.PREPARED
         return vm if vm is not None and own else _not_found()
 
     async def _full_view(self, vm: Vm) -> VmView:

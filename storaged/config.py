@@ -16,7 +16,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    identity: Path = Path("/etc/atomos/identity")
+    identity: Path = Path("/var/lib/atomos/identity")
     state: Path = Path("/var/lib/atomos")
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)

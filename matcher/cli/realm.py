@@ -1,66 +1,64 @@
-"""`electros realm`: who belongs together. First form: a realm on this machine, and identities issued from it."""
+"""`electros realm`: who belongs together."""
 
+import os
+import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, Table, emit, note
-from matcher.trust.realm import RealmError, create_realm
-from matcher.trust.realm import issue as issue_identity
+from matcher.trust.issuing import IssueError, open_issuer
+from matcher.trust.realm import EVERYTHING, RealmError, create_root, found, make_member
 
-app = App(name="realm", help="Create a realm, and issue identities to its hosts and users.")
+app = App(name="realm", help="Create a realm; invite, list and remove its hosts.")
 
-Folder = Annotated[Path | None, Parameter(help="where the realm is kept; $XDG_DATA_HOME/atomos/realm by default")]
-
-
-@app.command
-def create(name: str, *, folder: Folder = None, output: Output = "table") -> None:
-    """Create a realm: its root key, its issuer, its datagram key. Keep the folder safe: whoever has it, is the realm.
-
-    Parameters
-    ----------
-    name
-        What people call it.
-    """
-    where = folder or folders.data_folder() / "realm"
-    try:
-        realm_id = create_realm(where, name)
-    except RealmError as error:
-        raise Failure(Exit.FAILED, str(error)) from None
-    document = {"realm": {"id": realm_id, "name": name, "folder": str(where)}}
-    emit(output, document, Table(("REALM", "ID", "FOLDER"), [(name, realm_id, where)], [name]))
+STATE = Path("/var/lib/atomos")
+Folder = Annotated[
+    Path | None, Parameter(help="where the realm's root is kept; $XDG_DATA_HOME/atomos/realm by default")
+]
 
 
 @app.command
-def issue(
-    kind: Literal["host", "user"],
+def create(
     name: str,
     *,
+    host: str | None = None,
+    user: str | None = None,
     folder: Folder = None,
-    out: Annotated[Path | None, Parameter(help="where the identity goes; for a user, this client's own folder")] = None,
-    days: Annotated[int | None, Parameter(help="how long it is valid; 30 for hosts, 90 for users")] = None,
+    state: Annotated[Path, Parameter(help="where the daemons of this host keep their state")] = STATE,
     output: Output = "table",
 ) -> None:
-    """Issue an identity: a folder with a key and certificates, to be copied to its host or user.
+    """Create a realm, with this machine as its first host and you as its first admin. Needs root.
+
+    Keep the folder with the root key safe: whoever has it, is the realm. See: electros realm export-root
 
     Parameters
     ----------
-    kind
-        host: for /etc/atomos/identity on that host. user: for ~/.config/atomos/default of that user.
     name
-        What people call the host or user.
+        What people call the realm.
+    host
+        What people call this host; its host name by default.
+    user
+        What people call you; your login name by default.
     """
-    if out is None and kind == "host":
-        raise Failure(Exit.USAGE, "where should the host's identity go?", helps="--out DIR, then copy it to the host")
-    where = out or folders.identity_folder()
+    where = folder or folders.data_folder() / "realm"
+    host = host or socket.gethostname().partition(".")[0]
+    user = user or os.environ.get("SUDO_USER") or os.environ.get("USER") or "admin"
+    if os.geteuid() != 0 and not os.access(state if state.exists() else state.parent, os.W_OK):
+        helps = "run it on the first host, with sudo; on others: atomd join TOKEN"
+        raise Failure(Exit.DENIED, f"{state} can't be written: creating a realm makes this machine a host", helps=helps)
     try:
-        issue_identity(folder or folders.data_folder() / "realm", kind, name, where, days)
-    except RealmError as error:
+        root = create_root(where, name)
+        identity = found(root, host=host, identity=state / "identity", issuer=state / "issuer")
+        issuer = open_issuer(state / "issuer", identity)
+        assert issuer is not None, "it was made a moment ago"
+        make_member(identity, issuer, "user", user, folders.identity_folder(), grant=EVERYTHING)
+    except (RealmError, IssueError) as error:
         raise Failure(Exit.FAILED, str(error)) from None
-    document = {"identity": {"kind": kind, "name": name, "folder": str(where)}}
-    emit(output, document, Table(("KIND", "NAME", "FOLDER"), [(kind, name, where)], [name]))
-    if output == "table" and kind == "host":
-        note(f"electros: copy {where} to /etc/atomos/identity on {name}, readable by root alone")
+    document = {"realm": {"id": root.realm_id, "name": name, "folder": str(where), "host": host, "user": user}}
+    emit(output, document, Table(("REALM", "ID", "FOLDER"), [(name, root.realm_id, where)], [name]))
+    if output == "table":
+        note(f"electros: {host} is its first host and {user} its first admin; others come by: electros realm invite")

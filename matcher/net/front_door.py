@@ -32,9 +32,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from matcher.trust.certificates import Untrusted, Verifier
+from matcher.net.caller import Caller
+from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, peer_principal, pem_to_der, server_tls
-from matcher.trust.principal import Principal
+from matcher.trust.verifier import Verifier
 from matcher.wire.codec import BODY_MAX_BYTES, to_json
 from matcher.wire.framing import frame
 from matcher.wire.messages import Abandoned, Answer, Message, Progress, Reason, Refused, VmView, VmViews
@@ -59,31 +60,31 @@ class Console(Protocol):
 
 
 class Host(Protocol):
-    """What stands behind the door. Every method judges by the user who asks."""
+    """What stands behind the door. Every method judges by the user who calls."""
 
-    def about(self, user: Principal) -> Answer: ...
+    def about(self, caller: Caller) -> Answer: ...
 
-    async def pledge(self, envelope: bytes, user: Principal) -> list[bytes] | Refused: ...
+    async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
 
-    async def confirm(self, envelope: bytes, user: Principal) -> VmView | Refused: ...
+    async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused: ...
 
     async def up(self, vm_id: VmId, generation: int) -> VmView | None: ...
 
-    async def abandon(self, envelope: bytes, user: Principal) -> Abandoned | Refused: ...
+    async def abandon(self, envelope: bytes, caller: Caller) -> Abandoned | Refused: ...
 
-    async def vms(self, user: Principal) -> VmViews: ...
+    async def vms(self, caller: Caller) -> VmViews: ...
 
-    async def vm(self, vm_id: VmId, user: Principal) -> VmView | Refused: ...
+    async def vm(self, vm_id: VmId, caller: Caller) -> VmView | Refused: ...
 
-    async def stop(self, vm_id: VmId, user: Principal, *, force: bool) -> VmView | Refused: ...
+    async def stop(self, vm_id: VmId, caller: Caller, *, force: bool) -> VmView | Refused: ...
 
-    async def reboot(self, vm_id: VmId, user: Principal) -> VmView | Refused: ...
+    async def reboot(self, vm_id: VmId, caller: Caller) -> VmView | Refused: ...
 
-    async def remove(self, vm_id: VmId, user: Principal, generation: int | None) -> VmView | Refused: ...
+    async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused: ...
 
-    async def console_log(self, vm_id: VmId, user: Principal) -> bytes | Refused: ...
+    async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused: ...
 
-    async def console(self, vm_id: VmId, user: Principal) -> Console | Refused: ...
+    async def console(self, vm_id: VmId, caller: Caller) -> Console | Refused: ...
 
 
 class Door(Config):
@@ -191,14 +192,14 @@ class _Rooms:
         self._host, self._verifier = host, verifier
 
     async def about(self, request: Request) -> Response:
-        return _answer(self._host.about(self._user(request)))
+        return _answer(self._host.about(self._caller(request)))
 
     async def pledge(self, request: Request) -> Response:
-        answers = _granted(await self._host.pledge(await _body(request), self._user(request)))
+        answers = _granted(await self._host.pledge(await _body(request), self._caller(request)))
         return Response(frame(answers), media_type="application/octet-stream")
 
     async def confirm(self, request: Request) -> Response:
-        vm = _granted(await self._host.confirm(await _body(request), self._user(request)))
+        vm = _granted(await self._host.confirm(await _body(request), self._caller(request)))
         return StreamingResponse(self._progress(vm), media_type="application/x-ndjson")
 
     async def _progress(self, vm: VmView) -> AsyncIterator[str]:
@@ -208,33 +209,33 @@ class _Rooms:
             yield to_json(Progress("running" if now.state == "running" else "failed", now)) + "\n"
 
     async def abandon(self, request: Request) -> Response:
-        return _answer(_granted(await self._host.abandon(await _body(request), self._user(request))))
+        return _answer(_granted(await self._host.abandon(await _body(request), self._caller(request))))
 
     async def vms(self, request: Request) -> Response:
-        return _answer(await self._host.vms(self._user(request)))
+        return _answer(await self._host.vms(self._caller(request)))
 
     async def vm(self, request: Request) -> Response:
-        return _answer(_granted(await self._host.vm(_vm_id(request), self._user(request))))
+        return _answer(_granted(await self._host.vm(_vm_id(request), self._caller(request))))
 
     async def stop(self, request: Request) -> Response:
         force = request.query_params.get("force", "0") == "1"
-        return _answer(_granted(await self._host.stop(_vm_id(request), self._user(request), force=force)))
+        return _answer(_granted(await self._host.stop(_vm_id(request), self._caller(request), force=force)))
 
     async def reboot(self, request: Request) -> Response:
-        return _answer(_granted(await self._host.reboot(_vm_id(request), self._user(request))))
+        return _answer(_granted(await self._host.reboot(_vm_id(request), self._caller(request))))
 
     async def remove(self, request: Request) -> Response:
         text = request.query_params.get("generation", "")
         generation = int(text) if text.isascii() and text.isdigit() and len(text) < 11 else None
-        return _answer(_granted(await self._host.remove(_vm_id(request), self._user(request), generation)))
+        return _answer(_granted(await self._host.remove(_vm_id(request), self._caller(request), generation)))
 
     async def console_log(self, request: Request) -> Response:
-        log = _granted(await self._host.console_log(_vm_id(request), self._user(request)))
+        log = _granted(await self._host.console_log(_vm_id(request), self._caller(request)))
         return Response(log, media_type="application/octet-stream")
 
     async def console(self, websocket: WebSocket) -> None:
         try:
-            console = _granted(await self._host.console(_vm_id(websocket), self._user(websocket)))
+            console = _granted(await self._host.console(_vm_id(websocket), self._caller(websocket)))
         except _Denied as denied:
             response = _answer(denied.refused, STATUS.get(denied.refused.code, 409))
             await websocket.send_denial_response(response)
@@ -248,7 +249,7 @@ class _Rooms:
             with trio.move_on_after(5, shield=True):
                 await console.aclose()
 
-    def _user(self, connection: HTTPConnection) -> Principal:
+    def _caller(self, connection: HTTPConnection) -> Caller:
         tls = connection.scope.get("extensions", {}).get("tls", {})
         chain = tls.get("client_cert_chain") or ("",)
         try:
@@ -257,7 +258,7 @@ class _Rooms:
                 raise Untrusted("it is a host's, and this door is for users")
         except Untrusted as error:
             raise _Denied(_refused("denied", "certificate", "a user of this realm", error.reason)) from None
-        return peer
+        return Caller(peer, connection.client.host if connection.client else "")
 
 
 async def _until_first(

@@ -1,14 +1,17 @@
-"""X.509 certificates on P-256, made and checked: root -> issuer -> leaf.
+"""X.509 certificates on P-256, made and read: root -> issuer -> leaf. Who is trusted is `matcher.trust.verifier`'s.
 
 A leaf's subject says what it is (OU: host or user) and its name (CN); its extended key usage must agree, so that a
-user's certificate passes as a host's neither here nor in any TLS library. Leaves are kept small, since each datagram
-carries one: key identifiers are 8 bytes, and an issuer is named by its realm's id, however long the realm's name is.
-Times come in as arguments, in seconds of wall time.
+user's certificate passes as a host's neither here nor in any TLS library. A user's leaf carries the grant, an issuer's
+certificate its scope, each in an extension of ours. These are not critical, as OpenSSL refuses critical ones that it
+does not know; our own verifier refuses a user without a grant and an issuer without a scope.
+Leaves are kept small, since each datagram carries one: key identifiers are 8 bytes, and an issuer is named by its
+realm's id, however long the realm's name is. Times come in as arguments, in seconds of wall time.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from ipaddress import ip_address
 from typing import get_args
 
 from cryptography import x509
@@ -19,14 +22,21 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 
-from matcher.trust.principal import Principal, PrincipalKind, fingerprint, name_problem, realm_id_of
+from matcher.trust.grants import NOTHING, grant_bytes, read_grant
+from matcher.trust.principal import Principal, PrincipalKind, fingerprint, name_problem
+from matcher.wire.codec import BadBytes
+from matcher.wire.realm import Grant
+from specs.ids import RealmId
 
 ROOT_DAYS = 20 * 365
 ISSUER_DAYS = 5 * 365
 LEAF_DAYS: dict[PrincipalKind, int] = {"host": 30, "user": 90}
 BACKDATE_S = 300  # a new leaf works at once on a host whose clock is a little behind
 LEAF_MAX_BYTES = 1024
-CACHE_MAX = 4096
+
+# Object identifiers from UUIDs need no registration (ITU-T X.667). These are uuid5 of https://atomos/grant and /scope.
+GRANT = x509.ObjectIdentifier("2.25.25054883393916253499240577349416176617")
+SCOPE = x509.ObjectIdentifier("2.25.34436997950152294651799857555384220085")
 
 _USAGES: dict[PrincipalKind, frozenset[x509.ObjectIdentifier]] = {
     "host": frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}),
@@ -39,6 +49,9 @@ _KNOWN = frozenset(
         ExtensionOID.EXTENDED_KEY_USAGE,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        GRANT,
+        SCOPE,
     }
 )
 
@@ -51,14 +64,15 @@ class Untrusted(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """A leaf whose signature and form are good for ever; what time changes is asked each time."""
+class Scope(StrEnum):
+    """What an issuer may do, a letter each."""
 
-    principal: Principal
-    key: PublicKey
-    starts_s: float  # when leaf, issuer and root all are valid
-    ends_s: float
+    HOSTS = "h"  # make and revoke hosts, and the keys of tags
+    USERS = "u"  # make and revoke users
+    ADMINS = "a"  # users who may themselves invite and revoke
+
+
+ALL_SCOPES = frozenset(Scope)
 
 
 def make_root(key: EllipticCurvePrivateKey, realm_name: str, *, wall_s: float) -> x509.Certificate:
@@ -68,10 +82,17 @@ def make_root(key: EllipticCurvePrivateKey, realm_name: str, *, wall_s: float) -
 
 
 def make_issuer(
-    public_key: PublicKey, root: x509.Certificate, root_key: EllipticCurvePrivateKey, *, wall_s: float
+    public_key: PublicKey,
+    root: x509.Certificate,
+    root_key: EllipticCurvePrivateKey,
+    *,
+    realm_id: RealmId,
+    scopes: Collection[Scope] = ALL_SCOPES,
+    wall_s: float,
 ) -> x509.Certificate:
-    subject = _name("issuer", realm_id_of(root_key.public_key()))
-    builder = _builder(root.subject, subject, public_key, wall_s, ISSUER_DAYS)
+    builder = _builder(root.subject, _name("issuer", realm_id), public_key, wall_s, ISSUER_DAYS)
+    letters = "".join(scope.value for scope in Scope if scope in scopes).encode()
+    builder = builder.add_extension(x509.UnrecognizedExtension(SCOPE, letters), critical=False)
     return _authority(builder, public_key, root_key.public_key(), path_length=0).sign(root_key, SHA256())
 
 
@@ -83,66 +104,83 @@ def make_leaf(
     issuer_key: EllipticCurvePrivateKey,
     *,
     wall_s: float,
-    days: int,
+    days: float,
+    grant: Grant | None = None,
+    addresses: Collection[str] = (),
 ) -> x509.Certificate:
-    """A leaf for `days` from now, and never beyond its issuer."""
+    """A leaf for `days` from now, and never beyond its issuer or the grant's own end. A user's needs a `grant`; a
+    host's name and `addresses` stand in it as TLS libraries look for them (SAN)."""
     assert name_problem(name) is None
-    builder = _builder(issuer.subject, _name(kind, name), public_key, wall_s, days, issuer.not_valid_after_utc)
+    assert (kind == "user") == (grant is not None), "users have grants, hosts have none"
+    latest = issuer.not_valid_after_utc
+    if grant is not None and grant.until_s is not None:
+        latest = min(latest, datetime.fromtimestamp(grant.until_s, UTC))
+    builder = _builder(issuer.subject, _name(kind, name), public_key, wall_s, days, latest)
+    if grant is not None:
+        builder = builder.add_extension(x509.UnrecognizedExtension(GRANT, grant_bytes(grant)), critical=False)
+    else:
+        builder = builder.add_extension(_alternative_names(name, addresses), critical=False)
     usages = sorted(_USAGES[kind], key=lambda usage: usage.dotted_string)
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(_signed_by(issuer_key.public_key()), critical=False)
     return builder.sign(issuer_key, SHA256())
 
 
-class Verifier:
-    """Judges leaves against one realm's root and its issuers. Raises `Untrusted` if these themselves don't hold."""
+def load(der: bytes) -> x509.Certificate:
+    """A certificate without anything in it that is not known here. Raises `Untrusted`."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late by the library
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+        raise Untrusted("its certificate can't be read") from error
+    if not der.endswith(b"\0" + certificate.signature):
+        raise Untrusted("its certificate can't be read")  # unused bits after the signature, which the library lets pass
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _KNOWN:
+            raise Untrusted("its certificate has a critical extension that is not known here")
+    return certificate
 
-    def __init__(self, root_der: bytes, issuers_der: Sequence[bytes]) -> None:
-        self._root = _load(root_der)
-        _check_authority(self._root, self._root, path_length=1)
-        self.realm_id = realm_id_of(_public_key(self._root))
-        self._issuers = [_load(der) for der in issuers_der]
-        for issuer in self._issuers:
-            _check_authority(issuer, self._root, path_length=0)
-        self._certified: dict[bytes, Certified] = {}
 
-    def principal(self, leaf_der: bytes, wall_s: float) -> tuple[Principal, PublicKey]:
-        """Who holds this certificate, and the key that their signatures verify with. Raises `Untrusted`."""
-        certified = self.certified(leaf_der)
-        if wall_s < certified.starts_s:
-            raise Untrusted("its certificate is not valid yet")
-        if wall_s > certified.ends_s:
-            raise Untrusted("its certificate has expired")
-        return certified.principal, certified.key
+def public_key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> PublicKey:
+    try:
+        key = certificate.public_key()
+    except Exception as error:  # ValueError, UnsupportedAlgorithm: the library names no common base
+        raise Untrusted("its key can't be read") from error
+    if not isinstance(key, PublicKey) or not isinstance(key.curve, SECP256R1):
+        raise Untrusted("its key is not on P-256")
+    return key
 
-    def certified(self, leaf_der: bytes) -> Certified:
-        """What this leaf certifies, whatever the time; the costly part of the check, remembered. Raises `Untrusted`."""
-        certified = self._certified.get(leaf_der)
-        if certified is None:
-            certified = self._check(leaf_der)
-            if len(self._certified) >= CACHE_MAX:
-                self._certified.pop(next(iter(self._certified)))  # the oldest; it is checked anew when next seen
-            self._certified[leaf_der] = certified
-        return certified
 
-    def _check(self, leaf_der: bytes) -> Certified:
-        if len(leaf_der) > LEAF_MAX_BYTES:
-            raise Untrusted("its certificate is too long")
-        leaf = _load(leaf_der)
-        issuer = self._issuer_of(leaf)
-        key = _public_key(leaf)
-        kind, name = _who(leaf)
-        _check_leaf_extensions(leaf, kind)
-        chain = leaf, issuer, self._root
-        starts_s = max(certificate.not_valid_before_utc.timestamp() for certificate in chain)
-        ends_s = min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
-        return Certified(Principal(kind, fingerprint(key), name), key, starts_s, ends_s)
+def is_signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
+    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        return False
+    try:
+        public_key_of(signer).verify(certificate.signature, certificate.tbs_certificate_bytes, ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
-    def _issuer_of(self, leaf: x509.Certificate) -> x509.Certificate:
-        for issuer in self._issuers:
-            if issuer.subject == leaf.issuer and _is_signed_by(leaf, issuer):
-                return issuer
-        raise Untrusted("its certificate is from no issuer of this realm")
+
+def check_root(root: x509.Certificate) -> None:
+    """Raises `Untrusted` where this can't be a realm's root."""
+    _check_authority(root, root, path_length=1)
+
+
+def check_issuer(issuer: x509.Certificate, root: x509.Certificate) -> frozenset[Scope]:
+    """What `issuer` may do by the word of `root`. Raises `Untrusted`."""
+    _check_authority(issuer, root, path_length=0)
+    letters = _extension(issuer, SCOPE)
+    if letters is None or not {*letters.decode("latin-1")} <= {scope.value for scope in Scope}:
+        raise Untrusted("the realm's issuer has no scope that is known here")
+    return frozenset(scope for scope in Scope if scope.value in letters.decode("latin-1"))
+
+
+def read_leaf(leaf: x509.Certificate) -> Principal:
+    """Whom a leaf names, with their grant, if its form is that of a leaf of ours. Raises `Untrusted`."""
+    key = public_key_of(leaf)
+    kind, name = _who(leaf)
+    _check_leaf_extensions(leaf, kind)
+    return Principal(kind, fingerprint(key), name, _grant(leaf, kind))
 
 
 def _name(unit: str, name: str) -> x509.Name:
@@ -159,7 +197,7 @@ def _builder(
     subject: x509.Name,
     public_key: PublicKey,
     wall_s: float,
-    days: int,
+    days: float,
     latest: datetime | None = None,
 ) -> x509.CertificateBuilder:
     start = datetime.fromtimestamp(int(wall_s), UTC)
@@ -207,40 +245,6 @@ def _signed_by(signer: PublicKey) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier(_key_identifier(signer), None, None)
 
 
-def _load(der: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late by the library
-    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as error:
-        raise Untrusted("its certificate can't be read") from error
-    if not der.endswith(b"\0" + certificate.signature):
-        raise Untrusted("its certificate can't be read")  # unused bits after the signature, which the library lets pass
-    for extension in certificate.extensions:
-        if extension.critical and extension.oid not in _KNOWN:
-            raise Untrusted("its certificate has a critical extension that is not known here")
-    return certificate
-
-
-def _public_key(certificate: x509.Certificate) -> PublicKey:
-    try:
-        key = certificate.public_key()
-    except Exception as error:  # ValueError, UnsupportedAlgorithm: the library names no common base
-        raise Untrusted("its key can't be read") from error
-    if not isinstance(key, PublicKey) or not isinstance(key.curve, SECP256R1):
-        raise Untrusted("its key is not on P-256")
-    return key
-
-
-def _is_signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
-    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-        return False
-    try:
-        _public_key(signer).verify(certificate.signature, certificate.tbs_certificate_bytes, ECDSA(SHA256()))
-    except InvalidSignature:
-        return False
-    return True
-
-
 def _check_authority(certificate: x509.Certificate, signer: x509.Certificate, *, path_length: int) -> None:
     found = {extension.oid: extension.value for extension in certificate.extensions}
     constraints = found.get(ExtensionOID.BASIC_CONSTRAINTS)
@@ -249,7 +253,7 @@ def _check_authority(certificate: x509.Certificate, signer: x509.Certificate, *,
         raise Untrusted("the realm's certificate is not one that may issue others")
     if constraints.path_length != path_length or not isinstance(usage, x509.KeyUsage) or not usage.key_cert_sign:
         raise Untrusted("the realm's certificate may issue more or less than it should")
-    if certificate.issuer != signer.subject or not _is_signed_by(certificate, signer):
+    if certificate.issuer != signer.subject or not is_signed_by(certificate, signer):
         raise Untrusted("the realm's issuer is not signed by its root")
 
 
@@ -263,6 +267,29 @@ def _who(leaf: x509.Certificate) -> tuple[PrincipalKind, str]:
         if unit == kind:
             return kind, name
     raise Untrusted("its certificate is neither a host's nor a user's")
+
+
+def _grant(leaf: x509.Certificate, kind: PrincipalKind) -> Grant:
+    data = _extension(leaf, GRANT)
+    if (data is not None) != (kind == "user"):
+        raise Untrusted("its certificate grants nothing" if kind == "user" else "a host's certificate grants nothing")
+    try:
+        return read_grant(data) if data is not None else NOTHING
+    except BadBytes as error:
+        raise Untrusted("its certificate's grant can't be read") from error
+
+
+def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
+    """The content of an extension of ours."""
+    for extension in certificate.extensions:
+        if extension.oid == oid and isinstance(extension.value, x509.UnrecognizedExtension):
+            return extension.value.value
+    return None
+
+
+def _alternative_names(name: str, addresses: Collection[str]) -> x509.SubjectAlternativeName:
+    ips = [x509.IPAddress(ip_address(address)) for address in sorted(addresses)]
+    return x509.SubjectAlternativeName([x509.DNSName(name), *ips])
 
 
 def _check_leaf_extensions(leaf: x509.Certificate, kind: PrincipalKind) -> None:

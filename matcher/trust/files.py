@@ -9,7 +9,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-FILE_MAX_BYTES = 256 * 1024
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+FILE_MAX_BYTES = 8 << 20
 
 
 def make_folder(folder: Path) -> None:
@@ -44,7 +47,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: dict[str, str]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -60,3 +63,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not an object")
     return content
+
+
+def key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    """A private key as it lies in a file that its owner alone can read."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

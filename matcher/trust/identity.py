@@ -1,13 +1,14 @@
 """A member's own identity, as kept in a folder: who I am, what I sign with, whom I trust.
 
-    key.pem (0600)  leaf.pem  issuers.pem  root.pem  realm.json {realm_id, name, tag_key}
+    key.pem (0600)  leaf.pem  root.pem  realm.bundle  realm.keys (0600)
 
 Loading checks that the parts belong together, so that a mistake is a sentence at the start and not a silence later.
+What the realm says changes while a daemon runs (revocations, new keys, its own renewed leaf): `learn`, `adopt_leaf` and
+`save` bring it in, `refresh` takes up what another process of this member has written.
 """
 
-import base64
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,67 +18,171 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from matcher.trust import files
-from matcher.trust.certificates import Certified, Untrusted, Verifier, to_der
+from matcher.trust.bundle import Bundle, read_bundle
+from matcher.trust.certificates import Untrusted, to_der, to_pem
+from matcher.trust.documents import Signed
 from matcher.trust.principal import Principal
+from matcher.trust.tag_keys import TagKeys, read_tag_keys
+from matcher.trust.verifier import Certified, Verifier
 from matcher.wire import signature
-from matcher.wire.envelope import TAG_KEY_BYTES, RealmSecret
-from specs.ids import RealmId
+from matcher.wire.envelope import RealmSecret
+from matcher.wire.messages import Message
 
 if TYPE_CHECKING:
     import ssl
 
-_FILES = ("realm.json", "root.pem", "issuers.pem", "leaf.pem")
+RENEW_AT = 2 / 3  # of a leaf's life
 
 
 class IdentityError(Exception):
     """Why this identity can't be used, as a sentence for a person, with the command that helps where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A member of a realm; it is a `Signer` for envelopes."""
+class NoIdentity(IdentityError):
+    """There is none in this folder, nor a part of one: the host is unclaimed, the person has not logged in."""
 
-    folder: Path
-    principal: Principal
-    realm: RealmSecret
-    realm_name: str
-    verifier: Verifier = field(repr=False)
-    certificate: bytes = field(repr=False)  # DER leaf
-    expires_s: float
-    key: EllipticCurvePrivateKey = field(repr=False)
+
+class Identity:
+    """A member of a realm; it is a `Signer` for envelopes. `version` grows whenever TLS has to be set up anew."""
+
+    def __init__(
+        self, folder: Path, key: EllipticCurvePrivateKey, leaf: bytes, verifier: Verifier, tag_keys: TagKeys
+    ) -> None:
+        self.folder, self.key, self.verifier = folder, key, verifier
+        self.version = 0
+        self._tag_keys = tag_keys
+        self._take_leaf(leaf, verifier.certified(leaf))
+        self._seen = _states(folder)
+        self.tick(time.time())
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.verifier.bundle
+
+    @property
+    def realm_name(self) -> str:
+        return self.bundle.anchor.name
 
     def sign(self, data: bytes) -> bytes:
         return signature.sign(self.key, data)
+
+    def tick(self, wall_s: float) -> None:
+        """Let go of tag keys whose time is over."""
+        self.realm: RealmSecret = self._tag_keys.secret(self.verifier.realm_id, wall_s)
+
+    def is_due(self, wall_s: float) -> bool:
+        """Whether the leaf should be renewed."""
+        return wall_s > self.starts_s + (self.expires_s - self.starts_s) * RENEW_AT
+
+    def tag_key_documents(self) -> bytes:
+        """Framed, for another member."""
+        return self._tag_keys.to_bytes()
+
+    def learn(self, documents: Iterable[Signed[Message]], wall_s: float) -> bool:
+        """Take in what the realm's own have signed, and nothing else; whether something of it was new.
+
+        It is known from now on, and on the disk once `save` was called.
+        """
+        documents = list(documents)
+        bundle = self.bundle.merged(documents)
+        tag_keys = self._tag_keys.merged(documents, bundle)
+        is_new = bundle is not self.bundle or tag_keys is not self._tag_keys
+        if bundle.anchors[-1].data != self.bundle.anchors[-1].data:
+            self.version += 1
+        if bundle is not self.bundle:
+            self.verifier.learn(bundle)
+        self._tag_keys = tag_keys
+        self.tick(wall_s)
+        return is_new
+
+    def adopt_leaf(self, leaf: bytes) -> None:
+        """A renewed leaf for the same key: on the disk, then used. Raises `Untrusted` or `OSError`."""
+        certified = self.verifier.certified(leaf)
+        if certified.key != self.key.public_key() or certified.principal.kind != self.principal.kind:
+            raise Untrusted("its certificate is somebody else's")
+        files.write(self.folder / "leaf.pem", to_pem(x509.load_der_x509_certificate(leaf)))
+        self._take_leaf(leaf, certified)
+        self.version += 1
+
+    def save(self) -> None:
+        """Make durable what was learned; together with what is on the disk already. Raises `OSError`."""
+        self.refresh()
+        files.write(self.folder / "realm.keys", self._tag_keys.to_bytes())
+        files.write(self.folder / "realm.bundle", self.bundle.to_bytes())
+        roots = b"".join(to_pem(root) for root in self.bundle.roots)
+        if files.read(self.folder / "root.pem") != roots:  # last: the older root can still read the newer bundle
+            files.write(self.folder / "root.pem", roots)
+        self._seen = _states(self.folder)
+
+    def refresh(self) -> None:
+        """Take up what another process has written here, if it has; what can't be read is passed over."""
+        states = _states(self.folder)
+        if states == self._seen:
+            return
+        self._seen = states
+        try:
+            now = load_identity(self.folder, allow_expired=True)
+        except (IdentityError, OSError):
+            return
+        if now.key.public_key() != self.key.public_key():
+            return
+        self.learn([*now.bundle.documents(), *now._tag_keys.documents], time.time())
+        if now.certificate != self.certificate and now.starts_s > self.starts_s:
+            self._take_leaf(now.certificate, now.verifier.certified(now.certificate))
+            self.version += 1
+
+    def _take_leaf(self, leaf: bytes, certified: Certified) -> None:
+        self.certificate = leaf
+        self.principal: Principal = certified.principal
+        self.starts_s, self.expires_s = certified.issued_s, certified.ends_s
 
 
 def load_identity(folder: Path, *, wall_s: float | None = None, allow_expired: bool = False) -> Identity:
     """The identity in `folder`, checked whole at `wall_s` (now). Raises `IdentityError`."""
     now_s = time.time() if wall_s is None else wall_s
-    found = {name: _read(folder, name) for name in _FILES}
+    if not is_identity(folder):
+        raise NoIdentity(f"There is no identity in {folder}. {JOIN}")
     key = load_key(folder)
-    realm, realm_name = _realm(folder)
-    leaf = to_der(_certificates(folder, "leaf.pem", found)[0])
-    verifier = _verifier(folder, realm, found)
+    leaf = to_der(_certificates(folder, "leaf.pem")[0])
+    verifier = Verifier(_bundle(folder))
     try:
         certified = verifier.certified(leaf)
     except Untrusted as error:
-        raise IdentityError(f"{folder / 'leaf.pem'} can't be used: {error.reason}. {_again(folder)}") from error
+        raise IdentityError(f"{folder / 'leaf.pem'} can't be used: {error.reason}. {JOIN}") from error
     if now_s < certified.starts_s:
         raise IdentityError(f"The certificate in {folder} is not valid yet. Does this machine's clock go right?")
     if now_s > certified.ends_s and not allow_expired:
         raise IdentityError(_expired(folder, certified))
     if certified.key != key.public_key():
-        raise IdentityError(f"{folder / 'key.pem'} is not the key of leaf.pem beside it. {_again(folder)}")
-    return Identity(folder, certified.principal, realm, realm_name, verifier, leaf, certified.ends_s, key)
+        raise IdentityError(f"{folder / 'key.pem'} is not the key of leaf.pem beside it. {JOIN}")
+    return Identity(folder, key, leaf, verifier, _tag_keys(folder, verifier.bundle))
 
 
-def server_tls(identity: Identity) -> "ssl.SSLContext":
-    """TLS 1.3 for the front door: a client must show a certificate of the realm."""
+def write_identity(folder: Path, key: EllipticCurvePrivateKey, leaf: bytes, bundle: Bundle, tag_keys: bytes) -> None:
+    """Make `folder` (which must not hold an identity) the home of a new member. `leaf` is DER, `tag_keys` are framed.
+
+    The leaf goes last: a folder without one is no identity, and may be filled again. Raises `OSError`.
+    """
+    files.make_folder(folder)
+    files.write(folder / "root.pem", b"".join(to_pem(root) for root in bundle.roots))
+    files.write(folder / "realm.bundle", bundle.to_bytes())
+    files.write(folder / "realm.keys", tag_keys)
+    files.write(folder / "key.pem", files.key_pem(key))
+    files.write(folder / "leaf.pem", to_pem(x509.load_der_x509_certificate(leaf)))
+
+
+def is_identity(folder: Path) -> bool:
+    return (folder / "leaf.pem").exists()
+
+
+def server_tls(identity: Identity, *, joining: bool = False) -> "ssl.SSLContext":
+    """TLS 1.3 for the front door: a client must show a certificate of the realm; `joining`: may, as who joins has
+    none yet."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # each connection shows its certificate anew, so that none outlives its leaf
-    return _tls(context, identity)
+    return _tls(context, identity, ssl.CERT_OPTIONAL if joining else ssl.CERT_REQUIRED)
 
 
 def client_tls(identity: Identity) -> "ssl.SSLContext":
@@ -86,7 +191,7 @@ def client_tls(identity: Identity) -> "ssl.SSLContext":
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    return _tls(context, identity)
+    return _tls(context, identity, ssl.CERT_REQUIRED)
 
 
 def peer_principal(
@@ -107,38 +212,6 @@ def pem_to_der(pem: str) -> bytes:
         raise Untrusted("its certificate can't be read") from error
 
 
-def _tls(context: "ssl.SSLContext", identity: Identity) -> "ssl.SSLContext":
-    import ssl
-
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    folder = identity.folder
-    context.load_cert_chain(folder / "leaf.pem", folder / "key.pem")
-    for name in ("root.pem", "issuers.pem"):  # issuers among them: a peer need not send what every member has
-        context.load_verify_locations(folder / name)
-    return context
-
-
-def _again(folder: Path, who: str = "host|user NAME") -> str:
-    return f"Make it where the realm is kept: electros realm issue {who} --out {folder}"
-
-
-def _expired(folder: Path, certified: Certified) -> str:
-    when = datetime.fromtimestamp(certified.ends_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    who = f"{certified.principal.kind} {certified.principal.name}"
-    return f"The certificate of {who} in {folder} expired on {when}. {_again(folder, who)}"
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return files.read(folder / name)
-    except FileNotFoundError:
-        raise IdentityError(f"There is no identity in {folder}: {name} is missing. {_again(folder)}") from None
-    except OSError as error:
-        raise IdentityError(f"{folder / name} can't be read: {error.strerror}.") from error
-
-
 def load_key(folder: Path) -> EllipticCurvePrivateKey:
     """The private key in `folder`, if nobody else can read it. Raises `IdentityError`."""
     path = folder / "key.pem"
@@ -148,39 +221,80 @@ def load_key(folder: Path) -> EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise IdentityError(f"{path} holds no private key. {_again(folder)}") from error
+        raise IdentityError(f"{path} holds no private key. {JOIN}") from error
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise IdentityError(f"{path} is not a P-256 key. {_again(folder)}")
+        raise IdentityError(f"{path} is not a P-256 key. {JOIN}")
     return key
 
 
-def _realm(folder: Path) -> tuple[RealmSecret, str]:
-    try:
-        realm = files.read_json(folder / "realm.json")
-        tag_key = base64.b64decode(realm["tag_key"], validate=True)
-        if len(tag_key) != TAG_KEY_BYTES:
-            raise ValueError("tag_key")
-        return RealmSecret(RealmId(str(realm["realm_id"])), tag_key), str(realm["name"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IdentityError(f"{folder / 'realm.json'} is damaged. {_again(folder)}") from error
+JOIN = (
+    "A host gets one by: electros realm create NAME, on the realm's first host; atomd join TOKEN, on any other. "
+    "A person by: electros login TOKEN."
+)
 
 
-def _certificates(folder: Path, name: str, found: dict[str, bytes]) -> list[x509.Certificate]:
+def _tls(context: "ssl.SSLContext", identity: Identity, verify: "ssl.VerifyMode") -> "ssl.SSLContext":
+    import ssl
+
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = verify
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_cert_chain(identity.folder / "leaf.pem", identity.folder / "key.pem")
+    bundle = identity.bundle  # issuers among them: a peer need not send what every member has
+    trusted = (*bundle.roots, *(issuer.certificate for issuer in bundle.issuers))
+    context.load_verify_locations(cadata="".join(to_pem(each).decode() for each in trusted))
+    return context
+
+
+def _expired(folder: Path, certified: Certified) -> str:
+    when = datetime.fromtimestamp(certified.ends_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    who = f"{certified.principal.kind} {certified.principal.name}"
+    again = "atomd join TOKEN" if certified.principal.kind == "host" else "electros login TOKEN"
+    return f"The certificate of {who} in {folder} expired on {when}. An admin can invite it again; then: {again}"
+
+
+def _read(folder: Path, name: str) -> bytes:
     try:
-        return x509.load_pem_x509_certificates(found[name])
+        return files.read(folder / name)
+    except FileNotFoundError:
+        raise IdentityError(f"The identity in {folder} is not whole: {name} is missing. {JOIN}") from None
+    except OSError as error:
+        raise IdentityError(f"{folder / name} can't be read: {error.strerror}.") from error
+
+
+def _certificates(folder: Path, name: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_read(folder, name))
     except ValueError as error:
-        raise IdentityError(f"{folder / name} holds no certificate. {_again(folder)}") from error
+        raise IdentityError(f"{folder / name} holds no certificate. {JOIN}") from error
 
 
-def _verifier(folder: Path, realm: RealmSecret, found: dict[str, bytes]) -> Verifier:
-    root = to_der(_certificates(folder, "root.pem", found)[0])
-    issuers = [to_der(issuer) for issuer in _certificates(folder, "issuers.pem", found)]
+def _bundle(folder: Path) -> Bundle:
+    data = _read(folder, "realm.bundle")
+    reason = "root.pem is empty"
+    for root in _certificates(folder, "root.pem"):
+        try:
+            return read_bundle(data, root, own=True)
+        except Untrusted as error:
+            reason = error.reason
+    raise IdentityError(f"The realm in {folder} does not hold together: {reason}. {JOIN}")
+
+
+def _tag_keys(folder: Path, bundle: Bundle) -> TagKeys:
+    tag_keys = read_tag_keys(_read(folder, "realm.keys"), bundle, own=True)
+    if tag_keys is None:
+        raise IdentityError(f"{folder / 'realm.keys'} is damaged. {JOIN}")
+    return tag_keys
+
+
+def _states(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """What tells that a file was replaced."""
+    return tuple(_state(folder / name) for name in ("leaf.pem", "realm.bundle", "realm.keys"))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
     try:
-        verifier = Verifier(root, issuers)
-    except Untrusted as error:
-        raise IdentityError(
-            f"The realm in {folder} does not hold together: {error.reason}. {_again(folder)}"
-        ) from error
-    if verifier.realm_id != realm.realm_id:
-        raise IdentityError(f"root.pem in {folder} is not the root of the realm in realm.json. {_again(folder)}")
-    return verifier
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

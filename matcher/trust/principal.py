@@ -8,6 +8,8 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from matcher.trust.grants import NOTHING
+from matcher.wire.realm import Grant, Verb
 from specs.ids import RealmId
 
 PrincipalKind = Literal["user", "host"]
@@ -17,11 +19,16 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """`id` is the fingerprint of the key, 64 hex digits (a `HostId` or `UserId`); `name` is for people."""
+    """`id` is the fingerprint of the key, 64 hex digits (a `HostId` or `UserId`); `name` is for people. `grant` is what
+    the certificate says that a user may do; a host's says nothing of that."""
 
     kind: PrincipalKind
     id: str
     name: str
+    grant: Grant = NOTHING
+
+    def may(self, verb: Verb) -> bool:
+        return verb in self.grant.verbs
 
 
 def fingerprint(public_key: EllipticCurvePublicKey) -> str:

@@ -35,9 +35,9 @@ class BadBytes(Exception):
         self.detail = detail
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, *, leave_out_defaults: bool = False) -> bytes:
     """The message as msgpack; a field of the wrong type is a bug and raises whatever pydantic raises."""
-    fields = _adapter(type(message)).dump_python(message, warnings="error")
+    fields = _adapter(type(message)).dump_python(message, warnings="error", exclude_defaults=leave_out_defaults)
     packed: bytes = msgpack.packb(fields)
     return packed
 

@@ -23,6 +23,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from matcher.wire import messages, signature
+from matcher.wire import realm as realm_messages
 from matcher.wire.codec import BadBytes
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Message, Role
 from specs.ids import HostId, RealmId, UserId
@@ -36,6 +37,7 @@ CERTIFICATE_MAX_BYTES = 2048
 REPLAY_KEEP_S = 90.0  # freshness is ± 30 s, so a message can be fresh for 60 s; and a margin
 REPLAY_KEYS_MAX = 65_536
 REALM = b"realm"  # the audience of what every member may read
+HOSTS = b"hosts"  # of what hosts tell each other
 
 _BEFORE_TAG = slice(0, 14)
 _AFTER_TAG = slice(22, None)
@@ -54,6 +56,7 @@ class Kind(IntEnum):
     CLOCK = 8
     CONFIRM = 9
     ABANDON = 10
+    NEWS = 11
 
 
 MESSAGE_OF: dict[Kind, type[Message]] = {
@@ -67,6 +70,7 @@ MESSAGE_OF: dict[Kind, type[Message]] = {
     Kind.CLOCK: messages.Clock,
     Kind.CONFIRM: messages.Confirm,
     Kind.ABANDON: messages.Abandon,
+    Kind.NEWS: realm_messages.News,
 }
 KIND_OF: dict[type[Message], Kind] = {message: kind for kind, message in MESSAGE_OF.items()}
 UNSIGNED = frozenset({Kind.REVEAL})
@@ -83,10 +87,13 @@ class TooLong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RealmSecret:
-    """What makes a tag: known to every member of the realm, and shown to nobody."""
+    """What makes a tag: known to every member of the realm, and shown to nobody. `older` keys are accepted still, as
+    members learn of a new one at different times."""
 
     realm_id: RealmId
     tag_key: bytes = field(repr=False)
+    number: int = 1
+    older: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class Signer(Protocol):
@@ -100,12 +107,16 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An envelope from a member of the realm, its bytes as received; who signed it is not checked yet."""
+    """An envelope from a member of the realm, its bytes as received; who signed it is not checked yet.
+
+    `tag_key` is the one that its tag was made with: an answer made with it can be read by who asked.
+    """
 
     kind: Kind
     certificate: bytes
     signature: bytes
     payload: bytes
+    tag_key: bytes = field(default=b"", repr=False)
 
 
 def user_audience(user_id: UserId) -> bytes:
@@ -142,7 +153,7 @@ def seal(
     sizes = len(certificate), len(signed), len(payload)
     header = HEADER.pack(MAGIC, VERSION, kind, bytes.fromhex(realm.realm_id), bytes(TAG_BYTES), *sizes)
     rest = header[_AFTER_TAG] + certificate + signed + payload + bytes(max(0, min(pad_bytes, max_bytes) - size))
-    return header[_BEFORE_TAG] + _tag(realm, header[_BEFORE_TAG], rest) + rest
+    return header[_BEFORE_TAG] + _tag(realm.tag_key, header[_BEFORE_TAG], rest) + rest
 
 
 def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYTES) -> Sealed:
@@ -154,11 +165,10 @@ def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYT
         raise BadBytes("magic" if magic != MAGIC else "version")
     if realm_id.hex() != realm.realm_id:
         raise BadBytes("realm")
-    if not compare_digest(tag, _tag(realm, data[_BEFORE_TAG], data[_AFTER_TAG])):
-        raise BadBytes("tag")
+    tag_key = _key_of(tag, realm, data)
     if number not in _KINDS:
         raise BadBytes("kind")
-    return _cut(_KINDS[number], data, *sizes)
+    return _cut(_KINDS[number], data, tag_key, *sizes)
 
 
 def verify(sealed: Sealed, public_key: EllipticCurvePublicKey, *, realm_id: RealmId, audience: bytes) -> bool:
@@ -177,14 +187,25 @@ def _to_sign(kind: Kind, realm_id: RealmId, audience: bytes, certificate: bytes,
     return b"atomos/1\0" + scope + sha256(certificate).digest() + payload
 
 
-def _tag(realm: RealmSecret, before: bytes, after: bytes) -> bytes:
-    assert len(realm.tag_key) == TAG_KEY_BYTES
-    tag = blake2s(before, digest_size=TAG_BYTES, key=realm.tag_key)
+def _key_of(tag: bytes, realm: RealmSecret, data: bytes) -> bytes:
+    """The realm's key that made this tag. Raises `BadBytes`."""
+    before, after = data[_BEFORE_TAG], data[_AFTER_TAG]
+    for key in (realm.tag_key, *realm.older):
+        if compare_digest(tag, _tag(key, before, after)):
+            return key
+    raise BadBytes("tag")
+
+
+def _tag(tag_key: bytes, before: bytes, after: bytes) -> bytes:
+    assert len(tag_key) == TAG_KEY_BYTES
+    tag = blake2s(before, digest_size=TAG_BYTES, key=tag_key)
     tag.update(after)
     return tag.digest()
 
 
-def _cut(kind: Kind, data: bytes, certificate_bytes: int, signature_bytes: int, payload_bytes: int) -> Sealed:
+def _cut(
+    kind: Kind, data: bytes, tag_key: bytes, certificate_bytes: int, signature_bytes: int, payload_bytes: int
+) -> Sealed:
     """Take the parts out, now that the tag says that a member wrote their lengths."""
     signed = kind not in UNSIGNED
     if signature_bytes != (signature.SIGNATURE_BYTES if signed else 0):
@@ -203,6 +224,7 @@ def _cut(kind: Kind, data: bytes, certificate_bytes: int, signature_bytes: int, 
         data[HEADER.size : certificate_end],
         data[certificate_end:signature_end],
         data[signature_end:payload_end],
+        tag_key,
     )
 
 

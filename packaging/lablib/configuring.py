@@ -10,28 +10,38 @@ from lablib.plan import ROOT, Host, LabError, Plan
 RAM_RESERVE_MIB = 512
 POOLS = ["/srv/atomos"]
 
-# One process for the whole realm: as many starts of `electros realm issue` would be most of what raising a lab takes.
+# One process for the whole realm, as `electros realm create` makes it on h1: as many tokens, carried and redeemed one
+# by one, would be most of what raising a lab takes.
 MAKE_REALM = """\
 import json, sys
 from pathlib import Path
-from matcher.trust.realm import create_realm, issue
-realm, name, members = json.load(sys.stdin)
-create_realm(Path(realm), name)
-for kind, member, out in members:
-    issue(Path(realm), kind, member, Path(out))
+from matcher.trust.issuing import open_issuer
+from matcher.trust.realm import EVERYTHING, create_root, found, make_member
+realm, name, first, members = json.load(sys.stdin)
+host, address, lib = first
+identity = found(
+    create_root(Path(realm), name),
+    host=host, identity=Path(lib, "identity"), issuer=Path(lib, "issuer"), addresses=[address],
+)
+issuer = open_issuer(Path(lib, "issuer"), identity)
+for kind, member, address, out in members:
+    grant = EVERYTHING if kind == "user" else None
+    make_member(identity, issuer, kind, member, Path(out), grant=grant, addresses=[address])
 """
 
 
 def make_realm(plan: Plan) -> None:
     members = []
-    for host in plan.hosts:
+    first = plan.hosts[0]
+    founder = (first.name, first.address, f"{plan.folder(first)}/lib")
+    for host in plan.hosts[1:]:
         if host.is_client:
-            members.append(("user", "lab", f"{plan.folder(host)}/config/atomos/default"))
+            members.append(("user", "lab", host.address, f"{plan.folder(host)}/config/atomos/default"))
         else:
-            members.append(("host", host.name, f"{plan.folder(host)}/etc/identity"))
+            members.append(("host", host.name, host.address, f"{plan.folder(host)}/lib/identity"))
     made = subprocess.run(
         [ROOT / ".venv/bin/python", "-c", MAKE_REALM],
-        input=json.dumps([str(plan.realm), plan.name, members]),
+        input=json.dumps([str(plan.realm), plan.name, founder, members]),
         capture_output=True,
         text=True,
     )

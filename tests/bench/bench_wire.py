@@ -11,11 +11,11 @@ from pathlib import Path
 from timeit import Timer
 
 from matcher.trust.identity import load_identity
-from matcher.trust.realm import create_realm, issue
 from matcher.wire import messages as m
 from matcher.wire import signature
 from matcher.wire.codec import decode, encode, from_json, to_json
 from matcher.wire.envelope import KIND_OF, REALM, Kind, seal, unseal, verify
+from tests.fakes.realms import make_realm
 
 ID = "0a" * 16
 HOST_ID = "0b" * 32
@@ -83,10 +83,8 @@ def bench_messages() -> None:
 
 
 def bench_envelope(folder: Path) -> None:
-    create_realm(folder / "realm", "home")
-    issue(folder / "realm", "host", "h1", folder / "h1")
-    issue(folder / "realm", "user", "ann", folder / "ann")
-    h1, ann = load_identity(folder / "h1"), load_identity(folder / "ann")
+    realm = make_realm(folder, "h1", "ann")
+    h1, ann = realm["h1"], realm["ann"]
     payload, now_s = encode(SAMPLES[0]), time.time()
     data = seal(Kind.PLEDGE, payload, realm=ann.realm, signer=ann, audience=REALM, pad_bytes=1200)
     sealed = unseal(data, realm=h1.realm)

@@ -37,7 +37,7 @@ def test_all_mistakes_of_a_file_are_in_one_json_document_on_stderr(tmp_path: Pat
 def test_somebody_who_belongs_to_no_realm_is_told_how_to(tmp_path: Path) -> None:
     done = electros("hosts", folder=tmp_path)
     assert (done.returncode, done.stdout) == (5, b"")
-    assert b"electros realm issue" in done.stderr
+    assert b"electros login TOKEN" in done.stderr
     assert b"Traceback" not in done.stderr
 
 

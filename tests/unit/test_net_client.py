@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from matcher.net.client import Client, Said
-from matcher.trust.identity import Identity, load_identity
-from matcher.trust.realm import create_realm, issue
+from matcher.trust.identity import Identity
 from matcher.wire.codec import encode
 from matcher.wire.envelope import REALM, Kind, seal, user_audience
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Query, Role
 from specs.ids import UserId
+from tests.fakes.realms import make_realm
 
 ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_64", "tcg", 2, 2, 9, 9, 0, 0)
 
@@ -21,13 +21,8 @@ ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_6
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     """ann, bob and h1 of one realm; h9 of another."""
     top = tmp_path_factory.mktemp("realms")
-    found = {}
-    for realm, names in (("home", ("ann", "bob", "h1")), ("away", ("h9",))):
-        create_realm(top / realm, "home")
-        for name in names:
-            issue(top / realm, "host" if name.startswith("h") else "user", name, top / name)
-            found[name] = load_identity(top / name)
-    return found
+    home, away = make_realm(top / "home", "ann", "bob", "h1"), make_realm(top / "away", "h9")
+    return home.members | away.members
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from ssl import SSLError, SSLSocket
 import pytest
 
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
-from matcher.trust.identity import Identity, load_identity, server_tls
-from matcher.trust.realm import create_realm, issue
+from matcher.trust.identity import Identity, server_tls
 from matcher.wire.codec import to_json
 from matcher.wire.messages import Abandoned, Progress, Reason, Refused, VmView
+from tests.fakes.realms import make_realm
 
 ANSWERED = to_json(Abandoned()).encode()
 REFUSED = to_json(Refused("not-found", (Reason("vm", "a VM", "none here", ""),))).encode()
@@ -23,13 +23,8 @@ REFUSED = to_json(Refused("not-found", (Reason("vm", "a VM", "none here", ""),))
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     """ann, h1 and h2 of one realm; eve and h9 of another."""
     top = tmp_path_factory.mktemp("realms")
-    found = {}
-    for realm, names in (("home", ("ann", "h1", "h2")), ("away", ("eve", "h9"))):
-        create_realm(top / realm, "home")
-        for name in names:
-            issue(top / realm, "host" if name.startswith("h") else "user", name, top / name)
-            found[name] = load_identity(top / name)
-    return found
+    home, away = make_realm(top / "home", "ann", "h1", "h2"), make_realm(top / "away", "eve", "h9")
+    return home.members | away.members
 
 
 Script = Callable[[SSLSocket], None]

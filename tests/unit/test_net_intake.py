@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from matcher.net.intake import CLOCK_ANSWER_S, FRESH_MS, Arrival, Intake, Outgoing
-from matcher.trust.identity import Identity, load_identity
+from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
-from matcher.trust.realm import create_realm, issue
 from matcher.wire.codec import encode
 from matcher.wire.envelope import REALM, Kind, host_audience, seal, unseal, user_audience
 from matcher.wire.messages import (
@@ -32,6 +31,7 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from specs.ids import HostId, UserId
+from tests.fakes.realms import make_realm
 
 NOW_MS = time.time_ns() // 1_000_000
 HERE = Arrival(socket.AF_INET, 0)
@@ -50,6 +50,7 @@ PLEDGE = Pledge(
     hosts_known=0,
     policy=Policy.PACK,
 )
+
 ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_64", "tcg", 2, 2, 100, 100, 0, 0)
 
 
@@ -76,13 +77,8 @@ class Daemon:
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     """ann, bob, h1 and h2 of one realm, and eve of another."""
     top = tmp_path_factory.mktemp("realms")
-    found = {}
-    for realm, names in (("home", ("ann", "bob", "h1", "h2")), ("away", ("eve",))):
-        create_realm(top / realm, "home")
-        for name in names:
-            issue(top / realm, "host" if name.startswith("h") else "user", name, top / name)
-            found[name] = load_identity(top / name)
-    return found
+    home, away = make_realm(top / "home", "ann", "bob", "h1", "h2"), make_realm(top / "away", "eve")
+    return home.members | away.members
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 from matcher.net.intake import Intake
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
-from matcher.trust.identity import Identity, load_identity
-from matcher.trust.realm import create_realm, issue
+from matcher.trust.identity import Identity
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import (
@@ -35,6 +34,7 @@ from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.testing import make_volume, vid_of, vm_of
+from tests.fakes.realms import make_realm
 
 VID = vid_of(1)
 ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
@@ -44,11 +44,8 @@ OFFER, OTHER_OFFER = "0f" * 16, "1f" * 16
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     top = tmp_path_factory.mktemp("realms")
-    for realm, names in (("home", ("h1", "h2", "ann", "bob")), ("away", ("eve",))):
-        create_realm(top / realm, realm)
-        for name in names:
-            issue(top / realm, "host" if name[0] == "h" else "user", name, top / name)
-    return {name: load_identity(top / name) for name in ("h1", "h2", "ann", "bob", "eve")}
+    home, away = make_realm(top / "home", "h1", "h2", "ann", "bob"), make_realm(top / "away", "eve")
+    return home.members | away.members
 
 
 @pytest.fixture

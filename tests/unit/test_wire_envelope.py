@@ -101,6 +101,7 @@ def test_every_message_that_travels_has_one_kind_and_numbers_never_change() -> N
         "CLOCK": 8,
         "CONFIRM": 9,
         "ABANDON": 10,
+        "NEWS": 11,
     }
     assert set(MESSAGE_OF) == set(Kind)
     assert len(KIND_OF) == len(Kind)
