@@ -63,6 +63,11 @@ class Identity:
     def realm_name(self) -> str:
         return self.bundle.anchor.name
 
+    @property
+    def key_number(self) -> int:
+        """Of today's tag key."""
+        return self.realm.number
+
     def sign(self, data: bytes) -> bytes:
         return signature.sign(self.key, data)
 

@@ -30,7 +30,7 @@ GROUPS_MAX = 8
 PCI_LIMITS_MAX = 16
 DER_MAX = 4096
 MEMBERS_MAX = 10_000  # in one answer
-USERS_IN_NEWS_MAX = 32
+USERS_IN_NEWS_MAX = 8
 
 ShortId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Group = Annotated[str, Strict(), StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
@@ -166,7 +166,7 @@ class News(Message):
     digest: Digest32
     key_number: Count
     front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
-    fresh: Annotated[bytes, Strict(), MaxLen(700)]
+    fresh: Annotated[bytes, Strict(), MaxLen(512)]
     uses: Annotated[tuple[UserUse, ...], MaxLen(USERS_IN_NEWS_MAX)] = ()
 
 
