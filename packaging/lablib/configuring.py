@@ -33,8 +33,10 @@ for kind, member, address, out in members:
 def make_realm(plan: Plan) -> None:
     members = []
     first = plan.hosts[0]
+    if first.is_unclaimed:
+        return
     founder = (first.name, first.address, f"{plan.folder(first)}/lib")
-    for host in plan.hosts[1:]:
+    for host in (host for host in plan.hosts[1:] if not host.is_unclaimed):
         if host.is_client:
             members.append(("user", "lab", host.address, f"{plan.folder(host)}/config/atomos/default"))
         else:
