@@ -300,7 +300,7 @@ def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> byt
 
 
 def _alternative_names(name: str, addresses: Collection[str]) -> x509.SubjectAlternativeName:
-    ips = [x509.IPAddress(ip_address(address)) for address in sorted(addresses)]
+    ips = [x509.IPAddress(ip_address(address.partition("%")[0])) for address in sorted(addresses)]
     return x509.SubjectAlternativeName([x509.DNSName(name), *ips])
 
 

@@ -94,7 +94,7 @@ def read_documents(framed: bytes) -> Iterator[Signed[Message]]:
 
 
 def whole(framed: bytes) -> list[bytes]:
-    """All framed parts; what is signed or kept must not lose its end unseen. Raises `BadBytes` where it is cut short."""
+    """All framed parts; what is signed or kept must not lose its end unseen. Raises `BadBytes` if it is cut short."""
     parts = list(unframe(framed))
     if sum(4 + len(part) for part in parts) != len(framed):
         raise BadBytes("truncated")
