@@ -32,7 +32,7 @@ ROOT_DAYS = 20 * 365
 ISSUER_DAYS = 5 * 365
 LEAF_DAYS: dict[PrincipalKind, int] = {"host": 30, "user": 90}
 BACKDATE_S = 300  # a new leaf works at once on a host whose clock is a little behind
-LEAF_MAX_BYTES = 1024
+LEAF_MAX_BYTES = 1088  # the largest grant, for the longest name
 
 # Object identifiers from UUIDs need no registration (ITU-T X.667). These are uuid5 of https://atomos/grant and /scope.
 GRANT = x509.ObjectIdentifier("2.25.25054883393916253499240577349416176617")
