@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from matcher.trust.bundle import Bundle, read_bundle, roots_in
 from matcher.trust.certificates import Untrusted, public_key_of
-from matcher.trust.identity import Identity, write_identity
+from matcher.trust.identity import Identity, is_identity, write_identity
 from matcher.trust.issuing import Issued, IssueError, Issuer
 from matcher.trust.principal import fingerprint
 from matcher.trust.requests import make_request
@@ -60,6 +60,8 @@ class Joining:
     def finish(self, admitted: Admitted, folder: Path) -> None:
         """Write the identity. Raises `JoinError` where it is not what was asked for, and `OSError`."""
         assert self._bundle is not None, "after `answer`"
+        if is_identity(folder):
+            raise JoinError(f"There is an identity in {folder} already, and it stays.")
         try:
             certified = Verifier(self._bundle).certified(admitted.leaf)
         except Untrusted as error:
@@ -91,16 +93,22 @@ def admit(
     now_s: float,
     wall_s: float,
 ) -> tuple[Admitted, Issued, Pending] | Refused:
-    """The side of the host: a leaf, once for each token; a repeat of the same request gets one again."""
+    """The side of the host: a leaf, once for each token; a repeat of the same request gets one again.
+
+    Raises `OSError` where the issuer can't write it down; then the same request may come again.
+    """
     pending = tokens.judge(join, server_leaf, now_s)
     if isinstance(pending, TokenRefusal):
         has = "not one that can be redeemed here: used, over, or of another host"
         return Refused(pending.value, (Reason("token", "to join with it", has, "ask for a new one"),))
+    is_repeat = bool(pending.used_for)
+    tokens.use(join)
     try:
         issued = issuer.admit(
             pending.kind, pending.name, join.request, pending.grant, wall_s=wall_s, addresses=addresses
         )
     except IssueError as error:
+        if not is_repeat:
+            tokens.give_back(join)
         return Refused(error.code, (Reason("token", "to join with it", error.said[:120], error.helps[:160]),))
-    tokens.use(join)
     return Admitted(issued.leaf, identity.tag_key_documents()), issued, pending
