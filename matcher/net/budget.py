@@ -37,7 +37,7 @@ TOTAL = Rate(per_s=2000, burst=1000)  # checks of a signature; a third of a core
 STRANGER_WEIGHT = 4.0  # of such checks: a new leaf has two signatures of its own to be checked, and has to be parsed
 PLEDGES = Rate(per_s=10, burst=256)  # of one user; see PLEDGES_MAX of `matcher.offers.offering`
 QUERIES = Rate(per_s=50, burst=256)  # of one user
-NEWS = Rate(per_s=2, burst=60)  # of one host
+NEWS = Rate(per_s=10, burst=100)  # of one host; a script that revokes many is told of each, some times over
 CLOCKS = Rate(per_s=1, burst=1)  # answers to stale questions of one user
 REVEALS = Rate(per_s=1000, burst=1000)  # all together: they go unsigned, and cost a hash
 

@@ -57,12 +57,15 @@ def asking_sockets() -> list[socket.socket]:
     return _each_family(asking_socket)
 
 
-def tell(datagram: bytes, on: Iterable[Link], port: int = PORT) -> int:
-    """Multicast once on each of these links, by each family that it has; how many copies left. Hosts tell each other
-    their news so; for who awaits answers there are `asking_sockets`. Never raises for a link that is down."""
+def tell(datagram: bytes, port: int = PORT, *, on: Iterable[Link] | None = None) -> int:
+    """Multicast once on each link, by each family that it has; how many copies left. `on`: all links of now.
+
+    Hosts tell each other their news so; for who awaits answers there are `asking_sockets`. A link that is down costs
+    its copy alone.
+    """
     sockets = _each_family(_sending_socket)
     try:
-        return sum(ask(each, datagram, link, port) for link in on for each in sockets)
+        return sum(ask(each, datagram, link, port) for link in (links() if on is None else on) for each in sockets)
     finally:
         for each in sockets:
             each.close()
