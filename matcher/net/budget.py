@@ -30,8 +30,8 @@ class Rate:
 
 # 20 hosts and 50 clients on one link, some of these in scripts that loop: an `electros run` is some six datagrams to
 # each host in half a second or more. A host offers one user three holds of some seconds: pledging faster is in vain.
-SOURCE = Rate(per_s=200, burst=600)  # one machine, with all its users
-LEAF = Rate(per_s=100, burst=600)  # signatures checked for one leaf, whoever sends them
+SOURCE = Rate(per_s=100, burst=500)  # one machine, with all its users
+LEAF = Rate(per_s=200, burst=700)  # under one leaf, whoever shows it: more than one machine alone can use up
 STRANGERS = Rate(per_s=50, burst=100)  # for all leaves together that were not seen before
 TOTAL = Rate(per_s=2000, burst=1000)  # checks of a signature; a third of a core
 STRANGER_WEIGHT = 4.0  # of such checks: a new leaf has two signatures of its own to be checked, and has to be parsed

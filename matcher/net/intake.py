@@ -27,6 +27,7 @@ from matcher.wire.envelope import (
     HOSTS,
     KIND_OF,
     REALM,
+    REPLAY_KEYS_MAX,
     Kind,
     ReplayWindow,
     Sealed,
@@ -54,6 +55,7 @@ from specs.ids import UserId
 
 FRESH_MS = 30_000
 REPEAT_S = 0.1  # a query by several links, each copy with a signature of its own, is one query
+HEARD_MAX = REPLAY_KEYS_MAX  # what was signed and of use; no member can fill it alone (`matcher.net.budget`)
 QUERIES_MAX = 4096  # see REPEAT_S
 VAIN_MAX = 4096  # signatures that were checked for nothing; beyond it they would be checked again
 COUNTERS_MAX = 64  # reasons; all others are one
@@ -138,7 +140,7 @@ class Intake:
         self._identity, self._answering, self._role = identity, answering, role
         self._ignores, self._hears_news = ignores, hears_news
         self._budget = Budget()
-        self._heard = ReplayWindow()
+        self._heard = ReplayWindow(keys_max=HEARD_MAX)
         self._vain = ReplayWindow(keys_max=VAIN_MAX)
         self._queries = ReplayWindow(keep_s=REPEAT_S, keys_max=QUERIES_MAX)
 
