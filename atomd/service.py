@@ -149,7 +149,7 @@ class Service:
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused:
         """A pledge too long for a datagram: judged as any other, by the storage of this host as well, and answered on
         this connection."""
-        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms(), caller_id=caller.id)
         if own is None:
             return refused("bad-request", "pledge", "your pledge, signed", "something else", "")
         try:

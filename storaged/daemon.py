@@ -95,7 +95,7 @@ async def run(config: Config) -> None:
         proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
         answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
-        intake = Intake(identity, answers, ignores=asks_nothing)
+        intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing)
         attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
         nursery.start_soon(catalogue.keep_scanned)
         await nursery.start(local.serve, config.socket, attaching.answer)
