@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -241,6 +241,17 @@ class Running:
     def __init__(self, realm: Realm, host: FakeHost, desk: FakeDesk, opened: Opened) -> None:
         self.realm, self.host, self.desk, self.port = realm, host, desk, opened.port
         self.counters = opened.counters
+        self._opened: list[trio.SocketStream] = []
+
+    async def plain(self) -> trio.SocketStream:
+        """A bare connection, closed in the end."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        self._opened.append(stream)
+        return stream
+
+    async def close(self) -> None:
+        for each in self._opened:
+            await trio.aclose_forcefully(each)
 
     async def connect(
         self, identity: Identity | None, *, alpn: str = "", context: ssl.SSLContext | None = None
@@ -250,8 +261,7 @@ class Running:
             context = client_tls(identity) if identity else stranger_tls()
         if alpn:
             context.set_alpn_protocols([alpn])
-        plain = await trio.open_tcp_stream("127.0.0.1", self.port)
-        tls = trio.SSLStream(plain, context, https_compatible=True)
+        tls = trio.SSLStream(await self.plain(), context, https_compatible=True)
         await tls.do_handshake()
         return To(tls)
 
@@ -303,6 +313,12 @@ class To:
         self._read += data
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not is_so():  # noqa: ASYNC110  what is waited for knows nothing of us
+            await trio.sleep(0.005)
+
+
 def stranger_tls() -> ssl.SSLContext:
     """Somebody without a certificate, who trusts anybody."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -316,5 +332,11 @@ async def open_door(realm: Realm, limits: Limits | None = None) -> AsyncIterator
     host, desk = FakeHost(), FakeDesk(realm)
     async with trio.open_nursery() as nursery:
         opened = await nursery.start(partial(serve, realm[FOUNDER], host, desk, port=0, limits=limits or Limits()))
-        yield Running(realm, host, desk, opened)
+        running = Running(realm, host, desk, opened)
+        try:
+            with trio.fail_after(30):
+                yield running
+        finally:
+            with trio.CancelScope(shield=True):
+                await running.close()
         nursery.cancel_scope.cancel()
