@@ -7,7 +7,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict
 
 from atomd.guest_cpu import RAM_RESERVE_MIB
-from matcher.net import front_door, multicast
+from matcher.net import multicast
+from matcher.net.door import serving
 
 PATH = Path("/etc/atomos/atomd.toml")
 
@@ -31,4 +32,4 @@ class Config(BaseModel):
     share_cores_between_users: bool = False
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
-    front_door_port: Port = front_door.PORT
+    front_door_port: Port = serving.PORT

@@ -23,7 +23,8 @@ from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.placement import admits
 from atomd.service import Service
-from matcher.net import front_door, peer
+from matcher.net import peer
+from matcher.net.door import serving
 from matcher.net.intake import Intake
 from matcher.net.starting import say_ready
 from matcher.offers.ledger import Ledger
@@ -74,7 +75,7 @@ async def run(config: Config) -> None:
         )
         for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
             nursery.start_soon(task)
-        await nursery.start(partial(front_door.serve, identity, service, port=config.front_door_port))
+        await nursery.start(partial(serving.serve, identity, service, port=config.front_door_port))
         await nursery.start(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
         say_ready()
         log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))

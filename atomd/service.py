@@ -1,7 +1,8 @@
 """What stands behind the front door of a compute host: users' requests, judged and carried out."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from atomd.answering import ComputeAnswers, Face
 from atomd.domain_xml import domain_name
 from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.effects import Effects
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import RUNS, State, Vm
 from atomd.performing import Performer
 from atomd.refusals import refused
 from atomd.traits import arch_for
@@ -40,6 +41,7 @@ from matcher.wire.messages import (
     VmViews,
     VmVolume,
 )
+from matcher.wire.realm import PciLimit, Use, WhoAmI
 from specs.ids import HostId, OfferId, UserId, VmId
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
@@ -48,12 +50,13 @@ ENDED_S = 70.0  # a guest has 60 s to obey the power button
 ADDRESSES_S = 2.0
 STORAGE_S = 0.5  # to answer a pledge
 LOG_MAX_BYTES = 256 * 1024
+USED_PCI_MAX = 64
 
 T = TypeVar("T")
 
 
 class Service:
-    """Implements `matcher.net.front_door.Host`."""
+    """Implements `matcher.net.door.behind.Host`."""
 
     def __init__(
         self,
@@ -73,6 +76,18 @@ class Service:
 
     def about(self, caller: Caller) -> Answer:
         return self._answers.about("0" * 32, len(self._compute.of_user(UserId(caller.id))))
+
+    def whoami(self, caller: Caller) -> WhoAmI:
+        return WhoAmI(
+            name=caller.name,
+            id=caller.id,
+            realm=self._identity.realm_name,
+            host=self._face.host,
+            ends_s=0,
+            grant=caller.who.grant,
+            here=caller.who.grant,
+            use=_use(self._compute.of_user(UserId(caller.id))),
+        )
 
     async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
         confirm = self._signed(envelope, Confirm, caller)
@@ -248,6 +263,21 @@ class Service:
             volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
             specfile=vm.confirm.specfile,
         )
+
+
+def _use(vms: Iterable[Vm]) -> Use:
+    """Compute is used by VMs that are up or on their way; stopped ones count as VMs alone."""
+    vms = list(vms)
+    asks = [vm.confirm.vm for vm in vms if vm.state in RUNS]
+    pci = Counter[tuple[str, str]]()
+    for need in (need for ask in asks for need in ask.pci):
+        pci[need.vendor, need.model] += need.quantity
+    return Use(
+        slots=sum(ask.slots for ask in asks),
+        ram_mib=sum(ask.ram_mib for ask in asks),
+        vms=len(vms),
+        pci=tuple(PciLimit(*device, quantity) for device, quantity in sorted(pci.items())[:USED_PCI_MAX]),
+    )
 
 
 def _not_found() -> Refused:
