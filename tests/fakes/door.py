@@ -1,5 +1,6 @@
 """A front door on loopback, with a host that has one VM and a desk that is as real as the issuer behind it."""
 
+import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ from matcher.trust.documents import read_documents
 from matcher.trust.identity import Identity, client_tls
 from matcher.trust.issuing import IssueError
 from matcher.trust.joining import admit
+from matcher.trust.principal import fingerprint
 from matcher.trust.tokens import Token, Tokens
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Abandoned, Answer, Reason, Refused, Role, VmView, VmViews
@@ -161,10 +163,10 @@ class FakeDesk:
             name=name,
             grant=grant if kind == "user" else None,
             by="ann",
-            root=self.realm.root.realm_id,
+            root=fingerprint(self.realm.root.key.public_key()),
             addresses=[address],
             port=port,
-            random=b"r" * 23 + bytes([self.tokens.count(0.0)]),
+            random=secrets.token_bytes(24),
             now_s=0.0,
         )
         assert token is not None

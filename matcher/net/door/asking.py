@@ -1,6 +1,7 @@
 """What every room of the front door works with: one question by one caller, and typed answers, yes or no."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -72,10 +73,11 @@ class Asking:
         if told.isascii() and told.isdigit() and int(told[:12]) > self.body_max_bytes:
             raise self._too_large()
         body = bytearray()
-        async for chunk in self.connection.stream():
-            body += chunk
-            if len(body) > self.body_max_bytes:
-                raise self._too_large()
+        async with aclosing(self.connection.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > self.body_max_bytes:
+                    raise self._too_large()
         return bytes(body)
 
     async def message(self, cls: type[M]) -> M:
