@@ -8,6 +8,7 @@ from random import SystemRandom
 import trio
 
 from matcher.net import local, peer
+from matcher.net.audit import Audit
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
 from matcher.net.starting import say_ready
@@ -85,6 +86,7 @@ async def run(config: Config) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
     keeper = Keeper(Journal(config.state / "storaged.sqlite"), host_id=host_id)
     catalogue = Catalogue(config)
+    audit = Audit(config.audit, host)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await catalogue.scan()
@@ -96,9 +98,10 @@ async def run(config: Config) -> None:
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
         answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
         intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing)
-        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
+        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, audit)
         nursery.start_soon(catalogue.keep_scanned)
         await nursery.start(local.serve, config.socket, attaching.answer)
         await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
         say_ready()
         log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
+    audit.close()

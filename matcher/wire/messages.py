@@ -292,6 +292,7 @@ class Answer(Message):
     ram_free_mib: Mib
     vms: Count
     volumes: Count
+    drained: Flag = False  # takes no new VMs, on its sysadmin's word
 
 
 @dataclass(frozen=True, slots=True)
