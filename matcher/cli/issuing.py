@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey 
 from cyclopts import App
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.issuers import Standing, standing
+from matcher.cli.issuers import Standing
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.root import Folder, adopt, hand_out, open_realm, ready
 from matcher.cli.roster import Yes, confirm

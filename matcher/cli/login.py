@@ -18,7 +18,7 @@ from matcher.cli.output import Output, Progress, Table, emit, note
 from matcher.trust import files
 from matcher.trust.identity import Identity, IdentityError, is_identity, load_identity
 from matcher.trust.joining import JoinError
-from matcher.trust.tokens import BadToken, read_token
+from matcher.trust.tokens import BadToken, Token, read_token
 
 JOIN_S = 10.0
 
@@ -40,14 +40,13 @@ def login(
     token
         What `electros user add` printed, all of it; "-" reads it from standard input.
     """
-    text = _text(token)
-    _check(text)
+    invited = _read(_text(token))
     folder = folders.identity_folder()
     before = _occupied(folder, replace=replace)
     progress = Progress()
     progress.say("asking the host that made the token …")
     try:
-        identity = _redeemed(text, folder, before)
+        identity = _redeemed(invited, folder, before)
     finally:
         progress.clear()
     _tell(output, identity)
@@ -61,14 +60,15 @@ def _text(token: str) -> str:
     return read_text(token).decode(errors="replace").strip()
 
 
-def _check(text: str) -> None:
+def _read(text: str) -> Token:
     try:
-        kind = read_token(text).kind
+        token = read_token(text)
     except BadToken as error:
         raise Failure(Exit.USAGE, _sentence(error), helps="an admin makes one with: electros user add USER") from None
-    if kind == "host":
+    if token.kind == "host":
         said = "this token is for a host, and makes nobody a user"
         raise Failure(Exit.USAGE, said, helps="on the new host: sudo atomd join TOKEN; for you: electros user add USER")
+    return token
 
 
 def _occupied(folder: Path, *, replace: bool) -> Path | None:
@@ -92,13 +92,13 @@ def _occupied(folder: Path, *, replace: bool) -> Path | None:
     raise Failure(Exit.FAILED, said, helps=helps, code="context-taken")
 
 
-def _redeemed(text: str, folder: Path, aside: Path | None) -> Identity:
+def _redeemed(token: Token, folder: Path, aside: Path | None) -> Identity:
     """The new identity, made next to its place and then put there, whole or not at all. Raises `Failure`."""
     from matcher.net.redeem import redeem
 
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        redeem(text, _name(), draft, timeout_s=JOIN_S)
+        redeem(token, _name(), draft, timeout_s=JOIN_S)
         if aside is not None:
             folder.rename(aside)
         elif folder.exists():  # part of one, left by a login that broke off
@@ -106,8 +106,6 @@ def _redeemed(text: str, folder: Path, aside: Path | None) -> Identity:
         draft.rename(folder)
         files.sync_folder(folder.parent)
         return load_identity(folder)
-    except BadToken as error:
-        raise Failure(Exit.USAGE, _sentence(error)) from None
     except (JoinError, IdentityError) as error:
         raise Failure(Exit.DENIED, _sentence(error)) from None
     except OSError as error:

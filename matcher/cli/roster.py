@@ -251,7 +251,7 @@ def _before_removal(member: Member, now: Standing) -> list[str]:
     if any(door.host_id == member.id for door in now.issuing):
         left = [name for name in issuing if name != member.name]
         said.append(
-            f"{member.name} issues for this realm, and its issuer's key stays good: electros realm issuer remove {member.name}"
+            f"{member.name} issues, and its issuer's key stays good: electros realm issuer remove {member.name}"
             + ("" if left else "; nobody else in reach could invite, revoke or renew then")
         )
     return said
