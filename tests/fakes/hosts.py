@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from ssl import SSLError, SSLSocket
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from matcher.cli import folders
 from matcher.net.client import Said
 from matcher.net.https import Connection, Door
 from matcher.net.interrupts import Interrupts
@@ -49,7 +52,7 @@ from matcher.wire.realm import (
     WhoAmI,
 )
 from specs.ids import HostId
-from tests.fakes.realms import Realm
+from tests.fakes.realms import Realm, make_realm
 
 STATUS = {"not-found": 404, "denied": 403}
 FOR_ADMINS = ("hosts", "users", "grants", "revocations", "members", "uses", "issuers")
@@ -99,7 +102,7 @@ class Host:
             self.identity.verifier.principal(user.certificate, time.time())
         except Untrusted:
             return False
-        return user.realm.key in (mine.key, *mine.older)
+        return user.realm.tag_key in (mine.tag_key, *mine.older)
 
     def answer(self, query: Query) -> Said:
         said = Answer(
@@ -345,3 +348,22 @@ def on_link(realm: Realm, *names: str) -> Iterator[Link]:
         yield link
     finally:
         link.close()
+
+
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG folders of one's own, and nothing in them."""
+    for kind in ("CONFIG", "STATE", "CACHE", "DATA"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
+    monkeypatch.setenv("ATOMOS_CONTEXT", "")
+    folders.config_folder().mkdir(parents=True)
+
+
+@contextmanager
+def keyboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Link]:
+    """ada, who may do everything, sits at a keyboard; h0, which issues, and the hosts of these names are on her link."""
+    empty_home(tmp_path, monkeypatch)
+    realm = make_realm(tmp_path / "realm", *names, "ada")
+    realm["ada"].folder.rename(folders.identity_folder())
+    with on_link(realm, "h0", *names) as link:
+        monkeypatch.setattr("matcher.cli.session.Client", link.client)
+        yield link
