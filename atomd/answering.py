@@ -88,10 +88,13 @@ class Proposer:
         )
 
 
-def why_down(compute: Compute, libvirt: str | None) -> Reason | None:
-    """Why nothing new starts here: for `Proposer`. `libvirt`: why it does not answer, or `None`."""
+def why_down(compute: Compute, libvirt: str | None, stale: str | None) -> Reason | None:
+    """Why nothing new starts here: for `Proposer`. `libvirt`: why it does not answer, or `None`; `stale`: why this host
+    can't know who was revoked."""
     if compute.drained:
         return DRAINED.reasons[0]
+    if stale is not None:
+        return Reason("realm", "a host that knows its realm", stale[:120], "is an issuer up? electros realm status")
     if libvirt is not None:
         return Reason("hypervisor", "libvirt", libvirt[:120], "its sysadmin can say: systemctl status libvirtd")
     return None

@@ -5,14 +5,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from matcher.cli import folders, output
+from matcher.cli import afterwards, folders, output
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
-from matcher.trust.identity import IdentityError, load_identity
+from matcher.trust.identity import Identity, IdentityError, load_identity
+from matcher.trust.verifier import REVOKED
 from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
 from specs.ids import new_id, parse_id
 
@@ -20,6 +22,7 @@ QUIET_S = 0.15  # after the last new answer, nobody else is expected
 DEADLINE_S = 0.6
 REPEAT_S = 0.2
 ANSWER_S = 10.0  # a host's answer by HTTPS
+LEARN_S = 86_400.0  # a command that runs anyway asks what the realm has signed since
 EXIT_OF_CODE = {"not-found": Exit.NOT_FOUND, "denied": Exit.DENIED, "unavailable": Exit.UNREACHABLE}
 
 T = TypeVar("T")
@@ -44,6 +47,8 @@ class Session:
     def __init__(self, client: Client, known: Known) -> None:
         self.client, self.known = client, known
         self.random = random.SystemRandom()
+        self.doors: dict[str, Door] = {}  # those that answered, by the host's id
+        self._has_caught_up = False
 
     def query(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> Heard:
         """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
@@ -71,6 +76,9 @@ class Session:
             with suppress(OSError):  # a full or read-only disk costs the cache, not the answer
                 self.known.remember(heard.values())
             self.client.known = self.known.doors()
+            self.doors |= {said.host_id: door for said in heard.values() if (door := door_of(said)) is not None}
+        elif not clocks and self.known.doors() and self._is_behind():
+            return self.query(match, exact=exact, patience_s=patience_s)
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
 
     def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
@@ -101,17 +109,35 @@ class Session:
         raise Failure(Exit.NOT_FOUND, f'no VM of yours is named "{match}"{missing}', helps="electros ps shows yours")
 
     def ask(self, door: Door, question: Callable[[Connection], T | Refused], *, timeout_s: float = ANSWER_S) -> T:
-        """Ask one host by HTTPS; what goes wrong becomes a `Failure`."""
+        """Ask one host by HTTPS; what goes wrong becomes a `Failure`. A leaf that was superseded is renewed first."""
+        answer = self._ask(door, question, timeout_s)
+        if is_leaf_revoked(answer):
+            from matcher.cli import upkeep
+
+            upkeep.renew_or_fail(self, door)
+            answer = self._ask(door, question, timeout_s)
+        if isinstance(answer, Refused):
+            raise refused(door.host, answer)
+        return answer
+
+    def _ask(self, door: Door, question: Callable[[Connection], T | Refused], timeout_s: float) -> T | Refused:
         try:
             with self.client.interrupts.waiting(), self.client.connect(door, timeout_s=timeout_s) as connection:
-                answer = question(connection)
+                return question(connection)
         except Unreachable as error:
             raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
         except Unanswered as error:
             raise Failure(Exit.TIMEOUT, f"{door.host} was asked and did not answer: {error}") from None
-        if isinstance(answer, Refused):
-            raise refused(door.host, answer)
-        return answer
+
+    def _is_behind(self) -> bool:
+        """Nobody answers though hosts are known: whether that was because the realm has moved on, and it is made up
+        for now. Raises `Failure` where we belong to it no more."""
+        if self._has_caught_up:
+            return False
+        self._has_caught_up = True
+        from matcher.cli import upkeep
+
+        return upkeep.catch_up(self)
 
 
 @contextmanager
@@ -123,7 +149,19 @@ def session(*soon: type[Message]) -> Iterator[Session]:
         raise Failure(Exit.DENIED, str(error)) from None
     known = Known()
     with Client(identity, known=known.doors(), soon=soon) as client:
-        yield Session(client, known)
+        mine = Session(client, known)
+        yield mine
+    if identity.is_due(time.time()) or _knows_little(identity):
+        afterwards.leave(partial(_tend, identity, tuple(mine.doors.values())))
+
+
+def is_leaf_revoked(answer: object) -> bool:
+    """The leaf that was shown is good for nothing: another grant was given since, or the member is none any more."""
+    return (
+        isinstance(answer, Refused)
+        and answer.code == "denied"
+        and any(REVOKED in (reason.has, reason.asked) for reason in answer.reasons)
+    )
 
 
 def refused(host: str, answer: Refused) -> Failure:
@@ -151,6 +189,20 @@ def tell_silent(heard: Heard) -> None:
         output.note(
             f"electros: answered {known - len(heard.silent)} of {known} known hosts; silent: {', '.join(heard.silent)}"
         )
+
+
+def _knows_little(identity: Identity) -> bool:
+    """`save` writes the bundle whether it grew or not, so its file tells when the realm was asked last."""
+    try:
+        return time.time() - (identity.folder / "realm.bundle").stat().st_mtime > LEARN_S
+    except OSError:
+        return False
+
+
+def _tend(identity: Identity, doors: tuple[Door, ...]) -> None:
+    from matcher.cli import upkeep
+
+    upkeep.tend(identity, doors)
 
 
 def _names(answers: Iterable[Said]) -> set[str]:
