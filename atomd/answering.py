@@ -103,8 +103,16 @@ def why_down(compute: Compute, libvirt: str | None, stale: str | None) -> Reason
 class ComputeAnswers:
     """`Intake`'s counterpart on a compute host."""
 
-    def __init__(self, face: Face, offering: Offering[Claim], ledger: Ledger[Claim], compute: Compute) -> None:
+    def __init__(
+        self,
+        face: Face,
+        offering: Offering[Claim],
+        ledger: Ledger[Claim],
+        compute: Compute,
+        realm: Callable[[], str],
+    ) -> None:
         self._face, self._offering, self._ledger, self._compute = face, offering, ledger, compute
+        self._realm = realm
         self._names: dict[str, str] = {}
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
@@ -149,6 +157,7 @@ class ComputeAnswers:
             vms=len(self._compute.vms),
             volumes=0,
             drained=self._compute.drained,
+            realm=self._realm(),
         )
 
 

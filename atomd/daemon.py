@@ -88,7 +88,7 @@ async def _serve(
         network=config.network,
         nursery=nursery,
     )
-    answers = ComputeAnswers(face, offering, ledger, compute)
+    answers = ComputeAnswers(face, offering, ledger, compute, lambda: identity.bundle.short_digest)
     service = Service(
         identity=identity,
         face=face,

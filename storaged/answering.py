@@ -81,8 +81,10 @@ class StorageAnswers:
         offering: Offering[VolumeShare],
         snapshot: Callable[[], Snapshot],
         missed: Callable[[], None],
+        realm: Callable[[], str],
     ) -> None:
         self._host, self._offering, self._snapshot, self._missed = host, offering, snapshot, missed
+        self._realm = realm
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         if not self._knows(pledge.volumes):
@@ -115,6 +117,7 @@ class StorageAnswers:
             ram_free_mib=0,
             vms=0,
             volumes=len(visible),
+            realm=self._realm(),
         )
 
 

@@ -106,7 +106,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
     proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
+    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.bundle.short_digest)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, audit)

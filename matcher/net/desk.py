@@ -128,11 +128,14 @@ class Desk:
                 documents.append(issuer.new_tag_key(os.urandom(TAG_KEY_BYTES), number=number, wall_s=time.time()))
             return documents
 
+        named = issuer.find(ask.kind, ask.member, time.time())
         documents = self._tried(revoke, caller, "", about)
         if isinstance(documents, Refused):
             return documents
         refusal = self._publish(documents, caller, "realm.revoke", about)
-        return refusal or Done(f"{ask.kind} {ask.member} is revoked: here at once, on all hosts in reach in a moment")
+        return refusal or Done(
+            f"{ask.kind} {named.name if named else ask.member} is revoked: here now, everywhere else in a moment"
+        )
 
     def members(self, caller: Caller) -> Members | Refused:
         if self._issuer is None:

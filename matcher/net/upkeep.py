@@ -1,7 +1,8 @@
 """Keeps a host's membership alive: tells and hears the realm's news, fetches what is missing, renews its own leaf.
 
-Both daemons of a host have the same identity folder. One of them, whoever holds the lock there, does the work and
-writes; the other hears the same news, knows at once what they say, and takes up from the disk what it missed.
+Both daemons of a host have the same identity folder. atomd does the work, which has the front door; storaged does it
+where there is no atomd. Who does not do it hears the same news, knows at once what they say, and takes up from the disk
+what it missed.
 What is decided is decided in `matcher.trust.spreading`; this file moves bytes.
 """
 
@@ -45,7 +46,10 @@ log = logging.getLogger("realm")
 
 
 def stale(identity: Identity, wall_s: float) -> str | None:
-    """Why this host may take nothing new, as nobody has told it for long who was revoked; `None` where it may."""
+    """Why this host may take nothing new: it is no member any more, or nobody has told it for long who is; `None` where
+    it may."""
+    if not identity.verifier.is_member("host", identity.principal.id):
+        return "it was removed from its realm"
     heard_s = identity.bundle.heard_s()
     if heard_s is not None and wall_s - heard_s < STALE_AFTER_S:
         return None
@@ -79,7 +83,9 @@ class Upkeep:
             now_s=now_s(),
         )
         self._nursery: trio.Nursery | None = None
-        self._lock: int | None = None
+        self._is_first = port > 0
+        self._works = False
+        self._present: int | None = None
         self._saved_peers: tuple[Peer, ...] = ()
         self._save_peers_s = self._renew_s = self._warn_s = self._beat_s = float("-inf")
 
@@ -99,13 +105,13 @@ class Upkeep:
                     await trio.sleep(deadline_s)
                     self._work()
             finally:
-                if self._lock is not None:
-                    os.close(self._lock)
+                if self._present is not None:
+                    os.close(self._present)
 
     def hears_news(self, news: News, host: Principal, address: str) -> None:
         """`Intake` has heard another host, and has judged that it is one."""
         self._hears_uses(HostId(host.id), news.uses, now_s())
-        if self._lock is None:
+        if not self._works or host.id == self.identity.principal.id:  # of our own host as well: two daemons, one word
             self.identity.learn(read_documents(news.fresh), time.time())
         else:
             self._perform(self._spreading.heard(news, HostId(host.id), address, now_s(), time.time()))
@@ -128,7 +134,8 @@ class Upkeep:
         wall_s = time.time()
         self.identity.tick(wall_s)
         self.identity.refresh()
-        if not self._is_mine():
+        self._works = self._is_mine()
+        if not self._works:
             return
         self._perform(self._spreading.tick(now_s(), wall_s))
         self._issue(wall_s)
@@ -137,16 +144,18 @@ class Upkeep:
         self._keep_peers()
 
     def _is_mine(self) -> bool:
-        """Whether this daemon holds the host's lock; taken as soon as nobody else has it."""
-        if self._lock is None:
-            opened = os.open(self.identity.folder / ".upkeep", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(opened)
-            else:
-                self._lock = opened
-        return self._lock is not None
+        """atomd shows that it is there and does the work; storaged does it while atomd is not there."""
+        if self._present is None:
+            self._present = os.open(self.identity.folder / ".upkeep", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._is_first:
+            fcntl.flock(self._present, fcntl.LOCK_SH)
+            return True
+        try:
+            fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        fcntl.flock(self._present, fcntl.LOCK_UN)
+        return True
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
