@@ -16,6 +16,7 @@ from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
 from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
+from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
 QUIET_S = 0.15  # after the last new answer, nobody else is expected
@@ -53,6 +54,9 @@ class Session:
 
     def query(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> Heard:
         """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
+        if not self.client.identity.principal.may(Verb.PLEDGE):
+            helps = "an admin can grant it: electros user change; then: electros whoami"
+            raise Failure(Exit.DENIED, "your grant does not let you ask hosts (it lacks pledge)", helps=helps)
         query = Query(new_id(self.random), time.time_ns() // 1_000_000, (), match, exact)
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}

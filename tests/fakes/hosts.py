@@ -196,7 +196,7 @@ class Host:
         ):
             return Refused("denied", (Reason("verb", "admin", "not granted", ""),))
         try:
-            return route(who, rest or body)
+            return route(leaf if word == "renewals" else who, rest or body)
         except IssueError as error:
             return Refused(error.code, (Reason("realm", path, error.said, error.helps),))
 
@@ -233,8 +233,8 @@ class Host:
         self.learn(*read_documents(body))
         return Done("taken in")
 
-    def _post_renewals(self, who: Principal, body: bytes) -> Admitted:
-        issued = self._desk().renew(who, from_json(Renew, body).request, wall_s=time.time())
+    def _post_renewals(self, leaf: bytes, body: bytes) -> Admitted:
+        issued = self._desk().renew(leaf, from_json(Renew, body).request, wall_s=time.time())
         return Admitted(issued.leaf, self.identity.tag_key_documents())
 
     def _post_hosts(self, who: Principal, body: bytes) -> Invited:

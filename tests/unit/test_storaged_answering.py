@@ -61,7 +61,7 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot))
     proposer = Proposer("h1", host_id, keeper, lambda: snapshot)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None)
+    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
     attaching = Attaching(
         identity, keeper, ledger, lambda: snapshot, Intake(identity, answers), Audit(tmp_path / "audit", "h1")
     )
