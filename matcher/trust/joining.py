@@ -20,7 +20,7 @@ from matcher.trust.bundle import Bundle, read_bundle, roots_in
 from matcher.trust.certificates import Untrusted, public_key_of
 from matcher.trust.identity import Identity, is_identity, write_identity
 from matcher.trust.issuing import Issued, IssueError, Issuer
-from matcher.trust.principal import fingerprint
+from matcher.trust.principal import Principal, fingerprint
 from matcher.trust.requests import make_request
 from matcher.trust.tag_keys import read_tag_keys
 from matcher.trust.tokens import Pending, Token, TokenRefusal, Tokens, proof
@@ -43,6 +43,7 @@ class Joining:
         self._key = generate_private_key(SECP256R1())
         self._request = make_request(self._key, name)
         self._bundle: Bundle | None = None
+        self.server: Principal | None = None  # who answered, once that is known
 
     def answer(self, welcome: Welcome, server_leaf: bytes, wall_s: float) -> Join:
         """What to say to a host that has shown `server_leaf` in TLS. Raises `JoinError` where it is not the token's."""
@@ -54,7 +55,7 @@ class Joining:
             raise JoinError(f"Whoever answers is no host of the token's realm: {error.reason}{hint}") from error
         if server.kind != "host":
             raise JoinError("Whoever answers is no host of the token's realm, but a user.")
-        self._bundle = bundle
+        self._bundle, self.server = bundle, server
         return Join(self.token.token_id, self._request, proof(self.token.secret, self._request, server_leaf))
 
     def finish(self, admitted: Admitted, folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_pci_limits_are_written_as_people_do() -> None:
         assert parse_pci_limit(text) == limit
         assert parse_pci_limit(show_pci_limit(limit)) == limit
     for bad in ("", "10de", ":", "10de:", "*:24b0", "10de:24b0=", "10de:24b0=-1", "10de:*=4097", "10de:*=²", "x:y=1"):
-        with pytest.raises(ValueError, match="PCI limit|how many"):
+        with pytest.raises(ValueError, match=r"PCI limit|how many"):
             parse_pci_limit(bad)
 
 

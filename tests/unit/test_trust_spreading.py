@@ -73,11 +73,11 @@ def knows(host: Spreading) -> Knowing:
 
 def revoked(realm: Realm, name: str, tmp_path: Path) -> Signed[Revocation]:
     """Without a trace in the shared realm."""
-    issuer, kept = realm.issuer, dict(realm.issuer._members)
+    issuer, kept = realm.issuer, dict(realm.issuer._records)
     try:
         return issuer.revoke("user", name, "test", wall_s=WALL_S)
     finally:
-        issuer._members.update(kept)
+        issuer._records.update(kept)
 
 
 def told(effects: list[Effect]) -> list[News]:

@@ -1,4 +1,4 @@
-"""A leaf is judged by today's anchor, today's revocations and the time; what is remembered never stands in for these."""
+"""A leaf is judged by today's anchor, revocations and time; what is remembered never stands in for these."""
 
 import pytest
 
