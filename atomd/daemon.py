@@ -10,6 +10,7 @@ from random import SystemRandom
 import trio
 
 from atomd.accelerator import detect
+from atomd.admission import Admission
 from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.compute import Compute
 from atomd.config import Config
@@ -20,8 +21,9 @@ from atomd.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
 from atomd.placement import admits
+from atomd.quota import Quota
 from atomd.service import Service
 from matcher.net import front_door, peer
 from matcher.net.intake import Intake
@@ -47,11 +49,25 @@ async def run(config: Config) -> None:
         nursery.start_soon(peer.end_on_signal, nursery.cancel_scope)
         hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
         face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-        ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
-        proposer = Proposer(face, lambda: hypervisor.down)
+        kinds = {device.address: (device.vendor, device.model) for device in hardware.pci}
+        quota = Quota(
+            host=face.host,
+            kinds=kinds,
+            vms=lambda user_id: compute.ids_of(user_id),
+            narrowing=config.narrow.narrowing(),
+        )
+        admission = Admission(quota, is_member=lambda user_id: identity.verifier.is_member("user", user_id))
+        ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim), quota.allows)
+        proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
         offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
-        compute = Compute(host_id=HostId(identity.principal.id), boot_id=_boot_id(), ledger=ledger, offering=offering)
-        compute.restore(*remembered)
+        compute = Compute(
+            host_id=HostId(identity.principal.id),
+            boot_id=_boot_id(),
+            ledger=ledger,
+            offering=offering,
+            admission=admission,
+        )
+        compute.restore(*remembered, moment())
         performer = Performer(
             compute=compute,
             journal=journal,

@@ -22,6 +22,7 @@ from storaged.config import Config
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.volume import Snapshot
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -91,12 +92,13 @@ async def run(config: Config) -> None:
         keeper.recover(catalogue.snapshot())
         for vid in keeper.rolled_back(catalogue.snapshot()):
             log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
-        ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
-        proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
+        quota = Quota(host=host, shares=keeper.shares, snapshot=catalogue.snapshot, volumes_gb=config.narrow.volumes_gb)
+        ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
+        proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
         offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
         answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
         intake = Intake(identity, answers, ignores=asks_nothing)
-        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
+        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota)
         nursery.start_soon(catalogue.keep_scanned)
         await nursery.start(local.serve, config.socket, attaching.answer)
         await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
