@@ -1,8 +1,8 @@
-"""Amounts of memory and storage."""
+"""Amounts of memory, storage and time."""
 
 import pytest
 
-from specs.units import guess_mib, mib_of_gb, show_mib
+from specs.units import guess_mib, mib_of_gb, seconds_of, show_mib, show_seconds
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,21 @@ def test_volumes_come_in_steps_of_an_eighth_of_a_gb() -> None:
     assert mib_of_gb(0.125) == 128
     for wrong in (0, -1, 0.1, 0.0625, float("nan"), float("inf"), 1e9):
         assert mib_of_gb(wrong) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("30 min", 1800), ("12H", 43_200), ("2d", 172_800)]
+)
+def test_durations_are_a_number_and_a_letter(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+    assert seconds_of(show_seconds(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1", "1.5h", "1h30m", "9" * 99, "\uff12h", "2w"])
+def test_what_is_no_duration_is_none(text: str) -> None:
+    assert seconds_of(text) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(61, "61 s"), (5400, "90 min"), (7200, "2 h"), (86_400, "1 d")])
+def test_durations_read_in_their_largest_whole_unit(seconds: int, text: str) -> None:
+    assert show_seconds(seconds) == text
