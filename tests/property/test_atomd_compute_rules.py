@@ -81,7 +81,7 @@ class HostRules(RuleBasedStateMachine):
         self._offer(pledge, user, confirm.name, late=False)
 
     def _offer(self, pledge: object, user: UserId, name: str, late: bool) -> None:
-        replies = self.host.offering.pledge(pledge, user, self.host.now_s)  # type: ignore[arg-type]
+        replies = self.host.offering.pledge(pledge, self.host.who(user), self.host.now_s)  # type: ignore[arg-type]
         offers = [reply for reply in replies if hasattr(reply, "offer_id")]
         if not offers:
             return
@@ -222,7 +222,7 @@ class HostRules(RuleBasedStateMachine):
     def judge(self) -> None:
         looked, observed = self.looks.pop()
         with self.crashing():
-            for effects in self.host.compute.reconcile(observed, looked):
+            for effects in self.host.compute.reconcile(observed, looked, self.host.now_s):
                 self.host.apply(effects)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.0, 61.0]))
