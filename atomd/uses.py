@@ -5,9 +5,11 @@ away has not said so yet, and nobody can be made to tell the truth. So it speaks
 A user is named by the first 16 digits of their id, which is enough to count by and saves room in a datagram.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from atomd.quota import Elsewhere
+from atomd.hardware import Claim
+from atomd.lifecycle import Vm
+from atomd.quota import Elsewhere, Quota
 from matcher.wire.realm import USERS_IN_NEWS_MAX, Use, UserUse
 from specs.ids import HostId, UserId
 
@@ -61,6 +63,12 @@ class Uses:
             del hosts[key[0]]
             if not hosts:
                 del self._of_user[key[1]]
+
+
+def uses_here(quota: Quota, vms: Iterable[Vm], committed: Collection[Claim]) -> list[tuple[UserId, Use]]:
+    """What each user has on this host; offers that are only held are gone before anybody hears of them."""
+    users = dict.fromkeys(vm.user_id for vm in vms)
+    return [(user_id, quota.use(user_id, committed)) for user_id in users]
 
 
 class Telling:

@@ -1,9 +1,11 @@
 """What users are said to have elsewhere: as good as the newest word, and gone when nobody repeats it."""
 
 from atomd import uses
-from atomd.uses import FORGET_S, Telling, Uses
+from atomd.quota import Quota
+from atomd.uses import FORGET_S, Telling, Uses, uses_here
 from matcher.wire.realm import USERS_IN_NEWS_MAX, Use, UserUse
 from specs.ids import HostId, UserId
+from tests.fakes.one_host import OneHost
 
 ANN, BOB = UserId("a" * 64), UserId("b" * 64)
 H2, H3 = HostId("2" * 64), HostId("3" * 64)
@@ -62,6 +64,15 @@ def test_changes_are_told_first_and_everybody_in_turn() -> None:
     assert {use.user for use in (*first, *second)} == {user[:16] for user in users}
     own[users[3]] = Use(2, 1, 1)
     assert telling.own_uses(own.items())[0] == UserUse(users[3][:16], 2, 1, 1)
+
+
+def test_a_host_knows_what_its_users_have() -> None:
+    host = OneHost()
+    host.running()
+    host.stopped()
+    quota = Quota(host="h1", kinds={}, vms=host.compute.ids_of)
+    found = uses_here(quota, host.compute.vms.values(), host.ledger.committed())
+    assert found == [(ANN, Use(slots=1, ram_mib=512, vms=2))]
 
 
 def test_who_has_nothing_any_more_is_told_so_once() -> None:
