@@ -106,7 +106,7 @@ def test_what_is_no_token_of_this_realm_is_not_passed_on(link: Link, capsys: pyt
 
 def test_who_is_no_admin_is_told_so(link: Link) -> None:
     ada = load_identity(folders.identity_folder())
-    link["h0"].learn(link.realm.issuer.change("ada", Grant(verbs=(Verb.RUN,)), wall_s=ada.starts_s + 301))
+    link["h0"].learn(link.realm.issuer.change("ada", Grant(verbs=(Verb.PLEDGE,)), wall_s=ada.starts_s + 301))
     with pytest.raises(Failure) as failed:
         roster.invite("h9")
     assert failed.value.exit_code == Exit.DENIED

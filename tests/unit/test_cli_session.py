@@ -125,7 +125,7 @@ def test_with_a_superseded_leaf_nobody_answers_until_it_is_renewed(link: Link, m
 def age_leaf(link: Link) -> None:
     """The same leaf, an hour older."""
     me = mine_now()
-    issued = link.realm.issuer.renew(me.principal, request_of(me), wall_s=time.time() - 3600)
+    issued = link.realm.issuer.renew(me.certificate, request_of(me), wall_s=time.time() - 3600)
     me.adopt_leaf(issued.leaf)
 
 
