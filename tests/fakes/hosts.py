@@ -360,7 +360,7 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def keyboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Link]:
-    """ada, who may do everything, sits at a keyboard; h0, which issues, and the hosts of these names are on her link."""
+    """ada, who may do everything, is at a keyboard; h0, which issues, and the hosts of these names are on her link."""
     empty_home(tmp_path, monkeypatch)
     realm = make_realm(tmp_path / "realm", *names, "ada")
     realm["ada"].folder.rename(folders.identity_folder())
