@@ -14,10 +14,10 @@ from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.person import person
 from matcher.cli.session import Session, session
 from matcher.net.https import Door
-from matcher.trust import realm as roots
+from matcher.trust import root as roots
 from matcher.trust.certificates import public_key_of
 from matcher.trust.documents import Signed
-from matcher.trust.realm import (
+from matcher.trust.root import (
     PASSPHRASE_MIN,
     RealmError,
     Root,

@@ -16,12 +16,14 @@ from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
 from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
+from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
 QUIET_S = 0.15  # after the last new answer, nobody else is expected
 DEADLINE_S = 0.6
 REPEAT_S = 0.2
 ANSWER_S = 10.0  # a host's answer by HTTPS
+FOLLOW_MAX = 4  # hosts that know something else, asked in one command
 LEARN_S = 86_400.0  # a command that runs anyway asks what the realm has signed since
 EXIT_OF_CODE = {"not-found": Exit.NOT_FOUND, "denied": Exit.DENIED, "unavailable": Exit.UNREACHABLE}
 
@@ -52,6 +54,9 @@ class Session:
 
     def query(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> Heard:
         """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
+        if not self.client.identity.principal.may(Verb.PLEDGE):
+            helps = "an admin can grant it: electros user change; then: electros whoami"
+            raise Failure(Exit.DENIED, "your grant does not let you ask hosts (it lacks pledge)", helps=helps)
         query = Query(new_id(self.random), time.time_ns() // 1_000_000, (), match, exact)
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}
@@ -70,6 +75,8 @@ class Session:
                         end_s = min(end_s, time.monotonic() + QUIET_S)
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
+        self._follow(heard)
+        expected &= self.known.peers()
         names = self.known.names()
         silent = tuple(sorted({names[peer] for peer in expected - heard.keys()} - _names(heard.values())))
         if heard:
@@ -80,6 +87,27 @@ class Session:
         elif not clocks and self.known.doors() and self._is_behind():
             return self.query(match, exact=exact, patience_s=patience_s)
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
+
+    def _follow(self, heard: dict[tuple[str, str], Said]) -> None:
+        """Ask whoever knows something else of the realm than we do; then, who was removed has not spoken."""
+        identity = self.client.identity
+        asked = {identity.bundle.short_digest, ""}
+        for said in list(heard.values()):
+            door = door_of(said)
+            assert isinstance(said.message, Answer)
+            if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
+                continue
+            asked.add(said.message.realm)
+            from matcher.cli.upkeep import ask_bundle, take
+
+            with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
+                answer = ask_bundle(identity, door)
+                if isinstance(answer, bytes):
+                    take(identity, answer)
+        for peer in [peer for peer in heard if not identity.verifier.is_member("host", peer[0])]:
+            del heard[peer]
+        for peer in [peer for peer in self.known.peers() if not identity.verifier.is_member("host", peer[0])]:
+            self.known.forget(peer)
 
     def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
         """My VMs whose name or id is, or starts with, `match`, from every host that has one."""

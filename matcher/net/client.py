@@ -115,10 +115,13 @@ class Client:
     # ---- asking
 
     def ask(self, question: Pledge | Query) -> None:
-        """Multicast on every link, each time with the address at which this link's answers are awaited."""
+        """Multicast on every link, each time with the address at which this link's answers are awaited.
+
+        Asked again, it is signed anew, with the time of now: hosts drop the same bytes heard twice.
+        """
         kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
         for link in self._links:
-            mine = dataclasses.replace(question, reply=self._reply(link))
+            mine = dataclasses.replace(question, reply=self._reply(link), sent_at_ms=time.time_ns() // 1_000_000)
             try:
                 datagram = self._sealed(kind, mine, REALM, pad_bytes=DATAGRAM_MAX_BYTES)
             except TooLong:

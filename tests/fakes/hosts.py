@@ -196,7 +196,7 @@ class Host:
         ):
             return Refused("denied", (Reason("verb", "admin", "not granted", ""),))
         try:
-            return route(who, rest or body)
+            return route(leaf if word == "renewals" else who, rest or body)
         except IssueError as error:
             return Refused(error.code, (Reason("realm", path, error.said, error.helps),))
 
@@ -233,8 +233,8 @@ class Host:
         self.learn(*read_documents(body))
         return Done("taken in")
 
-    def _post_renewals(self, who: Principal, body: bytes) -> Admitted:
-        issued = self._desk().renew(who, from_json(Renew, body).request, wall_s=time.time())
+    def _post_renewals(self, leaf: bytes, body: bytes) -> Admitted:
+        issued = self._desk().renew(leaf, from_json(Renew, body).request, wall_s=time.time())
         return Admitted(issued.leaf, self.identity.tag_key_documents())
 
     def _post_hosts(self, who: Principal, body: bytes) -> Invited:
@@ -360,7 +360,7 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def keyboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Link]:
-    """ada, who may do everything, is at a keyboard; h0, which issues, and the hosts of these names are on her link."""
+    """ada, who may do everything, sits at a keyboard; h0, which issues, and hosts of these names are on her link."""
     empty_home(tmp_path, monkeypatch)
     realm = make_realm(tmp_path / "realm", *names, "ada")
     realm["ada"].folder.rename(folders.identity_folder())
