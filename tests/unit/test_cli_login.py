@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from matcher.cli import context, folders
 from matcher.cli.app import _in_context
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.login import login
-from matcher.trust.certificates import load, to_pem
-from matcher.trust.identity import load_identity
+from matcher.trust.identity import load_identity, write_identity
 from matcher.trust.requests import make_request
 from matcher.wire.realm import Grant, Verb
 from tests.fakes.hosts import Link, empty_home, on_link
@@ -101,10 +101,9 @@ def test_an_identity_that_has_expired_or_is_revoked_is_not_in_the_way(
 ) -> None:
     """bob's ended yesterday; eve's was revoked, and she has heard of it."""
     issuer, config = link.realm.issuer, folders.config_folder()
-    bob = link.realm.add("bob")
-    issued = issuer.renew(bob.principal, make_request(bob.key, "bob"), wall_s=time.time() - 91 * 86_400)
-    (bob.folder / "leaf.pem").write_bytes(to_pem(load(issued.leaf)))
-    bob.folder.rename(config / "default")
+    ada, key = link.realm["ada"], generate_private_key(SECP256R1())
+    issued = issuer.admit("user", "bob", make_request(key, "bob"), GRANT, wall_s=time.time() - 91 * 86_400)
+    write_identity(config / "default", key, issued.leaf, ada.bundle, ada.tag_key_documents())
     login(token(link, "bob2"))
     assert load_identity(config / "default").principal.name == "bob2"
     eve = link.realm.add("eve")

@@ -106,7 +106,7 @@ def test_what_is_no_token_of_this_realm_is_not_passed_on(link: Link, capsys: pyt
 
 
 def test_who_is_no_admin_is_told_so(link: Link, tmp_path: Path) -> None:
-    bob = link.realm.add("bob", Grant(verbs=(Verb.RUN,)))
+    bob = link.realm.add("bob", Grant(verbs=(Verb.PLEDGE, Verb.RUN)))
     folders.identity_folder().rename(tmp_path / "ada")
     bob.folder.rename(folders.identity_folder())
     with pytest.raises(Failure, match="not granted") as failed:
