@@ -45,7 +45,10 @@ mkdir dev/pts dev/shm dev/net
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-for device in null zero full random urandom tty net/tun; do touch dev/$device; mount --bind /dev/$device dev/$device; done
+for device in null zero full random urandom tty net/tun; do
+    touch dev/$device
+    mount --bind /dev/$device dev/$device
+done
 rm -f usr/sbin/policy-rc.d
 if [ -e /dev/kvm ]; then mknod -m 660 dev/kvm c $(stat -c '0x%t 0x%T' /dev/kvm) && chgrp kvm dev/kvm; fi
 for fresh in etc/systemd/system etc/atomos var/lib/atomos srv/atomos var/log/atomos; do rm -rf $fresh; done

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_fresh_host_has_folders_a_group_and_units_and_is_told_what_comes_next(
         "/etc/atomos 755 root:root",
         "/run/atomos 755 root:root",
         "/var/lib/atomos 700 root:root",
-        "/var/log/atomos 700 root:root",
+        "/var/log/atomos 2750 root:atomos",
         "/srv/atomos 755 root:root",
     ]
     assert int(machine.sh("getent group atomos").split(":")[2]) < 1000
@@ -155,8 +156,8 @@ def test_commands_run_without_a_network_and_with_nothing_but_the_package(machine
         assert command in machine.run(command, "--help").stdout
     assert json.loads(machine.run("atomd", "inventory", "-o", "json").stdout)["cpu"]
     assert machine.run("storaged", "volumes").stdout == ""
-    came_from = machine.sh("""python3 -ISc 'import sys; sys.path.insert(0, "/usr/lib/atomos/python"); import libvirt, trio
-print(libvirt.__file__, trio.__file__)'""")
+    asks = "import sys; sys.path.insert(0, '/usr/lib/atomos/python'); import libvirt, trio"
+    came_from = machine.run("python3", "-ISc", f"{asks}; print(libvirt.__file__, trio.__file__)").stdout
     assert all(path.startswith("/usr/lib/atomos/python/") for path in came_from.split())
     fresh = machine.sh("find /usr/lib/atomos -newer /var/lib/dpkg/info/atomos.list -type f")
     assert fresh == "", "bytecode was in the package, so that running it writes none"
@@ -207,6 +208,19 @@ def test_storaged_serves_a_volume_as_a_user_of_its_own_with_one_capability(host:
         "atomos-storage",
         "libvirt-qemu",
     ]
+
+
+def test_what_storaged_begins_in_the_logs_folder_is_for_the_sysadmins_group(host: Machine) -> None:
+    begins = """
+        import grp, os
+        file = os.open("/var/log/atomos/new", os.O_CREAT | os.O_WRONLY, 0o600)
+        os.fchown(file, -1, grp.getgrnam("atomos").gr_gid)
+        os.fchmod(file, 0o640)
+    """
+    ids = ["--reuid=atomos-storage", "--regid=atomos-storage", "--clear-groups"]
+    one = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--bounding-set=-all,+dac_override"]
+    host.run("setpriv", *ids, *one, "python3", "-c", textwrap.dedent(begins))
+    assert host.sh("stat -c '%a %U:%G' /var/log/atomos/new; rm /var/log/atomos/new") == "640 atomos-storage:atomos"
 
 
 def test_storaged_sees_neither_what_guests_wrote_nor_the_issuers_key_nor_libvirt(host: Machine) -> None:
