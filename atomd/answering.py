@@ -7,6 +7,7 @@ from atomd.compute import Compute
 from atomd.fit import Misfit, fit
 from atomd.hardware import Claim, Hardware
 from atomd.occupancy import capacity
+from atomd.refusals import DRAINED
 from atomd.traits import arch_for
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Offering, Proposal
@@ -29,6 +30,7 @@ from matcher.wire.messages import (
 from specs.ids import UserId, VmId
 
 VERSION = "0.1.0"
+NAMES_MAX = 1024  # of users who asked for something lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class Face:
 
 
 class Proposer:
-    """What this host would give for a pledge. `down` says why nothing can start here now, or `None`."""
+    """What this host would give for a pledge. `down` says why nothing new can start here now, or `None`."""
 
-    def __init__(self, face: Face, down: Callable[[], str | None]) -> None:
+    def __init__(self, face: Face, down: Callable[[], Reason | None]) -> None:
         self._face, self._down = face, down
 
     def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
@@ -52,8 +54,7 @@ class Proposer:
             return Nothing(())
         down = self._down()
         if down is not None:
-            hint = "its sysadmin can say: systemctl status libvirtd"
-            return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
+            return Nothing((down,))
         fitted = fit(
             pledge.vm,
             self._face.hardware,
@@ -87,17 +88,49 @@ class Proposer:
         )
 
 
+def why_down(compute: Compute, libvirt: str | None, stale: str | None) -> Reason | None:
+    """Why nothing new starts here: for `Proposer`. `libvirt`: why it does not answer, or `None`; `stale`: why this host
+    can't know who was revoked."""
+    if compute.drained:
+        return DRAINED.reasons[0]
+    if stale is not None:
+        return Reason("realm", "a host that knows its realm", stale[:120], "is an issuer up? electros realm status")
+    if libvirt is not None:
+        return Reason("hypervisor", "libvirt", libvirt[:120], "its sysadmin can say: systemctl status libvirtd")
+    return None
+
+
 class ComputeAnswers:
     """`Intake`'s counterpart on a compute host."""
 
-    def __init__(self, face: Face, offering: Offering[Claim], ledger: Ledger[Claim], compute: Compute) -> None:
+    def __init__(
+        self,
+        face: Face,
+        offering: Offering[Claim],
+        ledger: Ledger[Claim],
+        compute: Compute,
+        realm: Callable[[], str],
+    ) -> None:
         self._face, self._offering, self._ledger, self._compute = face, offering, ledger, compute
+        self._realm = realm
+        self._names: dict[str, str] = {}
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
+        self._know(user)
         return self._offering.pledge(pledge, UserId(user.id), now_s)
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)
+
+    def name_of(self, user_id: str) -> str:
+        """Of a user who has pledged here lately; else empty."""
+        return self._names.get(user_id, "")
+
+    def _know(self, user: Principal) -> None:
+        self._names.pop(user.id, None)
+        while len(self._names) >= NAMES_MAX:
+            del self._names[next(iter(self._names))]
+        self._names[user.id] = user.name
 
     def query(self, query: Query, user: Principal) -> Answer:
         matching = sum(1 for vm in self._compute.of_user(UserId(user.id)) if _matches(query, vm.confirm.name, vm.vm_id))
@@ -123,6 +156,8 @@ class ComputeAnswers:
             ram_free_mib=max(0, room.ram_free_mib),
             vms=len(self._compute.vms),
             volumes=0,
+            drained=self._compute.drained,
+            realm=self._realm(),
         )
 
 

@@ -32,7 +32,7 @@ from atomd.effects import (
 from atomd.hardware import Claim
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import ABANDONED, REMOVED, SILENT, UNDONE, refused
+from atomd.refusals import ABANDONED, DRAINED, REMOVED, SILENT, UNDONE, refused, too_old, unattached
 from matcher.offers.ledger import Ledger, Refusal
 from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Attached, Confirm, Pledge, Refused
@@ -41,6 +41,7 @@ from specs.ids import HostId, OfferId, UserId, VmId
 STOP_S = 60.0  # how long a guest may take to obey the power button
 PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first press
 REFUSALS_MAX = 1024  # remembered, so that a repeated confirm gets the answer that the first one got
+EVICTED = "its sysadmin ended it"
 ABANDONED_MAX = 4096  # an abandoned offer's hold is freed at once, so that forgetting the oldest is harmless
 
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
@@ -51,6 +52,7 @@ class Compute:
 
     def __init__(self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim]) -> None:
         self.vms: dict[VmId, Vm] = {}
+        self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering = ledger, offering
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
@@ -199,6 +201,22 @@ class Compute:
             return self._not_now(vm, "rm")
         return self._remove(vm)
 
+    # ---- from the host's sysadmins
+
+    def evict(self, vm: Vm, now_s: float, *, why: str, force: bool) -> Refused | Effects:
+        """End the VM against its user's will: the power button, and the plug after `STOP_S` or with `force`. While it
+        is STOPPING, `why` says so, which a crash does not forget; the STOPPED one keeps it."""
+        if vm.state in (State.STOPPED, State.FAILED):
+            return []
+        if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
+            return self._not_now(vm, "evict")
+        evicted = dataclasses.replace(vm, state=State.STOPPING, why=f"{EVICTED}: {why}" if why else EVICTED)
+        self.vms[vm.vm_id] = evicted
+        if vm.state is State.RUNNING:
+            self._stop_by_s[vm.vm_id], self._press_at_s[vm.vm_id] = now_s + STOP_S, now_s + PRESS_AGAIN_S
+        ending = self._destroy(evicted) if force else ShutDownDomain(evicted)
+        return [Journal(evicted, before=vm), ending, Changed(vm.vm_id)]
+
     # ---- from slow work
 
     def attached(self, vm_id: VmId, generation: int, answer: Attached | Refused | None) -> Effects:
@@ -212,7 +230,7 @@ class Compute:
         if isinstance(answer, Attached):
             return self._commit(vm, answer)
         if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
-            return self._end(vm, State.STOPPED, _unattached(answer)) if answer is not None else []
+            return self._end(vm, State.STOPPED, unattached(answer)) if answer is not None else []
         if answer is None:
             return self._undo(vm, SILENT)
         self._drop(vm, answer)
@@ -242,7 +260,7 @@ class Compute:
             return []
         if vm.state is State.REMOVING:
             return self._detach(vm)
-        return self._end(vm, State.STOPPED, "") if vm.state in (State.RUNNING, State.STOPPING) else []
+        return self._end(vm, State.STOPPED, vm.ends_because) if vm.state in (State.RUNNING, State.STOPPING) else []
 
     def ended(self, vm_id: VmId, *, crashed: bool, why: str) -> None:
         """libvirt says that a domain has ended; it does not say of which generation, and may say it late. So these
@@ -287,9 +305,11 @@ class Compute:
         if confirm.host_id != self._host_id:
             return refused("wrong-host", "confirm", "another host", "this is not it", "send it to the host it names")
         if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
-            return _too_old(vm, confirm)  # even where the hold has lapsed: no other host should run it either
+            return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
         if offer_id in self._abandoned:
             return ABANDONED
+        if self.drained:
+            return DRAINED
         hold = self._ledger.held(offer_id, now_s)
         if hold is None or hold.user_id != user_id:
             return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")
@@ -310,7 +330,7 @@ class Compute:
         if vm.state is State.REMOVING and vm.offer_id in self._refusals:  # never promised, and soon gone
             return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
         if confirm.generation <= vm.generation:
-            return _too_old(vm, confirm)
+            return too_old(vm.generation, confirm.generation)
         if vm.state not in (State.STOPPED, State.FAILED) or vm.vm_id in self._busy:
             return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
         return None
@@ -360,6 +380,9 @@ class Compute:
         if vm.vm_id not in self._stop_by_s:  # atomd was started again meanwhile
             self._stop_by_s[vm.vm_id] = now_s + STOP_S
             self._press_at_s[vm.vm_id] = now_s
+        if self._stop_by_s[vm.vm_id] <= now_s and vm.ends_because:
+            self._stop_by_s[vm.vm_id] = now_s + PRESS_AGAIN_S  # where libvirt does not obey, the plug is pulled again
+            return [self._destroy(vm)]
         if self._stop_by_s[vm.vm_id] <= now_s:
             self._calm(vm)
             ignored = f"the guest ignored the power button for {STOP_S:.0f} s"
@@ -425,7 +448,7 @@ class Compute:
 
     def _has_ended(self, vm: Vm) -> Effects:
         if vm.state is State.STOPPING:
-            return self._end(vm, State.STOPPED, "")
+            return self._end(vm, State.STOPPED, vm.ends_because)
         crashed, why = self._last_words.get(vm.vm_id, (False, "it ended while atomd was not watching"))
         return self._end(vm, State.FAILED if crashed else State.STOPPED, why)
 
@@ -473,14 +496,3 @@ def _as_pledged(confirm: Confirm, pledge: Pledge) -> bool:
     asked = (confirm.pledge_id, confirm.vm_id, confirm.generation, confirm.vm)
     vids = tuple(volume.vid for volume in confirm.volumes)
     return (*asked, vids) == (pledge.pledge_id, pledge.vm_id, pledge.generation, pledge.vm, pledge.volumes)
-
-
-def _too_old(vm: Vm, confirm: Confirm) -> Refused:
-    has = f"generation {vm.generation} is here"
-    return refused("old-generation", "vm", f"generation {confirm.generation}", has, "electros ps")
-
-
-def _unattached(answer: Attached | Refused) -> str:
-    reasons = answer.reasons if isinstance(answer, Refused) else ()
-    told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
-    return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"

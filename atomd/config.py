@@ -7,7 +7,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict
 
 from atomd.guest_cpu import RAM_RESERVE_MIB
-from matcher.net import front_door, multicast
+from matcher.net import audit, multicast
+from matcher.net.door import serving
 
 PATH = Path("/etc/atomos/atomd.toml")
 
@@ -22,6 +23,7 @@ class Config(BaseModel):
     identity: Path = Path("/var/lib/atomos/identity")
     issuer: Path = Path("/var/lib/atomos/issuer")
     state: Path = Path("/var/lib/atomos")
+    audit: Path = audit.PATH
     storaged_socket: Path = Path("/run/atomos/storaged.sock")
     libvirt_uri: str = "qemu:///system"
     network: str = "default"
@@ -31,4 +33,4 @@ class Config(BaseModel):
     share_cores_between_users: bool = False
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
-    front_door_port: Port = front_door.PORT
+    front_door_port: Port = serving.PORT

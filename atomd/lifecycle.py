@@ -78,6 +78,11 @@ class Vm:
     def offer_id(self) -> OfferId:
         return OfferId(self.confirm.offer_id)
 
+    @property
+    def ends_because(self) -> str:
+        """Why others than its user are ending it, which is then ended in any case; else empty."""
+        return self.why if self.state is State.STOPPING else ""
+
     def to(self, state: State, why: str = "") -> "Vm":
         assert state in FOLLOWS[self.state], f"{self.state} -> {state}"
         return replace(self, state=state, why=why)

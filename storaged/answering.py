@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.intake import Intake
+from matcher.net.local import Peer, sysadmin
 from matcher.net.peer import now_s, wall_ms
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Offering, Proposal
@@ -38,7 +40,7 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
-from specs.ids import HostId, OfferId, UserId, Vid, VmId
+from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, admits
 from storaged.fit import offer_volumes
@@ -79,8 +81,10 @@ class StorageAnswers:
         offering: Offering[VolumeShare],
         snapshot: Callable[[], Snapshot],
         missed: Callable[[], None],
+        realm: Callable[[], str],
     ) -> None:
         self._host, self._offering, self._snapshot, self._missed = host, offering, snapshot, missed
+        self._realm = realm
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         if not self._knows(pledge.volumes):
@@ -113,6 +117,7 @@ class StorageAnswers:
             ram_free_mib=0,
             vms=0,
             volumes=len(visible),
+            realm=self._realm(),
         )
 
 
@@ -131,14 +136,16 @@ class Attaching:
         ledger: Ledger[VolumeShare],
         snapshot: Callable[[], Snapshot],
         intake: Intake,
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
         self._intake = intake
         self._turn = trio.Lock()  # attach and detach in the order in which they were asked
         self._let_go: dict[OfferId, None] = {}  # a confirm that is served after its detach must not attach
         self._host_id = HostId(identity.principal.id)
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: Message, peer: Peer) -> Message:
         try:
             match question:
                 case Attach(confirm=envelope):
@@ -148,18 +155,30 @@ class Attaching:
                 case Asked(pledge=pledge):
                     return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
                 case Forget(vid=vid):
-                    return await self._forget(Vid(vid))
+                    return await self._forget(Vid(vid), await sysadmin(peer))
         except JournalCorrupt:
             raise
         except JournalError as error:
-            return _refused("journal", "volumes", str(error), "free space on the host's disk")
+            refusal = _refused("journal", "volumes", str(error), "free space on the host's disk")
+            what = f"volume.{type(question).__name__.lower()}"
+            self._audit.note("atomd", what, "", outcome_of(refusal), why_of(refusal))
+            return refusal
         return _refused("bad-request", "question", "not one that storaged answers", "")
 
     async def _attach(self, envelope: bytes) -> Attached | Refused:
         opened = self._confirm(envelope)
         if isinstance(opened, Refused):
+            self._audit.note("a confirm that atomd brought", "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
-        confirm, user_id = opened
+        confirm, user = opened
+        attached = await self._attach_for(confirm, UserId(user.id))
+        vids = ", ".join(dashed(claim.vid) for claim in confirm.volumes)
+        detail = f"{vids}; generation {confirm.generation}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
+        who = f"user {user.name} {user.id[:16]}"
+        self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
+        return attached
+
+    async def _attach_for(self, confirm: Confirm, user_id: UserId) -> Attached | Refused:
         away = next((claim for claim in confirm.volumes if claim.server != self._host_id), None)
         if away is not None:
             hint = "a VM runs where its volumes are, for now"
@@ -194,17 +213,23 @@ class Attaching:
         for problem in problems:
             log.warning("%s", problem)
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
+        detail = "; ".join((f"generation {generation}", *problems))
+        self._audit.note("atomd", "volume.detach", dashed(vm_id), detail=detail)
         return Detached()
 
-    async def _forget(self, vid: Vid) -> Forgotten | Refused:
+    async def _forget(self, vid: Vid, who: str) -> Forgotten | Refused:
+        about = dashed(vid)
         try:
             said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
         except Unusable as error:
-            return _refused("not-now", f"volume {vid}", str(error), "")
+            refusal = _refused("not-now", f"volume {vid}", str(error), "")
+            self._audit.note(who, "volume.forget", about, outcome_of(refusal), why_of(refusal))
+            return refusal
+        self._audit.note(who, "volume.forget", about, detail=said)
         log.warning("on a sysadmin's word: %s", said)
         return Forgotten(said[:240])
 
-    def _confirm(self, envelope: bytes) -> tuple[Confirm, UserId] | Refused:
+    def _confirm(self, envelope: bytes) -> tuple[Confirm, Principal] | Refused:
         """The user's own words, signed for this host's atomd."""
         try:
             sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
@@ -220,7 +245,7 @@ class Attaching:
             return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
         if not isinstance(message, Confirm) or message.host_id != self._host_id:
             return _refused("bad-request", "confirm", "not one for this host", "")
-        return message, UserId(user.id)
+        return message, user
 
     def _take_hold(self, confirm: Confirm, user_id: UserId) -> Refused | None:
         """The offer's hold becomes the attachment. Without one (it lapsed, or the host has restarted since) the

@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, ConfigDict
 
-from matcher.net import multicast
+from matcher.net import audit, multicast
 
 PATH = Path("/etc/atomos/storaged.toml")
 
@@ -20,5 +20,6 @@ class Config(BaseModel):
     state: Path = Path("/var/lib/atomos")
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)
+    audit: Path = audit.PATH
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT

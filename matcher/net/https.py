@@ -1,7 +1,7 @@
 """A user's requests at one host's front door, blocking; the host is pinned by its key, never by a name.
 
-Errors are two: `Unreachable` (nothing was asked: no connection, or not the host that was meant) and `Unanswered` (it
-was asked, and what became of it is not known). A refusal is an answer.
+Errors are two: `Unreachable` (nothing was asked: no connection, not the host that was meant, or one that does not take
+our certificate) and `Unanswered` (it was asked, and what became of it is not known). A refusal is an answer.
 """
 
 import http.client
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, client_tls, peer_principal
-from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, from_json
-from matcher.wire.messages import Progress, Refused
+from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, from_json, to_json
+from matcher.wire.messages import Message, Progress, Refused
 
 if TYPE_CHECKING:
     import ssl
@@ -24,9 +24,24 @@ CONNECT_S = 0.8
 ANSWER_MAX_BYTES = 16 << 20
 LINE_MAX_BYTES = 1 << 20
 
+# What a host's TLS says of one's own certificate, by OpenSSL's names for the alerts (RFC 8446, 6.2).
+_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate, and got none",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "your certificate has expired. An admin can invite you again",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "your certificate was revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not take your certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take your certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it does not take your certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know who made your certificate: it belongs to another realm, or lags behind",
+}
+
 
 class Unreachable(Exception):
     """No connection to the host that was meant; nothing can have happened."""
+
+
+class NotAdmitted(Unreachable):
+    """The host that was meant does not take one's own certificate."""
 
 
 class Unanswered(Exception):
@@ -67,12 +82,13 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
 
-    def ask(self, method: str, path: str, answer: type[M], body: bytes | None = None) -> M | Refused:
-        """One request, one JSON answer. Raises `Unreachable` or `Unanswered`."""
+    def ask(self, method: str, path: str, answer: type[M], body: bytes | Message | None = None) -> M | Refused:
+        """One request, one JSON answer; a message in the body goes as JSON. Raises `Unreachable` or `Unanswered`."""
         data = self.ask_bytes(method, path, body)
         return data if isinstance(data, Refused) else _parsed(answer, data)
 
-    def ask_bytes(self, method: str, path: str, body: bytes | None = None) -> bytes | Refused:
+    def ask_bytes(self, method: str, path: str, body: bytes | Message | None = None) -> bytes | Refused:
+        """One request; the answer's octets as they are."""
         response = self._request(method, path, body)
         data = self._read(response, ANSWER_MAX_BYTES)
         return data if response.status < 400 else _refusal(response.status, data)
@@ -108,19 +124,22 @@ class Connection:
             raise EOFError
         return _parsed(Progress, line)
 
-    def _request(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+    def _request(self, method: str, path: str, body: bytes | Message | None) -> http.client.HTTPResponse:
         self.close()
         self._socket = self._connect()
         asking = http.client.HTTPConnection("host")  # only a name for the Host header
         asking.sock = self._socket
         headers = {"Connection": "close"}
         if body is not None:
-            headers["Content-Type"] = "application/octet-stream"
+            headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        data = to_json(body).encode() if isinstance(body, Message) else body
         try:
-            asking.request(method, path, body=body, headers=headers)
+            asking.request(method, path, body=data, headers=headers)
             self._response = asking.getresponse()
             return self._response
         except (OSError, http.client.HTTPException) as error:
+            if why := _ALERTS.get(getattr(error, "reason", "")):  # TLS 1.3 tells it only now
+                raise NotAdmitted(f"{self.door.host} ({self.door.address}): {why}") from error
             raise Unanswered(f"{self.door.host}: {str(error) or type(error).__name__}") from error
 
     def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
@@ -139,7 +158,8 @@ class Connection:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secured = (self._tls or client_tls(self._identity)).wrap_socket(plain)
         except OSError as error:
-            raise Unreachable(f"{door.host} ({door.address} port {door.port}): {error.strerror or error}") from error
+            said = getattr(error, "verify_message", "") or error.strerror or error
+            raise Unreachable(f"{door.host} ({door.address} port {door.port}): {said}") from error
         try:
             peer, _ = peer_principal(secured, self._identity.verifier, time.time())
         except Untrusted as error:

@@ -292,6 +292,8 @@ class Answer(Message):
     ram_free_mib: Mib
     vms: Count
     volumes: Count
+    drained: Flag = False  # takes no new VMs, on its sysadmin's word
+    realm: Word = ""  # 16 digits of the digest of what it knows of the realm: who knows something else asks
 
 
 @dataclass(frozen=True, slots=True)

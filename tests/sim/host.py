@@ -31,6 +31,7 @@ from matcher.wire.messages import (
     OfferedVolume,
     Pledge,
     Reach,
+    Reason,
     Refused,
     Reveal,
     Role,
@@ -133,6 +134,9 @@ class Host:
             self.daemon.hear(vm_id, crashed=crashed)
 
 
+LIBVIRT_IS_DOWN = Reason("hypervisor", "libvirt", "libvirtd is down", "")
+
+
 class Daemon:
     """One run of atomd."""
 
@@ -140,7 +144,7 @@ class Daemon:
         self.host = host
         self.is_alive = True
         self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim))
-        proposer = Proposer(host.face, lambda: "libvirtd is down" if host.libvirt.is_down else None)
+        proposer = Proposer(host.face, lambda: LIBVIRT_IS_DOWN if host.libvirt.is_down else None)
         self.offering = Offering(
             host=host.name, role=Role.COMPUTE, proposer=proposer, ledger=self.ledger, random=host.random
         )

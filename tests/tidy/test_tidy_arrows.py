@@ -36,8 +36,9 @@ IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 SOLE_IMPORTERS = {
     "libvirt": {"atomd.hypervisor"},
     "pyudev": {"atomd.devices"},
-    "anycorn": {"matcher.net.front_door"},
-    "starlette": {"matcher.net.front_door"},
+    "anycorn": {"matcher.net.door.conversing"},
+    "h11": {"matcher.net.door.conversing"},
+    "starlette": {f"matcher.net.door.{room}" for room in ("asking", "entrance", "rooms", "realm_rooms")},
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
     "subprocess": {"atomd.accelerator"},
@@ -55,7 +56,12 @@ HOST_EXTRA = {
     "trio": {"trio"},
 }
 HOST_ONLY = set().union(*HOST_EXTRA.values())
-IMPORTED_AS = {"pyyaml": {"yaml"}, "pydantic": {"pydantic", "pydantic_core"}, "annotated-types": {"annotated_types"}}
+IMPORTED_AS = {
+    "pyyaml": {"yaml"},
+    "pydantic": {"pydantic", "pydantic_core"},
+    "annotated-types": {"annotated_types"},
+    "wsproto": {"wsproto", "h11"},  # which it stands on
+}
 
 
 def room_of(name: str) -> str:

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from matcher.net.audit import Audit
 from matcher.net.intake import Intake
+from matcher.net.local import Peer
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
@@ -38,6 +40,7 @@ from tests.fakes.realms import make_realm
 
 VID = vid_of(1)
 ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+ROOT = Peer(1, 0, frozenset((0,)))
 OFFER, OTHER_OFFER = "0f" * 16, "1f" * 16
 
 
@@ -58,8 +61,10 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot))
     proposer = Proposer("h1", host_id, keeper, lambda: snapshot)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None)
-    attaching = Attaching(identity, keeper, ledger, lambda: snapshot, Intake(identity, answers))
+    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
+    attaching = Attaching(
+        identity, keeper, ledger, lambda: snapshot, Intake(identity, answers), Audit(tmp_path / "audit", "h1")
+    )
     return SimpleNamespace(attaching=attaching, host_id=host_id, members=members)
 
 
@@ -75,7 +80,7 @@ def confirmed(storage: SimpleNamespace, who: str = "ann", *, vm: int = 1, offer:
 
 
 async def ask(storage: SimpleNamespace, question: Message) -> Message:
-    answer: Message = await storage.attaching.answer(question)
+    answer: Message = await storage.attaching.answer(question, ROOT)
     return answer
 
 

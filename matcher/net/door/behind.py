@@ -1,0 +1,110 @@
+"""What stands behind the front door: a `Host` for VMs, a `Desk` for the realm. They decide; the door hands over.
+
+Who calls has been judged when anything here is called: the certificate, and whether their grant has the verb that the
+route needs. What belongs to whom, and how much, is decided behind.
+"""
+
+from typing import Protocol
+
+from matcher.net.caller import Caller
+from matcher.wire.messages import Abandoned, Answer, Refused, VmView, VmViews
+from matcher.wire.realm import (
+    Admitted,
+    ChangeGrant,
+    Done,
+    Invited,
+    InviteHost,
+    InviteUser,
+    Join,
+    Members,
+    RealmStatus,
+    Renew,
+    Revoke,
+    Welcome,
+    WhoAmI,
+)
+from specs.ids import VmId
+
+
+class Console(Protocol):
+    """A guest's serial console, both ways; `receive` gives b"" when the guest is gone."""
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Host(Protocol):
+    """VMs of users. Every method judges by the user who calls."""
+
+    def about(self, caller: Caller) -> Answer: ...
+
+    def whoami(self, caller: Caller) -> WhoAmI:
+        """`ends_s` is filled in by the door, which has seen the certificate."""
+        ...
+
+    async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
+
+    async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused: ...
+
+    async def up(self, vm_id: VmId, generation: int) -> VmView | None: ...
+
+    async def abandon(self, envelope: bytes, caller: Caller) -> Abandoned | Refused: ...
+
+    async def vms(self, caller: Caller) -> VmViews: ...
+
+    async def vm(self, vm_id: VmId, caller: Caller) -> VmView | Refused: ...
+
+    async def stop(self, vm_id: VmId, caller: Caller, *, force: bool) -> VmView | Refused: ...
+
+    async def reboot(self, vm_id: VmId, caller: Caller) -> VmView | Refused: ...
+
+    async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused: ...
+
+    async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused: ...
+
+    async def console(self, vm_id: VmId, caller: Caller) -> Console | Refused: ...
+
+
+class Desk(Protocol):
+    """The realm, as far as this host has it. A host that is no issuer refuses what only one can do."""
+
+    def status(self) -> RealmStatus: ...
+
+    def bundle(self) -> bytes:
+        """Framed: the bundle, and the signed tag keys."""
+        ...
+
+    async def offer(self, documents: bytes, caller: Caller) -> Done | Refused:
+        """`documents` are signed and framed; they prove themselves, whoever brings them."""
+        ...
+
+    async def renew(self, renew: Renew, caller: Caller, leaf: bytes) -> Admitted | Refused:
+        """`leaf` (DER) is what the caller has shown; it may be one that another grant has superseded."""
+        ...
+
+    async def invite_host(self, invite: InviteHost, caller: Caller) -> Invited | Refused: ...
+
+    async def invite_user(self, invite: InviteUser, caller: Caller) -> Invited | Refused: ...
+
+    async def change_grant(self, change: ChangeGrant, caller: Caller) -> Done | Refused: ...
+
+    async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused: ...
+
+    def members(self, caller: Caller) -> Members | Refused: ...
+
+    def denied(self, caller: Caller, asked: str, why: str) -> None:
+        """The door has refused what this caller's grant does not allow: for the audit. `asked` is method and path."""
+        ...
+
+    def is_joining(self) -> bool:
+        """Whether a token is pending here, so that strangers may come to redeem it."""
+        ...
+
+    def welcome(self) -> Welcome: ...
+
+    async def join(self, join: Join, server_leaf: bytes, address: str) -> Admitted | Refused:
+        """`server_leaf` (DER) is what this host has shown in TLS; the proof in `join` names it."""
+        ...

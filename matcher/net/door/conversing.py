@@ -1,0 +1,140 @@
+"""HTTP/1.1 on one secured connection, with a time for everything that the other side does. The file that knows anycorn.
+
+    idle --first byte--> asking --last byte--> answering --> idle
+      '-- idle_s            '-- request_s         '-- taking_s for each piece
+
+anycorn's h11 protocol turns bytes into ASGI and back; its server, which has no such limits, is not used. HTTP/2 is not
+spoken: whoever asks for it by other means than ALPN is hung up on.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import h11
+import trio
+from anycorn.config import Config
+from anycorn.events import Closed, Event, RawData, Updated
+from anycorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from anycorn.task_group import TaskGroup
+from anycorn.typing import AppWrapper, ConnectionState
+from anycorn.worker_context import WorkerContext
+
+from matcher.net.door.admission import Limits
+from matcher.net.door.secured import Secured
+
+HEAD_MAX_BYTES = 16 * 1024
+REQUESTS_MAX = 1000  # on one connection
+WEBSOCKET_MAX_BYTES = 64 * 1024
+
+# As ASGI has it: what was asked, and how to read on and to answer.
+App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+
+class Conversation:
+    """All requests of one connection, one after the other."""
+
+    def __init__(self, secured: Secured, address: str, app: App, limits: Limits, counters: Counter[str]) -> None:
+        self._secured, self._address = secured, address
+        self._app, self._limits, self._counters = app, limits, counters
+        self._protocol: H11Protocol
+        self._reading = trio.CancelScope()
+        self._begun_s: float | None = None  # the first byte of the request that is coming in
+        self._idle_since_s = trio.current_time()
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Until either side ends it; what is being answered by then may go on for a while, unheard."""
+        async with TaskGroup() as tasks:
+            self._protocol = H11Protocol(
+                cast(AppWrapper, self._asked),
+                _CONFIG,
+                WorkerContext(None),
+                tasks,
+                ConnectionState({}),
+                (self._address, 0),
+                None,
+                self._send,
+                {},  # TLS it is; the certificate goes another way
+            )
+            await self._read()
+            await self._protocol.handle(Closed())
+            await self._secured.close(is_heard=self._their_state in (h11.SEND_BODY, h11.ERROR))
+
+    async def _asked(self, scope: Any, receive: Any, send: Any, *_: object) -> None:
+        await self._app(scope, receive, send)
+
+    async def _read(self) -> None:
+        while not self._is_over:
+            with trio.CancelScope(deadline=self._deadline_s()) as self._reading:
+                try:
+                    data = await self._secured.receive()
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+            if self._reading.cancelled_caught:
+                self._counters["idle" if self._begun_s is None else "slow sender"] += not self._is_over
+                return
+            if not data:
+                return
+            if self._begun_s is None:
+                self._begun_s = trio.current_time()
+            try:
+                await self._protocol.handle(RawData(data))
+            except (H2CProtocolRequiredError, H2ProtocolAssumedError):
+                self._counters["http/2"] += 1
+                return
+
+    def _deadline_s(self) -> float:
+        """Until when the other side must have said something more."""
+        if self._their_state is h11.IDLE:
+            begun_s = self._begun_s
+            return self._idle_since_s + self._limits.idle_s if begun_s is None else begun_s + self._limits.request_s
+        if self._their_state is h11.SEND_BODY and self._begun_s is not None:
+            return self._begun_s + self._limits.request_s
+        return math.inf  # it is our turn, or a console
+
+    @property
+    def _their_state(self) -> Any:
+        return self._protocol.connection.their_state
+
+    async def _send(self, event: Event) -> None:
+        """What the protocol has to say to the other side, or to this connection."""
+        match event:
+            case RawData():
+                await self._say(event.data)
+            case Closed():
+                self._end()
+            case Updated(idle=True):
+                self._begun_s, self._idle_since_s = None, trio.current_time()
+                self._reading.deadline = self._deadline_s()
+
+    async def _say(self, data: bytes) -> None:
+        """To a side that can't, or won't, take it, nothing more is said."""
+        if self._is_over:
+            return
+        is_console = self._their_state is None
+        try:
+            await self._secured.send(data, self._limits.console_taking_s if is_console else self._limits.taking_s)
+        except trio.TooSlowError:
+            self._counters["slow reader"] += 1
+            self._end()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._reading.cancel()
+
+
+class _Config(Config):
+    def __init__(self) -> None:
+        super().__init__()
+        self.errorlog = None
+        self.include_server_header = False
+        self.h11_max_incomplete_size = HEAD_MAX_BYTES
+        self.keep_alive_max_requests = REQUESTS_MAX
+        self.websocket_max_message_size = WEBSOCKET_MAX_BYTES
+
+
+_CONFIG = _Config()

@@ -1,0 +1,239 @@
+"""The table of all that can be asked at the front door: who may, which verb it needs, what goes in and comes out.
+
+One table makes the dispatcher, the checks of rights and the OpenAPI document, so that none can know of a route that the
+others do not. Pure.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from matcher.wire.codec import BODY_MAX_BYTES
+from matcher.wire.messages import Abandoned, Answer, Message, Progress, VmView, VmViews
+from matcher.wire.realm import (
+    Admitted,
+    ChangeGrant,
+    Done,
+    Invited,
+    InviteHost,
+    InviteUser,
+    Members,
+    RealmStatus,
+    Renew,
+    Revoke,
+    Verb,
+    WhoAmI,
+)
+
+DOCUMENTS_MAX_BYTES = 4 << 20  # of a request with documents by a host or an admin: a whole bundle
+PARTS_MAX = 6  # of a path
+
+
+class Who(Enum):
+    USER = "a user"
+    MEMBER = "a member"  # hosts too
+
+
+class Octets(Enum):
+    """Bodies that are no JSON of one message."""
+
+    ENVELOPE = "a signed envelope"
+    ENVELOPES = "envelopes, each behind its length (4 bytes, big-endian)"
+    DOCUMENTS = "signed documents, each behind its length (4 bytes, big-endian)"
+    LOG = "what the guest has written"
+    OPENAPI = "this document"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """An answer of several JSON lines, each one such message."""
+
+    of: type[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A parameter behind the question mark; `pattern` is all that it may be."""
+
+    name: str
+    pattern: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`superseded`: may be asked with a leaf that another grant has superseded. `lasts`: the caller may be revoked by
+    it and still gets the answer. A websocket's method is GET."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: type[Message] | Octets | Lines | None
+    question: type[Message] | Octets | None = None
+    who: Who = Who.USER
+    verb: Verb | None = None
+    query: Query | None = None
+    websocket: bool = False
+    superseded: bool = False
+    lasts: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.path.split("/")[1:])
+
+    @property
+    def body_max_bytes(self) -> int:
+        if self.question is None:
+            return 0
+        return DOCUMENTS_MAX_BYTES if self.question is Octets.DOCUMENTS else BODY_MAX_BYTES
+
+
+_FORCE = Query("force", "^[01]$", "1: pull the plug at once")
+_GENERATION = Query("generation", "^[0-9]{1,10}$", "remove this generation alone")
+
+ROUTES: tuple[Route, ...] = (
+    Route("about", "GET", "/v1/host", "This host", Answer, verb=Verb.PLEDGE),
+    Route("whoami", "GET", "/v1/whoami", "Who you are here, what you may and what you use", WhoAmI),
+    Route("openapi", "GET", "/v1/openapi.json", "This document", Octets.OPENAPI, who=Who.MEMBER),
+    Route(
+        "pledge",
+        "POST",
+        "/v1/pledges",
+        "A pledge too long for a datagram; the host's answers",
+        Octets.ENVELOPES,
+        Octets.ENVELOPE,
+        verb=Verb.PLEDGE,
+    ),
+    Route(
+        "confirm",
+        "POST",
+        "/v1/confirms",
+        "Take an offer: first that it is committed, then that the VM runs or has failed",
+        Lines(Progress),
+        Octets.ENVELOPE,
+        verb=Verb.RUN,
+    ),
+    Route("abandon", "POST", "/v1/abandons", "Let an offer go for good", Abandoned, Octets.ENVELOPE, verb=Verb.RUN),
+    Route("vms", "GET", "/v1/vms", "Your VMs", VmViews, verb=Verb.PLEDGE),
+    Route("vm", "GET", "/v1/vms/{id}", "One VM of yours", VmView, verb=Verb.PLEDGE),
+    Route(
+        "remove",
+        "DELETE",
+        "/v1/vms/{id}",
+        "Remove a VM; one that runs is ended at once",
+        VmView,
+        verb=Verb.RUN,
+        query=_GENERATION,
+    ),
+    Route(
+        "stop",
+        "POST",
+        "/v1/vms/{id}/stop",
+        "Press the power button, and wait until it is off",
+        VmView,
+        verb=Verb.RUN,
+        query=_FORCE,
+    ),
+    Route("reboot", "POST", "/v1/vms/{id}/reboot", "Reboot a VM", VmView, verb=Verb.RUN),
+    Route(
+        "console_log",
+        "GET",
+        "/v1/vms/{id}/log",
+        "What the guest has written on its serial console",
+        Octets.LOG,
+        verb=Verb.CONSOLE,
+    ),
+    Route(
+        "console",
+        "GET",
+        "/v1/vms/{id}/console",
+        "The serial console: a WebSocket with binary frames both ways",
+        None,
+        verb=Verb.CONSOLE,
+        websocket=True,
+    ),
+    Route("status", "GET", "/v1/realm", "What this host knows of the realm", RealmStatus, who=Who.MEMBER),
+    Route(
+        "bundle",
+        "GET",
+        "/v1/realm/bundle",
+        "The realm's bundle and its tag keys, framed",
+        Octets.DOCUMENTS,
+        who=Who.MEMBER,
+    ),
+    Route(
+        "offer",
+        "POST",
+        "/v1/realm/documents",
+        "Bring signed documents",
+        Done,
+        Octets.DOCUMENTS,
+        who=Who.MEMBER,
+        lasts=True,
+    ),
+    Route(
+        "renew",
+        "POST",
+        "/v1/realm/renewals",
+        "A new leaf for the key that you show",
+        Admitted,
+        Renew,
+        who=Who.MEMBER,
+        superseded=True,
+        lasts=True,
+    ),
+    Route("invite_host", "POST", "/v1/realm/hosts", "A token for a new host", Invited, InviteHost, verb=Verb.ADMIN),
+    Route("invite_user", "POST", "/v1/realm/users", "A token for a new user", Invited, InviteUser, verb=Verb.ADMIN),
+    Route(
+        "change_grant",
+        "POST",
+        "/v1/realm/grants",
+        "Give a user another grant",
+        Done,
+        ChangeGrant,
+        verb=Verb.ADMIN,
+        lasts=True,
+    ),
+    Route(
+        "revoke",
+        "POST",
+        "/v1/realm/revocations",
+        "End a membership for ever",
+        Done,
+        Revoke,
+        verb=Verb.ADMIN,
+        lasts=True,
+    ),
+    Route("members", "GET", "/v1/realm/members", "All whom the issuer here knows", Members, verb=Verb.ADMIN),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a method and a path mean: a route with the path's parameters, or the methods that there are instead."""
+
+    route: Route | None
+    arguments: dict[str, str]
+    methods: tuple[str, ...] = ()
+
+
+def find(method: str, path: str, *, websocket: bool = False) -> Found:
+    """HEAD is answered where GET is."""
+    method = "GET" if method == "HEAD" else method
+    parts = tuple(path.split("/")[1 : PARTS_MAX + 2])
+    there = [route for route in _BY_LENGTH.get(len(parts), ()) if _fits(route.parts, parts)]
+    for route in there:
+        if route.method == method and route.websocket == websocket:
+            arguments = {mine[1:-1]: given for mine, given in zip(route.parts, parts, strict=True) if mine[:1] == "{"}
+            return Found(route, arguments)
+    return Found(None, {}, tuple(sorted({route.method for route in there if not route.websocket})))
+
+
+def _fits(parts: tuple[str, ...], given: tuple[str, ...]) -> bool:
+    return all(mine == other or (mine[:1] == "{" and other) for mine, other in zip(parts, given, strict=True))
+
+
+_BY_LENGTH = {
+    length: [route for route in ROUTES if len(route.parts) == length]
+    for length in {len(route.parts) for route in ROUTES}
+}
