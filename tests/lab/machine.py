@@ -100,6 +100,20 @@ class Machine:
             enter = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--"]
             subprocess.run([*enter, "sh", "-c", 'cat > "$1"', "-", target], stdin=file, check=True)
 
+    def reach(self, other: "Machine", address: str) -> None:
+        """Put `other` at the far end of this one's link, in place of its own, with an address there."""
+        enter = ["nsenter", f"--target={self.pid}", "--net", "--"]
+        other.sh("ip link delete eth0")
+        subprocess.run([*enter, "ip", "link", "set", "wire", "netns", str(other.pid)], check=True)
+        other.sh(
+            f"""
+            ip link set wire name eth0
+            ip address add {address}/24 dev eth0
+            ip link set eth0 up
+            ip route add 224.0.0.0/4 dev eth0
+            """
+        )
+
     def is_active(self, unit: str) -> bool:
         return self.run("systemctl", "is-active", "--quiet", unit, check=False).returncode == 0
 

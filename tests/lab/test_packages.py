@@ -101,11 +101,21 @@ def qemu(machine: Machine) -> int | None:
     return int(pids[0]) if pids else None
 
 
+def answer(machine: Machine, *command: str) -> dict[str, Any]:
+    """What electros prints as JSON; nothing where it fails."""
+    done = machine.run("electros", *command, "-o", "json", check=False)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+
 def in_realm(machine: Machine, until: Callable[..., Any]) -> None:
     """The first host of a realm, as README says."""
     machine.run("electros", "realm", "create", "home")
-    until(lambda: are_active(machine), within_s=60)
-    until(lambda: json.loads(machine.run("electros", "hosts", "-o", "json", check=False).stdout or "{}").get("hosts"))
+    until(lambda: roles(machine) == [{"compute", "storage"}], within_s=60)
+
+
+def roles(machine: Machine) -> list[set[str]]:
+    """Of each host that answers on its link."""
+    return [set(each["roles"]) for each in answer(machine, "hosts").get("hosts", [])]
 
 
 @pytest.fixture(scope="module")
@@ -185,14 +195,24 @@ def test_an_image_that_is_being_built_gets_enabled_units_and_no_running_daemon(
     assert [machine.shows(unit, "MainPID") for unit in DAEMONS] == ["0", "0"]
 
 
+def test_an_unclaimed_host_is_up_and_takes_its_identity_without_a_restart(
+    machine: Machine, packages: Packages, until: Callable[..., Any]
+) -> None:
+    installed(machine, packages.host)
+    assert are_active(machine), "dpkg waited until they had said READY=1"
+    assert "belongs to no realm yet" in machine.journal("atomd")
+    before = {unit: pid_of(machine, unit) for unit in DAEMONS}
+    in_realm(machine, until)
+    assert {unit: pid_of(machine, unit) for unit in DAEMONS} == before
+
+
 # ---- a host at work
 
 
 def test_the_daemons_of_a_realms_first_host_are_ready_and_offer(host: Machine) -> None:
     assert [host.shows(unit, "ActiveState") for unit in DAEMONS] == ["active", "active"]
     assert [host.shows(unit, "StatusErrno") for unit in DAEMONS] == ["0", "0"]
-    (seen,) = json.loads(host.run("electros", "hosts", "-o", "json").stdout)["hosts"]
-    assert set(seen["roles"]) == {"compute", "storage"}
+    assert roles(host) == [{"compute", "storage"}]
 
 
 def test_storaged_serves_a_volume_as_a_user_of_its_own_with_one_capability(host: Machine) -> None:
@@ -257,7 +277,7 @@ def test_a_vm_is_no_child_of_the_daemon_and_outlives_its_end(host: Machine, unti
     assert not any(host.is_active(unit) for unit in DAEMONS)
     assert qemu(host) == running
     host.run("systemctl", "start", *DAEMONS)
-    (vm,) = until(lambda: json.loads(host.run("electros", "ps", "-o", "json", check=False).stdout or "{}").get("vms"))
+    (vm,) = until(lambda: answer(host, "ps").get("vms"))
     assert (vm["name"], vm["state"]) == ("web", "running")
     assert qemu(host) == running
 
@@ -273,6 +293,21 @@ def test_a_daemon_that_is_killed_comes_back(host: Machine, until: Callable[..., 
     before = {unit: pid_of(host, unit) for unit in DAEMONS}
     host.sh(f"kill -9 {before['atomd']} {before['storaged']}")
     until(lambda: are_active(host) and all(pid_of(host, unit) not in (0, before[unit]) for unit in DAEMONS))
+
+
+def test_a_second_host_joins_by_a_token_and_a_person_logs_in_there(
+    host: Machine, machine: Machine, packages: Packages, until: Callable[..., Any]
+) -> None:
+    host.reach(machine, "10.97.0.2")
+    installed(machine, packages.host)
+    token = host.run("electros", "realm", "invite").stdout.strip()
+    machine.run("atomd", "join", "-", "--name", "second", "--wait", "60", stdin=token)
+    until(lambda: len(answer(host, "hosts").get("hosts", [])) == 2, within_s=60)
+    token = host.run("electros", "user", "add", "ada", "--slots", "2").stdout.strip()
+    machine.run("electros", "login", token)
+    seen = until(lambda: answer(machine, "hosts").get("hosts"), within_s=60)
+    assert sorted(each["name"] for each in seen) == ["machine", "second"]
+    assert answer(machine, "whoami")["name"] == "ada"
 
 
 # ---- the package's life, ending with purge; one story, as each step needs the one before
@@ -311,7 +346,7 @@ def test_upgrade_remove_and_purge_touch_no_vm_no_volume_and_no_setting_of_the_sy
     assert machine.sh("ls /var/lib/atomos/identity/key.pem /var/lib/atomos/atomd.sqlite")
 
     installed(machine, packages.newer)
-    until(lambda: json.loads(machine.run("electros", "ps", "-o", "json", check=False).stdout or "{}").get("vms"))
+    until(lambda: answer(machine, "ps").get("vms"))
     assert qemu(machine) == running, "the package that came back finds it"
     machine.run("electros", "rm", "web", "--force")
     assert qemu(machine) is None
