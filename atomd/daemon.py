@@ -11,7 +11,8 @@ from random import SystemRandom
 import trio
 
 from atomd.accelerator import detect
-from atomd.answering import ComputeAnswers, Face, Proposer, why_down
+from atomd.admission import Admission
+from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.compute import Compute
 from atomd.config import Config
 from atomd.domains import Capabilities, HypervisorError
@@ -21,9 +22,12 @@ from atomd.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
 from atomd.placement import admits
+from atomd.quota import Quota
+from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
+from atomd.uses import Uses
 from matcher.net import peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
@@ -36,7 +40,7 @@ from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.trust.issuing import open_issuer
-from matcher.wire.messages import Accelerator, Role
+from matcher.wire.messages import Accelerator, Refused, Role
 from specs.ids import HostId
 
 LIBVIRT_RETRY_S = 2.0
@@ -71,11 +75,29 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
-    proposer = Proposer(face, lambda: why_down(compute, hypervisor.down, stale(identity, time.time())))
+    uses = Uses()
+    quota = Quota(
+        host=face.host,
+        kinds={device.address: (device.vendor, device.model) for device in hardware.pci},
+        vms=lambda user_id: compute.ids_of(user_id),
+        narrowing=config.narrow.narrowing(),
+    )
+    admission = Admission(
+        quota,
+        is_member=lambda user_id: identity.verifier.is_member("user", user_id),
+        takes_new=lambda: DRAINED if compute.drained else _stale(identity),
+    )
+    ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim), quota.allows)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
     offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    compute = Compute(host_id=HostId(identity.principal.id), boot_id=_boot_id(), ledger=ledger, offering=offering)
-    compute.restore(*remembered)
+    compute = Compute(
+        host_id=HostId(identity.principal.id),
+        boot_id=_boot_id(),
+        ledger=ledger,
+        offering=offering,
+        admission=admission,
+    )
+    compute.restore(*remembered, moment())
     performer = Performer(
         compute=compute,
         journal=journal,
@@ -109,6 +131,11 @@ async def _serve(
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+def _stale(identity: Identity) -> Refused | None:
+    why = stale(identity, time.time())
+    return stale_realm(why) if why is not None else None
 
 
 async def _capabilities(hypervisor: Hypervisor) -> Capabilities:

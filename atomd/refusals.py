@@ -1,17 +1,30 @@
 """The noes of a compute host: a code for programs, and a reason for the person. Pure."""
 
-from matcher.wire.messages import Attached, Reason, Refused
+from collections.abc import Sequence
+
+from matcher.offers.ledger import Refusal
+from matcher.wire.messages import REASONS_MAX, Attached, Reason, Refused
 
 
 def refused(code: str, resource: str, asked: str, has: str, hint: str) -> Refused:
     return Refused(code, (Reason(resource[:80], asked[:120], has[:120], hint[:160]),))
 
 
+def over_grant(reasons: Sequence[Reason]) -> Refused:
+    return Refused(Refusal.OVER_GRANT, tuple(reasons[:REASONS_MAX]))
+
+
 def too_old(here: int, asked: int) -> Refused:
     return refused("old-generation", "vm", f"generation {asked}", f"generation {here} is here", "electros ps")
 
 
+def stale_realm(why: str) -> Refused:
+    """Who has heard no issuer for long may not know who was revoked."""
+    return refused("stale-realm", "realm", "a new VM", why, "is an issuer's host up? electros realm status")
+
+
 def unattached(answer: Attached | Refused) -> str:
+    """For a VM that should have come back with its host."""
     reasons = answer.reasons if isinstance(answer, Refused) else ()
     told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
     return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"
@@ -22,3 +35,6 @@ ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run
 UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
 DRAINED = refused("drained", "host", "a new VM", "drained by its sysadmin", "run it again")
 SILENT = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
+REVOKED = refused("revoked", "user", "a VM", "you are no member of this realm any more", "ask an admin")
+OVER_GRANT = refused(Refusal.OVER_GRANT, "grant", "this offer", "more than your grant allows here", "electros whoami")
+WHY_REVOKED = "its user was revoked"

@@ -14,7 +14,7 @@ from atomd.domain_xml import domain_name
 from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.effects import Effects
 from atomd.lifecycle import RUNS, State, Vm
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
 from atomd.refusals import refused
 from atomd.traits import arch_for
 from matcher.net import local
@@ -97,7 +97,7 @@ class Service:
         confirm = self._signed(envelope, Confirm, caller)
         if isinstance(confirm, Refused):
             return self._noted(caller, "vm.confirm", "", confirm)
-        decided = self._compute.confirm(confirm, envelope, UserId(caller.id), caller.name, now_s())
+        decided = self._compute.confirm(confirm, envelope, caller.who, moment())
         detail = f"{confirm.name or 'no name'}, generation {confirm.generation}, offer {confirm.offer_id}"
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         if refusal is not None:
@@ -274,6 +274,7 @@ class Service:
 
     def _view(self, vm: Vm, addresses: tuple[str, ...]) -> VmView:
         ask, claim, hardware = vm.confirm.vm, vm.claim, self._face.hardware
+        lease = self._compute.lease_of(vm)
         return VmView(
             id=vm.vm_id,
             generation=vm.generation,
@@ -296,6 +297,7 @@ class Service:
             pci=claim.pci,
             volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
             specfile=vm.confirm.specfile,
+            lease_ends_s=lease.ends_s(moment()) if lease is not None and vm.state in RUNS else 0,
         )
 
 

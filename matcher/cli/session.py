@@ -76,6 +76,7 @@ class Session:
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
         self._follow(heard)
+        expected &= self.known.peers()
         names = self.known.names()
         silent = tuple(sorted({names[peer] for peer in expected - heard.keys()} - _names(heard.values())))
         if heard:
