@@ -83,9 +83,8 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--"]
         home = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "USER": "root"}
-        done = subprocess.run(
-            [*enter, *command], env=home, input=stdin, capture_output=True, text=True, timeout=timeout_s
-        )
+        pipes = {"input": stdin, "capture_output": True, "text": True}
+        done = subprocess.run([*enter, *command], env=home, timeout=timeout_s, start_new_session=True, **pipes)
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
         return done
@@ -159,7 +158,8 @@ def booted() -> Iterator[Machine]:
         place = Path(folder)
         names = {"place": folder, "name": place.name, "memory": MEMORY, "systemd": SYSTEMD}
         outer, inner = _OUTER.format(**names), _INNER.format(**names)
-        process = subprocess.Popen(["unshare", "--mount", "sh", "-c", outer, "-", inner], stderr=words)
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL", "--"]
+        process = subprocess.Popen([*dies_with_us, "unshare", "--mount", "sh", "-c", outer, "-", inner], stderr=words)
         try:
             yield Machine(_wait_for_boot(process, words))
         finally:
@@ -187,10 +187,14 @@ def _end(process: "subprocess.Popen[bytes]", name: str) -> None:
     """Its PID 1 goes, and all that is in its namespaces with it."""
     process.send_signal(signal.SIGKILL)  # unshare takes its child along (--kill-child)
     process.wait()
-    script = 'mount -t cgroup2 none "$1" && find "$1/$2" -depth -type d -exec rmdir {} + ; test ! -e "$1/$2"'
+    # Its cgroup can go once the last of its processes has; those of machines whose tests were killed go as well, while
+    # one that lives keeps its own.
+    empties = (
+        'mount -t cgroup2 none "$1"; find "$1"/atomos-machine-* -depth -type d -exec rmdir {} + ; test ! -e "$1/$2"'
+    )
     with tempfile.TemporaryDirectory() as folder:
-        gone = ["unshare", "--mount", "sh", "-c", script, "-", folder, name]
-        for _ in range(50):  # a cgroup can go once the last of its processes has
+        gone = ["unshare", "--mount", "sh", "-c", empties, "-", folder, name]
+        for _ in range(50):
             if subprocess.run(gone, capture_output=True).returncode == 0:
                 return
             time.sleep(0.1)

@@ -291,7 +291,8 @@ def test_the_sockets_of_one_daemon_stay_when_the_other_ends(host: Machine, until
 
 def test_a_daemon_that_is_killed_comes_back(host: Machine, until: Callable[..., Any]) -> None:
     before = {unit: pid_of(host, unit) for unit in DAEMONS}
-    host.sh(f"kill -9 {before['atomd']} {before['storaged']}")
+    assert all(before.values())
+    host.run("systemctl", "kill", "--signal=KILL", *DAEMONS)
     until(lambda: are_active(host) and all(pid_of(host, unit) not in (0, before[unit]) for unit in DAEMONS))
 
 
