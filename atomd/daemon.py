@@ -27,7 +27,7 @@ from atomd.placement import admits
 from atomd.quota import Quota
 from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
-from atomd.uses import Uses
+from atomd.uses import Uses, uses_here
 from matcher.net import peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
@@ -81,6 +81,7 @@ async def _serve(
         kinds={device.address: (device.vendor, device.model) for device in hardware.pci},
         vms=lambda user_id: compute.ids_of(user_id),
         narrowing=config.narrow.narrowing(),
+        elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
     )
     admission = Admission(
         quota,
@@ -119,9 +120,18 @@ async def _serve(
         hypervisor=hypervisor,
         storaged_socket=config.storaged_socket,
         audit=audit,
+        quota=quota,
+        ledger=ledger,
     )
     issuer = open_issuer(config.issuer, identity)
-    upkeep = Upkeep(identity, port=config.front_door_port, multicast_port=config.multicast_port, issuer=issuer)
+    upkeep = Upkeep(
+        identity,
+        port=config.front_door_port,
+        multicast_port=config.multicast_port,
+        issuer=issuer,
+        uses=lambda: uses_here(quota, compute.vms.values(), ledger.committed()),
+        hears_uses=uses.eat,
+    )
     desk = Desk(upkeep, issuer=issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):

@@ -10,12 +10,11 @@ from collections.abc import Collection, Iterable
 from atomd.hardware import Claim
 from atomd.lifecycle import Vm
 from atomd.quota import Elsewhere, Quota
-from matcher.wire.realm import USERS_IN_NEWS_MAX, Use, UserUse
+from matcher.wire.realm import Use, UserUse
 from specs.ids import HostId, UserId
 
 FORGET_S = 90.0
 ENTRIES_MAX = 65_536  # hosts times users; what comes beyond is not remembered
-TOLD_MAX = 4096  # users whose last telling is remembered
 
 SHORT = 16
 
@@ -65,33 +64,10 @@ class Uses:
                 del self._of_user[key[1]]
 
 
-def uses_here(quota: Quota, vms: Iterable[Vm], committed: Collection[Claim]) -> list[tuple[UserId, Use]]:
-    """What each user has on this host; offers that are only held are gone before anybody hears of them."""
+def uses_here(quota: Quota, vms: Iterable[Vm], committed: Collection[Claim]) -> tuple[UserUse, ...]:
+    """What each user has on this host, to be told to the others; what is only held is gone before anybody hears of it."""
     users = dict.fromkeys(vm.user_id for vm in vms)
-    return [(user_id, quota.use(user_id, committed)) for user_id in users]
-
-
-class Telling:
-    """Whose use to tell next, as one message has room for a few alone: changes first, then what was told longest ago.
-
-    Who has nothing any more is told once as having nothing.
-    """
-
-    def __init__(self) -> None:
-        self._told: dict[str, UserUse] = {}  # in the order of telling
-
-    def own_uses(self, uses: Iterable[tuple[UserId, Use]], most: int = USERS_IN_NEWS_MAX) -> tuple[UserUse, ...]:
-        """What to tell now, out of all that the users have here."""
-        now = {user_id[:SHORT]: _short(user_id, use) for user_id, use in uses}
-        gone = [UserUse(user, 0, 0, 0) for user in self._told if user not in now]
-        changed = [use for user, use in now.items() if self._told.get(user) != use]
-        again = [now[user] for user, told in self._told.items() if now.get(user) == told]
-        chosen = (*gone, *changed, *again)[:most]
-        for use in chosen:
-            self._told.pop(use.user, None)
-            if use.user in now and len(self._told) < TOLD_MAX:
-                self._told[use.user] = use
-        return chosen
+    return tuple(_short(user_id, quota.use(user_id, committed)) for user_id in users)
 
 
 def _short(user_id: UserId, use: Use) -> UserUse:

@@ -2,8 +2,8 @@
 
 from atomd import uses
 from atomd.quota import Quota
-from atomd.uses import FORGET_S, Telling, Uses, uses_here
-from matcher.wire.realm import USERS_IN_NEWS_MAX, Use, UserUse
+from atomd.uses import FORGET_S, Uses, uses_here
+from matcher.wire.realm import Use, UserUse
 from specs.ids import HostId, UserId
 from tests.fakes.one_host import OneHost
 
@@ -54,29 +54,10 @@ def test_a_flood_of_users_is_bounded_and_what_was_heard_first_stays() -> None:
     assert heard.elsewhere(UserId("0" * 64), NOW_S).use.slots == 9
 
 
-def test_changes_are_told_first_and_everybody_in_turn() -> None:
-    telling = Telling()
-    users = [UserId(f"{number:016x}" + "0" * 48) for number in range(USERS_IN_NEWS_MAX + 8)]
-    own = {user: Use(1, 1, 1) for user in users}
-    first = telling.own_uses(own.items())
-    second = telling.own_uses(own.items())
-    assert len(first) == len(second) == USERS_IN_NEWS_MAX
-    assert {use.user for use in (*first, *second)} == {user[:16] for user in users}
-    own[users[3]] = Use(2, 1, 1)
-    assert telling.own_uses(own.items())[0] == UserUse(users[3][:16], 2, 1, 1)
-
-
 def test_a_host_knows_what_its_users_have() -> None:
     host = OneHost()
     host.running()
     host.stopped()
     quota = Quota(host="h1", kinds={}, vms=host.compute.ids_of)
     found = uses_here(quota, host.compute.vms.values(), host.ledger.committed())
-    assert found == [(ANN, Use(slots=1, ram_mib=512, vms=2))]
-
-
-def test_who_has_nothing_any_more_is_told_so_once() -> None:
-    telling = Telling()
-    telling.own_uses([(ANN, Use(1, 1, 1))])
-    assert telling.own_uses([]) == (UserUse(ANN[:16], 0, 0, 0),)
-    assert telling.own_uses([]) == ()
+    assert found == (UserUse(ANN[:16], slots=1, ram_mib=512, vms=2),)
