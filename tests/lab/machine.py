@@ -83,8 +83,15 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--"]
         home = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "USER": "root"}
-        pipes = {"input": stdin, "capture_output": True, "text": True}
-        done = subprocess.run([*enter, *command], env=home, timeout=timeout_s, start_new_session=True, **pipes)
+        done = subprocess.run(
+            [*enter, *command],
+            env=home,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            start_new_session=True,  # a signal to a whole group, sent there, must not come here
+        )
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
         return done
