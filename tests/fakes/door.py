@@ -185,7 +185,7 @@ class FakeDesk:
 
     async def renew(self, renew: Renew, caller: Caller, leaf: bytes) -> Admitted | Refused:
         try:
-            issued = self.realm.issuer.renew(caller.who, renew.request, wall_s=time.time())
+            issued = self.realm.issuer.renew(leaf, renew.request, wall_s=time.time())
         except IssueError as error:
             return Refused(error.code, ())
         return Admitted(issued.leaf, self.host.tag_key_documents())

@@ -146,7 +146,7 @@ async def test_a_renewed_leaf_is_what_the_door_shows_from_then_on(realm: Realm) 
     h0 = realm["h0"]
     async with open_door(realm) as door:
         before = (await door.connect(realm["ann"])).tls.getpeercert(binary_form=True)
-        renewed = realm.issuer.renew(h0.principal, make_request(h0.key, "h0"), wall_s=h0.starts_s + 600).leaf
+        renewed = realm.issuer.renew(h0.certificate, make_request(h0.key, "h0"), wall_s=h0.starts_s + 600).leaf
         h0.adopt_leaf(renewed)
         to = await door.connect(realm["ann"])
         assert to.tls.getpeercert(binary_form=True) == renewed != before

@@ -196,7 +196,7 @@ def impostor(realm: Realm, said: bytes) -> Iterator[int]:
         (b"\x00\x00", "breaks off"),
         (b"\xff\xff\xff\xff", "can't be read"),
         (b"\x00\x00\x00\x03abc", "can't be read"),
-        (frame([encode(Welcome(b"x" * 50))]), "does not belong"),
+        (frame([encode(Welcome(b"x" * 50))]), "cut short"),
         (frame([encode(Welcome(b""))]), "does not belong"),
     ],
 )

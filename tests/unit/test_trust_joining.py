@@ -7,7 +7,7 @@ import pytest
 from matcher.trust.certificates import public_key_of
 from matcher.trust.identity import load_identity
 from matcher.trust.issuing import Issued
-from matcher.trust.joining import Joining, JoinError, admit
+from matcher.trust.joining import JoinError, Joining, admit
 from matcher.trust.principal import fingerprint
 from matcher.trust.tokens import Pending, Token, Tokens
 from matcher.wire.messages import Refused
