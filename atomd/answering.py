@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from atomd.admission import Admission
 from atomd.compute import Compute
 from atomd.fit import Misfit, fit
 from atomd.hardware import Claim, Hardware
 from atomd.occupancy import capacity
-from atomd.refusals import DRAINED
+from atomd.quota import Want
 from atomd.traits import arch_for
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal
 from matcher.wire.messages import (
@@ -44,29 +45,41 @@ class Face:
 
 
 class Proposer:
-    """What this host would give for a pledge. `down` says why nothing new can start here now, or `None`."""
+    """What this host would give for a pledge. `down` says why nothing can start here now, or `None`; `minute` is
+    that of the local day."""
 
-    def __init__(self, face: Face, down: Callable[[], Reason | None]) -> None:
+    def __init__(
+        self, face: Face, down: Callable[[], str | None], admission: Admission, minute: Callable[[], int]
+    ) -> None:
         self._face, self._down = face, down
+        self._admission, self._minute = admission, minute
 
-    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
         if pledge.vm is None or (self._face.pretended and not pledge.dry):
             return Nothing(())
+        closed = self._admission.takes_new()
+        if closed is not None:
+            return Nothing(closed.reasons, aloud=True)
         down = self._down()
         if down is not None:
-            return Nothing((down,))
+            hint = "its sysadmin can say: systemctl status libvirtd"
+            return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
         fitted = fit(
             pledge.vm,
             self._face.hardware,
             residents,
             vm_id=VmId(pledge.vm_id),
-            user_id=user_id,
+            user_id=UserId(user.id),
             policy=Policy(pledge.policy),
         )
+        claim = None if isinstance(fitted, Misfit) else fitted.placed.claim
+        want = Want(VmId(pledge.vm_id), pledge.vm, claim, pledge.generation)
+        over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
         if isinstance(fitted, Misfit):
-            return Nothing(fitted.reasons)
-        claim, score = fitted.placed.claim, fitted.placed.score
-        return Proposal(claim, self._offer(pledge, pledge.vm, claim, score))
+            return Nothing((*over, *fitted.reasons), aloud=bool(over))
+        if over:
+            return Nothing(over, aloud=True)
+        return Proposal(fitted.placed.claim, self._offer(pledge, pledge.vm, fitted.placed.claim, fitted.placed.score))
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face
@@ -88,18 +101,6 @@ class Proposer:
         )
 
 
-def why_down(compute: Compute, libvirt: str | None, stale: str | None) -> Reason | None:
-    """Why nothing new starts here: for `Proposer`. `libvirt`: why it does not answer, or `None`; `stale`: why this host
-    can't know who was revoked."""
-    if compute.drained:
-        return DRAINED.reasons[0]
-    if stale is not None:
-        return Reason("realm", "a host that knows its realm", stale[:120], "is an issuer up? electros realm status")
-    if libvirt is not None:
-        return Reason("hypervisor", "libvirt", libvirt[:120], "its sysadmin can say: systemctl status libvirtd")
-    return None
-
-
 class ComputeAnswers:
     """`Intake`'s counterpart on a compute host."""
 
@@ -117,7 +118,7 @@ class ComputeAnswers:
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         self._know(user)
-        return self._offering.pledge(pledge, UserId(user.id), now_s)
+        return self._offering.pledge(pledge, user, now_s)
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -11,7 +12,8 @@ from random import SystemRandom
 import trio
 
 from atomd.accelerator import detect
-from atomd.answering import ComputeAnswers, Face, Proposer, why_down
+from atomd.admission import Admission
+from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.compute import Compute
 from atomd.config import Config
 from atomd.domains import Capabilities, HypervisorError
@@ -21,9 +23,12 @@ from atomd.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
 from atomd.placement import admits
+from atomd.quota import Quota
+from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
+from atomd.uses import Uses, uses_here
 from matcher.net import peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
@@ -36,7 +41,7 @@ from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.trust.issuing import open_issuer
-from matcher.wire.messages import Accelerator, Role
+from matcher.wire.messages import Accelerator, Refused, Role
 from specs.ids import HostId
 
 LIBVIRT_RETRY_S = 2.0
@@ -71,11 +76,9 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
-    proposer = Proposer(face, lambda: why_down(compute, hypervisor.down, stale(identity, time.time())))
-    offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    compute = Compute(host_id=HostId(identity.principal.id), boot_id=_boot_id(), ledger=ledger, offering=offering)
-    compute.restore(*remembered)
+    core = _core(config, identity, hypervisor, face)
+    compute, quota, uses = core.compute, core.quota, core.uses
+    compute.restore(*remembered, moment())
     performer = Performer(
         compute=compute,
         journal=journal,
@@ -88,7 +91,7 @@ async def _serve(
         network=config.network,
         nursery=nursery,
     )
-    answers = ComputeAnswers(face, offering, ledger, compute, lambda: identity.bundle.short_digest)
+    answers = ComputeAnswers(face, core.offering, core.ledger, compute, lambda: identity.bundle.short_digest)
     service = Service(
         identity=identity,
         face=face,
@@ -97,9 +100,18 @@ async def _serve(
         hypervisor=hypervisor,
         storaged_socket=config.storaged_socket,
         audit=audit,
+        quota=quota,
+        ledger=core.ledger,
     )
     issuer = open_issuer(config.issuer, identity)
-    upkeep = Upkeep(identity, port=config.front_door_port, multicast_port=config.multicast_port, issuer=issuer)
+    upkeep = Upkeep(
+        identity,
+        port=config.front_door_port,
+        multicast_port=config.multicast_port,
+        issuer=issuer,
+        uses=lambda: uses_here(quota, compute.vms.values(), core.ledger.committed()),
+        hears_uses=uses.eat,
+    )
     desk = Desk(upkeep, issuer=issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
@@ -109,6 +121,49 @@ async def _serve(
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What decides."""
+
+    ledger: Ledger[Claim]
+    offering: Offering[Claim]
+    compute: Compute
+    quota: Quota
+    uses: Uses
+
+
+def _core(config: Config, identity: Identity, hypervisor: Hypervisor, face: Face) -> _Core:
+    uses = Uses()
+    quota = Quota(
+        host=face.host,
+        kinds={device.address: (device.vendor, device.model) for device in face.hardware.pci},
+        vms=lambda user_id: compute.ids_of(user_id),
+        narrowing=config.narrow.narrowing(),
+        elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
+    )
+    admission = Admission(
+        quota,
+        is_member=lambda user_id: identity.verifier.is_member("user", user_id),
+        takes_new=lambda: DRAINED if compute.drained else _stale(identity),
+    )
+    ledger = Ledger[Claim](lambda residents, claim: admits(face.hardware, residents, claim), quota.allows)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
+    offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
+    compute = Compute(
+        host_id=HostId(identity.principal.id),
+        boot_id=_boot_id(),
+        ledger=ledger,
+        offering=offering,
+        admission=admission,
+    )
+    return _Core(ledger, offering, compute, quota, uses)
+
+
+def _stale(identity: Identity) -> Refused | None:
+    why = stale(identity, time.time())
+    return stale_realm(why) if why is not None else None
 
 
 async def _capabilities(hypervisor: Hypervisor) -> Capabilities:

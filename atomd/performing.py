@@ -5,6 +5,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 """
 
 import logging
+import time
 from pathlib import Path
 
 import trio
@@ -32,6 +33,7 @@ from atomd.effects import Effects
 from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
 from atomd.lifecycle import State, Vm
+from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.traits import arch_for
 from matcher.net import local
@@ -60,6 +62,12 @@ BECAME = {
     State.STOPPED: "vm.ended",
     State.FAILED: "vm.failed",
 }
+
+
+def moment() -> Moment:
+    """Now, by this machine's clocks."""
+    local = time.localtime()
+    return Moment(now_s(), time.time(), local.tm_hour * 60 + local.tm_min)
 
 
 def became(before: Vm | None, vm: Vm) -> str:
@@ -127,7 +135,7 @@ class Performer:
             self._look_again = trio.Event()
             try:
                 looked = self.compute.look()
-                for effects in self.compute.reconcile(await self._observe(), looked):
+                for effects in self.compute.reconcile(await self._observe(), looked, now_s()):
                     self.apply(effects)
             except HypervisorError as error:
                 log.warning("not reconciled: %s", error)

@@ -1,8 +1,7 @@
 """What stands behind the front door of a compute host: users' requests, judged and carried out."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +12,10 @@ from atomd.answering import ComputeAnswers, Face
 from atomd.domain_xml import domain_name
 from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.effects import Effects
+from atomd.hardware import Claim
 from atomd.lifecycle import RUNS, State, Vm
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
+from atomd.quota import Quota
 from atomd.refusals import refused
 from atomd.traits import arch_for
 from matcher.net import local
@@ -22,6 +23,7 @@ from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
+from matcher.offers.ledger import Ledger
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
@@ -42,7 +44,7 @@ from matcher.wire.messages import (
     VmViews,
     VmVolume,
 )
-from matcher.wire.realm import PciLimit, Use, WhoAmI
+from matcher.wire.realm import WhoAmI
 from specs.ids import HostId, OfferId, UserId, VmId, dashed
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
@@ -70,7 +72,10 @@ class Service:
         hypervisor: HypervisorLike,
         storaged_socket: Path,
         audit: Audit,
+        quota: Quota,
+        ledger: Ledger[Claim],
     ) -> None:
+        self._quota, self._ledger = quota, ledger
         self._audit = audit
         self._identity, self._face = identity, face
         self._performer, self._compute = performer, performer.compute
@@ -89,15 +94,15 @@ class Service:
             host=self._face.host,
             ends_s=0,
             grant=caller.who.grant,
-            here=caller.who.grant,
-            use=_use(self._compute.of_user(UserId(caller.id))),
+            here=self._quota.here(caller.who),
+            use=self._quota.use(UserId(caller.id), self._ledger.committed()),
         )
 
     async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
         confirm = self._signed(envelope, Confirm, caller)
         if isinstance(confirm, Refused):
             return self._noted(caller, "vm.confirm", "", confirm)
-        decided = self._compute.confirm(confirm, envelope, UserId(caller.id), caller.name, now_s())
+        decided = self._compute.confirm(confirm, envelope, caller.who, moment())
         detail = f"{confirm.name or 'no name'}, generation {confirm.generation}, offer {confirm.offer_id}"
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         if refusal is not None:
@@ -274,6 +279,7 @@ class Service:
 
     def _view(self, vm: Vm, addresses: tuple[str, ...]) -> VmView:
         ask, claim, hardware = vm.confirm.vm, vm.claim, self._face.hardware
+        lease = self._compute.lease_of(vm)
         return VmView(
             id=vm.vm_id,
             generation=vm.generation,
@@ -296,22 +302,8 @@ class Service:
             pci=claim.pci,
             volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
             specfile=vm.confirm.specfile,
+            lease_ends_s=lease.ends_s(moment()) if lease is not None and vm.state in RUNS else 0,
         )
-
-
-def _use(vms: Iterable[Vm]) -> Use:
-    """Compute is used by VMs that are up or on their way; stopped ones count as VMs alone."""
-    vms = list(vms)
-    asks = [vm.confirm.vm for vm in vms if vm.state in RUNS]
-    pci = Counter[tuple[str, str]]()
-    for need in (need for ask in asks for need in ask.pci):
-        pci[need.vendor, need.model] += need.quantity
-    return Use(
-        slots=sum(ask.slots for ask in asks),
-        ram_mib=sum(ask.ram_mib for ask in asks),
-        vms=len(vms),
-        pci=tuple(PciLimit(*device, quantity) for device, quantity in sorted(pci.items())[:USED_PCI_MAX]),
-    )
 
 
 class _Watched:

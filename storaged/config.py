@@ -11,6 +11,14 @@ from matcher.net import audit, multicast
 PATH = Path("/etc/atomos/storaged.toml")
 
 
+class Narrow(BaseModel):
+    """What this host takes away from every grant; it can give nothing. Users, hours and the rest are for `atomd`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    volumes_gb: Annotated[int, Ge(0), Le(2**31 - 1)] | None = None
+
+
 class Config(BaseModel):
     """One host's settings; every key has a default. `pools`: folders that are searched for volumes, at any depth."""
 
@@ -23,3 +31,4 @@ class Config(BaseModel):
     audit: Path = audit.PATH
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
+    narrow: Narrow = Narrow()

@@ -25,6 +25,7 @@ from storaged.config import Config
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.volume import Snapshot
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -103,13 +104,14 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     keeper.recover(catalogue.snapshot())
     for vid in keeper.rolled_back(catalogue.snapshot()):
         log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
-    ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
-    proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
+    quota = Quota(host=host, shares=keeper.shares, snapshot=catalogue.snapshot, volumes_gb=config.narrow.volumes_gb)
+    ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
+    proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
     answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.bundle.short_digest)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, audit)
+    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit)
     nursery.start_soon(catalogue.keep_scanned)
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, attaching.answer)

@@ -13,7 +13,7 @@ from pathlib import Path
 from matcher.trust import files
 from matcher.trust.identity import is_identity, load_identity
 from matcher.trust.joining import ALPN, JoinError, Joining
-from matcher.trust.principal import Principal
+from matcher.trust.principal import Principal, name_problem
 from matcher.trust.spreading import Peer
 from matcher.trust.tokens import Token
 from matcher.wire.codec import BadBytes, decode, encode
@@ -50,12 +50,15 @@ class Joined:
 
 
 def redeem(token: Token, name: str, folder: Path, *, timeout_s: float = TIMEOUT_S) -> Joined:
-    """Become a member of the token's realm, with an identity in `folder`. `name`: a host's own; a user's is known.
+    """Become a member of the token's realm, with an identity in `folder`. `name`: a host's own; a user's stands in the
+    token's record, so that theirs may be empty.
 
     Raises `JoinError`, with a sentence for a person.
     """
     if is_identity(folder):
         raise JoinError(f"There is an identity in {folder} already, and it stays. Choose another folder.")
+    if token.kind == "host" and (problem := name_problem(name)):
+        raise JoinError(problem)
     try:
         files.make_folder(folder)
     except OSError as error:
@@ -73,7 +76,7 @@ def redeem(token: Token, name: str, folder: Path, *, timeout_s: float = TIMEOUT_
 
 def _admitted(token: Token, name: str, until_s: float) -> tuple[Admitted, Joining, str]:
     """Every address twice: where an answer was lost, the same request gets it again."""
-    joining = Joining(token, name)
+    joining = Joining(token, name or token.kind)
     best = _Elsewhere("The token names no address that could be tried.", -1)
     for address in token.addresses * TRIES:
         if (left_s := until_s - time.monotonic()) <= 0:

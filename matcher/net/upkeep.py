@@ -68,7 +68,7 @@ class Upkeep:
         multicast_port: int = multicast.PORT,
         issuer: Issuer | None = None,
         uses: Callable[[], Sequence[UserUse]] = tuple,
-        hears_uses: Callable[[HostId, Sequence[UserUse], float], None] = lambda *_: None,
+        hears_uses: Callable[[HostId, str, Sequence[UserUse], float], None] = lambda *_: None,
     ) -> None:
         self.identity, self.issuer = identity, issuer
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
@@ -110,7 +110,8 @@ class Upkeep:
 
     def hears_news(self, news: News, host: Principal, address: str) -> None:
         """`Intake` has heard another host, and has judged that it is one."""
-        self._hears_uses(HostId(host.id), news.uses, now_s())
+        if host.id != self.identity.principal.id:
+            self._hears_uses(HostId(host.id), news.host, news.uses, now_s())
         if not self._works or host.id == self.identity.principal.id:  # of our own host as well: two daemons, one word
             self.identity.learn(read_documents(news.fresh), time.time())
         else:

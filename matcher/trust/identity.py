@@ -7,6 +7,7 @@ What the realm says changes while a daemon runs (revocations, new keys, its own 
 `save` bring it in, `refresh` takes up what another process of this member has written.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from matcher.trust import files
 from matcher.trust.bundle import Bundle, read_bundle
-from matcher.trust.certificates import BACKDATE_S, Untrusted, to_der, to_pem
+from matcher.trust.certificates import BACKDATE_S, Untrusted, is_signed_by, to_der, to_pem
 from matcher.trust.documents import Signed
 from matcher.trust.principal import Principal
 from matcher.trust.tag_keys import TagKeys, read_tag_keys
@@ -283,11 +284,25 @@ def _tls(context: "ssl.SSLContext", identity: Identity, verify: "ssl.VerifyMode"
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = verify
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_cert_chain(identity.folder / "leaf.pem", identity.folder / "key.pem")
+    _show(context, identity)
     bundle = identity.bundle  # issuers among them: a peer need not send what every member has
     trusted = (*bundle.roots, *(issuer.certificate for issuer in bundle.issuers))
     context.load_verify_locations(cadata="".join(to_pem(each).decode() for each in trusted))
     return context
+
+
+def _show(context: "ssl.SSLContext", identity: Identity) -> None:
+    """The leaf with its issuer. OpenSSL would find and check the chain anew for each handshake, root and all, which
+    makes one a third longer; and it takes chains from files alone."""
+    leaf = files.read(identity.folder / "leaf.pem")
+    issued = x509.load_pem_x509_certificate(leaf)
+    issuers = [entry.certificate for entry in identity.bundle.issuers if is_signed_by(issued, entry.certificate)]
+    chain = os.memfd_create("chain", os.MFD_CLOEXEC)
+    try:
+        os.write(chain, leaf + b"".join(to_pem(issuer) for issuer in issuers[:1]))
+        context.load_cert_chain(f"/proc/self/fd/{chain}", identity.folder / "key.pem")
+    finally:
+        os.close(chain)
 
 
 def _expired(folder: Path, certified: Certified) -> str:

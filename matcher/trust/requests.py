@@ -8,12 +8,10 @@ from cryptography.x509.oid import NameOID
 
 from matcher.trust.certificates import Untrusted, public_key_of
 
-UNNAMED = "-"
-
 
 def make_request(key: EllipticCurvePrivateKey, name: str) -> bytes:
-    """DER. Where `name` is empty, whoever issues knows it."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name or UNNAMED)])
+    """DER."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256()).public_bytes(Encoding.DER)
 
 

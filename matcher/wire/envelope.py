@@ -156,8 +156,11 @@ def seal(
     return header[_BEFORE_TAG] + _tag(realm.tag_key, header[_BEFORE_TAG], rest) + rest
 
 
-def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYTES) -> Sealed:
-    """What a member of this realm sealed. Raises `BadBytes`, the cheapest checks first; the signature is not judged."""
+def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYTES, is_kept: bool = False) -> Sealed:
+    """What a member of this realm sealed. Raises `BadBytes`, the cheapest checks first; the signature is not judged.
+
+    `is_kept`: it was unsealed once before and kept, so that its tag may be of a key that is forgotten by now.
+    """
     if not HEADER.size <= len(data) <= max_bytes:
         raise BadBytes("length")
     magic, version, number, realm_id, tag, *sizes = HEADER.unpack_from(data)
@@ -165,7 +168,7 @@ def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYT
         raise BadBytes("magic" if magic != MAGIC else "version")
     if realm_id.hex() != realm.realm_id:
         raise BadBytes("realm")
-    tag_key = _key_of(tag, realm, data)
+    tag_key = b"" if is_kept else _key_of(tag, realm, data)
     if number not in _KINDS:
         raise BadBytes("kind")
     return _cut(_KINDS[number], data, tag_key, *sizes)

@@ -1,6 +1,7 @@
 """The front door from outside: who gets in, how far, and what becomes of those who should not."""
 
 import json
+import shutil
 import ssl
 from collections import Counter
 from contextlib import suppress
@@ -528,3 +529,53 @@ async def test_bringing_documents_is_open_to_members_and_they_count_at_once(real
         to = await door.connect(realm["h1"])
         assert (await to.ask("POST", "/v1/realm/documents", frame([told.data])))[0] == 200
         assert refusal(await (await door.connect(realm["lou"])).ask("GET", "/v1/host")) == (403, "denied")
+
+
+# ---- plain HTTPS, for whoever has the files
+
+
+@pytest.fixture
+def addressed(realm: Realm) -> Realm:
+    """The founder's leaf names an address, as one does that was made on a real host."""
+    h0 = realm["h0"]
+    request = make_request(h0.key, "h0")
+    h0.adopt_leaf(realm.issuer.renew(h0.certificate, request, wall_s=h0.starts_s + 600, addresses=["127.0.0.1"]).leaf)
+    return realm
+
+
+@pytest.mark.parametrize("name", ["h0", "127.0.0.1"])
+async def test_a_tls_library_that_checks_names_and_knows_the_root_alone_is_content(addressed: Realm, name: str) -> None:
+    ann = addressed["ann"].folder
+    context = ssl.create_default_context(cafile=str(ann / "root.pem"))
+    context.load_cert_chain(ann / "leaf.pem", ann / "key.pem")
+    async with open_door(addressed) as door:
+        tls = trio.SSLStream(await door.plain(), context, server_hostname=name, https_compatible=True)
+        await tls.do_handshake()
+        assert (await To(tls).ask("GET", "/v1/vms"))[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("name", ["h0", "127.0.0.1"])
+async def test_curl_asks_with_the_files_of_an_identity(addressed: Realm, name: str) -> None:
+    ann = addressed["ann"].folder
+    files = ["--cert", str(ann / "leaf.pem"), "--key", str(ann / "key.pem"), "--cacert", str(ann / "root.pem")]
+    async with open_door(addressed) as door:
+
+        async def curl(*arguments: str) -> str:
+            resolve = ["--resolve", f"h0:{door.port}:127.0.0.1"]
+            ran = await trio.run_process(
+                ["curl", "--silent", "--show-error", "--noproxy", "*", *files, *resolve, *arguments],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+            )
+            assert ran.returncode == 0, ran.stderr
+            return ran.stdout.decode()
+
+        top = f"https://{name}:{door.port}/v1"
+        assert json.loads(await curl(f"{top}/vms"))["vms"][0]["name"] == "web"
+        assert json.loads(await curl(f"{top}/nothing"))["code"] == "not-found"
+        large = addressed.folder / "large"
+        large.write_bytes(bytes(6 << 20))
+        assert json.loads(await curl("--data-binary", f"@{large}", f"{top}/confirms"))["code"] == "too-large"
+        assert json.loads(await curl("-d", '{"name":"h5"}', f"{top}/realm/hosts"))["expires_in_s"] == 900

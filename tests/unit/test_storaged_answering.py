@@ -35,6 +35,7 @@ from storaged.claims import VolumeShare
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import make_realm
 
@@ -58,12 +59,19 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     host_id = HostId(identity.principal.id)
     keeper = Keeper(Journal(tmp_path / "journal"), host_id=host_id)
     snapshot = Index().scan([tmp_path / "pool"])
-    ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot))
-    proposer = Proposer("h1", host_id, keeper, lambda: snapshot)
+    quota = Quota(host="h1", shares=keeper.shares, snapshot=lambda: snapshot)
+    ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
+    proposer = Proposer("h1", host_id, keeper, lambda: snapshot, quota)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
     answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
     attaching = Attaching(
-        identity, keeper, ledger, lambda: snapshot, Intake(identity, answers), Audit(tmp_path / "audit", "h1")
+        identity,
+        keeper,
+        ledger,
+        lambda: snapshot,
+        Intake(identity, answers),
+        quota,
+        Audit(tmp_path / "audit", "h1"),
     )
     return SimpleNamespace(attaching=attaching, host_id=host_id, members=members)
 

@@ -43,6 +43,7 @@ class Conversation:
         self._begun_s: float | None = None  # the first byte of the request that is coming in
         self._idle_since_s = trio.current_time()
         self._is_over = False
+        self._head = b""
 
     async def run(self) -> None:
         """Until either side ends it; what is being answered by then may go on for a while, unheard."""
@@ -110,9 +111,14 @@ class Conversation:
                 self._reading.deadline = self._deadline_s()
 
     async def _say(self, data: bytes) -> None:
-        """To a side that can't, or won't, take it, nothing more is said."""
+        """To a side that can't, or won't, take it, nothing more is said. An answer's head waits for what follows it at
+        once: its body, or the end."""
         if self._is_over:
             return
+        if data[:5] == b"HTTP/" and self._protocol.connection.our_state is h11.SEND_BODY:
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
         is_console = self._their_state is None
         try:
             await self._secured.send(data, self._limits.console_taking_s if is_console else self._limits.taking_s)

@@ -106,6 +106,8 @@ class Secured:
 
     async def _flush(self) -> None:
         """Send what TLS has to say; in its own order, whoever else is sending."""
+        if not self._out.pending:
+            return
         async with self._sending:
             if self._out.pending:
                 await self._plain.send_all(self._out.read())
