@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
+from atomd import refusals as no
 from atomd.admission import Admission, is_as_pledged
 from atomd.effects import (
     AttachVolumes,
@@ -36,7 +37,7 @@ from atomd.lease import Lease
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import ABANDONED, OVER_GRANT, REMOVED, SILENT, UNDONE, WHY_REVOKED, refused, too_old, unattached
+from atomd.refusals import not_next, refused, too_old, unattached
 from atomd.stopping import IGNORED, Due, Stopping
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
@@ -83,7 +84,10 @@ class Compute:
             before = self.vms.get(vm.vm_id)
             if before is not None:
                 keeps = vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED)
-                (self._keep_older if keeps else self._litter_with)(before)
+                if keeps:
+                    self._older[before.vm_id] = before
+                else:
+                    self._litter[before.vm_id, before.generation] = before
             self.vms[vm.vm_id] = vm
             if vm.lease is not None:
                 self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
@@ -103,12 +107,12 @@ class Compute:
                 self._abandoned.pop(offer_id, None)
                 return refusal, []
             case JournalForget(vm=vm):
-                self._litter_with(vm)
+                self._litter[vm.vm_id, vm.generation] = vm
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
                 self._busy.discard(vm.vm_id)
                 if older is not None:
-                    self._keep_older(older)
+                    self._older[older.vm_id] = older
                 return refusal, self._step_back(vm, before, refusal)
         assert_never(failed)
 
@@ -152,11 +156,11 @@ class Compute:
         claim = self._ledger.commit(offer_id, user, moment.now_s)
         if isinstance(claim, Refusal):
             assert claim is Refusal.OVER_GRANT, "the objection has looked for the hold"
-            return self._refuse(offer_id, user_id, OVER_GRANT, moment.now_s)
+            return self._refuse(offer_id, user_id, no.OVER_GRANT, moment.now_s)
         lease = self._admission.lease(confirm, user, self._boot_id, moment)
         vm = Vm(confirm, envelope, user_id, user.name, State.PREPARED, claim, lease=lease)
         if known is not None:
-            self._keep_older(known)
+            self._older[known.vm_id] = known
         self.vms[vm.vm_id] = vm
         self._busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
@@ -168,7 +172,7 @@ class Compute:
         vm = self._taken(offer_id)
         if vm is None or vm.state is State.PREPARED:
             return None
-        return REMOVED if vm.state is State.REMOVING else vm
+        return no.REMOVED if vm.state is State.REMOVING else vm
 
     def abandon(self, abandon: Abandon, user_id: UserId, now_s: float) -> tuple[Vm | None, Effects]:
         """The user lets go of an offer: the VM where it is promised already, and stays; else it never will be."""
@@ -186,7 +190,7 @@ class Compute:
             del self._abandoned[next(iter(self._abandoned))]
         self._abandoned[offer_id] = None
         if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
-            self._remember(offer_id, ABANDONED)
+            self._remember(offer_id, no.ABANDONED)
             if mine.vm_id in self._busy:  # else it was restored, and reconcile undoes it
                 self.vms[mine.vm_id] = mine.to(State.REMOVING)
         return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
@@ -241,13 +245,15 @@ class Compute:
         if vm.state is State.REMOVING:  # abandoned meanwhile
             return self._detach(vm)
         if (closed := self._admission.against_attached(vm)) is not None:
-            return self._undo(vm, closed) if vm.state is State.PREPARED else self._end(vm, State.STOPPED, WHY_REVOKED)
+            return (
+                self._undo(vm, closed) if vm.state is State.PREPARED else self._end(vm, State.STOPPED, no.WHY_REVOKED)
+            )
         if isinstance(answer, Attached):
             return self._commit(vm, answer)
         if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
             return self._end(vm, State.STOPPED, unattached(answer)) if answer is not None else []
         if answer is None:
-            return self._undo(vm, SILENT)
+            return self._undo(vm, no.SILENT)
         self._drop(vm, answer)
         return [JournalForget(vm), Changed(vm_id)]
 
@@ -291,7 +297,7 @@ class Compute:
         self._busy.discard(vm_id)
         if not done:
             return []
-        self._drop(vm, REMOVED)
+        self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm_id)]
 
     def tick(self, now_s: float) -> list[Effects]:
@@ -324,31 +330,28 @@ class Compute:
         if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
             return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
         if offer_id in self._abandoned:
-            return ABANDONED
+            return no.ABANDONED
         hold = self._ledger.held(offer_id, moment.now_s)
         if hold is None or hold.user_id != user_id:
             return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")
         pledge = self._offering.pledged(hold.pledge_id, user_id)
         if pledge is None or not is_as_pledged(confirm, pledge):
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
-        if vm is not None and (objection := self._generation_objection(vm, confirm, user_id)) is not None:
+        if (
+            vm is not None
+            and (
+                objection := not_next(
+                    vm, confirm, user_id, busy=vm.vm_id in self._busy, undone=vm.offer_id in self._refusals
+                )
+            )
+            is not None
+        ):
             return objection
         others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
         if confirm.name and any(other.confirm.name == confirm.name for other in others):
             hint = "choose another name, or remove that one: electros rm"
             return refused("name-taken", "name", confirm.name, "you have a VM of that name here", hint)
         return self._admission.against_confirm(confirm, hold.claim, user, self._ledger.committed(), moment)
-
-    def _generation_objection(self, vm: Vm, confirm: Confirm, user_id: UserId) -> Refused | None:
-        if vm.user_id != user_id:
-            return refused("not-found", "vm", "this VM", "not yours", "electros ps shows yours")
-        if vm.state is State.REMOVING and vm.offer_id in self._refusals:  # never promised, and soon gone
-            return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
-        if confirm.generation <= vm.generation:
-            return too_old(vm.generation, confirm.generation)
-        if vm.state not in (State.STOPPED, State.FAILED) or vm.vm_id in self._busy:
-            return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
-        return None
 
     def _taken(self, offer_id: OfferId) -> Vm | None:
         """The VM that an offer has become."""
@@ -433,7 +436,7 @@ class Compute:
         if vm.confirm.volumes:
             self._busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
-        self._drop(vm, REMOVED)
+        self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm.vm_id)]
 
     def _enter(self, vm: Vm, state: State, why: str = "") -> Journal:
@@ -446,7 +449,7 @@ class Compute:
             return [Quarantined(step.vm_id)]
         match step.action:
             case Action.UNDO:
-                return self._undo(vm, self._refusals.get(vm.offer_id, UNDONE))
+                return self._undo(vm, self._refusals.get(vm.offer_id, no.UNDONE))
             case Action.START | Action.RESTART if why := self._kept_down(vm, now_s):
                 return self._end(vm, State.STOPPED, why)
             case Action.START:
@@ -496,12 +499,6 @@ class Compute:
         """Rows that are left over are forgotten, unless their place has been taken by a VM of the same name."""
         used = {(vm.vm_id, vm.generation) for vm in (*self.vms.values(), *self._older.values())}
         return [[JournalForget(self._litter.pop(life))] for life in [*self._litter] if life not in used]
-
-    def _keep_older(self, vm: Vm) -> None:
-        self._older[vm.vm_id] = vm
-
-    def _litter_with(self, vm: Vm) -> None:
-        self._litter[vm.vm_id, vm.generation] = vm
 
     def _remember(self, offer_id: OfferId, refusal: Refused) -> None:
         while len(self._refusals) >= REFUSALS_MAX:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -75,29 +76,8 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    uses = Uses()
-    quota = Quota(
-        host=face.host,
-        kinds={device.address: (device.vendor, device.model) for device in hardware.pci},
-        vms=lambda user_id: compute.ids_of(user_id),
-        narrowing=config.narrow.narrowing(),
-        elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
-    )
-    admission = Admission(
-        quota,
-        is_member=lambda user_id: identity.verifier.is_member("user", user_id),
-        takes_new=lambda: DRAINED if compute.drained else _stale(identity),
-    )
-    ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim), quota.allows)
-    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
-    offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    compute = Compute(
-        host_id=HostId(identity.principal.id),
-        boot_id=_boot_id(),
-        ledger=ledger,
-        offering=offering,
-        admission=admission,
-    )
+    core = _core(config, identity, hypervisor, face)
+    compute, quota, uses = core.compute, core.quota, core.uses
     compute.restore(*remembered, moment())
     performer = Performer(
         compute=compute,
@@ -111,7 +91,7 @@ async def _serve(
         network=config.network,
         nursery=nursery,
     )
-    answers = ComputeAnswers(face, offering, ledger, compute, lambda: identity.bundle.short_digest)
+    answers = ComputeAnswers(face, core.offering, core.ledger, compute, lambda: identity.bundle.short_digest)
     service = Service(
         identity=identity,
         face=face,
@@ -121,7 +101,7 @@ async def _serve(
         storaged_socket=config.storaged_socket,
         audit=audit,
         quota=quota,
-        ledger=ledger,
+        ledger=core.ledger,
     )
     issuer = open_issuer(config.issuer, identity)
     upkeep = Upkeep(
@@ -129,7 +109,7 @@ async def _serve(
         port=config.front_door_port,
         multicast_port=config.multicast_port,
         issuer=issuer,
-        uses=lambda: uses_here(quota, compute.vms.values(), ledger.committed()),
+        uses=lambda: uses_here(quota, compute.vms.values(), core.ledger.committed()),
         hears_uses=uses.eat,
     )
     desk = Desk(upkeep, issuer=issuer, port=config.front_door_port, audit=audit)
@@ -141,6 +121,44 @@ async def _serve(
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What decides."""
+
+    ledger: Ledger[Claim]
+    offering: Offering[Claim]
+    compute: Compute
+    quota: Quota
+    uses: Uses
+
+
+def _core(config: Config, identity: Identity, hypervisor: Hypervisor, face: Face) -> _Core:
+    uses = Uses()
+    quota = Quota(
+        host=face.host,
+        kinds={device.address: (device.vendor, device.model) for device in face.hardware.pci},
+        vms=lambda user_id: compute.ids_of(user_id),
+        narrowing=config.narrow.narrowing(),
+        elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
+    )
+    admission = Admission(
+        quota,
+        is_member=lambda user_id: identity.verifier.is_member("user", user_id),
+        takes_new=lambda: DRAINED if compute.drained else _stale(identity),
+    )
+    ledger = Ledger[Claim](lambda residents, claim: admits(face.hardware, residents, claim), quota.allows)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
+    offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
+    compute = Compute(
+        host_id=HostId(identity.principal.id),
+        boot_id=_boot_id(),
+        ledger=ledger,
+        offering=offering,
+        admission=admission,
+    )
+    return _Core(ledger, offering, compute, quota, uses)
 
 
 def _stale(identity: Identity) -> Refused | None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from atomd.lifecycle import State, Vm
 from matcher.offers.ledger import Refusal
-from matcher.wire.messages import REASONS_MAX, Attached, Reason, Refused
+from matcher.wire.messages import REASONS_MAX, Attached, Confirm, Reason, Refused
+from specs.ids import UserId
 
 
 def refused(code: str, resource: str, asked: str, has: str, hint: str) -> Refused:
@@ -16,6 +18,19 @@ def over_grant(reasons: Sequence[Reason]) -> Refused:
 
 def too_old(here: int, asked: int) -> Refused:
     return refused("old-generation", "vm", f"generation {asked}", f"generation {here} is here", "electros ps")
+
+
+def not_next(vm: Vm, confirm: Confirm, user_id: UserId, *, busy: bool, undone: bool) -> Refused | None:
+    """Why `confirm` can't be the next life of the VM that is here. `undone`: its last one is being taken back."""
+    if vm.user_id != user_id:
+        return refused("not-found", "vm", "this VM", "not yours", "electros ps shows yours")
+    if vm.state is State.REMOVING and undone:  # never promised, and soon gone
+        return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
+    if confirm.generation <= vm.generation:
+        return too_old(vm.generation, confirm.generation)
+    if vm.state not in (State.STOPPED, State.FAILED) or busy:
+        return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
+    return None
 
 
 def stale_realm(why: str) -> Refused:

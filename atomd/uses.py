@@ -65,7 +65,7 @@ class Uses:
 
 
 def uses_here(quota: Quota, vms: Iterable[Vm], committed: Collection[Claim]) -> tuple[UserUse, ...]:
-    """What each user has on this host, to be told to the others; what is only held is gone before anybody hears of it."""
+    """What each user has on this host, to be told to others; what is only held is gone before anybody hears of it."""
     users = dict.fromkeys(vm.user_id for vm in vms)
     return tuple(_short(user_id, quota.use(user_id, committed)) for user_id in users)
 

@@ -96,7 +96,12 @@ def _issuer_of(mine: Session, now: Standing, host: str, known: set[bytes]) -> tu
         ids = ", ".join(sorted(each.hex() for each in known))
         helps = f"one that is gone is named by the id of its issuer's key; there are: {ids}"
         raise Failure(Exit.NOT_FOUND, f"no host {host} answers here", helps=helps)
-    request = mine.ask(door, lambda connection: connection.ask("POST", PATH, Renew, b""))
+    try:
+        request = mine.ask(door, lambda connection: connection.ask("POST", PATH, Renew, b""))
+    except Failure as failure:
+        if failure.code != "not-found":
+            raise
+        raise Failure(Exit.FAILED, f"{door.host} can't be made an issuer: its version knows no way to") from None
     try:
         key, _ = read_request(request.request)
     except Untrusted as error:

@@ -59,7 +59,7 @@ def status(*, output: Output = "table") -> None:
         for host in document["hosts"]
     ]
     head = f"realm {document['name']} ({document['id']}), epoch {document['epoch']}"
-    notes = [head, "issuers: " + (", ".join(document["issuers"]) or "nobody")]
+    notes = [head, f"issuers: {_issuers(document)}"]
     notes += ["a new root takes over: electros realm rotate --finish ends that"] * document["rotating"]
     notes += [f"warning: {warning}" for warning in document["warnings"]]
     columns = ("HOST", "ISSUES", "EPOCH", "HEARD AN ISSUER", "REVOCATIONS", "TAG KEY", "TOKENS")
@@ -168,6 +168,13 @@ def _status_document(now: Standing) -> dict[str, Any]:
         "unanswered": [{"host": door.host, "why": why} for door, why in now.failed],
         "warnings": list(_warnings(now, newest)),
     }
+
+
+def _issuers(document: dict[str, Any]) -> str:
+    """By the names of their hosts, as far as these answer: a status names keys."""
+    names = [host["host"] for host in document["hosts"] if host["issues"]]
+    away = len(document["issuers"]) - len(names)
+    return ", ".join([*names, *[f"{away} on hosts that do not answer"] * (away > 0)]) or "none"
 
 
 def _status_of(status: RealmStatus) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from matcher.cli.session import LEARN_S, Session, session
 from matcher.net.https import Door
 from matcher.trust.identity import Identity, load_identity
 from matcher.trust.realm import EVERYTHING
-from matcher.trust.requests import make_request
 from matcher.wire.messages import Reason, Refused
 from matcher.wire.realm import Grant, RealmStatus, Verb
 from tests.fakes.hosts import Link, keyboard
@@ -106,15 +105,12 @@ def test_a_failure_afterwards_is_silent(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def supersede(link: Link, grant: Grant) -> None:
-    """As if the leaf of today had been made a while ago: leaves are told apart by the second."""
-    issuer = link.realm.issuer
-    link["h0"].learn(issuer.change("ada", grant, wall_s=mine_now().starts_s + 301))
+    link["h0"].learn(link.realm.issuer.change("ada", grant, wall_s=time.time()))
 
 
 def test_with_a_superseded_leaf_nobody_answers_until_it_is_renewed(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     hear_of_all()
     narrow = Grant(verbs=(Verb.PLEDGE,), slots=2)
-    age_leaf(link)
     supersede(link, narrow)
     assert not link["h1"].hears(mine_now())
     with session() as mine:
@@ -122,19 +118,7 @@ def test_with_a_superseded_leaf_nobody_answers_until_it_is_renewed(link: Link, m
     assert mine_now().principal.grant == narrow
 
 
-def age_leaf(link: Link) -> None:
-    """The same leaf, an hour older."""
-    me = mine_now()
-    issued = link.realm.issuer.renew(me.principal, request_of(me), wall_s=time.time() - 3600)
-    me.adopt_leaf(issued.leaf)
-
-
-def request_of(identity: Identity) -> bytes:
-    return make_request(identity.key, identity.principal.name)
-
-
 def test_a_superseded_leaf_at_a_door_is_renewed_and_the_question_asked_once_more(link: Link) -> None:
-    age_leaf(link)
     with session() as mine:
         mine.query()
         supersede(link, EVERYTHING)

@@ -107,13 +107,6 @@ def test_a_revoked_user_is_out_everywhere(link: Link, capsys: pytest.CaptureFixt
             again()
 
 
-def test_a_user_is_not_revoked_without_a_word(link: Link) -> None:
-    link.realm.add("bob")
-    with pytest.raises(Failure, match="no terminal"):
-        user.revoke_user("bob")
-    assert link.asked("POST /v1/realm/revocations") == []
-
-
 def test_of_two_with_one_name_the_one_that_is_a_member_is_meant(link: Link) -> None:
     first = link.realm.add("bob")
     user.revoke_user("bob", yes=True)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from matcher.net.audit import Audit
 from matcher.net.intake import Intake
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
@@ -71,8 +72,9 @@ class Storage:
         ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
         proposer = Proposer("h1", self.host_id, keeper, lambda: snapshot, quota)
         offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-        self.answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None)
-        self.attaching = Attaching(self.host, keeper, ledger, lambda: snapshot, Intake(self.host, self.answers), quota)
+        self.answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
+        intake, audit = Intake(self.host, self.answers), Audit(self.folder / "audit.jsonl", "h1")
+        self.attaching = Attaching(self.host, keeper, ledger, lambda: snapshot, intake, quota, audit)
 
     def granted(self, grant: Grant) -> Identity:
         return self.realm.add("bea", grant)
