@@ -81,23 +81,26 @@ def _request(room: Room, random: Random) -> bytes:
 
 async def _ask(door: Running, realm: Realm, to: To | None, data: bytes, report: Report) -> To | None:
     """One request, on the connection of before where that lives. A door may hang up on what is no HTTP; it may not
-    say that it made a mistake, nor say nothing for ever."""
+    say that it made a mistake, nor say nothing for ever, nor turn away who comes next."""
+    to = to or await door.connect(realm["ann"])
+    status = FAULT
     try:
-        to = to or await door.connect(realm["ann"])
         with trio.fail_after(20):
             await to.tls.send_all(data)
             status, said = await to.answer()
         if status >= FAULT and (status == FAULT or json.loads(said)["code"] == "fault"):
             raise AssertionError(f"{status} {said[:200]!r}")
     except BROKEN:
-        return None
+        status = FAULT
     except Exception:
         report.note(data)
-        return None
-    is_whole = status < 400 and b"/v1/confirms" not in data  # their news come in pieces, which `To` does not read
-    return to if is_whole else None
+    if status < 400 and b"/v1/confirms" not in data:  # its news come in pieces, which `To` does not read
+        return to
+    await trio.aclose_forcefully(to.tls)
+    return None
 
 
 async def _alive(door: Running, realm: Realm) -> None:
-    status, _ = await (await door.connect(realm["ann"])).ask("GET", "/v1/host")
+    to = await door.connect(realm["ann"])
+    status, _ = await to.ask("GET", "/v1/host")
     assert status == 200
