@@ -197,7 +197,11 @@ class FakeDesk:
         return Refused("not-an-issuer", (Reason("issuer", "to invite", "h9 is one", ""),))
 
     async def change_grant(self, change: ChangeGrant, caller: Caller) -> Done | Refused:
-        self.host.learn([self.realm.issuer.change(change.name, change.grant, wall_s=time.time())], time.time())
+        try:
+            revocation = self.realm.issuer.change(change.name, change.grant, wall_s=time.time())
+        except IssueError as error:
+            return Refused(error.code, ())
+        self.host.learn([revocation], time.time())
         return Done("another grant")
 
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused:
