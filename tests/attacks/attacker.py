@@ -44,7 +44,10 @@ def main() -> None:
     wishes = json.loads(sys.argv[1])
     with Client(load_identity(identity_folder())) as client:
         each = wishes if isinstance(wishes, list) else [wishes]
-        done = [Attacker(client, one).act() for one in each]
+        done = []
+        for one in each:
+            done.append(Attacker(client, one).act())
+            time.sleep((one.get("hold_ms", 0) + 100) / 1000)  # else the holds of before stand in the next one's way
         print(json.dumps(done if isinstance(wishes, list) else done[0]))
 
 
