@@ -200,6 +200,9 @@ class FakeDesk:
         self.host.learn([self.realm.issuer.change(change.name, change.grant, wall_s=time.time())], time.time())
         return Done("another grant")
 
+    async def make_issuer(self, caller: Caller) -> Renew | Refused:
+        return Renew(self.realm.issuer.request("h0"))
+
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused:
         self.revoke_now(revoke.member)
         return Done("revoked")
