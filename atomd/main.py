@@ -33,7 +33,7 @@ def run(*, config: Path = PATH) -> None:
 
 @app.command
 def join(
-    token: str | None = None,
+    token: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     *,
     name: str | None = None,
     token_file: Path | None = None,

@@ -16,6 +16,7 @@ from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.person import Person, person
+from matcher.net import multicast
 from matcher.trust.identity import Identity, IdentityError, is_identity, load_identity, write_identity
 from matcher.trust.issuing import IssueError, open_issuer
 from matcher.trust.principal import name_problem
@@ -99,7 +100,8 @@ def _root(me: Person, where: Path, name: str, state: Path) -> tuple[Root, bool]:
 def _host(root: Root, host: str, state: Path) -> tuple[Identity, bool]:
     """This host's identity in the realm of `root`, made if there is none, and whether it was."""
     if not is_identity(state / "identity"):
-        return found(root, host=host, identity=state / "identity", issuer=state / "issuer"), True
+        here = tuple(ip for link in multicast.links() for ip in (link.ipv4, link.ipv6) if ip)
+        return found(root, host=host, identity=state / "identity", issuer=state / "issuer", addresses=here), True
     identity = load_identity(state / "identity", allow_expired=True)
     if identity.bundle.anchor.realm_id != root.realm_id:
         raise RealmError(f"This host belongs to another realm already: {identity.realm_name}.")

@@ -84,6 +84,7 @@ class Upkeep:
         )
         self._nursery: trio.Nursery | None = None
         self._is_first = port > 0
+        self._uses, self._told = uses, tuple[UserUse, ...]()
         self._works = False
         self._present: int | None = None
         self._saved_peers: tuple[Peer, ...] = ()
@@ -138,6 +139,9 @@ class Upkeep:
         self._works = self._is_mine()
         if not self._works:
             return
+        if (uses := tuple(self._uses())) != self._told:
+            self._told = uses
+            self._spreading.tell_soon(now_s())
         self._perform(self._spreading.tick(now_s(), wall_s))
         self._issue(wall_s)
         self._renew(wall_s)

@@ -148,14 +148,20 @@ class Identity:
             return
         self._seen = states
         try:
-            now = load_identity(self.folder, allow_expired=True)
+            bundle = _bundle(self.folder)
+            tag_keys = _tag_keys(self.folder, bundle)
+            leaf = to_der(_certificates(self.folder, "leaf.pem")[0])
         except (IdentityError, OSError):
             return
-        if now.key.public_key() != self.key.public_key() or now.verifier.realm_id != self.verifier.realm_id:
+        if bundle.anchor.realm_id != self.verifier.realm_id:
             return
-        self._know(self.bundle.united(now.bundle), self._tag_keys.united(now._tag_keys.documents), time.time())
-        if now.certificate != self.certificate and now.starts_s >= self.starts_s:
-            self._take_leaf(now.certificate, now.verifier.certified(now.certificate))
+        self._know(self.bundle.united(bundle), self._tag_keys.united(tag_keys.documents), time.time())
+        try:
+            certified = self.verifier.certified(leaf)
+        except Untrusted:  # its issuer was dropped: what the realm says counts all the more
+            return
+        if leaf != self.certificate and certified.key == self.key.public_key() and certified.issued_s >= self.starts_s:
+            self._take_leaf(leaf, certified)
             self.version += 1
 
     def _know(self, bundle: Bundle, tag_keys: TagKeys, wall_s: float) -> bool:

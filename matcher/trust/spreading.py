@@ -116,6 +116,11 @@ class Spreading:
         self._tell_at_s = [now_s, *(now_s + self._random.uniform(0.8, 1.2) * later for later in TELL_AGAIN_S)]
         return [Save(), *self._tell_if_due(now_s, wall_s)]
 
+    def tell_soon(self, now_s: float) -> None:
+        """What users have here has changed."""
+        if min(self._tell_at_s) > now_s + 1.0:
+            self._tell_at_s = [now_s + self._random.uniform(0.0, 1.0), *self._tell_at_s][:TELLINGS_MAX]
+
     def heard(self, news: News, host_id: HostId, address: str, now_s: float, wall_s: float) -> list[Effect]:
         """Another host tells what it knows."""
         if host_id == self._host_id:

@@ -11,7 +11,7 @@ from cryptography.x509 import Certificate
 from matcher.trust import files
 from matcher.trust.bundle import begin_bundle
 from matcher.trust.certificates import ALL_SCOPES, Scope, make_issuer, make_leaf, make_root, to_der
-from matcher.trust.documents import Signed, write_document
+from matcher.trust.documents import Signed, key_id, write_document
 from matcher.trust.identity import Identity, load_identity
 from matcher.trust.issuing import Issuer, open_issuer
 from matcher.trust.principal import PrincipalKind, realm_id_of
@@ -100,6 +100,9 @@ class Papers:
         scopes = self.scopes.get(issuer, ALL_SCOPES)
         key = self.issuers[issuer].public_key()
         return make_issuer(key, root.certificate, root.key, realm_id=self.realm_id, scopes=scopes, wall_s=NOW_S)
+
+    def key_id(self, issuer: str) -> bytes:
+        return key_id(self.issuers[issuer].public_key())
 
     def revocation(
         self, member_id: str, *, by: str = "i0", kind: PrincipalKind = "user", before_s: int = 0, why: str = ""

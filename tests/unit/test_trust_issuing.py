@@ -157,7 +157,7 @@ def test_another_grant_ends_the_leaves_of_before_even_of_the_same_second(desks: 
 def test_an_issuer_that_has_not_heard_of_the_newest_grant_does_not_give_an_older_one_back(desks: Desks) -> None:
     request = make_request(new_key(), "x")
     old = desks.one.admit("user", "ann", request, WIDE, wall_s=NOW_S)
-    desks.other.renew(old.leaf, request, wall_s=NOW_S)  # so that the other has written down the wide one
+    desks.other.renew(old.leaf, request, wall_s=NOW_S + 30)  # so that the other has written down the wide one
     desks.learn(desks.one.change("ann", SMALL, wall_s=NOW_S + 60))
     assert code(lambda: desks.other.renew(old.leaf, request, wall_s=NOW_S + 61)) == "not-here"
     fresh = Issuer(desks.folders[1], desks.papers.issuers["i1"], desks.verifier)
