@@ -45,7 +45,6 @@ from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Attached, Confirm, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 
-
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
 
 
