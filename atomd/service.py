@@ -86,7 +86,7 @@ class Service:
             ends_s=0,
             grant=caller.who.grant,
             here=caller.who.grant,
-            use=_use(self._compute.of_user(UserId(caller.id))),
+            use=used(self._compute.of_user(UserId(caller.id))),
         )
 
     async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
@@ -265,7 +265,7 @@ class Service:
         )
 
 
-def _use(vms: Iterable[Vm]) -> Use:
+def used(vms: Iterable[Vm]) -> Use:
     """Compute is used by VMs that are up or on their way; stopped ones count as VMs alone."""
     vms = list(vms)
     asks = [vm.confirm.vm for vm in vms if vm.state in RUNS]
