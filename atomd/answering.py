@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from atomd.admission import Admission
 from atomd.compute import Compute
 from atomd.fit import Misfit, fit
 from atomd.hardware import Claim, Hardware
 from atomd.occupancy import capacity
+from atomd.quota import Want
 from atomd.traits import arch_for
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal
 from matcher.wire.messages import (
@@ -29,6 +31,7 @@ from matcher.wire.messages import (
 from specs.ids import UserId, VmId
 
 VERSION = "0.1.0"
+NAMES_MAX = 1024  # of users who asked for something lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,21 @@ class Face:
 
 
 class Proposer:
-    """What this host would give for a pledge. `down` says why nothing can start here now, or `None`."""
+    """What this host would give for a pledge. `down` says why nothing can start here now, or `None`; `minute` is
+    that of the local day."""
 
-    def __init__(self, face: Face, down: Callable[[], str | None]) -> None:
+    def __init__(
+        self, face: Face, down: Callable[[], str | None], admission: Admission, minute: Callable[[], int]
+    ) -> None:
         self._face, self._down = face, down
+        self._admission, self._minute = admission, minute
 
-    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
         if pledge.vm is None or (self._face.pretended and not pledge.dry):
             return Nothing(())
+        closed = self._admission.takes_new()
+        if closed is not None:
+            return Nothing(closed.reasons, aloud=True)
         down = self._down()
         if down is not None:
             hint = "its sysadmin can say: systemctl status libvirtd"
@@ -59,13 +69,17 @@ class Proposer:
             self._face.hardware,
             residents,
             vm_id=VmId(pledge.vm_id),
-            user_id=user_id,
+            user_id=UserId(user.id),
             policy=Policy(pledge.policy),
         )
+        claim = None if isinstance(fitted, Misfit) else fitted.placed.claim
+        want = Want(VmId(pledge.vm_id), pledge.vm, claim, pledge.generation)
+        over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
         if isinstance(fitted, Misfit):
-            return Nothing(fitted.reasons)
-        claim, score = fitted.placed.claim, fitted.placed.score
-        return Proposal(claim, self._offer(pledge, pledge.vm, claim, score))
+            return Nothing((*over, *fitted.reasons), aloud=bool(over))
+        if over:
+            return Nothing(over, aloud=True)
+        return Proposal(fitted.placed.claim, self._offer(pledge, pledge.vm, fitted.placed.claim, fitted.placed.score))
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face
@@ -90,14 +104,34 @@ class Proposer:
 class ComputeAnswers:
     """`Intake`'s counterpart on a compute host."""
 
-    def __init__(self, face: Face, offering: Offering[Claim], ledger: Ledger[Claim], compute: Compute) -> None:
+    def __init__(
+        self,
+        face: Face,
+        offering: Offering[Claim],
+        ledger: Ledger[Claim],
+        compute: Compute,
+        realm: Callable[[], str],
+    ) -> None:
         self._face, self._offering, self._ledger, self._compute = face, offering, ledger, compute
+        self._realm = realm
+        self._names: dict[str, str] = {}
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
-        return self._offering.pledge(pledge, UserId(user.id), now_s)
+        self._know(user)
+        return self._offering.pledge(pledge, user, now_s)
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)
+
+    def name_of(self, user_id: str) -> str:
+        """Of a user who has pledged here lately; else empty."""
+        return self._names.get(user_id, "")
+
+    def _know(self, user: Principal) -> None:
+        self._names.pop(user.id, None)
+        while len(self._names) >= NAMES_MAX:
+            del self._names[next(iter(self._names))]
+        self._names[user.id] = user.name
 
     def query(self, query: Query, user: Principal) -> Answer:
         matching = sum(1 for vm in self._compute.of_user(UserId(user.id)) if _matches(query, vm.confirm.name, vm.vm_id))
@@ -123,6 +157,8 @@ class ComputeAnswers:
             ram_free_mib=max(0, room.ram_free_mib),
             vms=len(self._compute.vms),
             volumes=0,
+            drained=self._compute.drained,
+            realm=self._realm(),
         )
 
 

@@ -7,6 +7,7 @@ another event; until then its VM is busy and reconcile leaves it alone.
 
 A refusal of a confirm is for good: the client goes to another host because of it, while copies of the confirm may
 still be on their way here (I5). So the hold behind it is freed, and the answer is remembered.
+A user who was revoked keeps what runs, and gets nothing new: no commitment, no start after the host's own reboot (I8).
 The daemon and the simulator run this same object.
 """
 
@@ -14,6 +15,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
+from atomd import refusals as no
+from atomd.admission import Admission, is_as_pledged
 from atomd.effects import (
     AttachVolumes,
     Changed,
@@ -30,17 +33,19 @@ from atomd.effects import (
     StartDomain,
 )
 from atomd.hardware import Claim
+from atomd.lease import Lease
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
+from atomd.moment import Moment
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import ABANDONED, REMOVED, SILENT, UNDONE, refused
-from matcher.offers.ledger import Ledger, Refusal
+from atomd.refusals import not_next, refused, too_old, unattached
+from atomd.stopping import IGNORED, Due, Stopping
+from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
-from matcher.wire.messages import Abandon, Attached, Confirm, Pledge, Refused
+from matcher.wire.messages import Abandon, Attached, Confirm, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 
-STOP_S = 60.0  # how long a guest may take to obey the power button
-PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first press
 REFUSALS_MAX = 1024  # remembered, so that a repeated confirm gets the answer that the first one got
+EVICTED = "its sysadmin ended it"
 ABANDONED_MAX = 4096  # an abandoned offer's hold is freed at once, so that forgetting the oldest is harmless
 
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
@@ -49,14 +54,18 @@ Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked
 class Compute:
     """All VMs of one host. `boot_id` is the kernel's; a VM that ran under another one is started again."""
 
-    def __init__(self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim]) -> None:
+    def __init__(
+        self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim], admission: Admission
+    ) -> None:
         self.vms: dict[VmId, Vm] = {}
+        self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering = ledger, offering
+        self._admission = admission
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
         self._busy: set[VmId] = set()
-        self._stop_by_s: dict[VmId, float] = {}
-        self._press_at_s: dict[VmId, float] = {}
+        self._stopping = Stopping()
+        self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
         self._abandoned: dict[OfferId, None] = {}  # in the order of arrival
         self._refusals: dict[OfferId, Refused] = {}
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
@@ -64,7 +73,7 @@ class Compute:
 
     # ---- the journal
 
-    def restore(self, vms: Collection[Vm], abandoned: Collection[OfferId]) -> None:
+    def restore(self, vms: Collection[Vm], abandoned: Collection[OfferId], moment: Moment) -> None:
         """Take up where the last run ended; call it once, before anything else, then reconcile.
 
         One generation of a VM counts, the newest. Below a PREPARED one, the stopped one that it would replace is kept;
@@ -75,8 +84,13 @@ class Compute:
             before = self.vms.get(vm.vm_id)
             if before is not None:
                 keeps = vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED)
-                (self._keep_older if keeps else self._litter_with)(before)
+                if keeps:
+                    self._older[before.vm_id] = before
+                else:
+                    self._litter[before.vm_id, before.generation] = before
             self.vms[vm.vm_id] = vm
+            if vm.lease is not None:
+                self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
         for vm in self.vms.values():
             if vm.state in RUNS:
                 self._ledger.restore(vm.offer_id, vm.claim)
@@ -93,12 +107,12 @@ class Compute:
                 self._abandoned.pop(offer_id, None)
                 return refusal, []
             case JournalForget(vm=vm):
-                self._litter_with(vm)
+                self._litter[vm.vm_id, vm.generation] = vm
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
                 self._busy.discard(vm.vm_id)
                 if older is not None:
-                    self._keep_older(older)
+                    self._older[older.vm_id] = older
                 return refusal, self._step_back(vm, before, refusal)
         assert_never(failed)
 
@@ -121,24 +135,32 @@ class Compute:
         own = (vm for vm in self.vms.values() if vm.user_id == user_id)
         return tuple(vm for vm in own if vm.state is not State.PREPARED)
 
-    def confirm(
-        self, confirm: Confirm, envelope: bytes, user_id: UserId, user_name: str, now_s: float
-    ) -> Refused | Effects:
+    def ids_of(self, user_id: UserId) -> tuple[VmId, ...]:
+        """All that the user has here, whatever its state: what grants count."""
+        return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
+
+    def lease_of(self, vm: Vm) -> Lease | None:
+        return self._resumed.get((vm.vm_id, vm.generation), vm.lease)
+
+    def confirm(self, confirm: Confirm, envelope: bytes, user: User, moment: Moment) -> Refused | Effects:
         """A user takes an offer of this host. Repeats change nothing: see `outcome`."""
-        offer_id = OfferId(confirm.offer_id)
+        offer_id, user_id = OfferId(confirm.offer_id), UserId(user.id)
         known, taken = self.vms.get(VmId(confirm.vm_id)), self._taken(offer_id)
         if taken is not None:
             if taken.confirm == confirm and taken.user_id == user_id:
                 return []
             return refused("another-body", "confirm", "this offer", "taken with other words", "run it again")
-        refusal = self._refusals.get(offer_id) or self._objection(confirm, user_id, now_s)
+        refusal = self._refusals.get(offer_id) or self._objection(confirm, user, moment)
         if refusal is not None:
-            return self._refuse(offer_id, user_id, refusal, now_s)
-        claim = self._ledger.commit(offer_id, now_s)
-        assert not isinstance(claim, Refusal), "the objection has looked for the hold"
-        vm = Vm(confirm, envelope, user_id, user_name, State.PREPARED, claim)
+            return self._refuse(offer_id, user_id, refusal, moment.now_s)
+        claim = self._ledger.commit(offer_id, user, moment.now_s)
+        if isinstance(claim, Refusal):
+            assert claim is Refusal.OVER_GRANT, "the objection has looked for the hold"
+            return self._refuse(offer_id, user_id, no.OVER_GRANT, moment.now_s)
+        lease = self._admission.lease(confirm, user, self._boot_id, moment)
+        vm = Vm(confirm, envelope, user_id, user.name, State.PREPARED, claim, lease=lease)
         if known is not None:
-            self._keep_older(known)
+            self._older[known.vm_id] = known
         self.vms[vm.vm_id] = vm
         self._busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
@@ -150,7 +172,7 @@ class Compute:
         vm = self._taken(offer_id)
         if vm is None or vm.state is State.PREPARED:
             return None
-        return REMOVED if vm.state is State.REMOVING else vm
+        return no.REMOVED if vm.state is State.REMOVING else vm
 
     def abandon(self, abandon: Abandon, user_id: UserId, now_s: float) -> tuple[Vm | None, Effects]:
         """The user lets go of an offer: the VM where it is promised already, and stays; else it never will be."""
@@ -168,7 +190,7 @@ class Compute:
             del self._abandoned[next(iter(self._abandoned))]
         self._abandoned[offer_id] = None
         if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
-            self._remember(offer_id, ABANDONED)
+            self._remember(offer_id, no.ABANDONED)
             if mine.vm_id in self._busy:  # else it was restored, and reconcile undoes it
                 self.vms[mine.vm_id] = mine.to(State.REMOVING)
         return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
@@ -181,10 +203,7 @@ class Compute:
             return [self._destroy(vm)] if force and vm.vm_id not in self._busy else []
         if vm.vm_id in self._busy or vm.state is not State.RUNNING:
             return self._not_now(vm, "stop")
-        stopping = self._enter(vm, State.STOPPING)
-        self._stop_by_s[vm.vm_id] = now_s + STOP_S
-        self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
-        return [stopping, self._destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
+        return self._begin_stop(vm, now_s, force=force)
 
     def reboot(self, vm: Vm) -> Refused | Effects:
         if vm.state is not State.RUNNING or vm.vm_id in self._busy:
@@ -199,6 +218,22 @@ class Compute:
             return self._not_now(vm, "rm")
         return self._remove(vm)
 
+    # ---- from the host's sysadmins
+
+    def evict(self, vm: Vm, now_s: float, *, why: str, force: bool) -> Refused | Effects:
+        """End the VM against its user's will: the power button, and the plug after `STOP_S` or with `force`. While it
+        is STOPPING, `why` says so, which a crash does not forget; the STOPPED one keeps it."""
+        if vm.state in (State.STOPPED, State.FAILED):
+            return []
+        if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
+            return self._not_now(vm, "evict")
+        evicted = dataclasses.replace(vm, state=State.STOPPING, why=f"{EVICTED}: {why}" if why else EVICTED)
+        self.vms[vm.vm_id] = evicted
+        if vm.state is State.RUNNING:
+            self._stopping.pressed(vm.vm_id, now_s)
+        ending = self._destroy(evicted) if force else ShutDownDomain(evicted)
+        return [Journal(evicted, before=vm), ending, Changed(vm.vm_id)]
+
     # ---- from slow work
 
     def attached(self, vm_id: VmId, generation: int, answer: Attached | Refused | None) -> Effects:
@@ -209,12 +244,16 @@ class Compute:
         self._busy.discard(vm_id)
         if vm.state is State.REMOVING:  # abandoned meanwhile
             return self._detach(vm)
+        if (closed := self._admission.against_attached(vm)) is not None:
+            return (
+                self._undo(vm, closed) if vm.state is State.PREPARED else self._end(vm, State.STOPPED, no.WHY_REVOKED)
+            )
         if isinstance(answer, Attached):
             return self._commit(vm, answer)
         if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
-            return self._end(vm, State.STOPPED, _unattached(answer)) if answer is not None else []
+            return self._end(vm, State.STOPPED, unattached(answer)) if answer is not None else []
         if answer is None:
-            return self._undo(vm, SILENT)
+            return self._undo(vm, no.SILENT)
         self._drop(vm, answer)
         return [JournalForget(vm), Changed(vm_id)]
 
@@ -242,7 +281,7 @@ class Compute:
             return []
         if vm.state is State.REMOVING:
             return self._detach(vm)
-        return self._end(vm, State.STOPPED, "") if vm.state in (State.RUNNING, State.STOPPING) else []
+        return self._end(vm, State.STOPPED, vm.ends_because) if vm.state in (State.RUNNING, State.STOPPING) else []
 
     def ended(self, vm_id: VmId, *, crashed: bool, why: str) -> None:
         """libvirt says that a domain has ended; it does not say of which generation, and may say it late. So these
@@ -258,62 +297,61 @@ class Compute:
         self._busy.discard(vm_id)
         if not done:
             return []
-        self._drop(vm, REMOVED)
+        self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm_id)]
 
     def tick(self, now_s: float) -> list[Effects]:
-        """The power button is pressed again now and then; a guest that ignores it for `STOP_S` goes on running. One
-        list for each VM: where the journal fails one, the others go on."""
-        stopping = [vm for vm in self.vms.values() if vm.state is State.STOPPING and vm.vm_id not in self._busy]
-        return [effects for vm in stopping if (effects := self._still_stopping(vm, now_s))]
+        """Power buttons pressed again, leases ended; a list for each VM, as the journal may fail one of them."""
+        for offer_id, hold in self._ledger.holds(now_s).items():
+            if not self._admission.is_member(hold.user_id):
+                self._ledger.release(offer_id)
+        idle = [vm for vm in self.vms.values() if vm.vm_id not in self._busy]
+        return [effects for vm in idle if (effects := self._due(vm, now_s))]
 
     def look(self) -> Looked:
         """To be taken before libvirt is asked for its domains: what changes until it has answered is not judged by
         that answer."""
         return {vm_id: None if vm_id in self._busy else vm for vm_id, vm in self.vms.items()}
 
-    def reconcile(self, observed: Collection[Observed], looked: Looked) -> list[Effects]:
+    def reconcile(self, observed: Collection[Observed], looked: Looked, now_s: float) -> list[Effects]:
         """Bring journal and libvirt together; see `atomd.reconcile`. One list for each VM, as for `tick`."""
         changed = {vm_id for vm_id, vm in looked.items() if vm is None or self.vms.get(vm_id) is not vm}
         busy = self._busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
-        return self._tidied() + [self._step(step, up) for step in steps]
+        return self._tidied() + [self._step(step, up, now_s) for step in steps]
 
     # ---- inside
 
-    def _objection(self, confirm: Confirm, user_id: UserId, now_s: float) -> Refused | None:
-        offer_id, vm = OfferId(confirm.offer_id), self.vms.get(VmId(confirm.vm_id))
+    def _objection(self, confirm: Confirm, user: User, moment: Moment) -> Refused | None:
+        offer_id, vm, user_id = OfferId(confirm.offer_id), self.vms.get(VmId(confirm.vm_id)), UserId(user.id)
         if confirm.host_id != self._host_id:
             return refused("wrong-host", "confirm", "another host", "this is not it", "send it to the host it names")
         if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
-            return _too_old(vm, confirm)  # even where the hold has lapsed: no other host should run it either
+            return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
         if offer_id in self._abandoned:
-            return ABANDONED
-        hold = self._ledger.held(offer_id, now_s)
+            return no.ABANDONED
+        hold = self._ledger.held(offer_id, moment.now_s)
         if hold is None or hold.user_id != user_id:
             return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")
         pledge = self._offering.pledged(hold.pledge_id, user_id)
-        if pledge is None or not _as_pledged(confirm, pledge):
+        if pledge is None or not is_as_pledged(confirm, pledge):
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
-        if vm is not None and (objection := self._generation_objection(vm, confirm, user_id)) is not None:
+        if (
+            vm is not None
+            and (
+                objection := not_next(
+                    vm, confirm, user_id, busy=vm.vm_id in self._busy, undone=vm.offer_id in self._refusals
+                )
+            )
+            is not None
+        ):
             return objection
         others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
         if confirm.name and any(other.confirm.name == confirm.name for other in others):
             hint = "choose another name, or remove that one: electros rm"
             return refused("name-taken", "name", confirm.name, "you have a VM of that name here", hint)
-        return None
-
-    def _generation_objection(self, vm: Vm, confirm: Confirm, user_id: UserId) -> Refused | None:
-        if vm.user_id != user_id:
-            return refused("not-found", "vm", "this VM", "not yours", "electros ps shows yours")
-        if vm.state is State.REMOVING and vm.offer_id in self._refusals:  # never promised, and soon gone
-            return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
-        if confirm.generation <= vm.generation:
-            return _too_old(vm, confirm)
-        if vm.state not in (State.STOPPED, State.FAILED) or vm.vm_id in self._busy:
-            return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
-        return None
+        return self._admission.against_confirm(confirm, hold.claim, user, self._ledger.committed(), moment)
 
     def _taken(self, offer_id: OfferId) -> Vm | None:
         """The VM that an offer has become."""
@@ -338,7 +376,8 @@ class Compute:
 
     def _commit(self, vm: Vm, attached: Attached) -> Effects:
         """The commit point: durable first, then told, then started."""
-        committed = dataclasses.replace(vm.to(State.COMMITTED), volumes=attached.volumes)
+        lease, volumes = self.lease_of(vm), attached.volumes
+        committed = dataclasses.replace(vm.to(State.COMMITTED), volumes=volumes, boot_id=self._boot_id, lease=lease)
         self.vms[vm.vm_id] = committed
         self._busy.add(vm.vm_id)
         older = self._older.pop(vm.vm_id, None)
@@ -352,26 +391,30 @@ class Compute:
 
     def _end(self, vm: Vm, state: State, why: str) -> Effects:
         """Name and volumes stay, compute is free again."""
-        self._calm(vm)
+        self._stopping.over(vm.vm_id)
         self._ledger.release(vm.offer_id)
         return [self._enter(vm, state, why), Changed(vm.vm_id)]
 
-    def _still_stopping(self, vm: Vm, now_s: float) -> Effects:
-        if vm.vm_id not in self._stop_by_s:  # atomd was started again meanwhile
-            self._stop_by_s[vm.vm_id] = now_s + STOP_S
-            self._press_at_s[vm.vm_id] = now_s
-        if self._stop_by_s[vm.vm_id] <= now_s:
-            self._calm(vm)
-            ignored = f"the guest ignored the power button for {STOP_S:.0f} s"
-            return [self._enter(vm, State.RUNNING, ignored), Changed(vm.vm_id)]
-        if self._press_at_s[vm.vm_id] <= now_s:
-            self._press_at_s[vm.vm_id] = now_s + PRESS_AGAIN_S
-            return [ShutDownDomain(vm)]
-        return []
+    def _begin_stop(self, vm: Vm, now_s: float, *, why: str = "", force: bool = False) -> Effects:
+        stopping = self._enter(vm, State.STOPPING, why)
+        self._stopping.pressed(vm.vm_id, now_s)
+        return [stopping, self._destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
 
-    def _calm(self, vm: Vm) -> None:
-        self._stop_by_s.pop(vm.vm_id, None)
-        self._press_at_s.pop(vm.vm_id, None)
+    def _due(self, vm: Vm, now_s: float) -> Effects:
+        lease = self.lease_of(vm)
+        over = lease if lease is not None and lease.is_over(now_s) else None
+        if vm.state is State.RUNNING and over is not None:
+            return self._begin_stop(vm, now_s, why=over.why_over)
+        if vm.state is not State.STOPPING:
+            return []
+        match self._stopping.due(vm.vm_id, now_s):
+            case Due.PRESS:
+                return [ShutDownDomain(vm)]
+            case Due.OVER if over is not None or vm.ends_because:
+                return [self._destroy(vm)]
+            case Due.OVER:
+                return [self._enter(vm, State.RUNNING, IGNORED), Changed(vm.vm_id)]
+        return []
 
     def _undo(self, vm: Vm, refusal: Refused) -> Effects:
         """PREPARED was never promised: it goes without a note, since a crash on the way ends the same."""
@@ -382,7 +425,7 @@ class Compute:
 
     def _remove(self, vm: Vm) -> Effects:
         removing = self._enter(vm, State.REMOVING)
-        self._calm(vm)
+        self._stopping.over(vm.vm_id)
         return [removing, self._destroy(removing.put)] if vm.state in RUNS else [removing, *self._detach(removing.put)]
 
     def _destroy(self, vm: Vm) -> DestroyDomain:
@@ -393,20 +436,22 @@ class Compute:
         if vm.confirm.volumes:
             self._busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
-        self._drop(vm, REMOVED)
+        self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm.vm_id)]
 
     def _enter(self, vm: Vm, state: State, why: str = "") -> Journal:
         self.vms[vm.vm_id] = vm.to(state, why)
         return Journal(self.vms[vm.vm_id], before=vm)
 
-    def _step(self, step: Step, up: Collection[tuple[VmId, int]]) -> Effects:
+    def _step(self, step: Step, up: Collection[tuple[VmId, int]], now_s: float) -> Effects:
         vm = self.vms.get(step.vm_id)
         if vm is None or step.action is Action.QUARANTINE:
             return [Quarantined(step.vm_id)]
         match step.action:
             case Action.UNDO:
-                return self._undo(vm, self._refusals.get(vm.offer_id, UNDONE))
+                return self._undo(vm, self._refusals.get(vm.offer_id, no.UNDONE))
+            case Action.START | Action.RESTART if why := self._kept_down(vm, now_s):
+                return self._end(vm, State.STOPPED, why)
             case Action.START:
                 self._busy.add(vm.vm_id)
                 return [StartDomain(vm)]
@@ -425,9 +470,12 @@ class Compute:
 
     def _has_ended(self, vm: Vm) -> Effects:
         if vm.state is State.STOPPING:
-            return self._end(vm, State.STOPPED, "")
+            return self._end(vm, State.STOPPED, vm.ends_because)
         crashed, why = self._last_words.get(vm.vm_id, (False, "it ended while atomd was not watching"))
         return self._end(vm, State.FAILED if crashed else State.STOPPED, why)
+
+    def _kept_down(self, vm: Vm, now_s: float) -> str | None:
+        return self._admission.kept_down(vm, self.lease_of(vm), now_s) if vm.boot_id != self._boot_id else None
 
     def _at(self, vm_id: VmId, generation: int) -> Vm | None:
         vm = self.vms.get(vm_id)
@@ -437,7 +485,7 @@ class Compute:
         """Out of memory and ledger; an older stopped generation takes its place again. `refusal` is what a copy of its
         confirm is told from now on, unless that was settled before."""
         self._ledger.release(vm.offer_id)
-        self._calm(vm)
+        self._stopping.over(vm.vm_id)
         self._last_words.pop(vm.vm_id, None)
         older = self._older.pop(vm.vm_id, None)
         if older is None:
@@ -450,14 +498,7 @@ class Compute:
     def _tidied(self) -> list[Effects]:
         """Rows that are left over are forgotten, unless their place has been taken by a VM of the same name."""
         used = {(vm.vm_id, vm.generation) for vm in (*self.vms.values(), *self._older.values())}
-        unused = [life for life in self._litter if life not in used]
-        return [[JournalForget(self._litter.pop(life))] for life in unused]
-
-    def _keep_older(self, vm: Vm) -> None:
-        self._older[vm.vm_id] = vm
-
-    def _litter_with(self, vm: Vm) -> None:
-        self._litter[vm.vm_id, vm.generation] = vm
+        return [[JournalForget(self._litter.pop(life))] for life in [*self._litter] if life not in used]
 
     def _remember(self, offer_id: OfferId, refusal: Refused) -> None:
         while len(self._refusals) >= REFUSALS_MAX:
@@ -465,22 +506,5 @@ class Compute:
         self._refusals[offer_id] = refusal
 
     def _not_now(self, vm: Vm, verb: str) -> Refused:
-        busy = "busy" if vm.vm_id in self._busy else vm.state
-        return refused("not-now", "vm", verb, f"it is {busy}", "electros ps shows what it is doing")
-
-
-def _as_pledged(confirm: Confirm, pledge: Pledge) -> bool:
-    asked = (confirm.pledge_id, confirm.vm_id, confirm.generation, confirm.vm)
-    vids = tuple(volume.vid for volume in confirm.volumes)
-    return (*asked, vids) == (pledge.pledge_id, pledge.vm_id, pledge.generation, pledge.vm, pledge.volumes)
-
-
-def _too_old(vm: Vm, confirm: Confirm) -> Refused:
-    has = f"generation {vm.generation} is here"
-    return refused("old-generation", "vm", f"generation {confirm.generation}", has, "electros ps")
-
-
-def _unattached(answer: Attached | Refused) -> str:
-    reasons = answer.reasons if isinstance(answer, Refused) else ()
-    told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
-    return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"
+        state = "busy" if vm.vm_id in self._busy else vm.state
+        return refused("not-now", "vm", verb, f"it is {state}", "electros ps shows what it is doing")

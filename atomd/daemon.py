@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -10,6 +12,7 @@ from random import SystemRandom
 import trio
 
 from atomd.accelerator import detect
+from atomd.admission import Admission
 from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.compute import Compute
 from atomd.config import Config
@@ -20,17 +23,24 @@ from atomd.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
 from atomd.placement import admits
+from atomd.quota import Quota
+from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
+from atomd.uses import Uses, uses_here
 from matcher.net import peer
+from matcher.net.audit import Audit
+from matcher.net.claiming import claimed
+from matcher.net.desk import Desk
 from matcher.net.door import serving
 from matcher.net.intake import Intake
 from matcher.net.starting import say_ready
+from matcher.net.upkeep import Upkeep, stale
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
-from matcher.trust.identity import load_identity
-from matcher.wire.messages import Accelerator, Role
+from matcher.trust.identity import Identity
+from matcher.wire.messages import Accelerator, Refused, Role
 from specs.ids import HostId
 
 LIBVIRT_RETRY_S = 2.0
@@ -40,46 +50,117 @@ log = logging.getLogger("atomd")
 
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. VMs go on running when it ends, and are found again when it starts."""
-    identity = load_identity(config.identity)
-    inventory = _inventory(config)
-    journal = Journal(config.state / "atomd.sqlite")
-    remembered = journal.load()
-    async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.end_on_signal, nursery.cancel_scope)
-        hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
-        face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-        ledger = Ledger[Claim](lambda residents, claim: admits(hardware, residents, claim))
-        proposer = Proposer(face, lambda: hypervisor.down)
-        offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
-        compute = Compute(host_id=HostId(identity.principal.id), boot_id=_boot_id(), ledger=ledger, offering=offering)
-        compute.restore(*remembered)
-        performer = Performer(
-            compute=compute,
-            journal=journal,
-            hypervisor=hypervisor,
-            hardware=hardware,
-            host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
-            storaged_socket=config.storaged_socket,
-            console_folder=_console_folder(config.state),
-            network=config.network,
-            nursery=nursery,
-        )
-        answers = ComputeAnswers(face, offering, ledger, compute)
-        service = Service(
-            identity=identity,
-            face=face,
-            performer=performer,
-            answers=answers,
-            hypervisor=hypervisor,
-            storaged_socket=config.storaged_socket,
-        )
-        for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
-            nursery.start_soon(task)
-        await nursery.start(partial(serving.serve, identity, service, port=config.front_door_port))
-        await nursery.start(partial(peer.serve, Intake(identity, answers), port=config.multicast_port))
-        say_ready()
-        log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
-    journal.close()
+        identity = await claimed(config.identity)
+        journal = Journal(config.state / "atomd.sqlite")
+        audit = Audit(config.audit, identity.principal.name)
+        try:
+            async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as inner:
+                await _serve(config, identity, journal, audit, hypervisor, inner)
+        finally:
+            journal.close()
+            audit.close()
+
+
+async def _serve(
+    config: Config,
+    identity: Identity,
+    journal: Journal,
+    audit: Audit,
+    hypervisor: Hypervisor,
+    nursery: trio.Nursery,
+) -> None:
+    remembered = journal.load()
+    inventory = _inventory(config)
+    hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
+    face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
+    core = _core(config, identity, hypervisor, face)
+    compute, quota, uses = core.compute, core.quota, core.uses
+    compute.restore(*remembered, moment())
+    performer = Performer(
+        compute=compute,
+        journal=journal,
+        audit=audit,
+        hypervisor=hypervisor,
+        hardware=hardware,
+        host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
+        storaged_socket=config.storaged_socket,
+        console_folder=_console_folder(config.state),
+        network=config.network,
+        nursery=nursery,
+    )
+    answers = ComputeAnswers(face, core.offering, core.ledger, compute, lambda: identity.bundle.short_digest)
+    service = Service(
+        identity=identity,
+        face=face,
+        performer=performer,
+        answers=answers,
+        hypervisor=hypervisor,
+        storaged_socket=config.storaged_socket,
+        audit=audit,
+        quota=quota,
+        ledger=core.ledger,
+    )
+    upkeep = Upkeep(
+        identity,
+        port=config.front_door_port,
+        multicast_port=config.multicast_port,
+        uses=lambda: uses_here(quota, compute.vms.values(), core.ledger.committed()),
+        hears_uses=uses.eat,
+    )
+    desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
+    intake = Intake(identity, answers, hears_news=upkeep.hears_news)
+    for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
+        nursery.start_soon(task)
+    await nursery.start(upkeep.run)
+    await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    say_ready()
+    log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What decides."""
+
+    ledger: Ledger[Claim]
+    offering: Offering[Claim]
+    compute: Compute
+    quota: Quota
+    uses: Uses
+
+
+def _core(config: Config, identity: Identity, hypervisor: Hypervisor, face: Face) -> _Core:
+    uses = Uses()
+    quota = Quota(
+        host=face.host,
+        kinds={device.address: (device.vendor, device.model) for device in face.hardware.pci},
+        vms=lambda user_id: compute.ids_of(user_id),
+        narrowing=config.narrow.narrowing(),
+        elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
+    )
+    admission = Admission(
+        quota,
+        is_member=lambda user_id: identity.verifier.is_member("user", user_id),
+        takes_new=lambda: DRAINED if compute.drained else _stale(identity),
+    )
+    ledger = Ledger[Claim](lambda residents, claim: admits(face.hardware, residents, claim), quota.allows)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
+    offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
+    compute = Compute(
+        host_id=HostId(identity.principal.id),
+        boot_id=_boot_id(),
+        ledger=ledger,
+        offering=offering,
+        admission=admission,
+    )
+    return _Core(ledger, offering, compute, quota, uses)
+
+
+def _stale(identity: Identity) -> Refused | None:
+    why = stale(identity, time.time())
+    return stale_realm(why) if why is not None else None
 
 
 async def _capabilities(hypervisor: Hypervisor) -> Capabilities:

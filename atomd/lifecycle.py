@@ -18,6 +18,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from atomd.hardware import Claim
+from atomd.lease import Lease
 from matcher.wire.messages import AttachedVolume, Confirm
 from specs.ids import OfferId, UserId, VmId
 
@@ -51,7 +52,8 @@ class Vm:
     """One (vm_id, generation) on this host, as the journal keeps it.
 
     `envelope` is the user's confirm as it was received: `storaged` judges it again at each attach. `why` is a
-    sentence about the state, for a person, or empty. `boot_id` is the kernel's boot in which the domain last started.
+    sentence about the state, for a person, or empty. `boot_id` is the kernel's boot in which the domain last started,
+    or was to start.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -65,6 +67,7 @@ class Vm:
     volumes: tuple[AttachedVolume, ...] = ()
     why: str = ""
     boot_id: str = ""
+    lease: Lease | None = None
 
     @property
     def vm_id(self) -> VmId:
@@ -77,6 +80,11 @@ class Vm:
     @property
     def offer_id(self) -> OfferId:
         return OfferId(self.confirm.offer_id)
+
+    @property
+    def ends_because(self) -> str:
+        """Why others than its user are ending it, which is then ended in any case; else empty."""
+        return self.why if self.state is State.STOPPING else ""
 
     def to(self, state: State, why: str = "") -> "Vm":
         assert state in FOLLOWS[self.state], f"{self.state} -> {state}"

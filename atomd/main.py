@@ -32,6 +32,47 @@ def run(*, config: Path = PATH) -> None:
 
 
 @app.command
+def join(
+    token: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    *,
+    name: str | None = None,
+    token_file: Path | None = None,
+    wait: float = 30.0,
+    again: bool = False,
+    config: Path = PATH,
+) -> None:
+    """Make this machine a host of a realm.
+
+    Parameters
+    ----------
+    token
+        What `electros realm invite` printed; "-" reads it from standard input. Else ATOMOS_TOKEN is looked at.
+    name
+        What people call this host; its host name by default.
+    token_file
+        A file that holds the token.
+    wait
+        For how many seconds to go on trying where nobody answers.
+    again
+        Leave the realm that this host belongs to; its old identity is kept aside.
+    config
+        The settings file; it may be missing.
+    """
+    from atomd.config import Config
+    from atomd.joining import find_token
+    from atomd.joining import join as join_realm
+    from matcher.net.starting import SettingsError, load_settings
+    from matcher.trust.joining import JoinError
+
+    try:
+        folder = load_settings(config, Config).identity
+        said = join_realm(find_token(token, token_file), name=name, folder=folder, wait_s=wait, again=again)
+    except (JoinError, SettingsError) as error:
+        sys.exit(f"atomd: {error}")
+    print(said)  # noqa: T201
+
+
+@app.command
 def inventory(
     *, root: Path = Path("/"), output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table"
 ) -> None:

@@ -5,6 +5,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 """
 
 import logging
+import time
 from pathlib import Path
 
 import trio
@@ -31,10 +32,12 @@ from atomd.domains import (
 from atomd.effects import Effects
 from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
-from atomd.lifecycle import Vm
+from atomd.lifecycle import State, Vm
+from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.traits import arch_for
 from matcher.net import local
+from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Attach, Attached, Detach, Detached, Refused
 from specs.ids import VmId, dashed
@@ -53,6 +56,29 @@ WHY_ENDED = {
 }
 
 
+BECAME = {
+    State.COMMITTED: "vm.committed",
+    State.RUNNING: "vm.started",
+    State.STOPPED: "vm.ended",
+    State.FAILED: "vm.failed",
+}
+
+
+def moment() -> Moment:
+    """Now, by this machine's clocks."""
+    local = time.localtime()
+    return Moment(now_s(), time.time(), local.tm_hour * 60 + local.tm_min)
+
+
+def became(before: Vm | None, vm: Vm) -> str:
+    """The audit's word for a step of the journal; empty where a request's own line tells of it."""
+    if before is not None and before.state is State.RUNNING and vm.state is State.COMMITTED:
+        return "vm.restarted"  # with its host
+    if before is not None and before.state is State.STOPPING and vm.state is State.RUNNING:
+        return "vm.goes-on"  # deaf to the power button
+    return BECAME.get(vm.state, "")
+
+
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -68,12 +94,13 @@ class Performer:
         console_folder: Path,
         network: str,
         nursery: trio.Nursery,
+        audit: Audit,
     ) -> None:
         self.compute = compute
         self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
         self._host_threads, self._network = host_threads, network
         self._storaged_socket, self._console_folder = storaged_socket, console_folder
-        self._nursery = nursery
+        self._nursery, self._audit = nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
         self._quarantined: set[VmId] = set()
@@ -108,7 +135,7 @@ class Performer:
             self._look_again = trio.Event()
             try:
                 looked = self.compute.look()
-                for effects in self.compute.reconcile(await self._observe(), looked):
+                for effects in self.compute.reconcile(await self._observe(), looked, now_s()):
                     self.apply(effects)
             except HypervisorError as error:
                 log.warning("not reconciled: %s", error)
@@ -118,6 +145,7 @@ class Performer:
     async def keep_time(self) -> None:
         while True:
             await trio.sleep(1.0)
+            self._audit.tick()
             for effects in self.compute.tick(now_s()):
                 self.apply(effects)
 
@@ -125,11 +153,13 @@ class Performer:
 
     def _perform(self, effect: wanted.Effect) -> None:
         match effect:
-            case wanted.Journal(put=vm, replaces=older):
+            case wanted.Journal(put=vm, before=before, replaces=older):
                 self._journal.put(vm, older)
+                self._note(became(before, vm), vm, vm.why)
                 log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, vm.why)
             case wanted.JournalForget(vm=vm):
                 self._journal.forget(vm)
+                self._note("vm.gone" if vm.state is State.REMOVING else "vm.undone", vm)
                 log.info("%s %s (generation %d): gone", vm.user_name, vm.vm_id, vm.generation)
             case wanted.JournalAbandoned(offer_id=offer_id):
                 self._journal.abandon(offer_id)
@@ -140,6 +170,12 @@ class Performer:
                 self._quarantine(vm_id)
             case _:
                 self._nursery.start_soon(self._work, effect)
+
+    def _note(self, what: str, vm: Vm, why: str = "") -> None:
+        """What became of a VM, whoever wished it: requests are noted where they come in."""
+        if what:
+            of = f"{vm.confirm.name or 'no name'}, generation {vm.generation}, of {vm.user_name} {vm.user_id[:16]}"
+            self._audit.note("atomd", what, dashed(vm.vm_id), detail=f"{of}{': ' if why else ''}{why}")
 
     def _undo(self, effects: Effects, position: int, why: str) -> Refused | None:
         failed = effects[position]
@@ -262,6 +298,7 @@ class Performer:
         if vm_id not in self._quarantined:
             self._quarantined.add(vm_id)
             log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
+            self._audit.note("atomd", "vm.quarantined", dashed(vm_id), detail="no commitment explains this domain")
 
     def _spec(self, vm: Vm) -> DomainSpec:
         ask, claim = vm.confirm.vm, vm.claim

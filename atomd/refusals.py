@@ -1,13 +1,55 @@
 """The noes of a compute host: a code for programs, and a reason for the person. Pure."""
 
-from matcher.wire.messages import Reason, Refused
+from collections.abc import Sequence
+
+from atomd.lifecycle import State, Vm
+from matcher.offers.ledger import Refusal
+from matcher.wire.messages import REASONS_MAX, Attached, Confirm, Reason, Refused
+from specs.ids import UserId
 
 
 def refused(code: str, resource: str, asked: str, has: str, hint: str) -> Refused:
     return Refused(code, (Reason(resource[:80], asked[:120], has[:120], hint[:160]),))
 
 
+def over_grant(reasons: Sequence[Reason]) -> Refused:
+    return Refused(Refusal.OVER_GRANT, tuple(reasons[:REASONS_MAX]))
+
+
+def too_old(here: int, asked: int) -> Refused:
+    return refused("old-generation", "vm", f"generation {asked}", f"generation {here} is here", "electros ps")
+
+
+def not_next(vm: Vm, confirm: Confirm, user_id: UserId, *, busy: bool, undone: bool) -> Refused | None:
+    """Why `confirm` can't be the next life of the VM that is here. `undone`: its last one is being taken back."""
+    if vm.user_id != user_id:
+        return refused("not-found", "vm", "this VM", "not yours", "electros ps shows yours")
+    if vm.state is State.REMOVING and undone:  # never promised, and soon gone
+        return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
+    if confirm.generation <= vm.generation:
+        return too_old(vm.generation, confirm.generation)
+    if vm.state not in (State.STOPPED, State.FAILED) or busy:
+        return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
+    return None
+
+
+def stale_realm(why: str) -> Refused:
+    """Who has heard no issuer for long may not know who was revoked."""
+    return refused("stale-realm", "realm", "a new VM", why, "is an issuer's host up? electros realm status")
+
+
+def unattached(answer: Attached | Refused) -> str:
+    """For a VM that should have come back with its host."""
+    reasons = answer.reasons if isinstance(answer, Refused) else ()
+    told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
+    return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"
+
+
 REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
 ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
 UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
+DRAINED = refused("drained", "host", "a new VM", "drained by its sysadmin", "run it again")
 SILENT = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
+REVOKED = refused("revoked", "user", "a VM", "you are no member of this realm any more", "ask an admin")
+OVER_GRANT = refused(Refusal.OVER_GRANT, "grant", "this offer", "more than your grant allows here", "electros whoami")
+WHY_REVOKED = "its user was revoked"

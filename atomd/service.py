@@ -1,8 +1,7 @@
 """What stands behind the front door of a compute host: users' requests, judged and carried out."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +12,18 @@ from atomd.answering import ComputeAnswers, Face
 from atomd.domain_xml import domain_name
 from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.effects import Effects
+from atomd.hardware import Claim
 from atomd.lifecycle import RUNS, State, Vm
-from atomd.performing import Performer
+from atomd.performing import Performer, moment
+from atomd.quota import Quota
 from atomd.refusals import refused
 from atomd.traits import arch_for
 from matcher.net import local
+from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.net.intake import Intake
 from matcher.net.peer import now_s, wall_ms
+from matcher.offers.ledger import Ledger
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
@@ -41,8 +44,8 @@ from matcher.wire.messages import (
     VmViews,
     VmVolume,
 )
-from matcher.wire.realm import PciLimit, Use, WhoAmI
-from specs.ids import HostId, OfferId, UserId, VmId
+from matcher.wire.realm import WhoAmI
+from specs.ids import HostId, OfferId, UserId, VmId, dashed
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
 UP_S = 40.0  # a libvirt call may take 30 s until it is unknown
@@ -53,6 +56,7 @@ LOG_MAX_BYTES = 256 * 1024
 USED_PCI_MAX = 64
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Refused | None)
 
 
 class Service:
@@ -67,7 +71,12 @@ class Service:
         answers: ComputeAnswers,
         hypervisor: HypervisorLike,
         storaged_socket: Path,
+        audit: Audit,
+        quota: Quota,
+        ledger: Ledger[Claim],
     ) -> None:
+        self._quota, self._ledger = quota, ledger
+        self._audit = audit
         self._identity, self._face = identity, face
         self._performer, self._compute = performer, performer.compute
         self._answers, self._hypervisor = answers, hypervisor
@@ -85,23 +94,27 @@ class Service:
             host=self._face.host,
             ends_s=0,
             grant=caller.who.grant,
-            here=caller.who.grant,
-            use=used(self._compute.of_user(UserId(caller.id))),
+            here=self._quota.here(caller.who),
+            use=self._quota.use(UserId(caller.id), self._ledger.committed()),
         )
 
     async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
         confirm = self._signed(envelope, Confirm, caller)
         if isinstance(confirm, Refused):
-            return confirm
-        decided = self._compute.confirm(confirm, envelope, UserId(caller.id), caller.name, now_s())
+            return self._noted(caller, "vm.confirm", "", confirm)
+        decided = self._compute.confirm(confirm, envelope, caller.who, moment())
+        detail = f"{confirm.name or 'no name'}, generation {confirm.generation}, offer {confirm.offer_id}"
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         if refusal is not None:
-            return refusal
+            return self._noted(caller, "vm.confirm", confirm.vm_id, refusal, detail)
+        if decided:  # now, as the caller may not stay until storage has answered; what becomes of it has its own line
+            self._noted(caller, "vm.confirm", confirm.vm_id, None, detail)
         outcome = await self._until(lambda: self._compute.outcome(OfferId(confirm.offer_id)), DECIDED_S)
         if isinstance(outcome, Vm):
             return self._view(outcome, ())
-        undecided = refused("unavailable", "confirm", "an answer", "storage has not answered yet", "ask again")
-        return outcome if isinstance(outcome, Refused) else undecided
+        if isinstance(outcome, Refused):
+            return self._noted(caller, "vm.confirm", confirm.vm_id, outcome, detail)
+        return refused("unavailable", "confirm", "an answer", "storage has not answered yet", "ask again")
 
     async def up(self, vm_id: VmId, generation: int) -> VmView | None:
         """The VM once it is up or has failed; as it stands when that takes too long; `None` where it is gone."""
@@ -117,9 +130,12 @@ class Service:
     async def abandon(self, envelope: bytes, caller: Caller) -> Abandoned | Refused:
         abandon = self._signed(envelope, Abandon, caller)
         if isinstance(abandon, Refused):
-            return abandon
+            return self._noted(caller, "vm.abandon", "", abandon)
         vm, effects = self._compute.abandon(abandon, UserId(caller.id), now_s())
         refusal = self._performer.apply(effects)
+        if effects:
+            detail = f"generation {abandon.generation}, offer {abandon.offer_id}"
+            self._noted(caller, "vm.abandon", abandon.vm_id, refusal, detail)
         return refusal or Abandoned(self._view(vm, ()) if vm is not None else None)
 
     async def vms(self, caller: Caller) -> VmViews:
@@ -131,16 +147,22 @@ class Service:
         return vm if isinstance(vm, Refused) else await self._full_view(vm)
 
     async def stop(self, vm_id: VmId, caller: Caller, *, force: bool) -> VmView | Refused:
-        return await self._act(vm_id, caller, lambda vm: self._compute.stop(vm, now_s(), force=force), State.STOPPING)
+        return await self._act(
+            "vm.kill" if force else "vm.stop",
+            vm_id,
+            caller,
+            lambda vm: self._compute.stop(vm, now_s(), force=force),
+            State.STOPPING,
+        )
 
     async def reboot(self, vm_id: VmId, caller: Caller) -> VmView | Refused:
-        return await self._act(vm_id, caller, self._compute.reboot)
+        return await self._act("vm.reboot", vm_id, caller, self._compute.reboot)
 
     async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused:
         vm = self._own(vm_id, caller)
         if isinstance(vm, Vm) and generation is not None and vm.generation != generation:
-            return _not_found()
-        return await self._act(vm_id, caller, self._compute.remove, State.REMOVING)
+            return self._noted(caller, "vm.remove", vm_id, _not_found())
+        return await self._act("vm.remove", vm_id, caller, self._compute.remove, State.REMOVING)
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
         vm = self._own(vm_id, caller)
@@ -149,6 +171,13 @@ class Service:
         return await trio.to_thread.run_sync(_tail, str(self._performer.console_log(vm.vm_id)))
 
     async def console(self, vm_id: VmId, caller: Caller) -> Console | Refused:
+        console = await self._console(vm_id, caller)
+        if isinstance(console, Refused):
+            return self._noted(caller, "vm.console", vm_id, console)
+        self._noted(caller, "vm.console", vm_id, None, "opened")
+        return _Watched(console, lambda: self._noted(caller, "vm.console", vm_id, None, "ended"))
+
+    async def _console(self, vm_id: VmId, caller: Caller) -> Console | Refused:
         vm = self._own(vm_id, caller)
         if isinstance(vm, Refused):
             return vm
@@ -164,7 +193,7 @@ class Service:
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused:
         """A pledge too long for a datagram: judged as any other, by the storage of this host as well, and answered on
         this connection."""
-        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms(), caller_id=caller.id)
         if own is None:
             return refused("bad-request", "pledge", "your pledge, signed", "something else", "")
         try:
@@ -195,8 +224,16 @@ class Service:
             return bad
         return message if isinstance(message, cls) and signer.id == caller.id else bad
 
+    def _noted(self, caller: Caller, what: str, vm_id: str, answer: A, detail: str = "") -> A:
+        """`answer`, once the audit has it."""
+        about = dashed(vm_id) if vm_id else ""
+        told = "; ".join(text for text in (detail, why_of(answer)) if text)
+        self._audit.note(caller, what, about, outcome_of(answer), told)
+        return answer
+
     async def _act(
         self,
+        what: str,
         vm_id: VmId,
         caller: Caller,
         decide: Callable[[Vm], Effects | Refused],
@@ -205,9 +242,11 @@ class Service:
         """Decide, perform, and wait while the VM is in the `passing` state; its last view where it is gone."""
         vm = self._own(vm_id, caller)
         if isinstance(vm, Refused):
-            return vm
+            return self._noted(caller, what, vm_id, vm)
         decided = decide(vm)
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        if decided:
+            self._noted(caller, what, vm_id, refusal, vm.confirm.name)
         if refusal is not None:
             return refusal
 
@@ -240,6 +279,7 @@ class Service:
 
     def _view(self, vm: Vm, addresses: tuple[str, ...]) -> VmView:
         ask, claim, hardware = vm.confirm.vm, vm.claim, self._face.hardware
+        lease = self._compute.lease_of(vm)
         return VmView(
             id=vm.vm_id,
             generation=vm.generation,
@@ -262,22 +302,25 @@ class Service:
             pci=claim.pci,
             volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
             specfile=vm.confirm.specfile,
+            lease_ends_s=lease.ends_s(moment()) if lease is not None and vm.state in RUNS else 0,
         )
 
 
-def used(vms: Iterable[Vm]) -> Use:
-    """Compute is used by VMs that are up or on their way; stopped ones count as VMs alone."""
-    vms = list(vms)
-    asks = [vm.confirm.vm for vm in vms if vm.state in RUNS]
-    pci = Counter[tuple[str, str]]()
-    for need in (need for ask in asks for need in ask.pci):
-        pci[need.vendor, need.model] += need.quantity
-    return Use(
-        slots=sum(ask.slots for ask in asks),
-        ram_mib=sum(ask.ram_mib for ask in asks),
-        vms=len(vms),
-        pci=tuple(PciLimit(*device, quantity) for device, quantity in sorted(pci.items())[:USED_PCI_MAX]),
-    )
+class _Watched:
+    """A console whose end is told of."""
+
+    def __init__(self, console: Console, ended: Callable[[], object]) -> None:
+        self._console, self._ended = console, ended
+
+    async def send(self, data: bytes) -> None:
+        await self._console.send(data)
+
+    async def receive(self) -> bytes:
+        return await self._console.receive()
+
+    async def aclose(self) -> None:
+        self._ended()
+        await self._console.aclose()
 
 
 def _not_found() -> Refused:

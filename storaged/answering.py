@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.intake import Intake
+from matcher.net.local import Peer, sysadmin
 from matcher.net.peer import now_s, wall_ms
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
-from matcher.trust.opening import open_sealed
+from matcher.trust.opening import open_kept, open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
 from matcher.wire.envelope import Kind, Sealed, host_audience, unseal
@@ -38,12 +40,14 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
-from specs.ids import HostId, OfferId, UserId, Vid, VmId
+from matcher.wire.realm import Verb
+from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
 from storaged.beneath import Unusable
-from storaged.claims import VolumeShare, admits
+from storaged.claims import VolumeShare, admits, shared
 from storaged.fit import offer_volumes
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.volume import Snapshot
 
 VERSION = "0.1.0"
@@ -57,16 +61,19 @@ log = logging.getLogger("storaged")
 class Proposer:
     """What this host could give of a pledge's volumes, beside those that are attached already."""
 
-    def __init__(self, host: str, host_id: HostId, keeper: Keeper, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, host: str, host_id: HostId, keeper: Keeper, snapshot: Callable[[], Snapshot], quota: Quota
+    ) -> None:
         self._host, self._host_id, self._keeper, self._snapshot = host, host_id, keeper, snapshot
+        self._quota = quota
 
-    def propose(
-        self, pledge: Pledge, user_id: UserId, residents: Sequence[VolumeShare]
-    ) -> Proposal[VolumeShare] | Nothing:
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[VolumeShare]) -> Proposal[VolumeShare] | Nothing:
         everybody = (*self._keeper.shares(), *residents)
-        fit = offer_volumes(pledge, self._snapshot(), everybody, user_id=user_id, host_id=self._host_id)
+        fit = offer_volumes(pledge, self._snapshot(), everybody, user_id=UserId(user.id), host_id=self._host_id)
         if fit.share is None:
             return Nothing(fit.reasons, aloud=True)
+        if over := self._quota.against(fit.share, user, residents):
+            return Nothing((*over, *fit.reasons), aloud=True)
         return Proposal(fit.share, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, fit.offered), fit.reasons)
 
 
@@ -79,13 +86,15 @@ class StorageAnswers:
         offering: Offering[VolumeShare],
         snapshot: Callable[[], Snapshot],
         missed: Callable[[], None],
+        realm: Callable[[], str],
     ) -> None:
         self._host, self._offering, self._snapshot, self._missed = host, offering, snapshot, missed
+        self._realm = realm
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         if not self._knows(pledge.volumes):
             self._missed()
-        return self._offering.pledge(pledge, UserId(user.id), now_s) if pledge.volumes else ()
+        return self._offering.pledge(pledge, user, now_s) if pledge.volumes else ()
 
     def _knows(self, vids: Sequence[str]) -> bool:
         snapshot = self._snapshot()
@@ -113,6 +122,7 @@ class StorageAnswers:
             ram_free_mib=0,
             vms=0,
             volumes=len(visible),
+            realm=self._realm(),
         )
 
 
@@ -131,14 +141,17 @@ class Attaching:
         ledger: Ledger[VolumeShare],
         snapshot: Callable[[], Snapshot],
         intake: Intake,
+        quota: Quota,
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
-        self._intake = intake
+        self._intake, self._quota = intake, quota
         self._turn = trio.Lock()  # attach and detach in the order in which they were asked
         self._let_go: dict[OfferId, None] = {}  # a confirm that is served after its detach must not attach
         self._host_id = HostId(identity.principal.id)
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: Message, peer: Peer) -> Message:
         try:
             match question:
                 case Attach(confirm=envelope):
@@ -148,18 +161,31 @@ class Attaching:
                 case Asked(pledge=pledge):
                     return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
                 case Forget(vid=vid):
-                    return await self._forget(Vid(vid))
+                    return await self._forget(Vid(vid), await sysadmin(peer))
         except JournalCorrupt:
             raise
         except JournalError as error:
-            return _refused("journal", "volumes", str(error), "free space on the host's disk")
+            refusal = _refused("journal", "volumes", str(error), "free space on the host's disk")
+            what = f"volume.{type(question).__name__.lower()}"
+            self._audit.note("atomd", what, "", outcome_of(refusal), why_of(refusal))
+            return refusal
         return _refused("bad-request", "question", "not one that storaged answers", "")
 
     async def _attach(self, envelope: bytes) -> Attached | Refused:
         opened = self._confirm(envelope)
         if isinstance(opened, Refused):
+            self._audit.note("a confirm that atomd brought", "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
-        confirm, user_id = opened
+        confirm, user = opened
+        attached = await self._attach_for(confirm, user)
+        vids = ", ".join(dashed(claim.vid) for claim in confirm.volumes)
+        detail = f"{vids}; generation {confirm.generation}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
+        who = f"user {user.name} {user.id[:16]}"
+        self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
+        return attached
+
+    async def _attach_for(self, confirm: Confirm, user: Principal) -> Attached | Refused:
+        user_id = UserId(user.id)
         away = next((claim for claim in confirm.volumes if claim.server != self._host_id), None)
         if away is not None:
             hint = "a VM runs where its volumes are, for now"
@@ -170,6 +196,8 @@ class Attaching:
         async with self._turn:
             if OfferId(confirm.offer_id) in self._let_go:
                 return _refused("let-go", "volumes", "this confirm was let go of meanwhile", "run it again")
+            if over := self._over(confirm, user):
+                return Refused(Refusal.OVER_GRANT, over)
             attached = await trio.to_thread.run_sync(
                 lambda: self._keeper.attach(
                     [Vid(claim.vid) for claim in confirm.volumes],
@@ -194,33 +222,55 @@ class Attaching:
         for problem in problems:
             log.warning("%s", problem)
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
+        detail = "; ".join((f"generation {generation}", *problems))
+        self._audit.note("atomd", "volume.detach", dashed(vm_id), detail=detail)
         return Detached()
 
-    async def _forget(self, vid: Vid) -> Forgotten | Refused:
+    async def _forget(self, vid: Vid, who: str) -> Forgotten | Refused:
+        about = dashed(vid)
         try:
             said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
         except Unusable as error:
-            return _refused("not-now", f"volume {vid}", str(error), "")
+            refusal = _refused("not-now", f"volume {vid}", str(error), "")
+            self._audit.note(who, "volume.forget", about, outcome_of(refusal), why_of(refusal))
+            return refusal
+        self._audit.note(who, "volume.forget", about, detail=said)
         log.warning("on a sysadmin's word: %s", said)
         return Forgotten(said[:240])
 
-    def _confirm(self, envelope: bytes) -> tuple[Confirm, UserId] | Refused:
-        """The user's own words, signed for this host's atomd."""
+    def _confirm(self, envelope: bytes) -> tuple[Confirm, Principal] | Refused:
+        """The user's own words, signed for this host's atomd. Where this life of the VM has these volumes already (its
+        host was started again, say), its leaf was judged at the first attach, and may have ended since."""
         try:
-            sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
-            message, user = open_sealed(
-                sealed,
-                self._identity,
-                audience=host_audience(self._host_id, Role.COMPUTE),
-                signer="user",
-                wall_s=wall_ms() / 1000,
-                max_bytes=BODY_MAX_BYTES,
-            )
+            message, user = self._opened(envelope, is_kept=True)
+            if not (isinstance(message, Confirm) and self._has(message, user)):
+                message, user = self._opened(envelope, is_kept=False)
         except (BadBytes, Untrusted) as error:
             return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
         if not isinstance(message, Confirm) or message.host_id != self._host_id:
             return _refused("bad-request", "confirm", "not one for this host", "")
-        return message, UserId(user.id)
+        if not user.may(Verb.RUN):
+            return _refused("denied", "confirm", "your grant lets you run nothing", "an admin can change it")
+        return message, user
+
+    def _opened(self, envelope: bytes, *, is_kept: bool) -> tuple[Message, Principal]:
+        identity, audience = self._identity, host_audience(self._host_id, Role.COMPUTE)
+        sealed = unseal(envelope, realm=identity.realm, max_bytes=BODY_MAX_BYTES, is_kept=is_kept)
+        if is_kept:
+            return open_kept(sealed, identity, audience=audience, signer="user", max_bytes=BODY_MAX_BYTES)
+        wall_s = wall_ms() / 1000
+        return open_sealed(sealed, identity, audience=audience, signer="user", wall_s=wall_s, max_bytes=BODY_MAX_BYTES)
+
+    def _has(self, confirm: Confirm, user: Principal) -> bool:
+        vids = [Vid(claim.vid) for claim in confirm.volumes]
+        return self._keeper.has(VmId(confirm.vm_id), confirm.generation, UserId(user.id), vids)
+
+    def _over(self, confirm: Confirm, user: Principal) -> tuple[Reason, ...]:
+        """Judged again, as the grant may be smaller by now; other holds do not count, as they may lapse."""
+        found = [self._snapshot().volumes.get(Vid(claim.vid)) for claim in confirm.volumes]
+        volumes = tuple(shared(volume) for volume in found if volume is not None)
+        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, UserId(user.id), volumes)
+        return self._quota.against(claim, user, ())
 
     def _take_hold(self, confirm: Confirm, user_id: UserId) -> Refused | None:
         """The offer's hold becomes the attachment. Without one (it lapsed, or the host has restarted since) the

@@ -6,9 +6,17 @@ from typing import Annotated
 from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, ConfigDict
 
-from matcher.net import multicast
+from matcher.net import audit, multicast
 
 PATH = Path("/etc/atomos/storaged.toml")
+
+
+class Narrow(BaseModel):
+    """What this host takes away from every grant; it can give nothing. Users, hours and the rest are for `atomd`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    volumes_gb: Annotated[int, Ge(0), Le(2**31 - 1)] | None = None
 
 
 class Config(BaseModel):
@@ -20,5 +28,7 @@ class Config(BaseModel):
     state: Path = Path("/var/lib/atomos")
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)
+    audit: Path = audit.PATH
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
+    narrow: Narrow = Narrow()

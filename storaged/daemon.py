@@ -8,12 +8,15 @@ from random import SystemRandom
 import trio
 
 from matcher.net import local, peer
+from matcher.net.audit import Audit
+from matcher.net.claiming import claimed
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
 from matcher.net.starting import say_ready
+from matcher.net.upkeep import Upkeep
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
-from matcher.trust.identity import load_identity
+from matcher.trust.identity import Identity
 from matcher.wire.messages import Role
 from specs.ids import HostId
 from storaged.answering import Attaching, Proposer, StorageAnswers, admitting, asks_nothing
@@ -22,6 +25,7 @@ from storaged.config import Config
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.volume import Snapshot
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -81,24 +85,36 @@ def complaints(snapshot: Snapshot) -> Iterator[str]:
 
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Attachments outlive the daemon."""
-    identity = load_identity(config.identity)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
+        identity = await claimed(config.identity)
+        audit = Audit(config.audit, identity.principal.name)
+        try:
+            async with trio.open_nursery() as inner:
+                await _serve(config, identity, audit, inner)
+        finally:
+            audit.close()
+
+
+async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
     keeper = Keeper(Journal(config.state / "storaged.sqlite"), host_id=host_id)
     catalogue = Catalogue(config)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(end_on_signal, nursery.cancel_scope)
-        await catalogue.scan()
-        keeper.recover(catalogue.snapshot())
-        for vid in keeper.rolled_back(catalogue.snapshot()):
-            log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
-        ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot))
-        proposer = Proposer(host, host_id, keeper, catalogue.snapshot)
-        offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
-        answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed)
-        intake = Intake(identity, answers, ignores=asks_nothing)
-        attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake)
-        nursery.start_soon(catalogue.keep_scanned)
-        await nursery.start(local.serve, config.socket, attaching.answer)
-        await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-        say_ready()
-        log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
+    await catalogue.scan()
+    keeper.recover(catalogue.snapshot())
+    for vid in keeper.rolled_back(catalogue.snapshot()):
+        log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
+    quota = Quota(host=host, shares=keeper.shares, snapshot=catalogue.snapshot, volumes_gb=config.narrow.volumes_gb)
+    ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
+    proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
+    offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
+    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.bundle.short_digest)
+    upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
+    intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
+    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit)
+    nursery.start_soon(catalogue.keep_scanned)
+    await nursery.start(upkeep.run)
+    await nursery.start(local.serve, config.socket, attaching.answer)
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    say_ready()
+    log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

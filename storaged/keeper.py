@@ -4,7 +4,7 @@ What a daemon calls from its worker threads, one call at a time. Refusals are va
 through, since a daemon must stop on it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random, SystemRandom
 from threading import Lock
 
@@ -38,6 +38,11 @@ class Keeper:
     def shares(self) -> tuple[VolumeShare, ...]:
         """The attachments as claims: residents for `fit` and the ledger."""
         return self._state.shares()
+
+    def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool:
+        """Whether this life of the user's VM has all these volumes already."""
+        held = {a.vid for a in self._state.of_vm(vm_id, user_id) if a.generation == generation}
+        return bool(vids) and held.issuperset(vids)
 
     def recover(self, snapshot: Snapshot) -> None:
         """After a start and the first scan: learn what records say and the journal missed. Raises `JournalError`."""

@@ -1,7 +1,6 @@
 """`electros`: what a person at a terminal, or a script, says to the hosts in reach.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, 130 interrupted.
-Commands are imported when they are called: starting fast is part of running a VM fast.
 """
 
 import os
@@ -11,11 +10,14 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
+from matcher.cli import afterwards
 from matcher.cli.failures import Exit, Failure
+from matcher.cli.lazily import register
 from matcher.cli.output import as_json, printable
 
 STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
 
+CONTEXTS = "--context NAME, anywhere: act in another realm, as ATOMOS_CONTEXT=NAME does. See: electros context ls"
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, "
     "130 interrupted."
@@ -34,8 +36,9 @@ def _version() -> str:
 app = App(
     name="electros",
     help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
+    help_format="plaintext",  # in Markdown, '10de:*=1' would lose its star
     version=_version,
-    help_epilogue=EXIT_CODES,
+    help_epilogue=f"{CONTEXTS}\n\n{EXIT_CODES}",
     suppress_keyboard_interrupt=False,  # it is told like all else that ends a command early
 )
 COMMANDS = {
@@ -50,19 +53,23 @@ COMMANDS = {
     "reboot": ("vms:reboot", "Restart the guest where it is."),
     "rm": ("vms:rm", "Remove VMs; their volumes stay."),
     "spec": ("spec:app", "Check specfiles and volumespecs; get their schema."),
-    "realm": ("realm:app", "Create a realm, and issue identities to its hosts and users."),
+    "login": ("login:login", "Become a user of a realm, with the token that an admin has given you."),
+    "whoami": ("whoami:whoami", "Who I am, in which realm, what I may do, and what I use of it."),
+    "user": ("user:app", "Add, show, change and revoke users; for admins."),
+    "realm": ("realm:app", "Create a realm; invite, list and remove its hosts; keep its root."),
+    "context": ("context:app", "Several realms from one machine: list them, choose one."),
 }
-for name, (where, summary) in COMMANDS.items():
-    app.command(f"matcher.cli.{where}", name=name, help=summary)
+register(app, COMMANDS)
 
 
 def main() -> None:
     """Every failure is a sentence and an exit code, never a traceback."""
     _open_what_is_closed()
     try:
-        words = [STDIN if word == "-" else word for word in sys.argv[1:]]
+        words = _in_context([STDIN if word == "-" else word for word in sys.argv[1:]])
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+        afterwards.run()
     except Failure as failure:
         _end(failure)
     except CycloptsError as error:
@@ -74,6 +81,20 @@ def main() -> None:
     except OSError as error:  # a full disk behind the standard output
         _end(Failure(Exit.FAILED, f"the result could not be written: {error.strerror or error}"))
     _leave(Exit.OK)
+
+
+def _in_context(words: list[str]) -> list[str]:
+    """Takes `--context NAME` out of the words, wherever it stands before a `--`. Raises `Failure`."""
+    until = words.index("--") if "--" in words else len(words)
+    for at, word in enumerate(words[:until]):
+        option, is_one_word, name = word.partition("=")
+        if option == "--context":
+            name = name if is_one_word else "".join(words[at + 1 : min(at + 2, until)])
+            if not name or name.startswith("-"):
+                raise Failure(Exit.USAGE, "--context wants a name", helps="electros context ls")
+            os.environ["ATOMOS_CONTEXT"] = name
+            return words[:at] + words[at + (1 if is_one_word else 2) :]
+    return words
 
 
 def _end(failure: Failure) -> NoReturn:

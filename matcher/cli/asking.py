@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
 from matcher.wire.messages import Policy
+from specs.units import duration_s
 
 if TYPE_CHECKING:
     from matcher.scheduler.choosing import Value
@@ -24,6 +25,22 @@ Emulation = Annotated[
     bool | None,
     Parameter(help="accept hosts that can only emulate (slow); ATOMOS_ALLOW_EMULATION=1 says so always"),
 ]
+Lease = Annotated[
+    str | None,
+    Parameter(help="how long it is to live, such as 90m, 12h or 2d; without it, as long as your grant allows"),
+]
+LEASE_MIN_S, LEASE_MAX_S = 60, 2**31 - 1  # as in grants
+
+
+def lease_seconds(given: str | None) -> int:
+    """The lease in seconds; 0 where none was given. Raises `Failure`."""
+    if given is None:
+        return 0
+    seconds = duration_s(given)
+    if seconds is None or not LEASE_MIN_S <= seconds <= LEASE_MAX_S:
+        helps = "a number and s, m, h or d: --lease 90m; from one minute on"
+        raise Failure(Exit.USAGE, f"{given[:40]!r} is no lease", helps=helps)
+    return seconds
 
 
 def allows_emulation(given: bool | None) -> bool:

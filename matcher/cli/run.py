@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from matcher.cli import records
-from matcher.cli.asking import Edits, Emulation, PolicyName, Rank, Volumes, allows_emulation, ranking
+from matcher.cli.asking import (
+    Edits,
+    Emulation,
+    Lease,
+    PolicyName,
+    Rank,
+    Volumes,
+    allows_emulation,
+    lease_seconds,
+    ranking,
+)
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, Progress, emit, note, warm_up
 from matcher.cli.reading import read_specfile, read_volumespec
@@ -53,6 +63,7 @@ def run(
     policy: PolicyName = Policy.PACK,
     rank: Rank = None,
     allow_emulation: Emulation = None,
+    lease: Lease = None,
     wait: WaitFor = "running",
     timeout: Timeout = UP_S,
     output: Output = "table",
@@ -69,7 +80,7 @@ def run(
     spec = read_specfile(specfile, edits or ())
     vids = read_volumespec(volumes) if volumes else ()
     value = ranking(rank)
-    allow = allows_emulation(allow_emulation)
+    allow, lease_s = allows_emulation(allow_emulation), lease_seconds(lease)
     with session(*SOON) as mine:
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
@@ -77,7 +88,7 @@ def run(
         errand = Errand(
             vm_id,
             1,
-            vm_ask(spec, allow_emulation=allow),
+            vm_ask(spec, allow_emulation=allow, lease_s=lease_s),
             vids,
             policy=policy,
             hosts_known=hosts_known,
@@ -94,6 +105,7 @@ def start(
     *,
     policy: PolicyName = Policy.PACK,
     allow_emulation: Emulation = None,
+    lease: Lease = None,
     wait: WaitFor = "running",
     timeout: Timeout = UP_S,
     output: Output = "table",
@@ -105,6 +117,7 @@ def start(
     vm
         Its name, its UUID, or the start of either.
     """
+    lease_s = lease_seconds(lease)
     with session(*SOON) as mine:
         found = mine.one(vm)
         if found.vm.state in ("running", "committed"):
@@ -113,7 +126,7 @@ def start(
             emit(output, {"vm": vm_document(now)}, vms_table([now]))
             return
         with records.alone(VmId(found.vm.id)):
-            errand = _again(found.vm, policy, allows_emulation(allow_emulation))
+            errand = _again(found.vm, policy, allows_emulation(allow_emulation), lease_s)
             placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
             placed = _place(mine, placing, errand, found.vm.name, output, wait)
         _forget_older(mine, found, placed.vm)
@@ -121,11 +134,11 @@ def start(
         emit(output, {"vm": vm_document(now)}, vms_table([now]))
 
 
-def _again(vm: VmView, policy: Policy, allow_emulation: bool) -> Errand:
+def _again(vm: VmView, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:
     """The same VM, one generation on; noted before anybody hears of it. Raises `Failure`."""
     from specs.specfile import parse_specfile
 
-    ask = vm_ask(parse_specfile(vm.specfile), allow_emulation=allow_emulation)
+    ask = vm_ask(parse_specfile(vm.specfile), allow_emulation=allow_emulation, lease_s=lease_s)
     vids = tuple(Vid(volume.vid) for volume in vm.volumes)
     generation = max(vm.generation, records.last_generation(VmId(vm.id))) + 1
     errand = Errand(VmId(vm.id), generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)

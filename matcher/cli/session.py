@@ -5,21 +5,26 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from matcher.cli import folders, output
+from matcher.cli import afterwards, folders, output
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
-from matcher.trust.identity import IdentityError, load_identity
+from matcher.trust.identity import Identity, IdentityError, load_identity
+from matcher.trust.verifier import REVOKED
 from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
+from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
 QUIET_S = 0.15  # after the last new answer, nobody else is expected
 DEADLINE_S = 0.6
 REPEAT_S = 0.2
 ANSWER_S = 10.0  # a host's answer by HTTPS
+FOLLOW_MAX = 4  # hosts that know something else, asked in one command
+LEARN_S = 86_400.0  # a command that runs anyway asks what the realm has signed since
 EXIT_OF_CODE = {"not-found": Exit.NOT_FOUND, "denied": Exit.DENIED, "unavailable": Exit.UNREACHABLE}
 
 T = TypeVar("T")
@@ -44,9 +49,14 @@ class Session:
     def __init__(self, client: Client, known: Known) -> None:
         self.client, self.known = client, known
         self.random = random.SystemRandom()
+        self.doors: dict[str, Door] = {}  # those that answered, by the host's id
+        self._has_caught_up = False
 
     def query(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> Heard:
         """Ask everybody; ends when all known daemons have answered, or when it has been quiet for a while."""
+        if not self.client.identity.principal.may(Verb.PLEDGE):
+            helps = "an admin can grant it: electros user change; then: electros whoami"
+            raise Failure(Exit.DENIED, "your grant does not let you ask hosts (it lacks pledge)", helps=helps)
         query = Query(new_id(self.random), time.time_ns() // 1_000_000, (), match, exact)
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}
@@ -65,13 +75,39 @@ class Session:
                         end_s = min(end_s, time.monotonic() + QUIET_S)
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
+        self._follow(heard)
+        expected &= self.known.peers()
         names = self.known.names()
         silent = tuple(sorted({names[peer] for peer in expected - heard.keys()} - _names(heard.values())))
         if heard:
             with suppress(OSError):  # a full or read-only disk costs the cache, not the answer
                 self.known.remember(heard.values())
             self.client.known = self.known.doors()
+            self.doors |= {said.host_id: door for said in heard.values() if (door := door_of(said)) is not None}
+        elif not clocks and self.known.doors() and self._is_behind():
+            return self.query(match, exact=exact, patience_s=patience_s)
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
+
+    def _follow(self, heard: dict[tuple[str, str], Said]) -> None:
+        """Ask whoever knows something else of the realm than we do; then, who was removed has not spoken."""
+        identity = self.client.identity
+        asked = {identity.bundle.short_digest, ""}
+        for said in list(heard.values()):
+            door = door_of(said)
+            assert isinstance(said.message, Answer)
+            if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
+                continue
+            asked.add(said.message.realm)
+            from matcher.cli.upkeep import ask_bundle, take
+
+            with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
+                answer = ask_bundle(identity, door)
+                if isinstance(answer, bytes):
+                    take(identity, answer)
+        for peer in [peer for peer in heard if not identity.verifier.is_member("host", peer[0])]:
+            del heard[peer]
+        for peer in [peer for peer in self.known.peers() if not identity.verifier.is_member("host", peer[0])]:
+            self.known.forget(peer)
 
     def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
         """My VMs whose name or id is, or starts with, `match`, from every host that has one."""
@@ -101,17 +137,35 @@ class Session:
         raise Failure(Exit.NOT_FOUND, f'no VM of yours is named "{match}"{missing}', helps="electros ps shows yours")
 
     def ask(self, door: Door, question: Callable[[Connection], T | Refused], *, timeout_s: float = ANSWER_S) -> T:
-        """Ask one host by HTTPS; what goes wrong becomes a `Failure`."""
+        """Ask one host by HTTPS; what goes wrong becomes a `Failure`. A leaf that was superseded is renewed first."""
+        answer = self._ask(door, question, timeout_s)
+        if is_leaf_revoked(answer):
+            from matcher.cli import upkeep
+
+            upkeep.renew_or_fail(self, door)
+            answer = self._ask(door, question, timeout_s)
+        if isinstance(answer, Refused):
+            raise refused(door.host, answer)
+        return answer
+
+    def _ask(self, door: Door, question: Callable[[Connection], T | Refused], timeout_s: float) -> T | Refused:
         try:
             with self.client.interrupts.waiting(), self.client.connect(door, timeout_s=timeout_s) as connection:
-                answer = question(connection)
+                return question(connection)
         except Unreachable as error:
             raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
         except Unanswered as error:
             raise Failure(Exit.TIMEOUT, f"{door.host} was asked and did not answer: {error}") from None
-        if isinstance(answer, Refused):
-            raise refused(door.host, answer)
-        return answer
+
+    def _is_behind(self) -> bool:
+        """Nobody answers though hosts are known: whether that was because the realm has moved on, and it is made up
+        for now. Raises `Failure` where we belong to it no more."""
+        if self._has_caught_up:
+            return False
+        self._has_caught_up = True
+        from matcher.cli import upkeep
+
+        return upkeep.catch_up(self)
 
 
 @contextmanager
@@ -123,7 +177,19 @@ def session(*soon: type[Message]) -> Iterator[Session]:
         raise Failure(Exit.DENIED, str(error)) from None
     known = Known()
     with Client(identity, known=known.doors(), soon=soon) as client:
-        yield Session(client, known)
+        mine = Session(client, known)
+        yield mine
+    if identity.is_due(time.time()) or _knows_little(identity):
+        afterwards.leave(partial(_tend, identity, tuple(mine.doors.values())))
+
+
+def is_leaf_revoked(answer: object) -> bool:
+    """The leaf that was shown is good for nothing: another grant was given since, or the member is none any more."""
+    return (
+        isinstance(answer, Refused)
+        and answer.code == "denied"
+        and any(REVOKED in (reason.has, reason.asked) for reason in answer.reasons)
+    )
 
 
 def refused(host: str, answer: Refused) -> Failure:
@@ -151,6 +217,20 @@ def tell_silent(heard: Heard) -> None:
         output.note(
             f"electros: answered {known - len(heard.silent)} of {known} known hosts; silent: {', '.join(heard.silent)}"
         )
+
+
+def _knows_little(identity: Identity) -> bool:
+    """`save` writes the bundle whether it grew or not, so its file tells when the realm was asked last."""
+    try:
+        return time.time() - (identity.folder / "realm.bundle").stat().st_mtime > LEARN_S
+    except OSError:
+        return False
+
+
+def _tend(identity: Identity, doors: tuple[Door, ...]) -> None:
+    from matcher.cli import upkeep
+
+    upkeep.tend(identity, doors)
 
 
 def _names(answers: Iterable[Said]) -> set[str]:

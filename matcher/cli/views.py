@@ -1,6 +1,7 @@
 """A VM as documents and rows: the one shape that `run`, `ps`, `inspect` and the rest print."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ def vm_detail(vm: VmView) -> dict[str, Any]:
         "numa": vm.numa if vm.numa >= 0 else None,
         "ram_mib": vm.ram_mib,
         "pci": list(vm.pci),
+        "lease_ends": _utc(vm.lease_ends_s) if vm.lease_ends_s else None,
         "volumes": [
             {"vid": v.vid, "format": v.format.value, "readonly": v.readonly, "bootable": v.bootable} for v in vm.volumes
         ],
@@ -70,6 +72,10 @@ def detail_table(vm: VmView) -> Table:
 
 def _size(vm: VmView) -> str:
     return f"{vm.vcpus} vCPU, {vm.ram_mib} MiB"
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _specfile(text: str) -> Any:

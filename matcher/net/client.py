@@ -88,7 +88,7 @@ class Client:
     ) -> None:
         self.identity = identity
         self._soon = soon
-        self._tls: ssl.SSLContext | None = None
+        self._tls: tuple[int, ssl.SSLContext | None] = (0, None)  # for which version of the identity
         self.interrupts = Interrupts()
         self.taken: Connection | None = None  # where a confirm was taken: its progress is still to be read
         self.known = known  # where a pledge goes that is too long for a datagram
@@ -115,10 +115,13 @@ class Client:
     # ---- asking
 
     def ask(self, question: Pledge | Query) -> None:
-        """Multicast on every link, each time with the address at which this link's answers are awaited."""
+        """Multicast on every link, each time with the address at which this link's answers are awaited.
+
+        Asked again, it is signed anew, with the time of now: hosts drop the same bytes heard twice.
+        """
         kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
         for link in self._links:
-            mine = dataclasses.replace(question, reply=self._reply(link))
+            mine = dataclasses.replace(question, reply=self._reply(link), sent_at_ms=time.time_ns() // 1_000_000)
             try:
                 datagram = self._sealed(kind, mine, REALM, pad_bytes=DATAGRAM_MAX_BYTES)
             except TooLong:
@@ -149,7 +152,10 @@ class Client:
             yield from self._drain(asking)
 
     def connect(self, door: Door, *, timeout_s: float) -> Connection:
-        return Connection(self.identity, door, timeout_s=timeout_s, tls=self._tls)
+        version, tls = self._tls
+        return Connection(
+            self.identity, door, timeout_s=timeout_s, tls=tls if version == self.identity.version else None
+        )
 
     # ---- placing
 
@@ -220,7 +226,8 @@ class Client:
 
     def _prepare(self, soon: tuple[type[Message], ...]) -> None:
         prepare(*soon)
-        self._tls = client_tls(self.identity)
+        version = self.identity.version
+        self._tls = version, client_tls(self.identity)
 
     def _door(self, host_id: HostId, address: str, port: int) -> Connection:
         return self.connect(Door("", host_id, address, port), timeout_s=CONFIRM_REPEAT_S)

@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from matcher.wire.messages import Address
@@ -22,6 +22,7 @@ PORT = 7765
 RECEIVE_BUFFER_BYTES = 4 << 20  # a burst of pledges or offers waits here while the loop is busy
 LINKS_MAX = 64
 SIOCGIFADDR = 0x8915  # netdevice(7): the first IPv4 address of a link
+SO_RCVBUFFORCE = 33  # socket(7); Python has no name for it
 ADDRESSES_6 = Path("/proc/net/if_inet6")
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -56,6 +57,20 @@ def asking_sockets() -> list[socket.socket]:
     return _each_family(asking_socket)
 
 
+def tell(datagram: bytes, port: int = PORT, *, on: Iterable[Link] | None = None) -> int:
+    """Multicast once on each link, by each family that it has; how many copies left. `on`: all links of now.
+
+    Hosts tell each other their news so; for who awaits answers there are `asking_sockets`. A link that is down costs
+    its copy alone.
+    """
+    sockets = _each_family(_sending_socket)
+    try:
+        return sum(ask(each, datagram, link, port) for link in (links() if on is None else on) for each in sockets)
+    finally:
+        for each in sockets:
+            each.close()
+
+
 def _each_family(open_one: Callable[[socket.AddressFamily], socket.socket]) -> list[socket.socket]:
     """IPv6 may be missing on a machine, IPv4 as well, not both."""
     opened = []
@@ -82,13 +97,9 @@ def join(listener: socket.socket, on: Iterable[Link]) -> None:
 
 
 def asking_socket(family: socket.AddressFamily) -> socket.socket:
-    asking = socket.socket(family, socket.SOCK_DGRAM)
+    asking = _sending_socket(family)
     try:
-        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        if family == socket.AF_INET6:
-            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
-        asking.setblocking(False)
+        _make_room(asking)
         asking.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  answers come by any link
     except OSError:
         asking.close()
@@ -96,13 +107,30 @@ def asking_socket(family: socket.AddressFamily) -> socket.socket:
     return asking
 
 
+def _sending_socket(family: socket.AddressFamily) -> socket.socket:
+    sending = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+        sending.setblocking(False)
+    except OSError:
+        sending.close()
+        raise
+    return sending
+
+
 def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) -> bool:
-    """Multicast on one link; false where the link cannot (it is down, or has no address of this family)."""
+    """Multicast on one link, from the link's own address, as hosts answer nobody who names another; false where the
+    link cannot (it is down, or has no address of this family)."""
     try:
         if asking.family == socket.AF_INET6:
-            asking.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, link.index)
-            asking.sendto(datagram, (GROUP_6, port, 0, link.index))
+            # Of several addresses the kernel would choose one by itself (RFC 6724).
+            source = struct.pack("@16sI", socket.inet_pton(socket.AF_INET6, link.ipv6 or ""), link.index)
+            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
+            asking.sendmsg([datagram], ancillary, 0, (GROUP_6, port, 0, link.index))
         else:
+            # ip(7): what goes to a group leaves by this link, and from this address where the socket has none.
             there = struct.pack("4s4si", socket.inet_aton("0.0.0.0"), socket.inet_aton(link.ipv4 or ""), link.index)  # noqa: S104
             asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, there)
             asking.sendto(datagram, (GROUP_4, port))
@@ -111,30 +139,35 @@ def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) ->
     return True
 
 
-def answer_address(reply: Iterable[Address], family: int, scope: int) -> SocketAddress | None:
-    """Where an answer goes: the address of the arrival's family that the signed question names; `None` if it has none.
+def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketAddress | None:
+    """Where an answer goes: the address in the signed question that is also the one that it came from; `None` if there
+    is none, as then it was sent by somebody else, or names a third.
 
-    Link-local IPv6 addresses need the link that the question came by.
+    `source` is numeric; link-local IPv6 addresses need the link that the question came by, `scope`.
     """
+    from_ip = _numeric(source)
+    if from_ip is None or from_ip.is_multicast or from_ip.is_unspecified:
+        return None
     for address in reply:
-        try:
-            ip = ip_address(address.ip)
-        except ValueError:
-            continue
-        if ip.is_multicast or ip.is_unspecified:
-            continue
-        if isinstance(ip, IPv6Address) and family == socket.AF_INET6:
-            return (address.ip, address.port, 0, scope if ip.is_link_local else 0)
-        if not isinstance(ip, IPv6Address) and family == socket.AF_INET:
-            return (address.ip, address.port)
+        if _numeric(address.ip) == from_ip:
+            if from_ip.version == 4:
+                return (str(from_ip), address.port)
+            return (str(from_ip), address.port, 0, scope if from_ip.is_link_local else 0)
     return None
+
+
+def _numeric(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_DGRAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # both daemons of a host listen
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        _make_room(listener)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.setblocking(False)
@@ -144,6 +177,14 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _make_room(receiving: socket.socket) -> None:
+    """Above what the system allows to everybody (`net.core.rmem_max`), where this process may."""
+    try:
+        receiving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except PermissionError:
+        receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 def _address_4(name: str) -> str | None:

@@ -1,7 +1,9 @@
 """The one loop of a daemon: sockets and time in, answers out.
 
 Everything that is decided is decided synchronously, in `Intake` and the daemon's core, so that no two decisions ever
-interleave; this file only moves bytes. Sockets are drained in batches: one wake-up answers all that waits.
+interleave; this file only moves bytes. Sockets are drained in batches: one wake-up answers all that waits, up to a
+number, so that no flood keeps other tasks from their turn. Who has something to tell all hosts needs no part of this:
+`multicast.tell`.
 """
 
 import signal
@@ -54,22 +56,28 @@ async def end_on_signal(scope: trio.CancelScope) -> None:
 
 async def _answer(listener: socket.socket, sender: socket.socket, intake: Intake) -> None:
     while True:
-        await trio.lowlevel.wait_readable(listener)
-        for _ in range(BATCH_MAX):
-            try:
-                data, source = listener.recvfrom(DATAGRAM_READ_BYTES)
-            except OSError:  # drained; or an ICMP error about an earlier answer, which is nobody's business here
-                break
-            arrival = Arrival(listener.family, source[3] if len(source) > 2 else 0)
-            for out in intake.receive(data, arrival, now_s=now_s(), wall_ms=wall_ms()):
-                _send(sender, out, intake)
+        await trio.lowlevel.wait_readable(listener)  # a checkpoint also when there is something to read already
+        answer_waiting(listener, sender, intake)
+
+
+def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intake) -> int:
+    """Read what waits, `BATCH_MAX` datagrams at most, and answer it; how many there were."""
+    for count in range(BATCH_MAX):
+        try:
+            data, source = listener.recvfrom(DATAGRAM_READ_BYTES)
+        except OSError:  # drained; or an ICMP error about an earlier answer, which is nobody's business here
+            return count
+        arrival = Arrival(listener.family, source[3] if len(source) > 2 else 0, source[0].partition("%")[0])
+        for out in intake.receive(data, arrival, now_s=now_s(), wall_ms=wall_ms()):
+            _send(sender, out, intake)
+    return BATCH_MAX
 
 
 def _send(sender: socket.socket, out: Outgoing, intake: Intake) -> None:
     try:
         sender.sendto(*out)
     except OSError as error:  # a full buffer or no route: datagrams may be lost, and the asker repeats
-        intake.counters[f"send {error.errno}"] += 1
+        intake.count(f"send {error.errno}")
 
 
 async def _follow_links(

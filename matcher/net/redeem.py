@@ -7,17 +7,20 @@ had again. Whoever answers is held to the root in the token before anything is s
 import socket
 import ssl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from matcher.trust import files
 from matcher.trust.identity import is_identity, load_identity
 from matcher.trust.joining import ALPN, JoinError, Joining
 from matcher.trust.principal import Principal, name_problem
+from matcher.trust.spreading import Peer
 from matcher.trust.tokens import Token
 from matcher.wire.codec import BadBytes, decode, encode
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Admitted, Join, Welcome
+from specs.ids import HostId
 
 TIMEOUT_S = 20.0
 CONNECT_S = 3.0  # at one address
@@ -34,7 +37,19 @@ class _Elsewhere(Exception):
         self.rank = rank
 
 
-def redeem(token: Token, name: str, folder: Path, *, timeout_s: float = TIMEOUT_S) -> Principal:
+class NobodyAnswers(JoinError):
+    """At none of the token's addresses; later somebody may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Who one is now, and the host that said so."""
+
+    principal: Principal
+    by: Peer
+
+
+def redeem(token: Token, name: str, folder: Path, *, timeout_s: float = TIMEOUT_S) -> Joined:
     """Become a member of the token's realm, with an identity in `folder`. `name`: a host's own; a user's stands in the
     token's record, so that theirs may be empty.
 
@@ -48,16 +63,18 @@ def redeem(token: Token, name: str, folder: Path, *, timeout_s: float = TIMEOUT_
         files.make_folder(folder)
     except OSError as error:
         raise JoinError(f"{folder} can't be written: {error.strerror}. The token is still good.") from error
-    admitted, joining = _admitted(token, name, time.monotonic() + timeout_s)
+    admitted, joining, address = _admitted(token, name, time.monotonic() + timeout_s)
     try:
         joining.finish(admitted, folder)
     except OSError as error:
         said = f"The realm has admitted you, but {folder} can't be written: {error.strerror}. Ask for a new token."
         raise JoinError(said) from error
-    return load_identity(folder).principal
+    by = joining.server
+    assert by is not None, "somebody has answered"
+    return Joined(load_identity(folder).principal, Peer(HostId(by.id), by.name, address, token.port))
 
 
-def _admitted(token: Token, name: str, until_s: float) -> tuple[Admitted, Joining]:
+def _admitted(token: Token, name: str, until_s: float) -> tuple[Admitted, Joining, str]:
     """Every address twice: where an answer was lost, the same request gets it again."""
     joining = Joining(token, name or token.kind)
     best = _Elsewhere("The token names no address that could be tried.", -1)
@@ -71,8 +88,8 @@ def _admitted(token: Token, name: str, until_s: float) -> tuple[Admitted, Joinin
             continue
         if isinstance(answer, Refused):
             raise JoinError(_no(answer))
-        return answer, joining
-    raise JoinError(str(best)) from best
+        return answer, joining, address
+    raise (NobodyAnswers if best.rank == 0 else JoinError)(str(best)) from best
 
 
 def _ask(joining: Joining, address: str, left_s: float) -> Admitted | Refused:

@@ -5,15 +5,18 @@
 
 Silence frees a hold, so there is no "cancel" to lose on the way. The ledger does not know what a claim is: `admits`
 says whether one more claim may stand beside the others, and it is asked again for every hold, so that a mistake in
-placement cannot promise a thread, a MiB or a device twice (I1, I2).
+placement cannot promise a thread, a MiB or a device twice (I1, I2). `allows` says whether a user may have it, beside
+what they have; it is asked at the hold and again at the commitment, since a grant may have become smaller meanwhile
+(I12).
 Pure: callers pass `now_s`, one monotonic clock.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from matcher.wire.realm import Grant
 from specs.ids import OfferId, PledgeId, UserId
 
 HOLDS_MAX = 256  # a flood of pledges must not grow memory
@@ -29,6 +32,20 @@ class Refusal(StrEnum):
     NO_CAPACITY = "no-capacity"
     TOO_MANY_HOLDS = "too-many-holds"
     HOLD_LAPSED = "hold-lapsed"
+    OVER_GRANT = "over-grant"
+
+
+class User(Protocol):
+    """Whoever asks: who they are, and what they may have. A `Principal` is one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def grant(self) -> Grant: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +59,10 @@ class Hold(Generic[C]):
 class Ledger(Generic[C]):
     """Claims on one host, by the id of the offer that promised them."""
 
-    def __init__(self, admits: Callable[[Sequence[C], C], bool]) -> None:
-        self._admits = admits
+    def __init__(
+        self, admits: Callable[[Sequence[C], C], bool], allows: Callable[[Sequence[C], C, User], bool]
+    ) -> None:
+        self._admits, self._allows = admits, allows
         self._holds: dict[OfferId, Hold[C]] = {}
         self._committed: dict[OfferId, C] = {}
 
@@ -56,14 +75,16 @@ class Ledger(Generic[C]):
         return tuple(self._committed.values())
 
     def hold(
-        self, offer_id: OfferId, claim: C, *, pledge_id: PledgeId, user_id: UserId, for_s: float, now_s: float
+        self, offer_id: OfferId, claim: C, *, pledge_id: PledgeId, user: User, for_s: float, now_s: float
     ) -> Refusal | None:
         """Reserve `claim` for `for_s` seconds (at most `HOLD_MAX_S`); `None` when it is held."""
         assert offer_id not in self._holds, "an offer id is made once"
         assert offer_id not in self._committed, "an offer id is made once"
-        others = self.residents(now_s)
+        others, user_id = self.residents(now_s), UserId(user.id)
         if len(self._holds) >= HOLDS_MAX or self._is_greedy(user_id, pledge_id):
             return Refusal.TOO_MANY_HOLDS
+        if not self._allows(others, claim, user):
+            return Refusal.OVER_GRANT
         if not self._admits(others, claim):
             return Refusal.NO_CAPACITY
         self._holds[offer_id] = Hold(claim, pledge_id, user_id, now_s + min(for_s, HOLD_MAX_S))
@@ -73,13 +94,18 @@ class Ledger(Generic[C]):
         self.lapse(now_s)
         return self._holds.get(offer_id)
 
-    def commit(self, offer_id: OfferId, now_s: float) -> C | Refusal:
-        """Turn a hold into a commitment; repeating it gives the same answer, since networks repeat themselves."""
+    def commit(self, offer_id: OfferId, user: User, now_s: float) -> C | Refusal:
+        """Turn a hold into a commitment; repeating it gives the same answer, since networks repeat themselves.
+
+        The user's other holds do not count here: they may lapse, and are judged when their turn comes.
+        """
         self.lapse(now_s)
         if offer_id in self._committed:
             return self._committed[offer_id]
         if offer_id not in self._holds:
             return Refusal.HOLD_LAPSED
+        if not self._allows(self.committed(), self._holds[offer_id].claim, user):
+            return Refusal.OVER_GRANT
         self._committed[offer_id] = self._holds.pop(offer_id).claim
         return self._committed[offer_id]
 

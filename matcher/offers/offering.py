@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from matcher.offers.ledger import PLEDGES_HELD_MAX, Ledger, Refusal
+from matcher.offers.ledger import PLEDGES_HELD_MAX, Ledger, Refusal, User
 from matcher.wire.messages import REASONS_MAX, Pledge, Reason, Reveal, Role, Unfit, VmOffer, VolumeOffer
 from matcher.wire.seal import opens
 from specs.ids import OfferId, PledgeId, UserId, new_id
@@ -26,6 +26,8 @@ _HOLDS_FULL = Reason(
     "holds", "one more", f"you hold offers of {PLEDGES_HELD_MAX} pledges here", "they lapse in seconds: try again"
 )
 _TAKEN = Reason("capacity", "a hold", "taken a moment ago", "try again")
+_OVER_GRANT = Reason("grant", "one more", "more than your grant allows here", "electros whoami shows what is used")
+_WHY = {Refusal.TOO_MANY_HOLDS: _HOLDS_FULL, Refusal.OVER_GRANT: _OVER_GRANT}
 
 C = TypeVar("C")
 Offer = VmOffer | VolumeOffer
@@ -51,9 +53,10 @@ class Nothing:
 
 
 class Proposer(Protocol[C]):
-    """A daemon's own knowledge of what it has: `atomd` of threads and RAM, `storaged` of volumes."""
+    """A daemon's own knowledge of what it has (`atomd` of threads and RAM, `storaged` of volumes), and of what a user
+    may have of it."""
 
-    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[C]) -> Proposal[C] | Nothing: ...
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[C]) -> Proposal[C] | Nothing: ...
 
 
 @dataclass(slots=True)
@@ -78,20 +81,21 @@ class Offering(Generic[C]):
         self._proposer, self._ledger, self._random = proposer, ledger, random
         self._answered: dict[PledgeId, _Answered] = {}
 
-    def pledge(self, pledge: Pledge, user_id: UserId, now_s: float) -> tuple[Reply, ...]:
+    def pledge(self, pledge: Pledge, user: User, now_s: float) -> tuple[Reply, ...]:
         """The answers to send for this pledge, now; empty for silence."""
+        user_id = UserId(user.id)
         self._forget(now_s)
         known = self._answered.get(PledgeId(pledge.pledge_id))
         if known is not None and (known.replies or not self._may_repeat(known, user_id, now_s)):
             return self._repeat(known, user_id, now_s)
         if known is None and len(self._answered) >= PLEDGES_MAX:
             return ()
-        proposal = self._proposer.propose(pledge, user_id, self._ledger.residents(now_s))
+        proposal = self._proposer.propose(pledge, user, self._ledger.residents(now_s))
         if isinstance(proposal, Nothing):
             offers: tuple[Reply, ...] = ()
             unfit = self._unfit(pledge, proposal.reasons, aloud=proposal.aloud)
         else:
-            offers = self._offer(pledge, proposal, user_id, now_s)
+            offers = self._offer(pledge, proposal, user, now_s)
             unfit = self._unfit(pledge, proposal.reasons, aloud=True)
         replies = (*offers, *unfit)
         heard_s = known.heard_s if known is not None else now_s
@@ -116,19 +120,19 @@ class Offering(Generic[C]):
         known = self._answered.get(pledge_id)
         return known.pledge if known is not None and known.user_id == user_id else None
 
-    def _offer(self, pledge: Pledge, proposal: Proposal[C], user_id: UserId, now_s: float) -> tuple[Reply, ...]:
+    def _offer(self, pledge: Pledge, proposal: Proposal[C], user: User, now_s: float) -> tuple[Reply, ...]:
         offer_id = OfferId(new_id(self._random))
         if not pledge.dry:
             refusal = self._ledger.hold(
                 offer_id,
                 proposal.claim,
                 pledge_id=PledgeId(pledge.pledge_id),
-                user_id=user_id,
+                user=user,
                 for_s=pledge.hold_ms / 1000,
                 now_s=now_s,
             )
             if refusal is not None:
-                return self._unfit(pledge, (_HOLDS_FULL if refusal is Refusal.TOO_MANY_HOLDS else _TAKEN,), aloud=True)
+                return self._unfit(pledge, (_WHY.get(refusal, _TAKEN),), aloud=True)
         expires_in_ms = 0 if pledge.dry else pledge.hold_ms
         offer = dataclasses.replace(
             proposal.offer, offer_id=offer_id, expires_in_ms=expires_in_ms, hosts_known=self.hosts_known

@@ -149,6 +149,8 @@ class Placing:
                 return self._placed(doubt)
             case Refused(code="unavailable"):  # the host is still deciding: that is no word yet
                 return []
+            case Refused(code="denied") if doubt.confirms > 1:  # the door's word on the user, not on an earlier attempt
+                return []
             case Refused():
                 self._note(doubt.choice, answer)
                 return self._let_go(now_s, final=answer.code in FINAL_CODES)

@@ -34,7 +34,7 @@ class Errand:
     specfile: str = ""
 
 
-def vm_ask(spec: "Specfile", *, allow_emulation: bool) -> VmAsk:
+def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAsk:
     """What the specfile asks of one host, with nothing left implicit."""
     return VmAsk(
         slots=spec.slots,
@@ -48,6 +48,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool) -> VmAsk:
         firmware=Firmware(spec.misc.firmware),
         allow_emulation=allow_emulation,
         qemu_agent=spec.misc.qemu_agent,
+        lease_s=lease_s,
     )
 
 

@@ -32,7 +32,7 @@ ROOT_DAYS = 20 * 365
 ISSUER_DAYS = 5 * 365
 LEAF_DAYS: dict[PrincipalKind, int] = {"host": 30, "user": 90}
 BACKDATE_S = 300  # a new leaf works at once on a host whose clock is a little behind
-LEAF_MAX_BYTES = 1024
+LEAF_MAX_BYTES = 1088  # the largest grant, for the longest name
 
 # Object identifiers from UUIDs need no registration (ITU-T X.667). These are uuid5 of https://atomos/grant and /scope.
 GRANT = x509.ObjectIdentifier("2.25.25054883393916253499240577349416176617")
@@ -107,15 +107,17 @@ def make_leaf(
     days: float,
     grant: Grant | None = None,
     addresses: Collection[str] = (),
+    not_before_s: float = 0.0,
 ) -> x509.Certificate:
-    """A leaf for `days` from now, and never beyond its issuer or the grant's own end. A user's needs a `grant`; a
-    host's name and `addresses` stand in it as TLS libraries look for them (SAN)."""
+    """A leaf for `days` from now, and never beyond its issuer or the grant's own end, one of which may not be over yet.
+    A user's needs a `grant`; a host's name and `addresses` stand in it as TLS libraries look for them (SAN). It starts
+    a little before now, but not before `not_before_s`."""
     assert name_problem(name) is None
     assert (kind == "user") == (grant is not None), "users have grants, hosts have none"
-    latest = issuer.not_valid_after_utc
+    latest_s = issuer.not_valid_after_utc.timestamp()
     if grant is not None and grant.until_s is not None:
-        latest = min(latest, datetime.fromtimestamp(grant.until_s, UTC))
-    builder = _builder(issuer.subject, _name(kind, name), public_key, wall_s, days, latest)
+        latest_s = min(latest_s, grant.until_s)
+    builder = _builder(issuer.subject, _name(kind, name), public_key, wall_s, days, latest_s, not_before_s)
     if grant is not None:
         builder = builder.add_extension(x509.UnrecognizedExtension(GRANT, grant_bytes(grant)), critical=False)
     else:
@@ -131,7 +133,8 @@ def load(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late by the library
-    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except Exception as error:  # ValueError, UnsupportedGeneralNameType, ...: the library names no common base
         raise Untrusted("its certificate can't be read") from error
     if not der.endswith(b"\0" + certificate.signature):
         raise Untrusted("its certificate can't be read")  # unused bits after the signature, which the library lets pass
@@ -175,6 +178,14 @@ def check_issuer(issuer: x509.Certificate, root: x509.Certificate) -> frozenset[
     return frozenset(scope for scope in Scope if scope.value in letters.decode("latin-1"))
 
 
+def issuer_id_in(leaf: x509.Certificate) -> bytes | None:
+    """The key id of the issuer that a leaf names, by nobody's word; `None` if it names none."""
+    for extension in leaf.extensions:
+        if isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            return extension.value.key_identifier
+    return None
+
+
 def read_leaf(leaf: x509.Certificate) -> Principal:
     """Whom a leaf names, with their grant, if its form is that of a leaf of ours. Raises `Untrusted`."""
     key = public_key_of(leaf)
@@ -198,18 +209,19 @@ def _builder(
     public_key: PublicKey,
     wall_s: float,
     days: float,
-    latest: datetime | None = None,
+    latest_s: float = float("inf"),
+    not_before_s: float = 0.0,
 ) -> x509.CertificateBuilder:
-    start = datetime.fromtimestamp(int(wall_s), UTC)
-    end = start + timedelta(days=days)
+    start_s = max(int(wall_s) - BACKDATE_S, int(not_before_s))
+    end_s = min(int(wall_s) + timedelta(days=days).total_seconds(), latest_s)
     return (
         x509.CertificateBuilder()
         .issuer_name(issuer)
         .subject_name(subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number() >> 64)  # 95 random bits; RFC 5280 wants 64 at least
-        .not_valid_before(start - timedelta(seconds=BACKDATE_S))
-        .not_valid_after(min(end, latest) if latest else end)
+        .not_valid_before(datetime.fromtimestamp(start_s, UTC))
+        .not_valid_after(datetime.fromtimestamp(int(end_s), UTC))
     )
 
 
@@ -288,7 +300,7 @@ def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> byt
 
 
 def _alternative_names(name: str, addresses: Collection[str]) -> x509.SubjectAlternativeName:
-    ips = [x509.IPAddress(ip_address(address)) for address in sorted(addresses)]
+    ips = [x509.IPAddress(ip_address(address.partition("%")[0])) for address in sorted(addresses)]
     return x509.SubjectAlternativeName([x509.DNSName(name), *ips])
 
 

@@ -6,7 +6,7 @@ A signature covers the kind of document, so that none can be taken for another, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -49,10 +49,10 @@ _MESSAGE_OF = {paper: message for message, paper in PAPER_OF.items()}
 class Signed(Generic[D_co]):
     """A document as received: `data` is kept and passed on as it is; `says` is what it says, whoever signed it."""
 
-    data: bytes
+    data: bytes = field(repr=False)  # a tag key's document is as secret as the key
     says: D_co
-    payload: bytes
-    signatures: tuple[tuple[bytes, bytes], ...]  # (key id, signature)
+    payload: bytes = field(repr=False)
+    signatures: tuple[tuple[bytes, bytes], ...] = field(repr=False)  # (key id, signature)
 
     def signed_by(self, key: EllipticCurvePublicKey) -> bool:
         wanted = key_id(key)
@@ -76,8 +76,8 @@ def read_document(data: bytes) -> Signed[Message]:
     """The document that `data` is; whether its signatures hold is asked of `signed_by`. Raises `BadBytes`."""
     if len(data) > DOCUMENT_MAX_BYTES:
         raise BadBytes("length")
-    parts = list(unframe(data))
-    if len(parts) < 3 or len(parts[0]) != 1 or data != frame(parts) or len(parts) > 2 + SIGNATURES_MAX:
+    parts = whole(data)
+    if not 3 <= len(parts) <= 2 + SIGNATURES_MAX or len(parts[0]) != 1:
         raise BadBytes("document")
     cls = _MESSAGE_OF[_paper(parts[0][0])]
     signatures = tuple(_signature(part) for part in parts[2:])
@@ -91,6 +91,14 @@ def read_documents(framed: bytes) -> Iterator[Signed[Message]]:
             yield read_document(data)
         except BadBytes:
             continue
+
+
+def whole(framed: bytes) -> list[bytes]:
+    """All framed parts; what is signed or kept must not lose its end unseen. Raises `BadBytes` if it is cut short."""
+    parts = list(unframe(framed))
+    if sum(4 + len(part) for part in parts) != len(framed):
+        raise BadBytes("truncated")
+    return parts
 
 
 def _framed(paper: Paper, payload: bytes, signatures: Sequence[tuple[bytes, bytes]]) -> bytes:

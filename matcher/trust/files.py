@@ -3,11 +3,15 @@
 A name shows either the old content or the new: never half, never wider than 0600 for a moment.
 """
 
+import errno
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -54,7 +58,43 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read(path: Path) -> bytes:
     """The whole of a small file. Raises `OSError`."""
     with path.open("rb") as file:
-        return file.read(FILE_MAX_BYTES)
+        return _all_of(file, path)
+
+
+def read_private(path: Path) -> bytes:
+    """The whole of a file that nobody but its owner may read or write. Raises `TooOpen` and `OSError`."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise TooOpen(path)
+        return _all_of(file, path)
+
+
+class TooOpen(Exception):
+    """Others than its owner can read this; a sentence with the command that helps."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"Others than you can read the private key {path}. Run: chmod 600 {path}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process that asks for this changes what is in `folder` meanwhile. Raises `OSError`.
+
+    The lock (flock) is on the folder itself and ends with the process, so that no file of a dead one bars the way.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _all_of(file: IO[bytes], path: Path) -> bytes:
+    content = file.read(FILE_MAX_BYTES + 1)
+    if len(content) > FILE_MAX_BYTES:  # half of it could pass for the whole
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from annotated_types import MaxLen
 from pydantic import StringConstraints
+from pydantic.types import Strict
 
 from matcher.wire.codec import BadBytes, decode, encode
 from matcher.wire.messages import Message
@@ -19,20 +20,21 @@ NOTHING = Grant()
 GRANT_MAX_BYTES = 640
 _LETTERS = {Verb.PLEDGE: "p", Verb.RUN: "r", Verb.CONSOLE: "c", Verb.ADMIN: "a"}
 _VERBS = {letter: verb for verb, letter in _LETTERS.items()}
+_Number = Annotated[int, Strict()]  # "9" is none: pydantic would make one of any length
 
 
 @dataclass(frozen=True, slots=True)
 class _Letters(Message):
     v: Annotated[str, StringConstraints(pattern=r"^p?r?c?a?$")] = ""
-    s: int | None = None
-    r: int | None = None
-    n: int | None = None
-    g: int | None = None
+    s: _Number | None = None
+    r: _Number | None = None
+    n: _Number | None = None
+    g: _Number | None = None
     d: Annotated[tuple[str, ...], MaxLen(PCI_LIMITS_MAX)] = ()
-    o: int = 1
-    l: int | None = None  # noqa: E741  a letter is what it is
+    o: _Number = 1
+    l: _Number | None = None  # noqa: E741  a letter is what it is
     m: Annotated[tuple[str, ...], MaxLen(GROUPS_MAX)] = ()
-    u: int | None = None
+    u: _Number | None = None
 
 
 def grant_bytes(grant: Grant) -> bytes:
@@ -73,25 +75,35 @@ def read_grant(data: bytes) -> Grant:
         raise BadBytes("grant", str(error)[:160]) from None
 
 
+def grant_problem(grant: Grant) -> str | None:
+    """A sentence where no leaf can carry this grant, as what it says could not be read again; else `None`."""
+    try:
+        again = read_grant(grant_bytes(grant))
+    except (BadBytes, ValueError) as error:
+        return f"what is granted can't be written down: {error}"[:120]
+    verbs = tuple(verb for verb in Verb if verb in grant.verbs)
+    return None if again == replace(grant, verbs=verbs) else "what is granted can't be written down as it is"
+
+
 def show_pci_limit(limit: PciLimit) -> str:
     return f"{limit.vendor}:{limit.model}={limit.quantity}"
 
 
 def parse_pci_limit(text: str) -> PciLimit:
     """`10de:*=1`, `10de:24b0=2`, `*:*=4`; without a number, one. Raises `ValueError` with a sentence."""
-    devices, _, number = text.lower().partition("=")
+    devices, equals, number = text.lower().partition("=")
     vendor, colon, model = devices.partition(":")
     if not colon or not _is_pci_id(vendor) or not _is_pci_id(model) or (vendor == "*" and model != "*"):
         raise ValueError(f"{text[:40]!r} is no PCI limit; such as 10de:24b0=2, or 10de:*=1 for any model")
-    if number and not (number.isascii() and number.isdigit() and len(number) <= 4 and int(number) <= 4096):
+    if equals and not (number.isascii() and number.isdigit() and len(number) <= 4 and int(number) <= 4096):
         raise ValueError(f"{text[:40]!r}: how many is a number up to 4096")
     return PciLimit(vendor, model, int(number) if number else 1)
 
 
 def limit_for(limits: Iterable[PciLimit], vendor: str, model: str) -> PciLimit | None:
-    """The limit that counts for a device: the most exact one that names it."""
+    """The limit that counts for a device: the most exact one that names it; of two such, the lower."""
     naming = [limit for limit in limits if limit.vendor in (vendor, "*") and limit.model in (model, "*")]
-    return min(naming, key=lambda limit: (limit.vendor == "*", limit.model == "*"), default=None)
+    return min(naming, key=lambda limit: (limit.vendor == "*", limit.model == "*", limit.quantity), default=None)
 
 
 @dataclass(frozen=True, slots=True)

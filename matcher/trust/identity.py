@@ -9,22 +9,23 @@ What the realm says changes while a daemon runs (revocations, new keys, its own 
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from matcher.trust import files
 from matcher.trust.bundle import Bundle, read_bundle
-from matcher.trust.certificates import Untrusted, is_signed_by, to_der, to_pem
+from matcher.trust.certificates import BACKDATE_S, Untrusted, is_signed_by, to_der, to_pem
 from matcher.trust.documents import Signed
 from matcher.trust.principal import Principal
 from matcher.trust.tag_keys import TagKeys, read_tag_keys
-from matcher.trust.verifier import Certified, Verifier
+from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire import signature
 from matcher.wire.envelope import RealmSecret
 from matcher.wire.messages import Message
@@ -64,6 +65,11 @@ class Identity:
     def realm_name(self) -> str:
         return self.bundle.anchor.name
 
+    @property
+    def key_number(self) -> int:
+        """Of today's tag key."""
+        return self.realm.number
+
     def sign(self, data: bytes) -> bytes:
         return signature.sign(self.key, data)
 
@@ -71,9 +77,23 @@ class Identity:
         """Let go of tag keys whose time is over."""
         self.realm: RealmSecret = self._tag_keys.secret(self.verifier.realm_id, wall_s)
 
+    @property
+    def is_revoked(self) -> bool:
+        """Whether this member has been revoked as a whole, and has to come anew, with another key."""
+        return not self.verifier.is_member(self.principal.kind, self.principal.id)
+
     def is_due(self, wall_s: float) -> bool:
-        """Whether the leaf should be renewed."""
-        return wall_s > self.starts_s + (self.expires_s - self.starts_s) * RENEW_AT
+        """Whether the leaf should be renewed: its time is two thirds over, or it was superseded by another grant.
+
+        One that reaches as far as the grant does is not due: there is nothing more to be had.
+        """
+        if self.verifier.is_known_revoked(self.certificate):
+            return not self.is_revoked
+        until_s = self.principal.grant.until_s
+        if until_s is not None and self.expires_s >= until_s:
+            return False
+        made_s = self.starts_s + BACKDATE_S  # a leaf of minutes would be due at once, if counted from its start
+        return wall_s > made_s + max(0.0, self.expires_s - made_s) * RENEW_AT
 
     def tag_key_documents(self) -> bytes:
         """Framed, for another member."""
@@ -85,35 +105,41 @@ class Identity:
         It is known from now on, and on the disk once `save` was called.
         """
         documents = list(documents)
-        bundle = self.bundle.merged(documents)
-        tag_keys = self._tag_keys.merged(documents, bundle)
-        is_new = bundle is not self.bundle or tag_keys is not self._tag_keys
-        if bundle.anchors[-1].data != self.bundle.anchors[-1].data:
-            self.version += 1
-        if bundle is not self.bundle:
-            self.verifier.learn(bundle)
-        self._tag_keys = tag_keys
-        self.tick(wall_s)
-        return is_new
+        bundle = self.bundle.merged(documents, wall_s)
+        return self._know(bundle, self._tag_keys.merged(documents, bundle), wall_s)
 
     def adopt_leaf(self, leaf: bytes) -> None:
-        """A renewed leaf for the same key: on the disk, then used. Raises `Untrusted` or `OSError`."""
+        """A renewed leaf for the same key: on the disk, then used. Raises `Untrusted` or `OSError`.
+
+        An older one than today's is refused: whoever hands it over may want an older grant to come back.
+        """
         certified = self.verifier.certified(leaf)
         if certified.key != self.key.public_key() or certified.principal.kind != self.principal.kind:
             raise Untrusted("its certificate is somebody else's")
-        files.write(self.folder / "leaf.pem", to_pem(x509.load_der_x509_certificate(leaf)))
+        if self.verifier.is_known_revoked(leaf):
+            raise Untrusted(REVOKED)
+        if certified.issued_s < self.starts_s:
+            raise Untrusted("its certificate is older than the one that is here")
+        self.save()  # first, since an issuer that came with the newest anchor may have made it
+        with files.locked(self.folder):
+            files.write(self.folder / "leaf.pem", to_pem(x509.load_der_x509_certificate(leaf)))
         self._take_leaf(leaf, certified)
         self.version += 1
 
     def save(self) -> None:
-        """Make durable what was learned; together with what is on the disk already. Raises `OSError`."""
-        self.refresh()
-        files.write(self.folder / "realm.keys", self._tag_keys.to_bytes())
-        files.write(self.folder / "realm.bundle", self.bundle.to_bytes())
-        roots = b"".join(to_pem(root) for root in self.bundle.roots)
-        if files.read(self.folder / "root.pem") != roots:  # last: the older root can still read the newer bundle
-            files.write(self.folder / "root.pem", roots)
-        self._seen = _states(self.folder)
+        """Make durable what was learned; together with what is on the disk already. Raises `OSError`.
+
+        Whatever write is the last one before a crash, what is there then can be loaded: keys are not judged again, and
+        an older root leads to the newer anchor by way of the links.
+        """
+        with files.locked(self.folder):
+            self.refresh()
+            files.write(self.folder / "realm.keys", self._tag_keys.to_bytes())
+            files.write(self.folder / "realm.bundle", self.bundle.to_bytes())
+            roots = b"".join(to_pem(root) for root in self.bundle.roots)
+            if _content(self.folder / "root.pem") != roots:  # last, as the newer root can't lead to the older bundle
+                files.write(self.folder / "root.pem", roots)
+            self._seen = _states(self.folder)
 
     def refresh(self) -> None:
         """Take up what another process has written here, if it has; what can't be read is passed over."""
@@ -122,15 +148,32 @@ class Identity:
             return
         self._seen = states
         try:
-            now = load_identity(self.folder, allow_expired=True)
+            bundle = _bundle(self.folder)
+            tag_keys = _tag_keys(self.folder, bundle)
+            leaf = to_der(_certificates(self.folder, "leaf.pem")[0])
         except (IdentityError, OSError):
             return
-        if now.key.public_key() != self.key.public_key():
+        if bundle.anchor.realm_id != self.verifier.realm_id:
             return
-        self.learn([*now.bundle.documents(), *now._tag_keys.documents], time.time())
-        if now.certificate != self.certificate and now.starts_s > self.starts_s:
-            self._take_leaf(now.certificate, now.verifier.certified(now.certificate))
+        self._know(self.bundle.united(bundle), self._tag_keys.united(tag_keys.documents), time.time())
+        try:
+            certified = self.verifier.certified(leaf)
+        except Untrusted:  # its issuer was dropped: what the realm says counts all the more
+            return
+        if leaf != self.certificate and certified.key == self.key.public_key() and certified.issued_s >= self.starts_s:
+            self._take_leaf(leaf, certified)
             self.version += 1
+
+    def _know(self, bundle: Bundle, tag_keys: TagKeys, wall_s: float) -> bool:
+        """Go by these from now on; whether they are others than before."""
+        is_new = bundle is not self.bundle or tag_keys is not self._tag_keys
+        if bundle.anchors[-1].data != self.bundle.anchors[-1].data:
+            self.version += 1
+        if bundle is not self.bundle:
+            self.verifier.learn(bundle)
+        self._tag_keys = tag_keys
+        self.tick(wall_s)
+        return is_new
 
     def _take_leaf(self, leaf: bytes, certified: Certified) -> None:
         self.certificate = leaf
@@ -216,13 +259,14 @@ def pem_to_der(pem: str) -> bytes:
 def load_key(folder: Path) -> EllipticCurvePrivateKey:
     """The private key in `folder`, if nobody else can read it. Raises `IdentityError`."""
     path = folder / "key.pem"
-    pem = _read(folder, path.name)
-    if path.stat().st_mode & 0o077:
-        raise IdentityError(f"Others than you can read the private key {path}. Run: chmod 600 {path}")
+    try:
+        pem = _read(folder, path.name, files.read_private)
+    except files.TooOpen as error:
+        raise IdentityError(str(error)) from None
     try:
         key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise IdentityError(f"{path} holds no private key. {JOIN}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError(f"{path} holds no private key. {JOIN}") from None
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         raise IdentityError(f"{path} is not a P-256 key. {JOIN}")
     return key
@@ -268,9 +312,16 @@ def _expired(folder: Path, certified: Certified) -> str:
     return f"The certificate of {who} in {folder} expired on {when}. An admin can invite it again; then: {again}"
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        return files.read(folder / name)
+        return files.read(path)
+    except OSError:
+        return b""
+
+
+def _read(folder: Path, name: str, read: Callable[[Path], bytes] = files.read) -> bytes:
+    try:
+        return read(folder / name)
     except FileNotFoundError:
         raise IdentityError(f"The identity in {folder} is not whole: {name} is missing. {JOIN}") from None
     except OSError as error:
@@ -278,9 +329,10 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _certificates(folder: Path, name: str) -> list[x509.Certificate]:
+    pem = _read(folder, name)
     try:
-        return x509.load_pem_x509_certificates(_read(folder, name))
-    except ValueError as error:
+        return x509.load_pem_x509_certificates(pem)
+    except Exception as error:  # ValueError, UnsupportedAlgorithm, ...: the library names no common base
         raise IdentityError(f"{folder / name} holds no certificate. {JOIN}") from error
 
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from matcher.trust.bundle import Bundle, read_bundle, roots_in
 from matcher.trust.certificates import Untrusted, public_key_of
-from matcher.trust.identity import Identity, write_identity
+from matcher.trust.identity import Identity, is_identity, write_identity
 from matcher.trust.issuing import Issued, IssueError, Issuer
-from matcher.trust.principal import fingerprint
+from matcher.trust.principal import Principal, fingerprint
 from matcher.trust.requests import make_request
 from matcher.trust.tag_keys import read_tag_keys
 from matcher.trust.tokens import Pending, Token, TokenRefusal, Tokens, proof
@@ -43,6 +43,7 @@ class Joining:
         self._key = generate_private_key(SECP256R1())
         self._request = make_request(self._key, name)
         self._bundle: Bundle | None = None
+        self.server: Principal | None = None  # who answered, once that is known
 
     def answer(self, welcome: Welcome, server_leaf: bytes, wall_s: float) -> Join:
         """What to say to a host that has shown `server_leaf` in TLS. Raises `JoinError` where it is not the token's."""
@@ -54,12 +55,14 @@ class Joining:
             raise JoinError(f"Whoever answers is no host of the token's realm: {error.reason}{hint}") from error
         if server.kind != "host":
             raise JoinError("Whoever answers is no host of the token's realm, but a user.")
-        self._bundle = bundle
+        self._bundle, self.server = bundle, server
         return Join(self.token.token_id, self._request, proof(self.token.secret, self._request, server_leaf))
 
     def finish(self, admitted: Admitted, folder: Path) -> None:
         """Write the identity. Raises `JoinError` where it is not what was asked for, and `OSError`."""
         assert self._bundle is not None, "after `answer`"
+        if is_identity(folder):
+            raise JoinError(f"There is an identity in {folder} already, and it stays.")
         try:
             certified = Verifier(self._bundle).certified(admitted.leaf)
         except Untrusted as error:
@@ -91,16 +94,22 @@ def admit(
     now_s: float,
     wall_s: float,
 ) -> tuple[Admitted, Issued, Pending] | Refused:
-    """The side of the host: a leaf, once for each token; a repeat of the same request gets one again."""
+    """The side of the host: a leaf, once for each token; a repeat of the same request gets one again.
+
+    Raises `OSError` where the issuer can't write it down; then the same request may come again.
+    """
     pending = tokens.judge(join, server_leaf, now_s)
     if isinstance(pending, TokenRefusal):
         has = "not one that can be redeemed here: used, over, or of another host"
         return Refused(pending.value, (Reason("token", "to join with it", has, "ask for a new one"),))
+    is_repeat = bool(pending.used_for)
+    tokens.use(join)
     try:
         issued = issuer.admit(
             pending.kind, pending.name, join.request, pending.grant, wall_s=wall_s, addresses=addresses
         )
     except IssueError as error:
+        if not is_repeat:
+            tokens.give_back(join)
         return Refused(error.code, (Reason("token", "to join with it", error.said[:120], error.helps[:160]),))
-    tokens.use(join)
     return Admitted(issued.leaf, identity.tag_key_documents()), issued, pending

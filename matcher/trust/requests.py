@@ -20,9 +20,12 @@ def read_request(der: bytes) -> tuple[EllipticCurvePublicKey, str]:
     try:
         request = x509.load_der_x509_csr(der)
         names = [attribute.value for attribute in request.subject]
+        key = public_key_of(request)  # first, as a signature by an RSA key of any size could keep us busy
         is_signed = request.is_signature_valid
+    except Untrusted:
+        raise
     except Exception as error:  # ValueError, UnsupportedAlgorithm, TypeError: the library names no common base
         raise Untrusted("its request can't be read") from error
     if not is_signed or len(names) != 1 or not isinstance(names[0], str):
         raise Untrusted("its request is not signed with its own key")
-    return public_key_of(request), names[0]
+    return key, names[0]

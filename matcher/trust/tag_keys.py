@@ -6,6 +6,7 @@ that it becomes an outsider here as well.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import Scope
@@ -17,7 +18,7 @@ from matcher.wire.realm import TagKey
 from specs.ids import RealmId
 
 OVERLAP_S = 600.0  # members who have not heard of the new key are understood so long; then they ask by HTTPS
-KEPT = 2
+KEPT = 4  # today's and the one before, each perhaps twice, where two issuers have made one at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,10 @@ class TagKeys:
     documents: tuple[Signed[TagKey], ...]
 
     def secret(self, realm_id: RealmId, wall_s: float) -> RealmSecret:
-        """What makes and judges tags at this time."""
+        """What makes and judges tags at this time. A new key of a time to come ends the overlap at once: else a wrong
+        clock would keep the older one good for as long."""
         newest, *older = [signed.says for signed in self.documents]
-        is_over = wall_s > newest.at_ms / 1000 + OVERLAP_S
+        is_over = abs(wall_s - newest.at_ms / 1000) > OVERLAP_S
         return RealmSecret(realm_id, newest.key, newest.number, () if is_over else tuple(each.key for each in older))
 
     def to_bytes(self) -> bytes:
@@ -37,8 +39,11 @@ class TagKeys:
 
     def merged(self, documents: Iterable[Signed[Message]], bundle: Bundle) -> "TagKeys":
         """With those keys among `documents` that an issuer in scope has signed; the same where none is newer."""
-        found = _keys(documents, bundle)
-        newest = _newest((*self.documents, *found))
+        return self.united(_keys(documents, bundle))
+
+    def united(self, judged: Iterable[Signed[TagKey]]) -> "TagKeys":
+        """With keys that were judged before, as those on one's own disk; the same where none is newer."""
+        newest = _newest((*self.documents, *judged))
         return self if newest == self.documents else TagKeys(newest)
 
 
@@ -48,25 +53,29 @@ def read_tag_keys(framed: bytes, bundle: Bundle, *, own: bool = False) -> TagKey
     `own`: from one's own disk, where each was judged once, by an issuer that may be no more.
     """
     documents = list(read_documents(framed))
-    found = [d for d in documents if isinstance(d.says, TagKey)] if own else _keys(documents, bundle)
-    newest = _newest(found)  # type: ignore[arg-type]
+    found = _formed(documents, bundle.anchor.realm_id) if own else _keys(documents, bundle)
+    newest = _newest(found)
     return TagKeys(newest) if newest else None
 
 
 def _keys(documents: Iterable[Signed[Message]], bundle: Bundle) -> list[Signed[TagKey]]:
-    return [d for d in documents if isinstance(d.says, TagKey) and _is_sound(d, bundle)]  # type: ignore[misc]
+    formed = _formed(documents, bundle.anchor.realm_id)
+    return [document for document in formed if bundle.signer_in(document, Scope.HOSTS) is not None]
 
 
-def _is_sound(document: Signed[Message], bundle: Bundle) -> bool:
-    says = document.says
-    assert isinstance(says, TagKey)
-    is_ours = says.realm_id == bundle.anchor.realm_id and len(says.key) == TAG_KEY_BYTES
-    return is_ours and bundle.signer_in(document, Scope.HOSTS) is not None
+def _formed(documents: Iterable[Signed[Message]], realm_id: str) -> list[Signed[TagKey]]:
+    """Those that would be keys of this realm, if the right one had signed them."""
+    keys = [cast(Signed[TagKey], document) for document in documents if isinstance(document.says, TagKey)]
+    return [key for key in keys if key.says.realm_id == realm_id and len(key.says.key) == TAG_KEY_BYTES]
 
 
 def _newest(documents: Iterable[Signed[TagKey]]) -> tuple[Signed[TagKey], ...]:
-    """The last few; of two with one number, the same one everywhere."""
-    by_number: dict[int, Signed[TagKey]] = {}
-    for document in sorted(documents, key=lambda d: (d.says.number, d.says.key)):
-        by_number[document.says.number] = document
-    return tuple(by_number[number] for number in sorted(by_number, reverse=True)[:KEPT])
+    """Those of the highest number and of the one before. Of two with one number, the same one comes first everywhere,
+    and the other is accepted as an older one is: some may have it alone for a while."""
+    by_key = {(document.says.number, document.says.key): document for document in sorted(documents, key=_rank)}
+    ranked = sorted(by_key.values(), key=_rank, reverse=True)
+    return tuple(document for document in ranked if document.says.number >= ranked[0].says.number - 1)[:KEPT]
+
+
+def _rank(document: Signed[TagKey]) -> tuple[int, bytes, bytes]:
+    return document.says.number, document.says.key, document.data

@@ -23,7 +23,9 @@ from matcher.wire.realm import Grant, Join
 
 TOKEN_S = 15 * 60.0
 PENDING_MAX = 64
+REDEEMED_MAX = 256  # remembered until their time is over, for who did not hear the answer; the oldest go first
 TRIES_MAX = 8  # wrong proofs for one token; then it is good for nothing
+TEXT_MAX = 512
 SECRET_BYTES = 16
 ID_BYTES = 8
 ADDRESSES_MAX = 8
@@ -56,7 +58,7 @@ class Token:
 def read_token(text: str) -> Token:
     """Raises `BadToken`."""
     text = text.strip()
-    if not text.startswith(_PREFIX):
+    if len(text) > TEXT_MAX or not text.startswith(_PREFIX):
         raise BadToken(f"This is no token: one starts with {_PREFIX}")
     try:
         encoded = text.removeprefix(_PREFIX)
@@ -69,9 +71,9 @@ def read_token(text: str) -> Token:
     if body[0] != 1 or body[1] >= len(_KINDS):
         raise BadToken("This token is of a newer version than this program.")
     addresses = tuple(_addresses(body[60:]))
-    if not addresses:
+    if not addresses or not any(body[2:4]):
         raise BadToken("This token names no address.")
-    return Token(
+    token = Token(
         _KINDS[body[1]],
         body[4:36].hex(),
         addresses,
@@ -79,6 +81,9 @@ def read_token(text: str) -> Token:
         body[36:44].hex(),
         body[44:60],
     )
+    if token.text() != text:  # base64 has several spellings of the same bytes, and skips what it does not know
+        raise BadToken("This token is not whole: it was changed or cut on the way. Copy all of it.")
+    return token
 
 
 def proof(secret: bytes, request: bytes, server_leaf: bytes) -> bytes:
@@ -138,7 +143,7 @@ class Tokens:
         """A new token; `None` where too many are pending. `random` is `ID_BYTES + SECRET_BYTES` long."""
         assert len(random) == ID_BYTES + SECRET_BYTES
         self._forget(now_s)
-        if len(self._pending) >= PENDING_MAX:
+        if sum(not pending.used_for for pending in self._pending.values()) >= PENDING_MAX:
             return None
         token = Token(kind, root, tuple(addresses[:ADDRESSES_MAX]), port, random[:ID_BYTES].hex(), random[ID_BYTES:])
         self._pending[token.token_id] = Pending(kind, name, grant, by, token.secret, now_s + TOKEN_S)
@@ -167,8 +172,18 @@ class Tokens:
         return pending
 
     def use(self, join: Join) -> None:
-        """Redeemed: no other request will do from now on."""
+        """Redeemed: no other request will do from now on. To be called right after `judge`, before anything waits, so
+        that of two who race with one token exactly one is admitted."""
         self._pending[join.token_id].used_for = join.request
+        used = [token_id for token_id, pending in self._pending.items() if pending.used_for]
+        for token_id in used[:-REDEEMED_MAX]:
+            del self._pending[token_id]
+
+    def give_back(self, join: Join) -> None:
+        """Nobody was admitted with it: another request may come."""
+        pending = self._pending.get(join.token_id)
+        if pending is not None and pending.used_for == join.request:
+            pending.used_for = b""
 
     def _forget(self, now_s: float) -> None:
         for token_id in [token_id for token_id, pending in self._pending.items() if pending.until_s <= now_s]:

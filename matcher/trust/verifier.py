@@ -10,7 +10,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey as PublicKey
 
 from matcher.trust.bundle import Bundle, IssuerEntry
-from matcher.trust.certificates import LEAF_MAX_BYTES, Scope, Untrusted, is_signed_by, load, public_key_of, read_leaf
+from matcher.trust.certificates import (
+    LEAF_MAX_BYTES,
+    Scope,
+    Untrusted,
+    is_signed_by,
+    issuer_id_in,
+    load,
+    public_key_of,
+    read_leaf,
+)
 from matcher.trust.principal import Principal
 from matcher.wire.realm import Verb
 from specs.ids import RealmId
@@ -47,22 +56,30 @@ class Verifier:
         """Judge by `bundle` from now on."""
         if bundle.anchors[-1].data != self.bundle.anchors[-1].data:
             self._certified.clear()
-        self.bundle = bundle
-        self._take()
+        is_same, self.bundle = bundle.revocations is self.bundle.revocations, bundle
+        if not is_same:
+            self._take()
 
     def principal(self, leaf_der: bytes, wall_s: float) -> tuple[Principal, PublicKey]:
         """Who holds this certificate, and the key that their signatures verify with. Raises `Untrusted`."""
         certified = self.certified(leaf_der)
         if self._is_revoked(certified):
             raise Untrusted(REVOKED)
-        if wall_s < certified.starts_s:
-            raise Untrusted("its certificate is not valid yet")
-        if wall_s > certified.ends_s:
-            raise Untrusted("its certificate has expired")
+        _check_time(certified, wall_s)
         return certified.principal, certified.key
 
+    def renewing(self, leaf_der: bytes, wall_s: float) -> Certified:
+        """Who may have a new leaf for this one: a member of today, in its time, even where the leaf itself was
+        superseded by another grant. What it grants may be over. Raises `Untrusted`."""
+        certified = self.certified(leaf_der)
+        if not self.is_member(certified.principal.kind, certified.principal.id):
+            raise Untrusted(REVOKED)
+        _check_time(certified, wall_s)
+        return certified
+
     def certified(self, leaf_der: bytes) -> Certified:
-        """What this leaf certifies, whatever the time, revoked or not. Raises `Untrusted`."""
+        """What this leaf certifies, whatever the time, revoked or not: no reason to trust anybody, which `principal`
+        alone gives. Raises `Untrusted`."""
         certified = self._certified.get(leaf_der)
         if certified is None:
             certified = self._check(leaf_der)
@@ -74,6 +91,10 @@ class Verifier:
     def is_member(self, kind: str, member_id: str) -> bool:
         """Whether this member, by kind and id, has not been revoked as a whole."""
         return self._revoked.get((kind, member_id)) != float("inf")
+
+    def revoked_before_s(self, kind: str, member_id: str) -> float:
+        """Leaves of this member that start before this wall time are revoked; 0 if none are, infinity if all are."""
+        return self._revoked.get((kind, member_id), 0.0)
 
     def is_known_revoked(self, leaf_der: bytes) -> bool:
         """At the price of two look-ups: a leaf that was seen before, and is revoked."""
@@ -110,19 +131,30 @@ class Verifier:
         principal = read_leaf(leaf)
         if not _scope_for(principal) <= issuer.scopes:
             raise Untrusted("its certificate is from an issuer that may not make such")
-        root = next(root for root in self.bundle.roots if is_signed_by(issuer.certificate, root))
-        chain = leaf, issuer.certificate, root
+        chain = leaf, issuer.certificate, issuer.root
+        ends_s = min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+        until_s = principal.grant.until_s
         return Certified(
             principal,
             public_key_of(leaf),
             starts_s=max(certificate.not_valid_before_utc.timestamp() for certificate in chain),
-            ends_s=min(certificate.not_valid_after_utc.timestamp() for certificate in chain),
+            ends_s=ends_s if until_s is None else min(ends_s, until_s),
             issued_s=leaf.not_valid_before_utc.timestamp(),
         )
 
 
+def _check_time(certified: Certified, wall_s: float) -> None:
+    if wall_s < certified.starts_s:
+        raise Untrusted("its certificate is not valid yet")
+    if wall_s > certified.ends_s:
+        raise Untrusted("its certificate has expired")
+
+
 def _is_from(leaf: x509.Certificate, issuer: IssuerEntry) -> bool:
-    return leaf.issuer == issuer.certificate.subject and is_signed_by(leaf, issuer.certificate)
+    """The identifier is only a hint, so that one signature is verified for a stranger's leaf, and not one for each
+    issuer."""
+    is_named = issuer_id_in(leaf) == issuer.key_id and leaf.issuer == issuer.certificate.subject
+    return is_named and is_signed_by(leaf, issuer.certificate)
 
 
 def _scope_for(principal: Principal) -> set[Scope]:

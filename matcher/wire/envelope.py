@@ -12,7 +12,7 @@ unsigned.
 are the caller's. Pure: `now_s` comes in as an argument. docs/protocol.md has every byte.
 """
 
-from collections.abc import Iterator
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2s, sha256
@@ -156,8 +156,11 @@ def seal(
     return header[_BEFORE_TAG] + _tag(realm.tag_key, header[_BEFORE_TAG], rest) + rest
 
 
-def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYTES) -> Sealed:
-    """What a member of this realm sealed. Raises `BadBytes`, the cheapest checks first; the signature is not judged."""
+def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYTES, is_kept: bool = False) -> Sealed:
+    """What a member of this realm sealed. Raises `BadBytes`, the cheapest checks first; the signature is not judged.
+
+    `is_kept`: it was unsealed once before and kept, so that its tag may be of a key that is forgotten by now.
+    """
     if not HEADER.size <= len(data) <= max_bytes:
         raise BadBytes("length")
     magic, version, number, realm_id, tag, *sizes = HEADER.unpack_from(data)
@@ -165,7 +168,7 @@ def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYT
         raise BadBytes("magic" if magic != MAGIC else "version")
     if realm_id.hex() != realm.realm_id:
         raise BadBytes("realm")
-    tag_key = _key_of(tag, realm, data)
+    tag_key = b"" if is_kept else _key_of(tag, realm, data)
     if number not in _KINDS:
         raise BadBytes("kind")
     return _cut(_KINDS[number], data, tag_key, *sizes)
@@ -231,16 +234,20 @@ def _cut(
 class ReplayWindow:
     """Which messages were heard of late, so that a second copy does nothing. Bounded, and by `now_s` alone.
 
-    Keys are to be made from what the signature covers (the signer and the message's own id), and given to `fresh`
-    after `verify` only, else anyone could use up another's id; `seen` asks without remembering.
+    Keys are to be made from what only the signer can write (the signature, which has one spelling alone; the signer and
+    the message's own id), and given to `fresh` after `verify` only, else anyone could use up another's; `seen` asks
+    without remembering.
     When the window is full, a new key is *not* fresh: forgetting a live one would let a replay through, while a refused
-    message is one lost datagram, which its sender repeats.
+    message is one lost datagram, which its sender repeats. So that no member can fill it, what each may say in the time
+    of the window has to stay far below `keys_max` (`matcher.net.budget`).
     """
 
     def __init__(self, *, keep_s: float = REPLAY_KEEP_S, keys_max: int = REPLAY_KEYS_MAX) -> None:
         self._keep_s = keep_s
         self._keys_max = keys_max
-        self._heard_s: dict[bytes, float] = {}  # in the order of hearing, which is the order of forgetting
+        # In the order of hearing, which is that of forgetting; a plain dict would search for its first key from where
+        # its very first was, past all that were forgotten.
+        self._heard_s: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._heard_s)
@@ -258,11 +265,6 @@ class ReplayWindow:
         return True
 
     def _forget(self, now_s: float) -> None:
-        for key in list(self._lapsed(now_s)):
-            del self._heard_s[key]
-
-    def _lapsed(self, now_s: float) -> Iterator[bytes]:
-        for key, heard_s in self._heard_s.items():
-            if now_s - heard_s <= self._keep_s:
-                return
-            yield key
+        heard_s = self._heard_s
+        while heard_s and now_s - heard_s[next(iter(heard_s))] > self._keep_s:
+            heard_s.popitem(last=False)

@@ -136,7 +136,8 @@ class PciAsk(Message):
 class VmAsk(Message):
     """The hardware that one VM needs; what a specfile means, with the defaults filled in.
 
-    `slots` counts whole cores when `smt` is false, hardware threads when it is true.
+    `slots` counts whole cores when `smt` is false, hardware threads when it is true. `lease_s` is how long the VM is to
+    live; 0: for as long as the user's grant allows.
     """
 
     slots: Slots
@@ -150,6 +151,7 @@ class VmAsk(Message):
     firmware: Firmware
     allow_emulation: Flag
     qemu_agent: Flag = False  # a channel for the guest's own agent
+    lease_s: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,8 @@ class Answer(Message):
     ram_free_mib: Mib
     vms: Count
     volumes: Count
+    drained: Flag = False  # takes no new VMs, on its sysadmin's word
+    realm: Word = ""  # 16 digits of the digest of what it knows of the realm: who knows something else asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +448,7 @@ class VmView(Message):
     pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
     volumes: Annotated[tuple[VmVolume, ...], MaxLen(VOLUMES_MAX)]
     specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]
+    lease_ends_s: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0  # since the epoch; 0: it has no lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from hand to hand: whoever passes them on can neither change nor forge them. See
 The others are questions and answers, as in `matcher.wire.messages`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -29,8 +29,9 @@ from matcher.wire.messages import (
 GROUPS_MAX = 8
 PCI_LIMITS_MAX = 16
 DER_MAX = 4096
+BUNDLE_MAX_BYTES = 8 << 20  # with as many revocations as a realm can have, and its links
 MEMBERS_MAX = 10_000  # in one answer
-USERS_IN_NEWS_MAX = 32
+USERS_IN_NEWS_MAX = 8
 
 ShortId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Group = Annotated[str, Strict(), StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
@@ -137,7 +138,7 @@ class TagKey(Message):
 
     realm_id: ShortId
     number: Annotated[int, Strict(), Ge(1), Le(2**31 - 1)]
-    key: Digest32
+    key: Digest32 = field(repr=False)
     at_ms: Millis
 
 
@@ -166,7 +167,7 @@ class News(Message):
     digest: Digest32
     key_number: Count
     front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
-    fresh: Annotated[bytes, Strict(), MaxLen(700)]
+    fresh: Annotated[bytes, Strict(), MaxLen(512)]
     uses: Annotated[tuple[UserUse, ...], MaxLen(USERS_IN_NEWS_MAX)] = ()
 
 
@@ -177,7 +178,7 @@ class News(Message):
 class Welcome(Message):
     """The host that issued a token shows what it stands on: the bundle, to be held against the root in the token."""
 
-    bundle: Annotated[bytes, Strict(), MaxLen(512 * 1024)]
+    bundle: Annotated[bytes, Strict(), MaxLen(BUNDLE_MAX_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ class Admitted(Message):
     """`keys` are signed `TagKey`s, framed."""
 
     leaf: Der
-    keys: Annotated[bytes, Strict(), MaxLen(4096)]
+    keys: Annotated[bytes, Strict(), MaxLen(4096)] = field(repr=False)
 
 
 # ---- at the front door
@@ -228,7 +229,7 @@ class InviteUser(Message):
 class Invited(Message):
     """`token` is text for a person to carry; it ends after `expires_in_s`."""
 
-    token: Annotated[str, Strict(), StringConstraints(max_length=512)]
+    token: Annotated[str, Strict(), StringConstraints(max_length=512)] = field(repr=False)
     expires_in_s: Count
 
 

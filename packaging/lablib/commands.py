@@ -47,6 +47,9 @@ def _parser(description: str) -> Parser:
     up.add_argument(
         "--pretend", action="append", default=[], metavar="HOST=ROOT", help="a host with another machine's inventory"
     )
+    up.add_argument(
+        "--unclaimed", action="append", default=[], metavar="HOST", help="a host that belongs to no realm yet"
+    )
     up.add_argument("--no-daemons", action="store_true", help="libvirt only: neither atomd nor storaged")
     up.set_defaults(run=_up)
     commands.add_parser("down", help="end it, and leave nothing").set_defaults(run=_down)
@@ -75,7 +78,8 @@ def _parser(description: str) -> Parser:
 def _up(name: str, options: argparse.Namespace) -> int:
     begun_s = time.monotonic()
     raising.check_machine(with_daemons=not options.no_daemons)
-    plan = make_plan(name, options.n, _pretended(options.pretend), with_daemons=not options.no_daemons)
+    pretended, unclaimed = _pretended(options.pretend), set(options.unclaimed)
+    plan = make_plan(name, options.n, pretended, unclaimed, with_daemons=not options.no_daemons)
     with raising.alone(name):
         if there := load_plan(name):
             state = "is up already" if there.is_up else "was begun and never finished (end it with `lab down`)"

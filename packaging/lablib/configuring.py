@@ -9,6 +9,7 @@ from lablib.plan import ROOT, Host, LabError, Plan
 
 RAM_RESERVE_MIB = 512
 POOLS = ["/srv/atomos"]
+AUDIT = "/var/lib/atomos/audit.jsonl"  # /var/log is the machine's own
 
 # One process for the whole realm, as `electros realm create` makes it on h1: as many tokens, carried and redeemed one
 # by one, would be most of what raising a lab takes.
@@ -33,8 +34,10 @@ for kind, member, address, out in members:
 def make_realm(plan: Plan) -> None:
     members = []
     first = plan.hosts[0]
+    if first.is_unclaimed:
+        return
     founder = (first.name, first.address, f"{plan.folder(first)}/lib")
-    for host in plan.hosts[1:]:
+    for host in (host for host in plan.hosts[1:] if not host.is_unclaimed):
         if host.is_client:
             members.append(("user", "lab", host.address, f"{plan.folder(host)}/config/atomos/default"))
         else:
@@ -53,13 +56,14 @@ def configure(plan: Plan) -> None:
     for host in plan.workers():
         etc = plan.folder(host) / "etc"
         (etc / "atomd.toml").write_text(_toml(atomd_settings(host)))
-        (etc / "storaged.toml").write_text(_toml({"pools": POOLS}))
+        (etc / "storaged.toml").write_text(_toml({"pools": POOLS, "audit": AUDIT}))
 
 
 def atomd_settings(host: Host) -> dict[str, object]:
     settings: dict[str, object] = {
         "accelerator": "auto",
         "ram_reserve_mib": RAM_RESERVE_MIB,
+        "audit": AUDIT,
     }
     if host.inventory_root:
         settings["inventory_root"] = host.inventory_root

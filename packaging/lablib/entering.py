@@ -60,15 +60,13 @@ def _pid_of(lab: str, host: str) -> int | None:
 
 def _environment(lab: str, host: str) -> dict[str, str]:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    own = {
+    home = f"/var/lib/atomos-lab/{lab}/hosts/{host}"  # who types is somebody else on each host, and not root out there
+    return {
         "PATH": f"{root}/.venv/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
         "ATOMOS_LAB_HOST": host,
+        "ATOMOS_ALLOW_EMULATION": "1",
+        **{f"XDG_{kind}_HOME": f"{home}/{kind.lower()}" for kind in ("CONFIG", "STATE", "CACHE", "DATA")},
     }
-    if host == "client":
-        home = f"/var/lib/atomos-lab/{lab}/hosts/client"
-        own |= {f"XDG_{kind}_HOME": f"{home}/{kind.lower()}" for kind in ("CONFIG", "STATE", "CACHE")}
-        own["ATOMOS_ALLOW_EMULATION"] = "1"
-    return own
 
 
 def _run(host: str, command: list[str]) -> int:

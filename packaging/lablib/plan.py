@@ -11,7 +11,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Host:
     name: str
     address: str
     inventory_root: str | None = None
+    is_unclaimed: bool = False  # it belongs to no realm yet
 
     @property
     def is_client(self) -> bool:
@@ -115,13 +116,20 @@ def name_from_environment() -> str:
     return name
 
 
-def make_plan(name: str, count: int, pretended: dict[str, str], *, with_daemons: bool) -> Plan:
+def make_plan(
+    name: str, count: int, pretended: dict[str, str], unclaimed: Set[str] = frozenset(), *, with_daemons: bool
+) -> Plan:
+    """Where h1 is unclaimed there is no realm, and so everybody is."""
     if not 1 <= count <= HOSTS_MAX:
         raise LabError(f"-n {count}: a lab has 1 to {HOSTS_MAX} hosts")
-    workers = [Host(f"h{i}", f"10.98.0.{i}", pretended.get(f"h{i}")) for i in range(1, count + 1)]
-    if strangers := set(pretended) - {host.name for host in workers}:
-        raise LabError(f"--pretend {min(strangers)}: the hosts are h1 to h{count}")
-    return Plan(name, (*workers, Host(CLIENT, CLIENT_ADDRESS)), with_daemons, boot_id())
+    names = [f"h{i}" for i in range(1, count + 1)]
+    for option, given in (("--pretend", set(pretended)), ("--unclaimed", unclaimed)):
+        if strangers := given - set(names):
+            raise LabError(f"{option} {min(strangers)}: the hosts are h1 to h{count}")
+    alone = {*names, CLIENT} if "h1" in unclaimed else unclaimed
+    workers = [Host(each, f"10.98.0.{i}", pretended.get(each), each in alone) for i, each in enumerate(names, start=1)]
+    client = Host(CLIENT, CLIENT_ADDRESS, is_unclaimed=CLIENT in alone)
+    return Plan(name, (*workers, client), with_daemons, boot_id())
 
 
 def load_plan(name: str) -> Plan | None:

@@ -185,7 +185,7 @@ class FakeDesk:
 
     async def renew(self, renew: Renew, caller: Caller, leaf: bytes) -> Admitted | Refused:
         try:
-            issued = self.realm.issuer.renew(caller.who, renew.request, wall_s=time.time())
+            issued = self.realm.issuer.renew(leaf, renew.request, wall_s=time.time())
         except IssueError as error:
             return Refused(error.code, ())
         return Admitted(issued.leaf, self.host.tag_key_documents())
@@ -199,6 +199,9 @@ class FakeDesk:
     async def change_grant(self, change: ChangeGrant, caller: Caller) -> Done | Refused:
         self.host.learn([self.realm.issuer.change(change.name, change.grant, wall_s=time.time())], time.time())
         return Done("another grant")
+
+    async def make_issuer(self, caller: Caller) -> Renew | Refused:
+        return Renew(self.realm.issuer.request("h0"))
 
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused:
         self.revoke_now(revoke.member)

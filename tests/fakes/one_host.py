@@ -5,13 +5,19 @@ from dataclasses import replace
 from random import Random
 
 from atomd import effects as wanted
+from atomd.admission import Admission
 from atomd.compute import Compute, Looked
 from atomd.effects import Effect, Effects
 from atomd.hardware import Claim
 from atomd.lifecycle import State, Vm
+from atomd.moment import Moment
+from atomd.occupancy import charged_mib
+from atomd.quota import Quota
 from atomd.reconcile import Observed
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
+from matcher.trust.principal import Principal
+from matcher.trust.realm import EVERYTHING
 from matcher.wire.messages import (
     Abandon,
     Accelerator,
@@ -29,12 +35,14 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeClaim,
 )
+from matcher.wire.realm import Grant
 from matcher.wire.seal import Seal
 from specs.ids import HostId, OfferId, UserId, VmId, new_id
 
 HOST = HostId("f" * 64)
 ANN, BOB = UserId("a" * 64), UserId("b" * 64)
 ASK = VmAsk(1, True, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+NAMES = {ANN: "ann", BOB: "bob"}
 VID = "e" * 32
 VM_ID = VmId("d" * 32)
 THREADS = 4
@@ -55,6 +63,10 @@ class OneHost:
     def __init__(self, seed: int = 1) -> None:
         self.random = Random(seed)
         self.now_s = 100.0
+        self.wall_s = 1_000_000.0
+        self.grants: dict[UserId, Grant] = {}  # everything, where none is given
+        self.revoked: set[UserId] = set()
+        self.closed: Refused | None = None
         self.seal = Seal.new(self.random)
         self.rows: dict[tuple[VmId, int], Vm] = {}
         self.abandoned: list[OfferId] = []
@@ -69,10 +81,19 @@ class OneHost:
         self._begin()
 
     def _begin(self) -> None:
-        self.ledger = Ledger[Claim](_fits)
+        quota = Quota(host="h1", kinds={}, vms=lambda user_id: self.compute.ids_of(user_id))
+        self.ledger = Ledger[Claim](_fits, quota.allows)
         self.offering = Offering(host="h1", role=Role.COMPUTE, proposer=self, ledger=self.ledger, random=self.random)
-        self.compute = Compute(host_id=HOST, boot_id=self.boot_id, ledger=self.ledger, offering=self.offering)
-        self.compute.restore(list(self.rows.values()), self.abandoned)
+        self.compute = Compute(
+            host_id=HOST,
+            boot_id=self.boot_id,
+            ledger=self.ledger,
+            offering=self.offering,
+            admission=Admission(
+                quota, is_member=lambda user_id: user_id not in self.revoked, takes_new=lambda: self.closed
+            ),
+        )
+        self.compute.restore(list(self.rows.values()), self.abandoned, self.moment())
 
     def crash(self, *, reboot: bool = False) -> None:
         """Everything but the disk is forgotten; after a reboot, no domain is left."""
@@ -83,18 +104,26 @@ class OneHost:
             self.boot_id += "'"
         self._begin()
 
+    def moment(self) -> Moment:
+        return Moment(self.now_s, self.wall_s)
+
     # ---- a person
 
-    def pledge(self, *, vm_id: str | None = None, generation: int = 1, volumes: Sequence[str] = ()) -> Pledge:
+    def who(self, user_id: UserId = ANN) -> Principal:
+        return Principal("user", user_id, NAMES[user_id], self.grants.get(user_id, EVERYTHING))
+
+    def pledge(
+        self, *, vm_id: str | None = None, generation: int = 1, volumes: Sequence[str] = (), lease_s: int = 0
+    ) -> Pledge:
         vm_id = vm_id or new_id(self.random)
         return Pledge(
-            new_id(self.random), 0, (), False, vm_id, generation, ASK, tuple(volumes), self.seal.sealed, 3000, 0,
-            Policy.PACK,
+            new_id(self.random), 0, (), False, vm_id, generation, replace(ASK, lease_s=lease_s), tuple(volumes),
+            self.seal.sealed, 3000, 0, Policy.PACK,
         )  # fmt: skip
 
     def offered(self, pledge: Pledge, user_id: UserId = ANN, name: str = "") -> Confirm:
         """The confirm that takes this host's offer for the pledge."""
-        (offer,) = self.offering.pledge(pledge, user_id, self.now_s)
+        (offer,) = self.offering.pledge(pledge, self.who(user_id), self.now_s)
         assert isinstance(offer, VmOffer), offer
         return self.confirm_of(pledge, offer.offer_id, name)
 
@@ -105,7 +134,7 @@ class OneHost:
 
     def confirm(self, confirm: Confirm, user_id: UserId = ANN) -> Vm | Refused | None:
         """What the front door would answer now; `None`: it waits."""
-        decided = self.compute.confirm(confirm, b"", user_id, "ann", self.now_s)
+        decided = self.compute.confirm(confirm, b"", self.who(user_id), self.moment())
         refusal = decided if isinstance(decided, Refused) else self.apply(decided)
         return refusal or self.compute.outcome(OfferId(confirm.offer_id))
 
@@ -171,7 +200,7 @@ class OneHost:
 
     def reconcile_with(self, looked: Looked) -> None:
         observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.up.items()]
-        for effects in self.compute.reconcile(observed, looked):
+        for effects in self.compute.reconcile(observed, looked, self.now_s):
             self.apply(effects)
 
     def tick(self) -> None:
@@ -228,12 +257,13 @@ class OneHost:
 
     # ---- as the offering's proposer
 
-    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
         taken = {thread for claim in residents for thread in claim.threads}
         free = [thread for thread in range(THREADS) if thread not in taken]
         if not free:
             return Nothing(())
-        claim = Claim(VmId(pledge.vm_id), user_id, (free[0],), 1, True, 1, ((0, 64),), 0, ())
+        ram = ((0, charged_mib(ASK.ram_mib)),)
+        claim = Claim(VmId(pledge.vm_id), UserId(user.id), (free[0],), 1, True, 1, ram, 0, ())
         offer = VmOffer(pledge.pledge_id, "", "h1", 1, 0, 0, 0.5, (free[0],), 1, 0, (), Arch.X86_64, Accelerator.KVM)
         return Proposal(claim, offer)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.vms import HELIUM, Ended, Vms, domains, electros, free_threads, plainly
+from tests.lab.vms import HELIUM, Ended, Vms, domains, electros, free_threads, login_as, plainly
 
 pytestmark = pytest.mark.lab
 
@@ -168,9 +168,7 @@ def test_a_pledge_too_long_for_a_datagram_finds_its_volumes_all_the_same(lab: An
 def test_another_users_vms_are_not_there(lab: Any, vms: Vms, tmp_path: Path) -> None:
     vid = lab.volumes("h1")["h1-data"]
     vm = vms.run("secret", volumes=[vid])
-    realm = str(lab.folder("client").parents[1] / "realm")
-    plainly(lab, "realm", "issue", "user", "bob", "--folder", realm, "--out", f"{tmp_path}/atomos/default")
-    bob = ["env", f"XDG_CONFIG_HOME={tmp_path}", f"XDG_CACHE_HOME={tmp_path}/cache", "electros"]
+    bob = login_as(lab, "bob", tmp_path)
 
     def says(*words: str) -> Ended:
         done = lab.exec("client", *bob, *words, "-o", "json", check=False)
@@ -227,8 +225,7 @@ def test_no_host_fits_tells_each_hosts_reasons_and_the_nearest_thing_that_would_
 
 def test_a_user_of_another_realm_reaches_no_host(lab: Any, vms: Vms, tmp_path: Path) -> None:
     foreign = ["env", f"XDG_CONFIG_HOME={tmp_path}/config", f"XDG_DATA_HOME={tmp_path}/data", "electros"]
-    lab.exec("client", *foreign, "realm", "create", "elsewhere")
-    lab.exec("client", *foreign, "realm", "issue", "user", "eve")
+    lab.exec("client", *foreign, "realm", "create", "elsewhere", "--state", f"{tmp_path}/state", "--user", "eve")
     spec = vms.specfile()
     for words in (("run", spec), ("pledge", spec), ("hosts",), ("ps",), ("stop", "web")):
         done = lab.exec("client", *foreign, *words, "-o", "json", check=False)
@@ -240,7 +237,7 @@ def test_somebody_without_an_identity_is_told_how_to_get_one(lab: Any, vms: Vms,
     words = ["env", f"XDG_CONFIG_HOME={tmp_path}/none", "electros", "run", vms.specfile()]
     done = lab.exec("client", *words, check=False)
     assert done.returncode == 5
-    assert "electros realm issue" in done.stderr
+    assert "electros login TOKEN" in done.stderr
 
 
 def test_no_daemons_at_all_is_no_host_in_reach(lab: Any, vms: Vms) -> None:

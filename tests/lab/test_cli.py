@@ -264,22 +264,5 @@ def test_start_goes_elsewhere_where_its_host_is_full_and_leaves_no_name_behind(l
     assert [vm["name"] for vm in electros(lab, "ps").document["vms"]].count("moving") == 1
 
 
-# ---- realms
-
-
-def test_a_realm_and_its_identities_are_made_with_two_commands(lab: Any, tmp_path: Path) -> None:
-    own = ["env", f"XDG_CONFIG_HOME={tmp_path}/config", f"XDG_DATA_HOME={tmp_path}/data", "electros", "realm"]
-    made = json.loads(lab.exec("client", *own, "create", "home", "-o", "json").stdout)["realm"]
-    assert made["name"] == "home"
-    issued = json.loads(lab.exec("client", *own, "issue", "user", "ann", "-o", "json").stdout)["identity"]
-    assert (Path(issued["folder"]) / "key.pem").stat().st_mode & 0o777 == 0o600
-    again = lab.exec("client", *own, "create", "home", check=False)
-    assert again.returncode == 1
-    assert "electros: " in again.stderr
-    nowhere = lab.exec("client", *own, "issue", "host", "h9", check=False)
-    assert nowhere.returncode == 2
-    assert "--out" in nowhere.stderr
-
-
 def test_version_is_told(lab: Any) -> None:
     assert plainly(lab, "--version").out.strip()[0].isdigit()

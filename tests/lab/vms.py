@@ -48,6 +48,15 @@ def plainly(lab: Any, *arguments: str, code: int | None = 0) -> Ended:
     return ended
 
 
+def login_as(lab: Any, name: str, folder: Path, *grant: str) -> list[str]:
+    """A new user of the realm, with these options of `user add`; what makes a command of the client theirs."""
+    token = plainly(lab, "user", "add", name, *grant, "-o", "name").out.strip()
+    kinds = ("CONFIG", "STATE", "CACHE", "DATA")
+    own = ["env", *(f"XDG_{kind}_HOME={folder}/{name}/{kind.lower()}" for kind in kinds), "electros"]
+    lab.exec("client", *own, "login", token)
+    return own
+
+
 class Vms:
     """VMs of one test or module: what is run here is removed at the end."""
 

@@ -6,6 +6,7 @@ that is answered, refused, or never answered.
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from atomd.compute import Looked
 from atomd.effects import Effect
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Observed
+from matcher.trust.realm import EVERYTHING
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import OfferId, UserId, VmId
 from tests.fakes.one_host import ANN, BOB, VID, Crashed, OneHost
@@ -81,7 +83,7 @@ class HostRules(RuleBasedStateMachine):
         self._offer(pledge, user, confirm.name, late=False)
 
     def _offer(self, pledge: object, user: UserId, name: str, late: bool) -> None:
-        replies = self.host.offering.pledge(pledge, user, self.host.now_s)  # type: ignore[arg-type]
+        replies = self.host.offering.pledge(pledge, self.host.who(user), self.host.now_s)  # type: ignore[arg-type]
         offers = [reply for reply in replies if hasattr(reply, "offer_id")]
         if not offers:
             return
@@ -96,8 +98,31 @@ class HostRules(RuleBasedStateMachine):
         self._confirm(*data.draw(st.sampled_from(self.confirms)))
 
     def _confirm(self, confirm: Confirm, user: UserId) -> None:
+        before, ids = self._slots(user), self.host.compute.ids_of(user)
         with self.crashing():
             self._heard(confirm, self.host.confirm(confirm, user))
+        self._judge_growth(user, before, ids)
+
+    def _slots(self, user: UserId) -> int:
+        return sum(len(claim.threads) for claim in self.host.ledger.committed() if claim.user_id == user)
+
+    def _judge_growth(self, user: UserId, slots: int, ids: tuple[VmId, ...]) -> None:
+        """What a confirm has added, by the grant as it is now."""
+        grant, now_ids = self.host.who(user).grant, self.host.compute.ids_of(user)
+        if self._slots(user) > slots:
+            assert user not in self.host.revoked, "I8"
+            assert grant.slots is None or self._slots(user) <= grant.slots, "I12"
+        if len(now_ids) > len(ids):
+            assert grant.vms is None or len(now_ids) <= grant.vms, "I12"
+
+    @rule(user=USERS, slots=st.sampled_from([None, None, 0, 1, 2]), vms=st.sampled_from([None, None, 0, 1, 3]))
+    def change_grant(self, user: UserId, slots: int | None, vms: int | None) -> None:
+        self.host.grants[user] = replace(EVERYTHING, slots=slots, vms=vms)
+
+    @rule(chance=st.integers(0, 9))
+    def revoke(self, chance: int) -> None:
+        if chance == 9:
+            self.host.revoked.add(BOB)
 
     @precondition(lambda self: self.confirms)
     @rule(data=st.data())
@@ -154,6 +179,9 @@ class HostRules(RuleBasedStateMachine):
             self.attached[vm.vm_id] = vm.generation
         with self.crashing():
             self.host.attach(IN_USE if answer == "refused" else None, silent="silent" in answer)
+        now = self.host.compute.vms.get(vm.vm_id)
+        was_bobs = vm.user_id == BOB and BOB in self.host.revoked
+        assert not (was_bobs and now is not None and now.state is State.COMMITTED), "I8"
 
     @precondition(lambda self: self._waits(wanted.DetachVolumes))
     @rule(answer=st.sampled_from(["done", "silent", "silent but done"]))
@@ -222,7 +250,7 @@ class HostRules(RuleBasedStateMachine):
     def judge(self) -> None:
         looked, observed = self.looks.pop()
         with self.crashing():
-            for effects in self.host.compute.reconcile(observed, looked):
+            for effects in self.host.compute.reconcile(observed, looked, self.host.now_s):
                 self.host.apply(effects)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.0, 61.0]))

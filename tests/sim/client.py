@@ -41,11 +41,11 @@ from specs.ids import OfferId, UserId, Vid, VmId, new_id
 from tests.sim.faults import Faults
 from tests.sim.host import Daemon, Host
 from tests.sim.network import Network
+from tests.sim.realm import RENEWS_S, WALL_S, Leaf, make_leaf
 from tests.sim.timeline import Timeline
 
 THINKS_S = (0.02, 1.5)
 VMS_MAX = 3  # of one person; then something has to go
-WALL_MS = 1_700_000_000_000
 WAITS_S = 75.0
 
 Answer = TypeVar("Answer")
@@ -80,8 +80,9 @@ class Person:
         watcher: Watcher,
         goes_on: Callable[[], bool],
     ) -> None:
-        self.user_id = UserId(f"{name:0>64}")
         self.name = name
+        self.lives = 1  # keys that this person had
+        self._leaf: Leaf | None = None
         self.faults = faults
         self._hosts = {host.host_id: host for host in hosts}
         self._vids = vids
@@ -93,7 +94,31 @@ class Person:
         self._before: Host | None = None  # where the VM was stopped
         # A generation that was tried once is never tried again, whatever became of it: who did not answer may have it.
         self._tried: dict[VmId, int] = {}
+        self._renew()
         self._think()
+
+    # ---- who one is
+
+    @property
+    def user_id(self) -> UserId:
+        return UserId(f"{self.name}{self.lives:04}".rjust(64, "0"))
+
+    @property
+    def leaf(self) -> Leaf:
+        assert self._leaf is not None
+        return self._leaf
+
+    def _renew(self) -> None:
+        """Another leaf, with another grant; what was asked with the old one stays as it was asked."""
+        self._leaf = make_leaf(self.user_id, self.name, self._random, WALL_S + self._timeline.now_s)
+        self._timeline.after(self._random.uniform(*RENEWS_S), self._renew)
+
+    def come_anew(self) -> None:
+        """After a revocation: the same person, with another key; nothing of the old one's is theirs."""
+        if self._placing is not None:
+            self._die(self._placing)
+        self.lives += 1
+        self._leaf = make_leaf(self.user_id, self.name, self._random, WALL_S + self._timeline.now_s)
 
     # ---- what to do next
 
@@ -117,7 +142,7 @@ class Person:
         for host in self._hosts.values():
             self._ask(
                 host,
-                lambda daemon, reply: daemon.vms(self.user_id, reply),
+                lambda daemon, reply: daemon.vms(self.leaf, reply),
                 lambda vms, host=host: heard(host, vms),  # type: ignore[misc]
             )
 
@@ -153,6 +178,7 @@ class Person:
             pci=pci,
             firmware=Firmware.BIOS,
             allow_emulation=True,
+            lease_s=self._random.choice((0, 0, 0, 0, 20, 60)),
         )
 
     def _policy(self) -> Policy:
@@ -180,7 +206,7 @@ class Person:
             self._in_a_while(placing, lambda: self._die(placing))
         if self._happens(self.faults.other_terminal):
             self._in_a_while(placing, lambda: self._remove_everywhere(errand.vm_id))
-        self._perform(placing, placing.start(self._timeline.now_s, wall_ms=WALL_MS))
+        self._perform(placing, placing.start(self._timeline.now_s, wall_ms=int(WALL_S * 1000)))
 
     def _in_a_while(self, placing: Placing, what: Callable[[], None]) -> None:
         scale_s = self._random.choice((0.02, 0.3, 3.0))
@@ -222,13 +248,14 @@ class Person:
     def _pledge(self, placing: Placing, pledge: Pledge) -> None:
         self._counts.pledges += 1
         self._timeline.note(f"{self.name} pledge {pledge.pledge_id[:6]} for {pledge.vm_id[:6]}.{pledge.generation}")
+        leaf = self.leaf
         for host in self._hosts.values():
-            self._network.datagram(lambda host=host: self._arrive(placing, host, pledge), cut=host.is_cut)  # type: ignore[misc]
+            self._network.datagram(lambda host=host: self._arrive(placing, host, pledge, leaf), cut=host.is_cut)  # type: ignore[misc]
 
-    def _arrive(self, placing: Placing, host: Host, pledge: Pledge) -> None:
+    def _arrive(self, placing: Placing, host: Host, pledge: Pledge, leaf: Leaf) -> None:
         if host.daemon is None:
             return
-        for reply in host.daemon.pledge(pledge, self.user_id):
+        for reply in host.daemon.pledge(pledge, leaf):
             self._network.datagram(lambda reply=reply: self._hear(placing, host, reply), cut=host.is_cut)  # type: ignore[misc]
 
     def _hear(self, placing: Placing, host: Host, reply: VmOffer | VolumeOffer | Unfit) -> None:
@@ -252,7 +279,7 @@ class Person:
             )
 
     def _confirm(self, placing: Placing, send: SendConfirm) -> None:
-        host, offer_id = self._hosts[send.host_id], OfferId(send.confirm.offer_id)
+        host, offer_id, leaf = self._hosts[send.host_id], OfferId(send.confirm.offer_id), self.leaf
         self._timeline.note(f"{self.name} confirm {offer_id[:6]} to {host.name}")
 
         def answered(answer: Committed | Refused) -> None:
@@ -266,10 +293,10 @@ class Person:
             self._timeline.note(f"{self.name} hears nothing of {offer_id[:6]}, sent: {sent}")
             self._tell(placing, lambda: placing.confirm_failed(offer_id, self._timeline.now_s, sent=sent))
 
-        self._request(host, lambda daemon, reply: daemon.confirm(send.confirm, self.user_id, reply), answered, failed)
+        self._request(host, lambda daemon, reply: daemon.confirm(send.confirm, leaf, reply), answered, failed)
 
     def _abandon(self, placing: Placing, send: SendAbandon) -> None:
-        host, offer_id = self._hosts[send.host_id], OfferId(send.abandon.offer_id)
+        host, offer_id, leaf = self._hosts[send.host_id], OfferId(send.abandon.offer_id), self.leaf
         self._timeline.note(f"{self.name} abandons {offer_id[:6]} at {host.name}")
 
         def answered(answer: Abandoned | Refused) -> None:
@@ -277,7 +304,7 @@ class Person:
             self._tell(placing, lambda: placing.abandon_answered(offer_id, answer, self._timeline.now_s))
 
         self._request(
-            host, lambda daemon, reply: daemon.abandon(send.abandon, self.user_id, reply), answered, lambda sent: None
+            host, lambda daemon, reply: daemon.abandon(send.abandon, leaf, reply), answered, lambda sent: None
         )
 
     def _tell(self, placing: Placing, what: Callable[[], Effects]) -> None:

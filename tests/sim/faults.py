@@ -19,12 +19,15 @@ class Faults:
     libvirt_down: float = 0.005
     storage_stall: float = 0.01
     virsh: float = 0.002  # a domain is destroyed behind atomd's back
+    clock: float = 0.003  # its wall clock is an hour off, for a while
     # of each call
     start_slow: float = 0.05
     start_fails: float = 0.03
     list_slow: float = 0.03  # what libvirt says of its domains is old when it comes
     storage_lost: float = 0.03
     storage_refuses: float = 0.03
+    # of each person and second
+    revoked: float = 0.001
     # of each guest
     deaf: float = 0.1  # to the power button
     power_off: float = 0.1  # by itself

@@ -11,13 +11,16 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 
 from atomd import effects as wanted
+from atomd.admission import Admission
 from atomd.answering import Face, Proposer
 from atomd.compute import Compute, Looked
 from atomd.effects import Effects
 from atomd.hardware import Claim, Hardware
 from atomd.lifecycle import State, Vm
+from atomd.moment import Moment
 from atomd.performing import RECONCILE_S, RETRY_S
 from atomd.placement import admits
+from atomd.quota import Quota
 from atomd.reconcile import Observed
 from atomd.service import DECIDED_S, ENDED_S
 from matcher.offers.ledger import Ledger
@@ -31,6 +34,7 @@ from matcher.wire.messages import (
     OfferedVolume,
     Pledge,
     Reach,
+    Reason,
     Refused,
     Reveal,
     Role,
@@ -40,12 +44,14 @@ from matcher.wire.messages import (
 )
 from specs.ids import HostId, OfferId, UserId, Vid, VmId, new_id
 from tests.sim.faults import Faults
+from tests.sim.realm import WALL_S, Leaf
 from tests.sim.slow import Domain, Libvirt, Pool, Said, Storage
 from tests.sim.timeline import Crashed, Timeline
 
 TICK_S = 1.0
 RESTART_S = (0.05, 5.0)  # until systemd has atomd up again
 PORT = 7766
+DENIED = Refused("denied", (Reason("certificate", "one that is good", "it is not, by this host's clock", "wait"),))
 
 Found = TypeVar("Found")
 Reply = Callable[[Found], None]
@@ -57,15 +63,18 @@ class DiskFull(Exception):
 
 @dataclass(slots=True)
 class Disk:
-    """What has been synced."""
+    """What has been synced. `doomed` are rows that promise nothing and only wait to be forgotten."""
 
     rows: dict[tuple[VmId, int], Vm] = field(default_factory=dict)
     abandoned: dict[OfferId, None] = field(default_factory=dict)
+    doomed: set[tuple[VmId, int]] = field(default_factory=set)
     is_full: bool = False
 
 
 class Watcher(Protocol):
     """Whoever judges a run; see `invariants`."""
+
+    def writes(self, host: "Host", vm: Vm) -> None: ...
 
     def wrote(self, host: "Host", vm: Vm) -> None: ...
 
@@ -99,6 +108,9 @@ class Host:
         self.storage = Storage(timeline, random, faults, name, pool)
         self.is_cut = False
         self.boots = 1
+        self.clock_s = 0.0  # how far its wall clock is off
+        self.revoked: set[UserId] = set()  # as far as this host has learned
+        self.shown: dict[OfferId, Leaf] = {}  # by whom confirms came; for the judge
         self.daemon: Daemon | None = None
         self.libvirt.began = partial(watcher.began, self)
         self.libvirt.heard = self._hear
@@ -115,6 +127,7 @@ class Host:
         if self.daemon is not None:
             self.daemon.is_alive = False
             self.daemon = None
+            self.disk.doomed |= {life for life, row in self.disk.rows.items() if row.state is State.PREPARED}
             self.timeline.note(f"{self.name} atomd dies")
             self.timeline.after(self.random.uniform(*RESTART_S), self.start)
 
@@ -125,6 +138,17 @@ class Host:
         self.libvirt.domains.clear()
         self.crash()
 
+    @property
+    def wall_s(self) -> float:
+        return WALL_S + self.timeline.now_s + self.clock_s
+
+    def moment(self) -> Moment:
+        return Moment(self.timeline.now_s, self.wall_s)
+
+    def trusts(self, leaf: Leaf) -> bool:
+        """As `matcher.trust.verifier` judges, before anything else is asked."""
+        return leaf.user_id not in self.revoked and leaf.is_in_time(self.wall_s)
+
     def happens(self, chance: float) -> bool:
         return self.random.random() < chance
 
@@ -133,34 +157,45 @@ class Host:
             self.daemon.hear(vm_id, crashed=crashed)
 
 
+LIBVIRT_IS_DOWN = Reason("hypervisor", "libvirt", "libvirtd is down", "")
+
+
 class Daemon:
     """One run of atomd."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.is_alive = True
-        self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim))
-        proposer = Proposer(host.face, lambda: "libvirtd is down" if host.libvirt.is_down else None)
+        kinds = {device.address: (device.vendor, device.model) for device in host.hardware.pci}
+        quota = Quota(host=host.name, kinds=kinds, vms=lambda user_id: self.compute.ids_of(user_id))
+        admission = Admission(quota, is_member=lambda user_id: user_id not in host.revoked)
+        self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim), quota.allows)
+        down = lambda: "libvirtd is down" if host.libvirt.is_down else None  # noqa: E731
+        proposer = Proposer(host.face, down, admission, lambda: 0)
         self.offering = Offering(
             host=host.name, role=Role.COMPUTE, proposer=proposer, ledger=self.ledger, random=host.random
         )
         boot_id = f"{host.name} {host.boots}"
-        self.compute = Compute(host_id=host.host_id, boot_id=boot_id, ledger=self.ledger, offering=self.offering)
+        self.compute = Compute(
+            host_id=host.host_id, boot_id=boot_id, ledger=self.ledger, offering=self.offering, admission=admission
+        )
         self.held_until_s: dict[OfferId, float] = {}  # as the offers said
         self._waiting: list[Callable[[], bool]] = []
         self._looking = self._look_again = False
 
     def begin(self) -> None:
         self.host.timeline.note(f"{self.host.name} atomd starts")
-        self.compute.restore(list(self.host.disk.rows.values()), list(self.host.disk.abandoned))
+        self.compute.restore(list(self.host.disk.rows.values()), list(self.host.disk.abandoned), self.host.moment())
         self._reconcile_regularly()
         self._tick()
 
     # ---- datagrams
 
-    def pledge(self, pledge: Pledge, user_id: UserId) -> list[VmOffer | VolumeOffer | Unfit]:
+    def pledge(self, pledge: Pledge, leaf: Leaf) -> list[VmOffer | VolumeOffer | Unfit]:
+        if not self.host.trusts(leaf):
+            return []
         now_s = self.host.timeline.now_s
-        replies: list[VmOffer | VolumeOffer | Unfit] = list(self.offering.pledge(pledge, user_id, now_s))
+        replies: list[VmOffer | VolumeOffer | Unfit] = list(self.offering.pledge(pledge, leaf.principal, now_s))
         for reply in replies:
             if isinstance(reply, VmOffer) and not pledge.dry:
                 self.held_until_s.setdefault(OfferId(reply.offer_id), now_s + pledge.hold_ms / 1000)
@@ -181,8 +216,13 @@ class Daemon:
 
     # ---- the front door
 
-    def confirm(self, confirm: Confirm, user_id: UserId, reply: Reply[Committed | Refused]) -> None:
-        decided = self.compute.confirm(confirm, b"", user_id, "person", self.host.timeline.now_s)
+    def confirm(self, confirm: Confirm, leaf: Leaf, reply: Reply[Committed | Refused]) -> None:
+        if not self.host.trusts(leaf):
+            self._answer(reply, DENIED)
+            return
+        if all(row.offer_id != confirm.offer_id for row in self.host.disk.rows.values()):  # else it is a repeat
+            self.host.shown[OfferId(confirm.offer_id)] = leaf
+        decided = self.compute.confirm(confirm, b"", leaf.principal, self.host.moment())
         refusal = decided if isinstance(decided, Refused) else self.apply(decided)
         if refusal is not None:
             self._answer(reply, refusal)
@@ -195,13 +235,16 @@ class Daemon:
 
         self._until(lambda: self.compute.outcome(OfferId(confirm.offer_id)), told, DECIDED_S)
 
-    def abandon(self, abandon: Abandon, user_id: UserId, reply: Reply[Abandoned | Refused]) -> None:
-        vm, effects = self.compute.abandon(abandon, user_id, self.host.timeline.now_s)
+    def abandon(self, abandon: Abandon, leaf: Leaf, reply: Reply[Abandoned | Refused]) -> None:
+        if not self.host.trusts(leaf):
+            self._answer(reply, DENIED)
+            return
+        vm, effects = self.compute.abandon(abandon, leaf.user_id, self.host.timeline.now_s)
         refusal = self.apply(effects)
         self._answer(reply, refusal or Abandoned(vm is not None))
 
-    def vms(self, user_id: UserId, reply: Reply[list[Vm]]) -> None:
-        self._answer(reply, list(self.compute.of_user(user_id)))
+    def vms(self, leaf: Leaf, reply: Reply[list[Vm]]) -> None:
+        self._answer(reply, list(self.compute.of_user(leaf.user_id)) if self.host.trusts(leaf) else [])
 
     def stop(self, vm_id: VmId, reply: Reply[Vm | Refused | None], *, force: bool) -> None:
         self._act(vm_id, reply, State.STOPPING, lambda vm: self.compute.stop(vm, self.host.timeline.now_s, force=force))
@@ -270,12 +313,16 @@ class Daemon:
 
     def _write(self, step: wanted.Durable) -> None:
         disk = self.host.disk
+        if isinstance(step, wanted.JournalForget):
+            disk.doomed.add((step.vm.vm_id, step.vm.generation))
         if disk.is_full:
             raise DiskFull
         match step:
             case wanted.Journal(put=vm, replaces=older):
                 self._note(vm, vm.state)
+                self.host.watcher.writes(self.host, vm)
                 disk.rows[vm.vm_id, vm.generation] = vm
+                disk.doomed.discard((vm.vm_id, vm.generation))
                 if older is not None:
                     disk.rows.pop((older.vm_id, older.generation), None)
                 self.host.watcher.wrote(self.host, vm)
@@ -352,7 +399,7 @@ class Daemon:
     def _observed(self, looked: Looked, observed: tuple[Observed, ...] | None) -> None:
         self._looking = False
         if observed is not None:
-            for effects in self.compute.reconcile(observed, looked):
+            for effects in self.compute.reconcile(observed, looked, self.host.timeline.now_s):
                 self.apply(effects)
         if self._look_again:
             self._reconcile()

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from atomd.hardware import Claim, Hardware
 from atomd.lifecycle import RUNS, State, Vm
 from matcher.scheduler.outcomes import AllRefused, Interrupted, NoHostFits, NoHostInReach, Outcome, VolumeMissing
+from matcher.wire.messages import VmAsk
+from matcher.wire.realm import Grant
 from specs.ids import VmId
 from tests.sim.host import Host
+from tests.sim.realm import Leaf
 from tests.sim.slow import Domain
 from tests.sim.timeline import Timeline
 
 HOLD_GRACE_S = 1.0
 SETTLES_S = 60.0
 MAY_RUN = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOVING})
+TAKES = frozenset({State.PREPARED, State.COMMITTED, State.RUNNING, State.STOPPING})
 IS_KEPT = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOPPED, State.FAILED})
 Life = tuple[VmId, int]  # (vm_id, generation)
 
@@ -73,6 +77,51 @@ def no_start_after_a_no(life: Life, told_no: set[Life], host: str) -> None:
         raise Violation("I5", f"{life[0][:6]}.{life[1]} is promised by {host}, and its client was told that nobody did")
 
 
+def by_a_member(host: Host, vm: Vm, leaf: Leaf | None) -> None:
+    """I8 no change of state without a valid, unrevoked grant; here: nothing new is written down for who was revoked, as
+    far as this host has learned, nor (`leaf`, for what was not there before) by a leaf out of its time."""
+    life = f"{vm.vm_id[:6]}.{vm.generation}"
+    if vm.user_id in host.revoked:
+        raise Violation("I8", f"{life} is {vm.state} on {host.name}, which knows that its user was revoked")
+    if leaf is not None and not leaf.is_in_time(host.wall_s):
+        raise Violation("I8", f"{life} is {vm.state} on {host.name} by a leaf that is not valid there now")
+
+
+def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
+    """I12 a grant's per-host limit is never exceeded: by what is on the disk and what `vm` adds to it, as asked for. A
+    grant that has shrunk takes nothing away, so that only what would grow is judged."""
+    disk = host.disk
+    rows = [row for life, row in disk.rows.items() if row.user_id == vm.user_id and life not in disk.doomed]
+    ids, ask = {row.vm_id for row in rows}, vm.confirm.vm
+    asks = [row.confirm.vm for row in rows if row.state in TAKES]
+    counted = (
+        ("slots", sum(other.slots for other in asks), ask.slots, grant.slots),
+        ("MiB", sum(other.ram_mib for other in asks), ask.ram_mib, grant.ram_mib),
+        ("VMs", len(ids), int(vm.vm_id not in ids), grant.vms),
+        ("devices", sum(map(_devices, asks)), _devices(ask), max((limit.quantity for limit in grant.pci), default=0)),
+    )
+    for noun, has, more, most in counted:
+        used = has + more
+        if most is not None and used > most and more:
+            raise Violation("I12", f"{vm.user_name} has {used} {noun} on {host.name} and may have {most}")
+    if vm.confirm.vm.overprovision < grant.overprovision_min:
+        raise Violation("I12", f"{vm.user_name} has a VM that is shared less than {grant.overprovision_min} times")
+
+
+def _devices(ask: VmAsk) -> int:
+    return sum(each.quantity for each in ask.pci)
+
+
+def no_lease_ends_early(host: Host, vm: Vm, began: tuple[float, int] | None, now_s: float) -> None:
+    """A VM lives as long as was agreed, whatever wall clocks do, as long as its host stays up."""
+    if began is None or vm.lease is None or "lease" not in vm.why:
+        return
+    begun_s, boots = began
+    if boots == host.boots and now_s < begun_s + vm.lease.for_s:
+        left_s = begun_s + vm.lease.for_s - now_s
+        raise Violation("lease", f"{vm.vm_id[:6]}.{vm.generation} on {host.name} ends {left_s:.0f} s before its time")
+
+
 def nothing_runs_unpromised(host: Host) -> None:
     """I6 nothing runs without an fsynced commitment."""
     for domain in host.libvirt.domains.values():
@@ -108,6 +157,8 @@ def all_is_settled(host: Host) -> None:
     daemon, rows = host.daemon, host.disk.rows
     assert daemon is not None, "systemd starts it again"
     for vm in rows.values():
+        if vm.state is State.STOPPING and vm.why:  # its lease has just ended
+            continue
         domain = host.libvirt.domains.get(vm.vm_id)
         is_up = domain is not None and domain.generation == vm.generation
         if vm.state not in (State.RUNNING, State.STOPPED, State.FAILED) and not (is_up and vm.state is State.STOPPING):
@@ -134,6 +185,7 @@ class Judge:
         self._acknowledged: defaultdict[str, dict[Life, None]] = defaultdict(dict)
         self._checked: dict[tuple[str, str], tuple[Claim, ...]] = {}
         self._told_no: set[Life] = set()
+        self._began: dict[tuple[str, Life], tuple[float, int]] = {}  # when a life was first written down, in which boot
         self._contradicted: set[VmId] = set()  # removed by a person whose `run` was still under way
 
     # ---- what is seen
@@ -146,6 +198,20 @@ class Judge:
             self._once(life, self._promised[life])
         if vm.state is State.COMMITTED:  # takes the place of an older generation
             self._forget(host, vm.vm_id, vm.generation - 1)
+
+    def writes(self, host: Host, vm: Vm) -> None:
+        """Before it is on the disk."""
+        life = (vm.vm_id, vm.generation)
+        is_new = (host.name, life) not in self._began
+        leaf = host.shown.get(vm.offer_id)
+        if is_new and vm.state in (State.PREPARED, State.COMMITTED):
+            assert leaf is not None, "it came by a confirm"
+            self._began[host.name, life] = self._timeline.now_s, host.boots
+            by_a_member(host, vm, leaf)
+            no_more_than_granted(host, vm, leaf.principal.grant)
+        elif vm.state is State.COMMITTED:
+            by_a_member(host, vm, None)
+        no_lease_ends_early(host, vm, self._began.get((host.name, life)), self._timeline.now_s)
 
     def began(self, host: Host, domain: Domain) -> None:
         life = (domain.vm_id, domain.generation)

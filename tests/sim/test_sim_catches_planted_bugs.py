@@ -3,22 +3,27 @@
 Every test takes one safeguard out of the real objects and expects the invariant that the safeguard is there for.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from atomd import compute, reconcile
+from atomd.admission import Admission
 from atomd.answering import Proposer
 from atomd.compute import Compute, Looked
 from atomd.effects import Changed, Effects, StartDomain
 from atomd.hardware import Claim
+from atomd.lease import Lease
 from atomd.lifecycle import State, Vm
+from atomd.moment import Moment
+from atomd.quota import Quota
 from atomd.refusals import refused
-from matcher.offers.ledger import Ledger
+from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Nothing, Proposal
 from matcher.scheduler.placing import Placing
 from matcher.wire.messages import Attached, Confirm, Pledge, Refused
-from specs.ids import UserId, VmId
+from specs.ids import OfferId, VmId
 from tests.sim import host as sim_host
 from tests.sim.faults import parse_faults
 from tests.sim.world import World
@@ -39,8 +44,8 @@ def caught(*, faults: str = ROUGH, pledges: int = 400) -> set[str]:
 def blind(propose: Any) -> Any:
     """Placement that does not see who is there already."""
 
-    def proposes(self: Proposer, pledge: Pledge, user_id: UserId, residents: Any) -> Proposal[Claim] | Nothing:
-        found: Proposal[Claim] | Nothing = propose(self, pledge, user_id, ())
+    def proposes(self: Proposer, pledge: Pledge, user: User, residents: Any) -> Proposal[Claim] | Nothing:
+        found: Proposal[Claim] | Nothing = propose(self, pledge, user, ())
         return found
 
     return proposes
@@ -125,7 +130,7 @@ def test_a_restart_that_does_not_undo_prepared_is_caught(monkeypatch: pytest.Mon
 
 
 def test_a_host_that_takes_any_generation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Compute, "_generation_objection", lambda self, vm, confirm, user_id: None)
+    monkeypatch.setattr(compute, "not_next", lambda vm, confirm, user_id, *, busy, undone: None)
     assert caught() & {"I1", "I5", "I6", "I9"}
 
 
@@ -133,8 +138,8 @@ def test_a_stale_look_at_libvirt_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     """A start that ends while libvirt lists its domains must not be taken for one that has not begun."""
     reconciles = Compute.reconcile
 
-    def reconcile(self: Compute, observed: Any, looked: Looked) -> list[Effects]:
-        return reconciles(self, observed, self.look())
+    def reconcile(self: Compute, observed: Any, looked: Looked, now_s: float) -> list[Effects]:
+        return reconciles(self, observed, self.look(), now_s)
 
     monkeypatch.setattr(Compute, "reconcile", reconcile)
     assert caught(faults=f"{ROUGH},list_slow=0.3") & {"I1", "I6", "I10"}
@@ -160,3 +165,54 @@ def test_a_journal_that_is_not_synced_is_caught(monkeypatch: pytest.MonkeyPatch)
 def test_compute_that_is_freed_before_it_was_written_down_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "RUNS", frozenset())
     assert caught() & {"I1", "I6", "I10"}
+
+
+# ---- who may, and how much
+
+UNSURE = f"{ROUGH},revoked=0.03,clock=0.03,storage_stall=0.05"
+
+
+def test_a_commitment_that_no_grant_was_asked_for_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grant that has shrunk since the offer, and two offers of which one would be enough."""
+    commits = Ledger.commit
+
+    def commit(self: Ledger[Claim], offer_id: OfferId, user: User, now_s: float) -> Claim | Refusal:
+        with pytest.MonkeyPatch.context() as blind:
+            blind.setattr(self, "_allows", lambda *_: True)
+            return commits(self, offer_id, user, now_s)
+
+    monkeypatch.setattr(Ledger, "commit", commit)
+    monkeypatch.setattr(Quota, "against_confirm", lambda *_, **__: ())
+    assert caught() == {"I12"}
+
+
+def test_the_ledger_makes_up_for_a_confirm_whose_grant_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Quota, "against_confirm", lambda *_, **__: ())
+    assert not World(1, hosts=3, clients=4, pledges=400, faults=parse_faults("none")).run().violation
+
+
+def test_a_revocation_that_is_forgotten_at_the_commitment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confirm came before, and its volumes were slow to attach; or the host has rebooted since."""
+    monkeypatch.setattr(Admission, "against_attached", lambda self, vm: None)
+    assert caught(faults=UNSURE) == {"I8"}
+
+
+def test_a_vm_of_a_revoked_user_that_comes_back_with_its_host_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Admission, "kept_down", lambda self, vm, lease, now_s: None)
+    assert caught(faults=f"{UNSURE},reboot=0.02") == {"I8"}
+
+
+def test_a_door_that_does_not_look_at_the_time_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_host.Host, "trusts", lambda self, leaf: leaf.user_id not in self.revoked)
+    assert caught(faults=UNSURE) == {"I8"}
+
+
+def test_a_lease_that_goes_by_the_wall_clock_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An atomd that starts again while its host's clock is an hour ahead."""
+    resumes = Lease.resumed
+
+    def resumed(self: Lease, boot_id: str, moment: Moment) -> Lease:
+        return resumes(replace(self, boot_id=""), boot_id, moment)
+
+    monkeypatch.setattr(Lease, "resumed", resumed)
+    assert caught(faults=f"{UNSURE},crash=0.03") == {"lease"}

@@ -8,7 +8,7 @@ from random import Random
 from atomd.hardware import Hardware
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire.messages import Accelerator, Arch, Firmware, Reach
-from specs.ids import Vid, new_id
+from specs.ids import UserId, Vid, new_id
 from tests.sim.client import Counts, Person
 from tests.sim.faults import NONE, Faults
 from tests.sim.host import Host
@@ -17,6 +17,11 @@ from tests.sim.network import Network
 from tests.sim.slow import Pool
 from tests.sim.timeline import Timeline
 
+CLOCK_OFF_S = 3600.0
+CLOCK_WRONG_S = (1.0, 60.0)
+LEARNS_S = (0.005, 30.0)  # of a revocation
+LINGERS_S = (1.0, 45.0)  # who was revoked tries on
+EVICTED_S = (20.0, 90.0)
 PARTITION_S = (0.3, 20.0)
 DISK_FULL_S = (0.5, 20.0)
 LIBVIRT_DOWN_S = (0.5, 20.0)
@@ -115,6 +120,9 @@ class World:
             return
         for host in self.hosts:
             self._strike(host)
+        for person in self.persons:
+            if self._happens(self.faults.revoked):
+                self._revoke(person)
         self.timeline.after(1.0, self._weather)
 
     def _strike(self, host: Host) -> None:
@@ -131,9 +139,42 @@ class World:
             libvirt.server.stall()
         if self._happens(faults.storage_stall):
             host.storage.server.stall()
+        if self._happens(faults.clock):
+            off_s = self.random.choice((-CLOCK_OFF_S, CLOCK_OFF_S))
+            self._for_a_while(CLOCK_WRONG_S, lambda on: setattr(host, "clock_s", off_s if on else 0.0))
         if libvirt.domains and self._happens(faults.virsh):
             domain = self.random.choice(list(libvirt.domains.values()))
             libvirt.end(domain, crashed=self._happens(0.5))
+
+    def _revoke(self, person: Person) -> None:
+        """Every host learns of it in its own time; the person tries on for a while, and comes again with another key.
+        Later the sysadmins clear away what is left."""
+        user_id = person.user_id
+        self.timeline.note(f"{person.name} is revoked")
+        for host in self.hosts:
+            self.timeline.after(self.random.uniform(*LEARNS_S), lambda host=host: self._learn(host, user_id))  # type: ignore[misc]
+        self.timeline.after(self.random.uniform(*LINGERS_S), lambda: self._come_anew(person, user_id))
+        self.timeline.after(self.random.uniform(*EVICTED_S), lambda: self._evict(user_id))
+
+    def _learn(self, host: Host, user_id: UserId) -> None:
+        if host.is_cut:
+            self.timeline.after(1.0, lambda: self._learn(host, user_id))
+            return
+        self.timeline.note(f"{host.name} learns of a revocation")
+        host.revoked.add(user_id)
+
+    def _come_anew(self, person: Person, user_id: UserId) -> None:
+        if person.user_id == user_id:
+            person.come_anew()
+
+    def _evict(self, user_id: UserId) -> None:
+        """By the back door, until nothing is left anywhere."""
+        for host in self.hosts:
+            for vm in host.daemon.compute.of_user(user_id) if host.daemon is not None else ():
+                if host.daemon is not None:  # it may die of the first
+                    host.daemon.remove(vm.vm_id, vm.generation, lambda answer: None)
+        if any(row.user_id == user_id for host in self.hosts for row in host.disk.rows.values()):
+            self.timeline.after(5.0, lambda: self._evict(user_id))
 
     def _for_a_while(self, between_s: tuple[float, float], switch: Callable[[bool], None]) -> None:
         switch(True)
@@ -150,6 +191,7 @@ class World:
             person.faults = NONE
         for host in self.hosts:
             host.faults = host.libvirt.faults = host.storage.faults = NONE
+            host.clock_s = 0.0
             host.is_cut = host.disk.is_full = host.libvirt.is_down = False
             host.libvirt.server.wake()
             host.storage.server.wake()

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from atomd import effects as wanted
-from atomd.compute import ABANDONED_MAX, PRESS_AGAIN_S, REFUSALS_MAX, STOP_S
+from atomd.compute import ABANDONED_MAX, REFUSALS_MAX
 from atomd.lifecycle import State, Vm
+from atomd.stopping import PRESS_AGAIN_S, STOP_S
 from matcher.wire.messages import Confirm, Reason, Refused, VolumeClaim
 from specs.ids import OfferId, VmId, new_id
 from tests.fakes.one_host import ANN, BOB, HOST, THREADS, VID, OneHost, again
@@ -38,7 +39,7 @@ def free_threads(host: OneHost) -> int:
 
 def test_a_confirm_is_durable_before_it_is_told_and_told_before_it_is_started(host: OneHost) -> None:
     confirm = host.offered(host.pledge())
-    effects = host.compute.confirm(confirm, b"", ANN, "ann", host.now_s)
+    effects = host.compute.confirm(confirm, b"", host.who(ANN), host.moment())
     assert not isinstance(effects, Refused)
     assert [type(effect) for effect in effects] == [wanted.Journal, wanted.Changed, wanted.StartDomain]
     assert isinstance(effects[0], wanted.Journal)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from atomd.journal import ABANDONED_KEPT, Journal, JournalError, JournalFull
+from atomd.lease import Lease
 from atomd.lifecycle import State
 from matcher.wire.messages import AttachedVolume, ImageFormat
 from specs.ids import OfferId, VmId
@@ -50,6 +51,18 @@ def test_what_is_put_comes_back_as_it_was(journal: Journal, path: Path) -> None:
     journal.put(vm)
     again = reopened(journal, path)
     assert again.load() == ([vm], [])
+    again.close()
+
+
+def test_a_lease_survives_and_a_row_from_before_there_were_any_is_read(journal: Journal, path: Path) -> None:
+    leased = replace(a_vm(State.RUNNING), lease=Lease(60, 160.0, "boot 1", 1_000_060.0))
+    journal.put(leased)
+    journal.put(a_vm(State.STOPPED, vm_id=VmId("c" * 32)))
+    journal._db.execute(
+        "UPDATE vms SET row = json_remove(row, '$.lease', '$.confirm.vm.lease_s') WHERE vm_id LIKE 'c%'"
+    )
+    again = reopened(journal, path)
+    assert [vm.lease for vm in again.load()[0]] == [None, leased.lease]
     again.close()
 
 

@@ -1,15 +1,19 @@
 """A client hears what hosts of its realm signed for it, and nothing else, whoever sends."""
 
+import dataclasses
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from matcher.net import multicast
 from matcher.net.client import Client, Said
+from matcher.net.multicast import Link
 from matcher.trust.identity import Identity
-from matcher.wire.codec import encode
-from matcher.wire.envelope import REALM, Kind, seal, user_audience
+from matcher.wire.codec import decode, encode
+from matcher.wire.envelope import REALM, Kind, seal, unseal, user_audience
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Query, Role
 from specs.ids import UserId
 from tests.fakes.realms import make_realm
@@ -88,3 +92,63 @@ def test_ctrl_c_is_heard_while_listening_and_sockets_are_closed(members: dict[st
         with pytest.raises(KeyboardInterrupt):
             list(client.hear(time.monotonic() + 5))
     assert all(each.fileno() == -1 for each in opened)
+
+
+def test_an_answer_made_with_the_older_tag_key_is_heard(tmp_path: Path) -> None:
+    realm = make_realm(tmp_path, "ann", "h1")
+    me, h1 = realm["ann"], realm["h1"]
+    before = sealed(ANSWER, Kind.ANSWER, h1, me)
+    key = realm.issuer.new_tag_key(b"k" * 32, number=2, wall_s=time.time())
+    for member in (me, h1):
+        member.learn([key], time.time())
+    after = sealed(ANSWER, Kind.ANSWER, h1, me)
+    with Client(me) as client:
+        assert len(told(client, before, after)) == 2
+
+
+LO = Link(socket.if_nametoindex("lo"), "lo", "127.0.0.9", None)
+
+
+@pytest.fixture
+def group() -> Iterator[socket.socket]:
+    """Hears what is multicast on the loopback link."""
+    opened = multicast.listeners(0)
+    listener = next(each for each in opened if each.family == socket.AF_INET)
+    multicast.join(listener, [LO])
+    listener.settimeout(5)
+    yield listener
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def asker(members: dict[str, Identity], group: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Ann, with the loopback link alone."""
+    monkeypatch.setattr(multicast, "links", lambda: (LO,))
+    with Client(members["ann"], port=group.getsockname()[1]) as client:
+        yield client
+
+
+def test_who_asks_again_asks_the_same_but_of_a_later_moment(
+    asker: Client, group: socket.socket, members: dict[str, Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts drop what they have heard before, byte for byte."""
+    clock = iter((5_000_000_000, 7_000_000_000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+    for _ in range(2):
+        asker.ask(Query("a" * 32, 1, (), "web", False))
+    boxes = [unseal(group.recv(2000), realm=members["h1"].realm) for _ in range(2)]
+    first, second = (decode(Query, box.payload) for box in boxes)
+    assert (first.sent_at_ms, second.sent_at_ms) == (5000, 7000)
+    assert dataclasses.replace(second, sent_at_ms=5000) == first
+    assert boxes[0].signature != boxes[1].signature
+
+
+def test_a_question_names_the_address_that_it_comes_from(
+    asker: Client, group: socket.socket, members: dict[str, Identity]
+) -> None:
+    asker.ask(Query("a" * 32, 1, (), "", False))
+    data, source = group.recvfrom(2000)
+    query = decode(Query, unseal(data, realm=members["h1"].realm).payload)
+    assert [(address.ip, address.port) for address in query.reply] == [source]
+    assert len(data) == DATAGRAM_MAX_BYTES, "so that no answer is longer"

@@ -148,7 +148,7 @@ async def test_a_renewed_leaf_is_what_the_door_shows_from_then_on(realm: Realm) 
     h0 = realm["h0"]
     async with open_door(realm) as door:
         before = (await door.connect(realm["ann"])).tls.getpeercert(binary_form=True)
-        renewed = realm.issuer.renew(h0.principal, make_request(h0.key, "h0"), wall_s=h0.starts_s + 600).leaf
+        renewed = realm.issuer.renew(h0.certificate, make_request(h0.key, "h0"), wall_s=h0.starts_s + 600).leaf
         h0.adopt_leaf(renewed)
         to = await door.connect(realm["ann"])
         assert to.tls.getpeercert(binary_form=True) == renewed != before
@@ -337,6 +337,7 @@ async def test_a_member_may_not_ask_too_often(realm: Realm) -> None:
         ("POST", "/v1/realm/users"),
         ("POST", "/v1/realm/grants"),
         ("POST", "/v1/realm/revocations"),
+        ("POST", "/v1/realm/issuers"),
         ("GET", "/v1/realm/members"),
     ],
 )
@@ -541,7 +542,7 @@ def addressed(realm: Realm) -> Realm:
     """The founder's leaf names an address, as one does that was made on a real host."""
     h0 = realm["h0"]
     request = make_request(h0.key, "h0")
-    h0.adopt_leaf(realm.issuer.renew(h0.principal, request, wall_s=h0.starts_s + 600, addresses=["127.0.0.1"]).leaf)
+    h0.adopt_leaf(realm.issuer.renew(h0.certificate, request, wall_s=h0.starts_s + 600, addresses=["127.0.0.1"]).leaf)
     return realm
 
 

@@ -26,7 +26,7 @@ async def serving(path: Path, answer: Message = DONE) -> AsyncIterator[list[Mess
     """A daemon that gives one answer to everything; the questions that reached it."""
     asked: list[Message] = []
 
-    async def reply(question: Message) -> Message:
+    async def reply(question: Message, _: local.Peer) -> Message:
         asked.append(question)
         return answer
 

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from matcher.offers.ledger import HOLD_MAX_S, HOLDS_MAX, PLEDGES_HELD_MAX, Ledger, Refusal
+from matcher.offers.ledger import HOLD_MAX_S, HOLDS_MAX, PLEDGES_HELD_MAX, Ledger, Refusal, User
 from matcher.offers.offering import PLEDGE_MEMORY_S, PLEDGES_MAX, REPEAT_S, Nothing, Offering, Proposal, Reply
+from matcher.trust.principal import Principal
 from matcher.wire.messages import (
     REASONS_MAX,
     Accelerator,
@@ -25,11 +26,16 @@ from matcher.wire.messages import (
 from matcher.wire.seal import Seal
 from specs.ids import OfferId, PledgeId, UserId, new_id
 
-ANN, BOB = UserId("a" * 64), UserId("b" * 64)
+ANN = Principal("user", "a" * 64, "ann")
+BOB = Principal("user", "b" * 64, "bob")
 ASK = VmAsk(1, True, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
 SEAL = Seal(b"x" * 32)
 WHY = Reason("slots", "4", "2 free", "wait")
 NOW_S = 100.0
+
+
+def anybody(residents: Sequence[int], claim: int, user: User) -> bool:
+    return True
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Threads:
     aloud: bool = False
     asked: int = 0
 
-    def propose(self, pledge: Pledge, user_id: UserId, residents: Sequence[int]) -> Proposal[int] | Nothing:
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[int]) -> Proposal[int] | Nothing:
         self.asked += 1
         if sum(residents) >= self.threads:
             return Nothing(self.reasons, aloud=self.aloud)
@@ -53,7 +59,11 @@ class Room:
     def __init__(self, proposer: Threads | None = None) -> None:
         self.proposer = proposer or Threads()
         self.random = Random(1)
-        self.ledger = Ledger[int](lambda residents, claim: sum(residents) + claim <= self.proposer.threads)
+        self.allowed = 10**9
+        self.ledger = Ledger[int](
+            lambda residents, claim: sum(residents) + claim <= self.proposer.threads,
+            lambda residents, claim, user: sum(residents) + claim <= self.allowed,
+        )
         self.offering = Offering(
             host="h1", role=Role.COMPUTE, proposer=self.proposer, ledger=self.ledger, random=self.random
         )
@@ -63,8 +73,8 @@ class Room:
             new_id(self.random), 0, (), dry, new_id(self.random), 1, ASK, (), SEAL.sealed, hold_ms, 0, Policy.PACK
         )
 
-    def offer(self, pledge: Pledge, user_id: UserId = ANN, now_s: float = NOW_S) -> VmOffer:
-        (offer,) = self.offering.pledge(pledge, user_id, now_s)
+    def offer(self, pledge: Pledge, user: Principal = ANN, now_s: float = NOW_S) -> VmOffer:
+        (offer,) = self.offering.pledge(pledge, user, now_s)
         assert isinstance(offer, VmOffer)
         return offer
 
@@ -144,8 +154,8 @@ def test_another_user_gets_nothing_by_repeating_a_pledge() -> None:
     pledge = room.pledge()
     room.offer(pledge)
     assert room.offering.pledge(pledge, BOB, NOW_S + 1) == ()
-    assert room.offering.pledged(PledgeId(pledge.pledge_id), BOB) is None
-    assert room.offering.pledged(PledgeId(pledge.pledge_id), ANN) == pledge
+    assert room.offering.pledged(PledgeId(pledge.pledge_id), UserId(BOB.id)) is None
+    assert room.offering.pledged(PledgeId(pledge.pledge_id), UserId(ANN.id)) == pledge
 
 
 def test_done_frees_every_other_hold_and_keeps_the_one_that_was_taken() -> None:
@@ -162,7 +172,7 @@ def test_done_does_not_free_what_is_committed() -> None:
     room = Room()
     pledge = room.pledge()
     offer = room.offer(pledge)
-    assert room.ledger.commit(OfferId(offer.offer_id), NOW_S) == 1
+    assert room.ledger.commit(OfferId(offer.offer_id), ANN, NOW_S) == 1
     room.offering.reveal(Reveal(pledge.pledge_id, SEAL.done), NOW_S)
     assert room.ledger.committed() == (1,)
 
@@ -205,7 +215,7 @@ def test_a_placement_that_the_ledger_does_not_admit_is_no_offer() -> None:
     room.ledger.restore(OfferId("1" * 32), 1)
     room.ledger.restore(OfferId("2" * 32), 1)
     room.proposer.threads = 3
-    ledger = Ledger[int](lambda residents, claim: False)
+    ledger = Ledger[int](lambda residents, claim: False, anybody)
     offering = Offering(host="h1", role=Role.COMPUTE, proposer=room.proposer, ledger=ledger, random=room.random)
     assert not any(isinstance(reply, VmOffer) for reply in offering.pledge(room.pledge(), ANN, NOW_S))
 
@@ -217,28 +227,53 @@ def test_pledges_are_remembered_for_a_minute_and_not_without_bound() -> None:
     assert answered == [True] * PLEDGES_MAX + [False]
     later_s = NOW_S + PLEDGE_MEMORY_S
     assert room.offering.pledge(pledges[-1], ANN, later_s)
-    assert room.offering.pledged(PledgeId(pledges[0].pledge_id), ANN) is None
+    assert room.offering.pledged(PledgeId(pledges[0].pledge_id), UserId(ANN.id)) is None
+
+
+def test_an_offer_that_the_grant_does_not_allow_is_refused_aloud_and_holds_nothing() -> None:
+    room = Room()
+    room.allowed = 0
+    (refusal,) = _reasons(room.offering.pledge(room.pledge(), ANN, NOW_S))
+    assert refusal.resource == "grant"
+    assert room.ledger.residents(NOW_S) == ()
 
 
 # ---- the ledger beneath
 
 
+def test_a_grant_that_has_become_smaller_since_the_hold_is_judged_again_at_the_commitment() -> None:
+    room = Room()
+    offer = room.offer(room.pledge())
+    room.allowed = 0
+    assert room.ledger.commit(OfferId(offer.offer_id), ANN, NOW_S) is Refusal.OVER_GRANT
+    assert room.ledger.committed() == ()
+    room.allowed = 1
+    assert room.ledger.commit(OfferId(offer.offer_id), ANN, NOW_S) == 1
+
+
+def test_other_holds_do_not_stand_against_a_commitment() -> None:
+    room = Room()
+    first, _ = room.offer(room.pledge()), room.offer(room.pledge())
+    room.allowed = 1
+    assert room.ledger.commit(OfferId(first.offer_id), ANN, NOW_S) == 1
+
+
 def test_a_flood_of_holds_is_bounded() -> None:
-    ledger = Ledger[int](lambda residents, claim: True)
+    ledger = Ledger[int](lambda residents, claim: True, anybody)
     for number in range(HOLDS_MAX):
-        user_id = UserId(f"{number:064x}")
-        assert _hold(ledger, number, user_id) is None
+        user = Principal("user", f"{number:064x}", "many")
+        assert _hold(ledger, number, user) is None
     assert _hold(ledger, HOLDS_MAX, ANN) is Refusal.TOO_MANY_HOLDS
 
 
 def test_no_hold_is_longer_than_the_longest() -> None:
-    ledger = Ledger[int](lambda residents, claim: True)
+    ledger = Ledger[int](lambda residents, claim: True, anybody)
     _hold(ledger, 1, ANN, for_s=1e9)
     assert ledger.held(OfferId(f"{1:032x}"), NOW_S + HOLD_MAX_S) is None
 
 
 def test_a_restored_commitment_stands_even_where_it_no_longer_fits_and_a_readmitted_one_does_not() -> None:
-    ledger = Ledger[int](lambda residents, claim: sum(residents) + claim <= 2)
+    ledger = Ledger[int](lambda residents, claim: sum(residents) + claim <= 2, anybody)
     ledger.restore(OfferId("a"), 2)
     ledger.restore(OfferId("b"), 1)
     ledger.readmit(OfferId("c"), 1)
@@ -248,9 +283,9 @@ def test_a_restored_commitment_stands_even_where_it_no_longer_fits_and_a_readmit
     assert ledger.committed() == (1, 1)
 
 
-def _hold(ledger: Ledger[int], number: int, user_id: UserId, for_s: float = 3.0) -> Refusal | None:
+def _hold(ledger: Ledger[int], number: int, user: Principal, for_s: float = 3.0) -> Refusal | None:
     name = f"{number:032x}"
-    return ledger.hold(OfferId(name), 1, pledge_id=PledgeId(name), user_id=user_id, for_s=for_s, now_s=NOW_S)
+    return ledger.hold(OfferId(name), 1, pledge_id=PledgeId(name), user=user, for_s=for_s, now_s=NOW_S)
 
 
 def _reasons(replies: tuple[Reply, ...]) -> tuple[Reason, ...]:

@@ -339,6 +339,13 @@ def test_a_refusal_without_reasons_still_tells_something(confirming: Client) -> 
     assert confirming.outcome.refused[0].reasons[0].has == "refused: denied"
 
 
+def test_a_door_that_is_shut_to_a_repeat_says_nothing_of_the_confirm_before(confirming: Client) -> None:
+    """The user was revoked, or the host's clock jumped, between a confirm that was not answered and the next."""
+    assert confirming.on() == [SendConfirm]
+    assert confirming.answer(O1, Refused("denied", ())) == []
+    assert confirming.to_the_end() == Unknown(H1, "h1", "10.0.0.1", VmId("f" * 32), 2)
+
+
 def test_a_host_that_is_still_deciding_has_not_answered(confirming: Client) -> None:
     assert confirming.answer(O1, Refused("unavailable", NO_ROOM.reasons)) == []
     assert [confirming.on() for _ in range(5)][-1] == [SendAbandon]

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from matcher.net.audit import Audit
 from matcher.net.intake import Intake
+from matcher.net.local import Peer
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
@@ -33,11 +35,13 @@ from storaged.claims import VolumeShare
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.quota import Quota
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import make_realm
 
 VID = vid_of(1)
 ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+ROOT = Peer(1, 0, frozenset((0,)))
 OFFER, OTHER_OFFER = "0f" * 16, "1f" * 16
 
 
@@ -55,11 +59,20 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     host_id = HostId(identity.principal.id)
     keeper = Keeper(Journal(tmp_path / "journal"), host_id=host_id)
     snapshot = Index().scan([tmp_path / "pool"])
-    ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot))
-    proposer = Proposer("h1", host_id, keeper, lambda: snapshot)
+    quota = Quota(host="h1", shares=keeper.shares, snapshot=lambda: snapshot)
+    ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
+    proposer = Proposer("h1", host_id, keeper, lambda: snapshot, quota)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None)
-    attaching = Attaching(identity, keeper, ledger, lambda: snapshot, Intake(identity, answers))
+    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
+    attaching = Attaching(
+        identity,
+        keeper,
+        ledger,
+        lambda: snapshot,
+        Intake(identity, answers),
+        quota,
+        Audit(tmp_path / "audit", "h1"),
+    )
     return SimpleNamespace(attaching=attaching, host_id=host_id, members=members)
 
 
@@ -75,7 +88,7 @@ def confirmed(storage: SimpleNamespace, who: str = "ann", *, vm: int = 1, offer:
 
 
 async def ask(storage: SimpleNamespace, question: Message) -> Message:
-    answer: Message = await storage.attaching.answer(question)
+    answer: Message = await storage.attaching.answer(question, ROOT)
     return answer
 
 

@@ -1,0 +1,39 @@
+"""VMs on their way to being off: the power button is pressed now and then, and a guest has so long to obey. Pure."""
+
+from enum import Enum
+
+from specs.ids import VmId
+
+STOP_S = 60.0  # how long a guest may take to obey the power button
+PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first press
+IGNORED = f"the guest ignored the power button for {STOP_S:.0f} s"
+
+
+class Due(Enum):
+    NOTHING = "nothing"
+    PRESS = "press"
+    OVER = "over"  # it had its time
+
+
+class Stopping:
+    """By VM; in memory alone, so that a daemon that starts again gives each guest its time anew."""
+
+    def __init__(self) -> None:
+        self._by_s: dict[VmId, tuple[float, float]] = {}  # (the end, the next press)
+
+    def pressed(self, vm_id: VmId, now_s: float) -> None:
+        self._by_s[vm_id] = now_s + STOP_S, now_s + PRESS_AGAIN_S
+
+    def over(self, vm_id: VmId) -> None:
+        self._by_s.pop(vm_id, None)
+
+    def due(self, vm_id: VmId, now_s: float) -> Due:
+        """What has to be done for a VM that is stopping; whoever asks does it."""
+        end_s, press_s = self._by_s.setdefault(vm_id, (now_s + STOP_S, now_s))
+        if end_s <= now_s:
+            del self._by_s[vm_id]
+            return Due.OVER
+        if press_s <= now_s:
+            self._by_s[vm_id] = end_s, now_s + PRESS_AGAIN_S
+            return Due.PRESS
+        return Due.NOTHING

@@ -1,0 +1,271 @@
+"""`electros realm invite, status, hosts, remove`: the realm's hosts, as its issuers and its hosts know them."""
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.issuers import UNKNOWN_HERE, Standing, at_issuer, find, members, standing
+from matcher.cli.moments import DAY_S, age, moment, moment_document
+from matcher.cli.output import Output, Table, emit, note, printable
+from matcher.cli.session import Session, session, tell_silent
+from matcher.cli.tokens import emit_token
+from matcher.net.client import Said
+from matcher.trust.principal import name_problem
+from matcher.wire.messages import Answer, Role
+from matcher.wire.realm import Done, Invited, InviteHost, Member, RealmStatus, Revoke
+
+STALE_S = DAY_S  # a host that has heard no issuer for so long warns
+SOON_S = 10 * DAY_S  # a host renews its leaf of 30 days at two thirds: with less left, it has not
+
+All = Annotated[bool, Parameter(name=["--all", "-a"], help="those revoked or expired as well", negative="")]
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], help="do not ask", negative="")]
+Why = Annotated[str, Parameter(help="a word for the records, 120 characters at most")]
+
+
+def invite(host: str = "", *, output: Output = "table") -> None:
+    """Print a token with which one new host joins; it is good once, for 15 minutes, at the host that made it.
+
+    The token alone goes to stdout:  ssh root@h2 atomd join $(electros realm invite h2)
+
+    Parameters
+    ----------
+    host
+        What people will call the new host; without it, the host says its own name.
+    """
+    if host and (problem := name_problem(host)):
+        raise Failure(Exit.USAGE, problem)
+    with session() as mine:
+        _, invited = at_issuer(mine, "/v1/realm/hosts", InviteHost(host), Invited)
+        emit_token(mine, output, invited, "host", host)
+
+
+def status(*, output: Output = "table") -> None:
+    """Show what each host knows of the realm, and what needs an admin's eye."""
+    with session() as mine:
+        now = standing(mine)
+    document = _status_document(now)
+    rows = [
+        (
+            host["host"],
+            "yes" if host["issues"] else "",
+            host["epoch"],
+            _age(host["fresh_s"]),
+            host["revocations"],
+            host["key_number"],
+            host["tokens_pending"],
+        )
+        for host in document["hosts"]
+    ]
+    head = f"realm {document['name']} ({document['id']}), epoch {document['epoch']}"
+    notes = [head, f"issuers: {_issuers(document)}"]
+    notes += ["a new root takes over: electros realm rotate --finish ends that"] * document["rotating"]
+    notes += [f"warning: {warning}" for warning in document["warnings"]]
+    columns = ("HOST", "ISSUES", "EPOCH", "HEARD AN ISSUER", "REVOCATIONS", "TAG KEY", "TOKENS")
+    emit(output, {"realm": document}, Table(columns, rows, [host["host"] for host in document["hosts"]], notes))
+    tell_silent(now.heard)
+
+
+def hosts(
+    *,
+    all_: All = False,
+    output: Output = "table",
+) -> None:
+    """List the realm's hosts: who is a member, until when, how fresh their knowledge is, and where they answer."""
+    with session() as mine:
+        now = standing(mine)
+        known, silent = members(mine, now.issuing)
+    listed = [each for each in known if each.kind == "host" and (all_ or each.state == "member")]
+    shown = [_host_document(member, now) for member in listed]
+    shown += _strangers(known, now)
+    rows = [
+        (
+            host["name"],
+            host["id"][:16],
+            host["state"],
+            host["until_text"],
+            _age(host["fresh_s"]) if host["address"] else "-",
+            "yes" if host["issues"] else "",
+            host["address"] or "does not answer",
+        )
+        for host in shown
+    ]
+    documents = [{key: value for key, value in host.items() if key != "until_text"} for host in shown]
+    columns = ("HOST", "ID", "STATE", "UNTIL", "HEARD AN ISSUER", "ISSUES", "ADDRESS")
+    emit(output, {"hosts": documents}, Table(columns, rows, [host["name"] for host in shown]))
+    if silent:
+        note(f"electros: hosts that {', '.join(silent)} may have let in are missing: not to be asked now")
+
+
+def remove(host: str, *, why: Why = "", yes: Yes = False, output: Output = "table") -> None:
+    """Revoke a host for good: no host and no user trusts it any more, at once and everywhere.
+
+    What runs there goes on running, out of reach of electros: stop or move VMs first. A host that comes again joins
+    with a new token and a new key.
+
+    Parameters
+    ----------
+    host
+        Its name, or the start of its id.
+    """
+    with session() as mine:
+        now = standing(mine)
+        member = find(members(mine, now.issuing)[0], "host", host)
+        if member.state == "revoked":
+            raise Failure(Exit.FAILED, f"{member.name} was revoked already", helps="electros realm hosts --all")
+        for warning in _before_removal(member, now):
+            note(f"electros: {warning}")
+        confirm(f"Remove host {member.name} ({member.id[:16]}) from the realm for good?", yes=yes)
+        others = [door for door in now.issuing if door.host_id != member.id]
+        done = revoke(mine, member, why, [*others, *(door for door in now.issuing if door.host_id == member.id)])
+    told_done(output, {"removed": {"kind": "host", "name": member.name, "id": member.id}}, member.name, done)
+
+
+# ---- what users are revoked with as well
+
+
+def revoke(mine: Session, member: Member, why: str, among: Any) -> Done:
+    """By its id, since another may bear its name by now. Raises `Failure`."""
+    if len(why) > 120:
+        raise Failure(Exit.USAGE, "--why takes 120 characters at most")
+    asked = Revoke(member.kind, member.id, why)
+    return at_issuer(mine, "/v1/realm/revocations", asked, Done, go_on=UNKNOWN_HERE, among=among)[1]
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """A person at a terminal is asked; a script knows what it does. Raises `Failure`."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure(Exit.FAILED, "nothing was done", code="not-confirmed")
+
+
+def told_done(output: str, document: dict[str, Any], name: str, done: Done) -> None:
+    """For people the host's own sentence, on stderr; for programs the document."""
+    if output == "table":
+        note(f"electros: {done.said}")
+    else:
+        emit(output, document, Table(("NAME",), [(name,)], [name]))
+
+
+# ---- inside
+
+
+def _status_document(now: Standing) -> dict[str, Any]:
+    newest = max((status for _, status in now.hosts), key=lambda status: status.epoch)
+    return {
+        "id": newest.realm_id,
+        "name": newest.name,
+        "epoch": newest.epoch,
+        "issuers": list(newest.issuers),
+        "rotating": len(newest.roots) > 1,
+        "roots": list(newest.roots),
+        "key_number": max(status.key_number for _, status in now.hosts),
+        "hosts": [_status_of(status) for _, status in now.hosts],
+        "unanswered": [{"host": door.host, "why": why} for door, why in now.failed],
+        "warnings": list(_warnings(now, newest)),
+    }
+
+
+def _issuers(document: dict[str, Any]) -> str:
+    """By the names of their hosts, as far as these answer: a status names keys."""
+    names = [host["host"] for host in document["hosts"] if host["issues"]]
+    away = len(document["issuers"]) - len(names)
+    return ", ".join([*names, *[f"{away} on hosts that do not answer"] * (away > 0)]) or "none"
+
+
+def _status_of(status: RealmStatus) -> dict[str, Any]:
+    return {
+        "host": status.host,
+        "issues": status.issues_here,
+        "epoch": status.epoch,
+        "fresh_s": status.fresh_s if status.fresh_s >= 0 else None,
+        "revocations": status.revocations,
+        "key_number": status.key_number,
+        "tokens_pending": status.tokens_pending,
+    }
+
+
+def _warnings(now: Standing, newest: RealmStatus) -> list[str]:
+    said = [f"{door.host} could not be asked: {why}" for door, why in now.failed]
+    for _, status in now.hosts:
+        if not 0 <= status.fresh_s <= STALE_S:
+            heard = "never heard" if status.fresh_s < 0 else f"has not heard for {age(status.fresh_s)}"
+            said.append(f"{status.host} {heard} an issuer; after 7 days it takes no new VMs")
+        if status.epoch < newest.epoch:
+            said.append(f"{status.host} is at epoch {status.epoch}, others are at {newest.epoch}")
+    if len({status.revocations for _, status in now.hosts}) > 1:
+        said.append("hosts know of different revocations; if that lasts for more than a minute, look at their links")
+    if len(newest.issuers) == 1:
+        named = next((status.host for _, status in now.hosts if status.issues_here), newest.issuers[0])
+        other = next((status.host for _, status in now.hosts if not status.issues_here), "HOST")
+        said.append(f"if {named} dies, nobody can be invited, revoked or renewed: electros realm issuer add {other}")
+    elif not newest.issuers:
+        said.append("there is no issuer: nobody can be invited, revoked or renewed")
+    elif not now.issuing:
+        said.append("no issuer is among the hosts that answer")
+    return said
+
+
+def _host_document(member: Member, now: Standing) -> dict[str, Any]:
+    door, status = next(((d, s) for d, s in now.hosts if d.host_id == member.id), (None, None))
+    said = [each.address for each in now.heard.answers if each.host_id == member.id]
+    return {
+        "name": member.name,
+        "id": member.id,
+        "state": member.state,
+        "since": moment_document(member.since_s),
+        "until": moment_document(member.ends_s),
+        "until_text": moment(member.ends_s),
+        "address": door.address if door else next(iter(said), None),
+        "fresh_s": status.fresh_s if status and status.fresh_s >= 0 else None,
+        "issues": bool(status and status.issues_here),
+    }
+
+
+def _strangers(known: tuple[Member, ...], now: Standing) -> list[dict[str, Any]]:
+    """Hosts that answer, and that no issuer in reach has made: those of an issuer that is away."""
+    made = {member.id for member in known if member.kind == "host"}
+    return [
+        {
+            "name": status.host,
+            "id": door.host_id,
+            "state": "member",
+            "since": None,
+            "until": None,
+            "until_text": "-",
+            "address": door.address,
+            "fresh_s": status.fresh_s if status.fresh_s >= 0 else None,
+            "issues": status.issues_here,
+        }
+        for door, status in now.hosts
+        if door.host_id not in made
+    ]
+
+
+def _before_removal(member: Member, now: Standing) -> list[str]:
+    said = []
+    vms = sum(_vms(each) for each in now.heard.answers if each.host_id == member.id)
+    if vms:
+        count = "a VM" if vms == 1 else f"{vms} VMs"
+        said.append(f"{member.name} has {count}: what runs there goes on, and electros can't reach it any more")
+    issuing = [status.host for door, status in now.hosts if status.issues_here]
+    if any(door.host_id == member.id for door in now.issuing):
+        left = [name for name in issuing if name != member.name]
+        said.append(
+            f"{member.name} issues, and its issuer's key stays good: electros realm issuer remove {member.name}"
+            + ("" if left else "; nobody else in reach could invite, revoke or renew then")
+        )
+    return said
+
+
+def _vms(said: Said) -> int:
+    answer = said.message
+    return answer.vms if isinstance(answer, Answer) and answer.role is Role.COMPUTE else 0
+
+
+def _age(seconds: int | None) -> str:
+    return "never" if seconds is None or seconds < 0 else f"{age(seconds)} ago"

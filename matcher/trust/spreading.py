@@ -1,0 +1,230 @@
+"""How what one host knows of its realm reaches all the others: told at once, and asked for where something is missing.
+
+    something new (mine, or heard) --> Tell, and again a little later, as datagrams get lost
+    another's digest differs       --> Fetch from it, by HTTPS, within a second or so
+    every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
+    nobody tells anything          --> Fetch from somebody known of before: our tag key may be an old one
+
+After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987).
+Bundles only grow, so that the order in which things come does not matter. No I/O, no clock: times come in, what is to
+be done comes out. `Knowing` is an `Identity`; the simulator has one without files.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from matcher.trust.bundle import Bundle
+from matcher.trust.documents import Signed, read_documents
+from matcher.wire.framing import frame, unframe
+from matcher.wire.messages import Message
+from matcher.wire.realm import News, UserUse
+from specs.ids import HostId
+
+TELL_S = 30.0
+TELL_AGAIN_S = (0.25, 1.5, 6.0)  # after something new of our own
+TELL_ON_S = (0.2, 2.0)  # after something new of another's
+TELLINGS_MAX = 8
+FETCH_WITHIN_S = 1.0  # so that a hundred hosts that hear one news do not all ask at once
+FETCH_PAUSE_S = 5.0  # between two questions to one host
+SILENCE_S = 95.0  # three tellings missed
+FRESH_MAX_BYTES = 340  # of documents in one `News`: a heartbeat and a revocation, beside certificate and signature
+USES_MAX = 2  # users in one `News`; where there are more, more is told
+TELLS_MAX = 10  # in `TELL_S`, however many users there are
+RECENT_MAX = 64  # documents that are told with every news for a while
+RECENT_S = 120.0
+PEERS_MAX = 256
+
+
+class Knowing(Protocol):
+    """What a member knows; see `matcher.trust.identity.Identity`."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def key_number(self) -> int: ...
+
+    def learn(self, documents: Iterable[Signed[Message]], wall_s: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where another host was heard of last."""
+
+    host_id: HostId
+    name: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Multicast this to all hosts."""
+
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask this host for all it knows; `fetched` or `not_fetched` has to follow."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Put on the disk what was learned, before anything else."""
+
+
+Effect = Tell | Fetch | Save
+
+
+class Spreading:
+    """One host's part in it. `peers` are hosts that were known before, such as the one that this one joined at."""
+
+    def __init__(
+        self,
+        knowing: Knowing,
+        *,
+        host: str,
+        host_id: HostId,
+        port: int,
+        random: Random,
+        uses: Callable[[], Sequence[UserUse]] = tuple,
+        peers: Iterable[Peer] = (),
+        now_s: float,
+    ) -> None:
+        self.peers = {peer.host_id: peer for peer in peers}
+        self._knowing, self._host, self._host_id, self._port = knowing, host, host_id, port
+        self._random, self._uses = random, uses
+        self._told_uses = 0  # how many of them have had their turn
+        self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
+        self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]
+        self._fetch_at_s: dict[HostId, float] = {}
+        self._fetched_s: dict[HostId, float] = {}
+        self._silent_since_s = now_s - SILENCE_S + 5.0  # a host that starts soon asks somebody, if nobody tells
+
+    def next_deadline_s(self) -> float:
+        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._silent_since_s + SILENCE_S, float("inf"))
+
+    def made(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> list[Effect]:
+        """Our own issuer has made something, or an admin has brought it: told at once, and again."""
+        if not self._learn(documents, now_s, wall_s):
+            return []
+        self._tell_at_s = [now_s, *(now_s + self._random.uniform(0.8, 1.2) * later for later in TELL_AGAIN_S)]
+        return [Save(), *self._tell_if_due(now_s, wall_s)]
+
+    def tell_soon(self, now_s: float) -> None:
+        """What users have here has changed."""
+        if min(self._tell_at_s) > now_s + 1.0:
+            self._tell_at_s = [now_s + self._random.uniform(0.0, 1.0), *self._tell_at_s][:TELLINGS_MAX]
+
+    def heard(self, news: News, host_id: HostId, address: str, now_s: float, wall_s: float) -> list[Effect]:
+        """Another host tells what it knows."""
+        if host_id == self._host_id:
+            return []
+        self._silent_since_s = now_s
+        if news.front_door_port:
+            self._note_peer(Peer(host_id, news.host, address, news.front_door_port))
+        effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
+        behind = news.digest != self._knowing.bundle.digest or news.key_number > self._knowing.key_number
+        if behind and host_id in self.peers:
+            earliest_s = self._fetched_s.get(host_id, 0.0) + FETCH_PAUSE_S
+            at_s = max(now_s + self._random.uniform(0, FETCH_WITHIN_S), earliest_s)
+            self._fetch_at_s.setdefault(host_id, at_s)
+        else:
+            self._fetch_at_s.pop(host_id, None)
+        return effects
+
+    def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
+        """What a host gave: its bundle and its tag keys, framed."""
+        self._silent_since_s = now_s
+        self._fetched_s[peer.host_id] = now_s
+        return self._heard_of((d for part in unframe(answer) for d in read_documents(part)), now_s, wall_s)
+
+    def not_fetched(self, peer: Peer, now_s: float) -> None:
+        """It did not answer; another is asked next time."""
+        self._fetched_s[peer.host_id] = now_s
+
+    def tick(self, now_s: float, wall_s: float) -> list[Effect]:
+        effects = self._tell_if_due(now_s, wall_s)
+        for host_id in [host_id for host_id, at_s in self._fetch_at_s.items() if at_s <= now_s]:
+            del self._fetch_at_s[host_id]
+            self._fetched_s[host_id] = now_s
+            effects.append(Fetch(self.peers[host_id]))
+        if now_s >= self._silent_since_s + SILENCE_S:
+            self._silent_since_s = now_s
+            others = [peer for peer in self.peers.values() if peer.host_id != self._host_id]
+            effects += [Fetch(self._random.choice(others))] if others else []
+        return effects
+
+    # ---- inside
+
+    def _tell_if_due(self, now_s: float, wall_s: float) -> list[Effect]:
+        due = [at_s for at_s in self._tell_at_s if at_s <= now_s]
+        if not due:
+            return []
+        self._tell_at_s = [at_s for at_s in self._tell_at_s if at_s > now_s]
+        if not self._tell_at_s:
+            parts = min(TELLS_MAX, max(1, -(-len(self._uses()) // USES_MAX)))
+            self._tell_at_s = [now_s + self._random.uniform(0.8, 1.2) * TELL_S / parts]
+        return [Tell(self._news(now_s, wall_s))]
+
+    def _news(self, now_s: float, wall_s: float) -> News:
+        return News(
+            host=self._host,
+            sent_at_ms=int(wall_s * 1000),
+            digest=self._knowing.bundle.digest,
+            key_number=self._knowing.key_number,
+            front_door_port=self._port,
+            fresh=self._fresh(now_s),
+            uses=self._some_uses(),
+        )
+
+    def _some_uses(self) -> tuple[UserUse, ...]:
+        """Those whose turn it is."""
+        uses = tuple(self._uses())
+        start = self._told_uses if self._told_uses < len(uses) else 0
+        self._told_uses = start + USES_MAX
+        return uses[start : start + USES_MAX]
+
+    def _fresh(self, now_s: float) -> bytes:
+        """The newest heartbeat, then what became known of late, as far as it fits."""
+        self._recent = {data: since_s for data, since_s in self._recent.items() if now_s - since_s < RECENT_S}
+        beats = sorted(self._knowing.bundle.heartbeats.values(), key=lambda beat: -beat.says.at_ms)
+        chosen: list[bytes] = []
+        for data in (*reversed(self._recent), *(beat.data for beat in beats[:1])):
+            if len(frame([*chosen, data])) <= FRESH_MAX_BYTES:
+                chosen.append(data)
+        return frame(chosen)
+
+    def _heard_of(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> list[Effect]:
+        digest = self._knowing.bundle.digest
+        if not self._learn(documents, now_s, wall_s):
+            return []
+        if self._knowing.bundle.digest != digest:  # a heartbeat alone can wait for the next telling
+            self._tell_at_s.append(now_s + self._random.uniform(*TELL_ON_S))
+            del self._tell_at_s[:-TELLINGS_MAX]
+        return [Save()]
+
+    def _learn(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> bool:
+        before = self._knowing.bundle.revocations
+        if not self._knowing.learn(documents, wall_s):
+            return False
+        after = self._knowing.bundle.revocations
+        for digest in [digest for digest in after if digest not in before][-RECENT_MAX:]:
+            while len(self._recent) >= RECENT_MAX:
+                del self._recent[next(iter(self._recent))]
+            self._recent[after[digest].data] = now_s
+        return True
+
+    def _note_peer(self, peer: Peer) -> None:
+        self.peers.pop(peer.host_id, None)
+        while len(self.peers) >= PEERS_MAX:
+            gone = next(iter(self.peers))
+            del self.peers[gone]
+            self._fetch_at_s.pop(gone, None)
+            self._fetched_s.pop(gone, None)
+        self.peers[peer.host_id] = peer

@@ -1,0 +1,213 @@
+"""How a realm's word spreads: told, told again, fetched; on hosts that have no network but a list."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from matcher.trust.bundle import Bundle
+from matcher.trust.documents import Signed
+from matcher.trust.spreading import (
+    FETCH_PAUSE_S,
+    PEERS_MAX,
+    SILENCE_S,
+    TELL_S,
+    USES_MAX,
+    Effect,
+    Fetch,
+    Peer,
+    Save,
+    Spreading,
+    Tell,
+)
+from matcher.wire.codec import encode
+from matcher.wire.framing import frame, unframe
+from matcher.wire.messages import Message
+from matcher.wire.realm import News, Revocation, UserUse
+from specs.ids import HostId
+from tests.fakes.realms import Realm, make_realm
+
+WALL_S = 1_800_000_000.0
+
+
+@dataclass
+class Knowing:
+    """A member's knowledge without its files."""
+
+    bundle: Bundle
+    key_number: int = 1
+    learned: list[Message] = field(default_factory=list)
+
+    def learn(self, documents: object, wall_s: float) -> bool:
+        before = self.bundle
+        listed: list[Signed[Message]] = list(documents)  # type: ignore[call-overload]
+        self.learned += [document.says for document in listed]
+        self.bundle = before.merged(listed)
+        return self.bundle is not before
+
+
+@pytest.fixture(scope="module")
+def realm(tmp_path_factory: pytest.TempPathFactory) -> Realm:
+    return make_realm(tmp_path_factory.mktemp("realm"), "h1", "h2", "ann", "bob")
+
+
+def a_host(realm: Realm, name: str, *, peers: tuple[Peer, ...] = (), uses: tuple[UserUse, ...] = ()) -> Spreading:
+    return Spreading(
+        Knowing(realm["h0"].bundle),
+        host=name,
+        host_id=HostId(name.rjust(64, "0")),
+        port=7766,
+        random=Random(1),
+        uses=lambda: uses,
+        peers=peers,
+        now_s=0.0,
+    )
+
+
+def knows(host: Spreading) -> Knowing:
+    knowing = host._knowing
+    assert isinstance(knowing, Knowing)
+    return knowing
+
+
+def revoked(realm: Realm, name: str, tmp_path: Path) -> Signed[Revocation]:
+    """Without a trace in the shared realm."""
+    issuer, kept = realm.issuer, dict(realm.issuer._records)
+    try:
+        return issuer.revoke("user", name, "test", wall_s=WALL_S)
+    finally:
+        issuer._records.update(kept)
+
+
+def told(effects: list[Effect]) -> list[News]:
+    return [effect.news for effect in effects if isinstance(effect, Tell)]
+
+
+def ticks(host: Spreading, until_s: float, *, start_s: float = 0.0) -> list[tuple[float, Effect]]:
+    """All effects up to `until_s`, with their times, as a loop would perform them."""
+    done: list[tuple[float, Effect]] = []
+    now_s = start_s
+    while (now_s := max(now_s + 0.001, host.next_deadline_s())) <= until_s:
+        done += [(now_s, effect) for effect in host.tick(now_s, WALL_S)]
+    return done
+
+
+def test_what_an_issuer_makes_is_saved_before_it_is_told_and_told_again_three_times(
+    realm: Realm, tmp_path: Path
+) -> None:
+    host = a_host(realm, "h1")
+    revocation = revoked(realm, "ann", tmp_path)
+    first = host.made([revocation], 10.0, WALL_S)
+    assert isinstance(first[0], Save)
+    again = [effect for _, effect in ticks(host, 18.0, start_s=10.0)]
+    heard = told(first) + told(again)
+    assert len(heard) == 4
+    assert all(revocation.data in list(unframe(news.fresh)) for news in heard)
+
+
+def test_what_is_known_already_is_neither_saved_nor_told(realm: Realm, tmp_path: Path) -> None:
+    host = a_host(realm, "h1")
+    revocation = revoked(realm, "ann", tmp_path)
+    host.made([revocation], 10.0, WALL_S)
+    assert host.made([revocation], 10.1, WALL_S) == []
+
+
+def test_a_revocation_in_the_news_is_known_at_once_and_told_on(realm: Realm, tmp_path: Path) -> None:
+    first, second = a_host(realm, "h1"), a_host(realm, "h2")
+    (news,) = told(first.made([revoked(realm, "ann", tmp_path)], 10.0, WALL_S))
+    assert second.heard(news, HostId("1" * 64), "10.0.0.1", 10.0, WALL_S) == [Save()]
+    assert knows(second).bundle.digest == knows(first).bundle.digest
+    on = told([effect for _, effect in ticks(second, 12.5, start_s=10.0)])
+    assert on
+    assert on[0].fresh
+
+
+def test_another_digest_makes_a_host_ask_within_a_second_or_so(realm: Realm, tmp_path: Path) -> None:
+    first, second = a_host(realm, "h1"), a_host(realm, "h2")
+    knows(first).learn([revoked(realm, "ann", tmp_path)], WALL_S)
+    ticks(second, 9.0)
+    news = News("h1", 0, knows(first).bundle.digest, 1, 7766, b"")
+    second.heard(news, HostId("1" * 64), "10.0.0.1", 10.0, WALL_S)
+    asked = [effect for _, effect in ticks(second, 12.0, start_s=10.0) if isinstance(effect, Fetch)]
+    assert asked == [Fetch(Peer(HostId("1" * 64), "h1", "10.0.0.1", 7766))]
+    answer = frame([knows(first).bundle.to_bytes()])
+    assert Save() in second.fetched(asked[0].peer, answer, 12.0, WALL_S)
+    assert knows(second).bundle.digest == knows(first).bundle.digest
+
+
+def test_a_newer_tag_key_elsewhere_is_reason_enough_to_ask(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    ticks(host, 9.0)
+    host.heard(News("h2", 0, knows(host).bundle.digest, 2, 7766, b""), HostId("2" * 64), "10.0.0.2", 10.0, WALL_S)
+    assert [e for _, e in ticks(host, 12.0, start_s=10.0) if isinstance(e, Fetch)]
+
+
+def test_one_host_is_asked_only_now_and_then_however_much_it_tells(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    ticks(host, 9.0)
+    for step in range(200):
+        news = News("h2", step, bytes([step]) * 32, 1, 7766, b"")
+        host.heard(news, HostId("2" * 64), "10.0.0.2", 10.0 + step * 0.05, WALL_S)
+        for effect in host.tick(10.0 + step * 0.05, WALL_S):
+            if isinstance(effect, Fetch):
+                host.fetched(effect.peer, b"", 10.0 + step * 0.05, WALL_S)
+    assert len(host._fetched_s) == 1
+    times = [at for at, e in ticks(host, 60.0, start_s=20.0) if isinstance(e, Fetch)]
+    assert len(times) <= 1
+    assert host._fetched_s[HostId("2" * 64)] >= 10.0 + FETCH_PAUSE_S
+
+
+def test_every_host_tells_what_it_knows_about_twice_a_minute(realm: Realm) -> None:
+    tells = [at for at, effect in ticks(a_host(realm, "h1"), 600.0) if isinstance(effect, Tell)]
+    assert 600 / TELL_S * 0.8 <= len(tells) <= 600 / TELL_S * 1.3
+
+
+def test_a_host_that_hears_nobody_asks_somebody_it_knew(realm: Realm) -> None:
+    peer = Peer(HostId("2" * 64), "h2", "10.0.0.2", 7766)
+    host = a_host(realm, "h1", peers=(peer,))
+    asked = [(at, effect) for at, effect in ticks(host, 3 * SILENCE_S) if isinstance(effect, Fetch)]
+    assert asked[0][0] < 10.0
+    assert {effect for _, effect in asked} == {Fetch(peer)}
+    assert 3 <= len(asked) <= 4
+
+
+def test_a_host_that_hears_others_asks_nobody(realm: Realm) -> None:
+    host = a_host(realm, "h1", peers=(Peer(HostId("2" * 64), "h2", "10.0.0.2", 7766),))
+    for second in range(300):
+        news = News("h2", 0, knows(host).bundle.digest, 1, 7766, b"")
+        host.heard(news, HostId("2" * 64), "10.0.0.2", float(second), WALL_S)
+        assert not [effect for effect in host.tick(float(second), WALL_S) if isinstance(effect, Fetch)]
+
+
+def test_its_own_voice_is_no_news(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    news = News("h1", 0, b"x" * 32, 9, 7766, b"")
+    assert host.heard(news, HostId("h1".rjust(64, "0")), "10.0.0.1", 1.0, WALL_S) == []
+    assert host.peers == {}
+
+
+def test_peers_are_kept_up_to_a_limit_the_newest_first(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    for number in range(PEERS_MAX + 50):
+        news = News("h", 0, bytes(32), 1, 7766, b"")
+        host.heard(news, HostId(f"{number:064x}"), "10.0.0.9", 1.0, WALL_S)
+    assert len(host.peers) == PEERS_MAX
+    assert HostId(f"{PEERS_MAX + 49:064x}") in host.peers
+    assert len(host._fetch_at_s) <= PEERS_MAX
+
+
+def test_all_users_have_their_turn_in_the_news(realm: Realm) -> None:
+    uses = tuple(UserUse(f"{number:016x}", 1, 512, 1) for number in range(3 * USES_MAX + 1))
+    host = a_host(realm, "h1", uses=uses)
+    news = told([effect for _, effect in ticks(host, 2.5 * TELL_S)])
+    assert {use.user for each in news for use in each.uses} == {use.user for use in uses}
+
+
+def test_news_fit_a_datagram_beside_a_certificate(realm: Realm, tmp_path: Path) -> None:
+    uses = tuple(UserUse(f"{number:016x}", 4096, 2**40, 4096) for number in range(50))
+    host = a_host(realm, "h" * 64, uses=uses)
+    documents = [revoked(realm, name, tmp_path) for name in ("ann", "bob")]
+    (news,) = told(host.made(documents, 1.0, WALL_S))
+    assert news.fresh
+    assert len(encode(news)) <= 1200 - 30 - 64 - 480
