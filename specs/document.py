@@ -222,7 +222,10 @@ def _members(pairs: _Pairs, path: str, problems: list[Problem]) -> Iterator[tupl
     for key, _ in pairs:
         times[key] = times.get(key, 0) + 1
     for key, value in reversed(pairs):  # so that the first of a repeated key is the one kept
-        yield key, _plain(value, join_path(path, key), problems)
+        if is_text(key):
+            yield key, _plain(value, join_path(path, key), problems)
+        elif times.pop(key, 0):
+            problems.append(Problem(path, "has a field whose name holds half of a character (a lone surrogate)"))
     for key, count in times.items():
         if count > 1:
             problems.append(Problem(join_path(path, key), f"is written {count} times", "keep one of them"))

@@ -6,7 +6,7 @@ A list comes in pages: `after` is the id of the last row of the page before, emp
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, MaxLen
+from annotated_types import Ge, Le, MaxLen
 from pydantic import StringConstraints
 from pydantic.types import Strict
 
@@ -18,7 +18,7 @@ COUNTERS_MAX = 128
 
 After = Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{32})?$")]
 Why = Annotated[str, Strict(), StringConstraints(max_length=120)]
-Seconds = Annotated[int, Strict(), Ge(-1)]
+Seconds = Annotated[int, Strict(), Ge(-1), Le(2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Counter(Message):
     """How often something was dropped or counted since atomd started; `name` says where and what."""
 
     name: Label
-    count: Annotated[int, Strict(), Ge(0)]
+    count: Annotated[int, Strict(), Ge(0), Le(2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 import pytest
@@ -53,6 +53,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     longest = min(next((limit.max_length for limit in limits if isinstance(limit, MaxLen)), 4), 4)
     if get_origin(base) in (Union, UnionType):
         return st.one_of([st.none() if arm is type(None) else values(arm) for arm in get_args(base)])
+    if get_origin(base) is Literal:
+        return st.sampled_from(get_args(base))
     if get_origin(base) is tuple:
         return st.lists(values(get_args(base)[0]), max_size=longest).map(tuple)
     if is_dataclass(base):

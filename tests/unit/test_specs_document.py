@@ -107,6 +107,13 @@ def test_repeated_keys_nulls_infinities_and_half_characters_are_noted_with_their
     assert document.value["a"] == {"b": 1}
 
 
+def test_a_name_with_half_a_character_is_told_where_it_stands_and_not_read() -> None:
+    document = read_document('{"a": [{"b\\ud800": 1, "c": 2}], "\\udfffd": 1, "\\udfffd": 2}', what="")
+    said = "has a field whose name holds half of a character (a lone surrogate)"
+    assert [(problem.path, problem.problem) for problem in document.problems] == [("", said), ("a.0", said)]
+    assert document.value == {"a": [{"c": 2}]}
+
+
 def test_json5_keys_repeat_in_whatever_way_they_are_written() -> None:
     document = read_document("{a: 1, 'a': 2, \"\\u0061\": 3}", what="")
     assert [(problem.path, problem.problem) for problem in document.problems] == [("a", "is written 3 times")]
