@@ -205,6 +205,7 @@ class FakeDesk:
 
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused:
         self.revoke_now(revoke.member)
+        await trio.sleep(0.05)  # others are told
         return Done("revoked")
 
     def revoke_now(self, name: str) -> None:
