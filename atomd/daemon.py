@@ -40,7 +40,6 @@ from matcher.net.upkeep import Upkeep, stale
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
-from matcher.trust.issuing import open_issuer
 from matcher.wire.messages import Accelerator, Refused, Role
 from specs.ids import HostId
 
@@ -103,16 +102,14 @@ async def _serve(
         quota=quota,
         ledger=core.ledger,
     )
-    issuer = open_issuer(config.issuer, identity)
     upkeep = Upkeep(
         identity,
         port=config.front_door_port,
         multicast_port=config.multicast_port,
-        issuer=issuer,
         uses=lambda: uses_here(quota, compute.vms.values(), core.ledger.committed()),
         hears_uses=uses.eat,
     )
-    desk = Desk(upkeep, issuer=issuer, port=config.front_door_port, audit=audit)
+    desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)

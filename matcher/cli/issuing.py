@@ -17,8 +17,8 @@ from matcher.cli.roster import Yes, confirm
 from matcher.cli.session import Session, session
 from matcher.trust.certificates import Untrusted
 from matcher.trust.documents import key_id
-from matcher.trust.realm import next_anchor
 from matcher.trust.requests import read_request
+from matcher.trust.root import RealmError, next_anchor
 from matcher.wire.realm import Renew
 
 PATH = "/v1/realm/issuers"  # POST: this host's issuer key, made if there is none, as a request
@@ -66,13 +66,16 @@ def _change(host: str, folder: Path | None, output: str, *, is_added: bool) -> N
         if is_there != is_added:
             if not is_added and len(known) == 1:
                 raise Failure(Exit.FAILED, f"{host} is the only issuer, and stays", helps="electros realm issuer add")
-            anchor = next_anchor(
-                root,
-                bundle,
-                wall_s=time.time(),
-                add=key if is_added else None,
-                drop=None if is_added else key_name,
-            )
+            try:
+                anchor = next_anchor(
+                    root,
+                    bundle,
+                    wall_s=time.time(),
+                    add=key if is_added else None,
+                    drop=None if is_added else key_name,
+                )
+            except RealmError as error:
+                raise Failure(Exit.FAILED, str(error), helps="electros realm status") from None
             adopt(mine, anchor)
         taken, missed = hand_out(mine, tuple(door for door, _ in now.hosts))
         epoch = mine.client.identity.bundle.anchor.epoch

@@ -7,6 +7,7 @@ revoke. Each change is on the disk before it is answered, told to all hosts, and
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from matcher.net.audit import Audit
@@ -16,7 +17,7 @@ from matcher.net.upkeep import Upkeep, own_addresses
 from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import public_key_of
 from matcher.trust.documents import Signed, read_documents
-from matcher.trust.issuing import IssueError, Issuer
+from matcher.trust.issuing import IssueError, make_issuer_key, open_issuer
 from matcher.trust.joining import admit
 from matcher.trust.principal import Principal, PrincipalKind, fingerprint
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
@@ -43,10 +44,13 @@ T = TypeVar("T")
 
 
 class Desk:
-    """Implements what `matcher.net.door` wants of a realm's desk. `issuer`: the one on this host, if there is one."""
+    """Implements what `matcher.net.door` wants of a realm's desk. An empty `issuer_folder`: it issues nothing."""
 
-    def __init__(self, upkeep: Upkeep, *, issuer: Issuer | None, port: int, audit: Audit) -> None:
-        self._upkeep, self._issuer, self._port, self._audit = upkeep, issuer, port, audit
+    def __init__(self, upkeep: Upkeep, *, issuer_folder: Path, port: int, audit: Audit) -> None:
+        """Raises `IdentityError` where there is an issuer that can't be used."""
+        self._upkeep, self._port, self._audit = upkeep, port, audit
+        self._issuer_folder = issuer_folder
+        self._issuer = upkeep.issuer = open_issuer(issuer_folder, upkeep.identity)
         self._identity = upkeep.identity
         self._tokens = Tokens()
 
@@ -54,7 +58,7 @@ class Desk:
 
     def status(self) -> RealmStatus:
         bundle, wall_s = self._identity.bundle, time.time()
-        heard_s = bundle.heard_s()
+        heard_s = bundle.heard_s(wall_s)
         return RealmStatus(
             realm_id=bundle.anchor.realm_id,
             name=bundle.anchor.name,
@@ -136,6 +140,16 @@ class Desk:
         return refusal or Done(
             f"{ask.kind} {named.name if named else ask.member} is revoked: here now, everywhere else in a moment"
         )
+
+    async def make_issuer(self, caller: Caller) -> Renew | Refused:
+        def make() -> Renew:
+            if self._issuer is None:
+                make_issuer_key(self._issuer_folder)
+                self._issuer = self._upkeep.issuer = open_issuer(self._issuer_folder, self._identity)
+            assert self._issuer is not None
+            return Renew(self._issuer.request(self._identity.principal.name))
+
+        return self._tried(make, caller, "realm.issuer", f"host {self._identity.principal.name}")
 
     def members(self, caller: Caller) -> Members | Refused:
         if self._issuer is None:

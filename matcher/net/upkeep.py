@@ -50,7 +50,7 @@ def stale(identity: Identity, wall_s: float) -> str | None:
     it may."""
     if not identity.verifier.is_member("host", identity.principal.id):
         return "it was removed from its realm"
-    heard_s = identity.bundle.heard_s()
+    heard_s = identity.bundle.heard_s(wall_s)
     if heard_s is not None and wall_s - heard_s < STALE_AFTER_S:
         return None
     age = f"for {(wall_s - heard_s) / 86_400:.0f} days" if heard_s is not None else "ever"
@@ -66,11 +66,11 @@ class Upkeep:
         *,
         port: int,
         multicast_port: int = multicast.PORT,
-        issuer: Issuer | None = None,
         uses: Callable[[], Sequence[UserUse]] = tuple,
         hears_uses: Callable[[HostId, str, Sequence[UserUse], float], None] = lambda *_: None,
     ) -> None:
-        self.identity, self.issuer = identity, issuer
+        self.identity = identity
+        self.issuer: Issuer | None = None  # of this host, where it has one
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
         self._spreading = Spreading(
             identity,
@@ -254,7 +254,7 @@ class Upkeep:
             log.error("a renewed certificate can't be used: %s", error)
 
     def _warn(self, wall_s: float) -> None:
-        heard_s = self.identity.bundle.heard_s()
+        heard_s = self.identity.bundle.heard_s(wall_s)
         is_old = heard_s is None or wall_s - heard_s > WARN_AFTER_S
         if is_old and now_s() > self._warn_s + WARN_AGAIN_S:
             self._warn_s = now_s()
@@ -278,7 +278,7 @@ def _sealed(news: News, identity: Identity) -> bytes | None:
     """With the older tag key while both are good, so that who has not heard of the new one can read it."""
     realm: RealmSecret = identity.realm
     if realm.older:
-        realm = dataclasses.replace(realm, tag_key=realm.older[0], older=())
+        realm = dataclasses.replace(realm, tag_key=realm.older[-1], older=())
     for fitting in (news, dataclasses.replace(news, uses=()), dataclasses.replace(news, uses=(), fresh=b"")):
         with contextlib.suppress(TooLong):
             return seal(Kind.NEWS, encode(fitting), realm=realm, signer=identity, audience=HOSTS)

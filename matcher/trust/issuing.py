@@ -14,7 +14,12 @@ from typing import Annotated
 
 from annotated_types import MaxLen
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
 
 from matcher.trust import files
 from matcher.trust.bundle import SCOPE_TO_REVOKE, Bundle, IssuerEntry
@@ -32,7 +37,7 @@ from matcher.trust.documents import Signed, key_id, write_document
 from matcher.trust.grants import NOTHING, grant_problem
 from matcher.trust.identity import Identity, IdentityError, load_key
 from matcher.trust.principal import PrincipalKind, fingerprint, name_problem
-from matcher.trust.requests import read_request
+from matcher.trust.requests import make_request, read_request
 from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire.codec import BadBytes, from_json, to_json
 from matcher.wire.envelope import TAG_KEY_BYTES
@@ -190,6 +195,10 @@ class Issuer:
                 furthest[member] = signed.says
         return [write_document(says, self._key) for says in furthest.values()]
 
+    def request(self, name: str) -> bytes:
+        """For the root, to be named in the next anchor; DER."""
+        return make_request(self._key, name)
+
     def heartbeat(self, wall_s: float) -> Signed[Heartbeat] | None:
         entry = self.entry
         if entry is None:
@@ -346,6 +355,13 @@ class Issuer:
         if member.state != "revoked" and not self._verifier.is_member(member.kind, member.id):
             return replace(member, state="revoked")  # by another issuer
         return replace(member, state="expired") if member.state == "member" and wall_s > member.ends_s else member
+
+
+def make_issuer_key(folder: Path) -> None:
+    """A key for an issuer that the root has to name yet. Raises `OSError`."""
+    files.make_folder(folder)
+    if not (folder / "key.pem").exists():
+        files.write(folder / "key.pem", files.key_pem(generate_private_key(SECP256R1())))
 
 
 def open_issuer(folder: Path, identity: Identity) -> Issuer | None:

@@ -1,19 +1,77 @@
-"""A lab of its own for those who attack it: two hosts and a client, raised once for the session."""
+"""A lab to be attacked: raised once, under a name of its own, and held to be as it was after each attack."""
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.lab.conftest import Lab, raised, until
+from tests.lab.conftest import ROOT, Lab, raised, until
+from tests.lab.vms import electros
+
+HOSTS = ("h1", "h2")
+DAEMONS = ("atomd", "storaged")
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    with raised("attacks", "-n", "2") as lab:
+def target() -> Iterator[Lab]:
+    with raised("attacked", "-n", "2") as lab:
+        electros(lab, "hosts")
         yield lab
+
+
+@pytest.fixture(scope="session")
+def lab(target: Lab) -> Lab:
+    """The same, for users who attack it with a certificate of their own."""
+    return target
 
 
 @pytest.fixture(name="until", scope="session")
 def until_fixture() -> Callable[..., Any]:
     return until
+
+
+class Enemy:
+    """Whoever sits on the same link: runs `tests.attacks.enemy` in the client's namespaces."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def does(self, **job: Any) -> Any:
+        """The job's own answer."""
+        python = str(ROOT / ".venv/bin/python")
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.attacks.enemy import main; main()"
+        done = self.lab.exec("client", python, "-c", code, json.dumps(job), timeout_s=120)
+        return json.loads(done.stdout)
+
+    def popen(self, **job: Any) -> "subprocess.Popen[str]":
+        python = str(ROOT / ".venv/bin/python")
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.attacks.enemy import main; main()"
+        return self.lab.popen("client", python, "-c", code, json.dumps(job))
+
+
+@pytest.fixture
+def enemy(target: Lab) -> Enemy:
+    return Enemy(target)
+
+
+def standing(lab: Lab) -> dict[str, Any]:
+    """What no attack may change: processes, VMs, domains, and what was audited as done."""
+    pids = {f"{host} {daemon}": lab.daemon(host, daemon)["pid"] for host in HOSTS for daemon in DAEMONS}
+    done = []
+    for host in HOSTS:
+        audit = lab.folder(host) / "lib" / "audit.jsonl"
+        lines = audit.read_text().splitlines() if audit.exists() else []
+        done += [line for line in lines if json.loads(line)["outcome"] == "ok"]
+    domains = {host: lab.virsh(host, "list", "--all", "--name") for host in HOSTS}
+    return {"pids": pids, "done": done, "domains": domains, "vms": electros(lab, "ps").document["vms"]}
+
+
+@contextmanager
+def nothing_changes(lab: Lab) -> Iterator[None]:
+    before = standing(lab)
+    yield
+    assert standing(lab) == before
+    assert {host["name"] for host in electros(lab, "hosts").document["hosts"]} == set(HOSTS)

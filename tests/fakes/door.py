@@ -204,8 +204,12 @@ class FakeDesk:
         self.host.learn([revocation], time.time())
         return Done("another grant")
 
+    async def make_issuer(self, caller: Caller) -> Renew | Refused:
+        return Renew(self.realm.issuer.request("h0"))
+
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused:
         self.revoke_now(revoke.member)
+        await trio.sleep(0.05)  # others are told
         return Done("revoked")
 
     def revoke_now(self, name: str) -> None:

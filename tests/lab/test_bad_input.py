@@ -295,7 +295,10 @@ def full_disk(lab: Any, host: str) -> Iterator[None]:
     daemons = ("storaged", "atomd")
     for daemon in daemons:
         lab.stop(host, daemon)
-    lab.exec(host, "mount", "-t", "tmpfs", "-o", "size=1m", "full", "/var/lib/atomos")
+    state, kept = "/var/lib/atomos", "/run/kept"
+    lab.exec(host, "sh", "-c", f"mkdir -p {kept} && cp -a {state}/identity {kept}; cp -a {state}/issuer {kept}; true")
+    lab.exec(host, "mount", "-t", "tmpfs", "-o", "size=1m", "full", state)
+    lab.exec(host, "sh", "-c", f"cp -a {kept}/. {state}/ && rm -r {kept}")  # who it is, it is still
     try:
         for daemon in daemons:
             lab.start(host, daemon)

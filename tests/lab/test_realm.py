@@ -106,7 +106,7 @@ def test_a_user_has_what_was_granted_and_not_more(fresh: Lab, root: Person, home
     assert "ann" in json.dumps(who)
     vm = ann.asks("run", spec(home), "--name", "first", "--rank", 'host == "h1"')["vm"]
     assert vm["host"] == "h1"
-    until(lambda: "grant" in ann.says("pledge", spec(home), code=None).err, within_s=20)
+    until(lambda: not ann.asks("pledge", spec(home))["offers"], within_s=20)
     refused = ann.says("run", spec(home), "--name", "second", code=3)
     assert "grant" in refused.err, "on h1 by its own ledger, on h2 by what h1 tells"
     assert ann.says("user", "add", "eve", code=None).code == 5
@@ -183,6 +183,17 @@ def test_the_root_key_leaves_and_comes_back_for_a_new_root(fresh: Lab, root: Per
     assert hosts(erna) == {"h1", "h2"}
     root.says("realm", "rotate", "--finish")
     assert hosts(erna) == {"h1", "h2"}
+
+
+def test_another_host_becomes_an_issuer_and_stands_in_for_the_first(fresh: Lab, root: Person, home: Path) -> None:
+    root.says("realm", "issuer", "add", "h2")
+    fresh.stop("h1", "atomd")
+    gustav = user(root, home, "gustav")
+    assert hosts(gustav) == {"h2"} or hosts(gustav) == {"h1", "h2"}, "storage of h1 may answer"
+    root.says("user", "revoke", "gustav")
+    fresh.start("h1", "atomd")
+    until(lambda: "h1" in hosts(root))
+    root.says("realm", "issuer", "remove", "h2")
 
 
 def test_a_client_without_a_name_says_whom_to_ask(fresh: Lab, root: Person, home: Path) -> None:

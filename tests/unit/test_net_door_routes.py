@@ -37,7 +37,7 @@ def test_what_changes_something_or_shows_somebody_needs_a_verb() -> None:
 
 def test_the_realms_own_matters_are_for_admins() -> None:
     admins = {route.name for route in ROUTES if route.verb is Verb.ADMIN}
-    assert admins == {"invite_host", "invite_user", "change_grant", "revoke", "members"}
+    assert admins == {"invite_host", "invite_user", "change_grant", "revoke", "make_issuer", "members"}
 
 
 def test_a_superseded_leaf_is_good_for_one_route() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from matcher.net.audit import Audit
 from matcher.net.intake import Intake
+from matcher.net.local import Peer
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
@@ -93,7 +94,7 @@ class Storage:
         )  # fmt: skip
 
     async def attach(self, envelope: bytes) -> Attached | Refused:
-        answer = await self.attaching.answer(Attach(envelope))
+        answer = await self.attaching.answer(Attach(envelope), Peer(1, 0, frozenset((0,))))
         assert isinstance(answer, Attached | Refused)
         return answer
 

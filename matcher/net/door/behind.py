@@ -93,6 +93,10 @@ class Desk(Protocol):
 
     async def revoke(self, revoke: Revoke, caller: Caller) -> Done | Refused: ...
 
+    async def make_issuer(self, caller: Caller) -> Renew | Refused:
+        """The request for the key of an issuer on this host, made where there is none; the root has to name it yet."""
+        ...
+
     def members(self, caller: Caller) -> Members | Refused: ...
 
     def denied(self, caller: Caller, asked: str, why: str) -> None:

@@ -30,6 +30,7 @@ class RealmRooms:
             "invite_user": self._invite_user,
             "change_grant": self._change_grant,
             "revoke": self._revoke,
+            "make_issuer": self._make_issuer,
             "members": self._members,
         }
 
@@ -65,6 +66,9 @@ class RealmRooms:
 
     async def _revoke(self, asking: Asking) -> Response:
         return said(granted(await self._desk.revoke(await asking.message(Revoke), asking.caller)))
+
+    async def _make_issuer(self, asking: Asking) -> Response:
+        return said(granted(await self._desk.make_issuer(asking.caller)))
 
     async def _members(self, asking: Asking) -> Response:
         return said(granted(self._desk.members(asking.caller)))

@@ -204,6 +204,7 @@ ROUTES: tuple[Route, ...] = (
         verb=Verb.ADMIN,
         lasts=True,
     ),
+    Route("make_issuer", "POST", "/v1/realm/issuers", "A key for an issuer on this host", Renew, verb=Verb.ADMIN),
     Route("members", "GET", "/v1/realm/members", "All whom the issuer here knows", Members, verb=Verb.ADMIN),
 )
 
