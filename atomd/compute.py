@@ -17,6 +17,7 @@ from typing import assert_never
 
 from atomd import refusals as no
 from atomd.admission import Admission, is_as_pledged
+from atomd.closed import Closed
 from atomd.effects import (
     AttachVolumes,
     Changed,
@@ -37,16 +38,12 @@ from atomd.lease import Lease
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import not_next, refused, too_old, unattached
-from atomd.stopping import IGNORED, Due, Stopping
+from atomd.refusals import name_taken, not_next, refused, too_old, unattached
+from atomd.stopping import IGNORED, Due, Stopping, why_evicted
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Attached, Confirm, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
-
-REFUSALS_MAX = 1024  # remembered, so that a repeated confirm gets the answer that the first one got
-EVICTED = "its sysadmin ended it"
-ABANDONED_MAX = 4096  # an abandoned offer's hold is freed at once, so that forgetting the oldest is harmless
 
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one
 
@@ -60,14 +57,12 @@ class Compute:
         self.vms: dict[VmId, Vm] = {}
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
-        self._ledger, self._offering = ledger, offering
-        self._admission = admission
+        self._ledger, self._offering, self._admission = ledger, offering, admission
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
         self._busy: set[VmId] = set()
         self._stopping = Stopping()
         self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
-        self._abandoned: dict[OfferId, None] = {}  # in the order of arrival
-        self._refusals: dict[OfferId, Refused] = {}
+        self._closed = Closed()
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
         self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
 
@@ -79,12 +74,12 @@ class Compute:
         One generation of a VM counts, the newest. Below a PREPARED one, the stopped one that it would replace is kept;
         any other older row is one that could not be forgotten in time.
         """
-        self._abandoned.update(dict.fromkeys(abandoned))
+        for offer_id in abandoned:
+            self._closed.abandon(offer_id)
         for vm in sorted(vms, key=lambda vm: vm.generation):
             before = self.vms.get(vm.vm_id)
             if before is not None:
-                keeps = vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED)
-                if keeps:
+                if vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED):
                     self._older[before.vm_id] = before
                 else:
                     self._litter[before.vm_id, before.generation] = before
@@ -104,7 +99,7 @@ class Compute:
         refusal = refused("journal", "journal", "a durable note of this step", why, "free space on the host's disk")
         match failed:
             case JournalAbandoned(offer_id=offer_id):
-                self._abandoned.pop(offer_id, None)
+                self._closed.not_abandoned(offer_id)
                 return refusal, []
             case JournalForget(vm=vm):
                 self._litter[vm.vm_id, vm.generation] = vm
@@ -119,7 +114,7 @@ class Compute:
     def _step_back(self, vm: Vm, before: Vm | None, refusal: Refused) -> Effects:
         if before is not None and before.state is not State.PREPARED:
             self.vms[vm.vm_id] = before
-            self._refusals.pop(before.offer_id, None)  # it stands, as promised
+            self._closed.reopen(before.offer_id)  # it stands, as promised
             if before.state in RUNS:
                 self._ledger.restore(before.offer_id, before.claim)
             return [Changed(vm.vm_id)]
@@ -150,7 +145,7 @@ class Compute:
             if taken.confirm == confirm and taken.user_id == user_id:
                 return []
             return refused("another-body", "confirm", "this offer", "taken with other words", "run it again")
-        refusal = self._refusals.get(offer_id) or self._objection(confirm, user, moment)
+        refusal = self._closed.refusal(offer_id) or self._objection(confirm, user, moment)
         if refusal is not None:
             return self._refuse(offer_id, user_id, refusal, moment.now_s)
         claim = self._ledger.commit(offer_id, user, moment.now_s)
@@ -167,8 +162,8 @@ class Compute:
 
     def outcome(self, offer_id: OfferId) -> Vm | Refused | None:
         """What became of a confirm: the VM once it is promised, the refusal, or `None` while it is being decided."""
-        if offer_id in self._refusals:
-            return self._refusals[offer_id]
+        if (refusal := self._closed.refusal(offer_id)) is not None:
+            return refusal
         vm = self._taken(offer_id)
         if vm is None or vm.state is State.PREPARED:
             return None
@@ -186,11 +181,9 @@ class Compute:
             return None, []
         if hold is not None:
             self._ledger.release(offer_id)
-        while len(self._abandoned) >= ABANDONED_MAX:
-            del self._abandoned[next(iter(self._abandoned))]
-        self._abandoned[offer_id] = None
+        self._closed.abandon(offer_id)
         if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
-            self._remember(offer_id, no.ABANDONED)
+            self._closed.refuse(offer_id, no.ABANDONED)
             if mine.vm_id in self._busy:  # else it was restored, and reconcile undoes it
                 self.vms[mine.vm_id] = mine.to(State.REMOVING)
         return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
@@ -227,7 +220,7 @@ class Compute:
             return []
         if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
             return self._not_now(vm, "evict")
-        evicted = dataclasses.replace(vm, state=State.STOPPING, why=f"{EVICTED}: {why}" if why else EVICTED)
+        evicted = dataclasses.replace(vm, state=State.STOPPING, why=why_evicted(why))
         self.vms[vm.vm_id] = evicted
         if vm.state is State.RUNNING:
             self._stopping.pressed(vm.vm_id, now_s)
@@ -263,9 +256,7 @@ class Compute:
         if vm is None or vm.state is not State.COMMITTED:
             return []
         self._busy.discard(vm_id)
-        if failure is not None:
-            return self._end(vm, State.FAILED, failure)
-        return self._run(vm)
+        return self._end(vm, State.FAILED, failure) if failure is not None else self._run(vm)
 
     def start_unknown(self, vm_id: VmId) -> None:
         """libvirt did not say: the domain may come yet. Reconcile looks for it by its UUID."""
@@ -329,7 +320,7 @@ class Compute:
             return refused("wrong-host", "confirm", "another host", "this is not it", "send it to the host it names")
         if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
             return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
-        if offer_id in self._abandoned:
+        if self._closed.is_abandoned(offer_id):
             return no.ABANDONED
         hold = self._ledger.held(offer_id, moment.now_s)
         if hold is None or hold.user_id != user_id:
@@ -337,20 +328,14 @@ class Compute:
         pledge = self._offering.pledged(hold.pledge_id, user_id)
         if pledge is None or not is_as_pledged(confirm, pledge):
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
-        if (
-            vm is not None
-            and (
-                objection := not_next(
-                    vm, confirm, user_id, busy=vm.vm_id in self._busy, undone=vm.offer_id in self._refusals
-                )
-            )
-            is not None
-        ):
-            return objection
+        if vm is not None:
+            undone = self._closed.is_refused(vm.offer_id)
+            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._busy, undone=undone)
+            if objection is not None:
+                return objection
         others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
         if confirm.name and any(other.confirm.name == confirm.name for other in others):
-            hint = "choose another name, or remove that one: electros rm"
-            return refused("name-taken", "name", confirm.name, "you have a VM of that name here", hint)
+            return name_taken(confirm.name)
         return self._admission.against_confirm(confirm, hold.claim, user, self._ledger.committed(), moment)
 
     def _taken(self, offer_id: OfferId) -> Vm | None:
@@ -364,14 +349,14 @@ class Compute:
         if older is not None and older.offer_id == abandon.offer_id:
             return older
         meant = vm.offer_id == abandon.offer_id or vm.generation > abandon.generation
-        was_promised = vm.state is State.REMOVING and vm.offer_id not in self._refusals
+        was_promised = vm.state is State.REMOVING and not self._closed.is_refused(vm.offer_id)
         return vm if meant and (vm.state in PROMISED or was_promised) else None
 
     def _refuse(self, offer_id: OfferId, user_id: UserId, refusal: Refused, now_s: float) -> Refused:
         hold = self._ledger.held(offer_id, now_s)
         if hold is not None and hold.user_id == user_id:
             self._ledger.release(offer_id)
-            self._remember(offer_id, refusal)
+            self._closed.refuse(offer_id, refusal)
         return refusal
 
     def _commit(self, vm: Vm, attached: Attached) -> Effects:
@@ -418,7 +403,7 @@ class Compute:
 
     def _undo(self, vm: Vm, refusal: Refused) -> Effects:
         """PREPARED was never promised: it goes without a note, since a crash on the way ends the same."""
-        self._remember(vm.offer_id, refusal)
+        self._closed.refuse(vm.offer_id, refusal)
         undone = vm.to(State.REMOVING)
         self.vms[vm.vm_id] = undone
         return [Changed(vm.vm_id), *self._detach(undone)]
@@ -449,7 +434,7 @@ class Compute:
             return [Quarantined(step.vm_id)]
         match step.action:
             case Action.UNDO:
-                return self._undo(vm, self._refusals.get(vm.offer_id, no.UNDONE))
+                return self._undo(vm, self._closed.refusal(vm.offer_id) or no.UNDONE)
             case Action.START | Action.RESTART if why := self._kept_down(vm, now_s):
                 return self._end(vm, State.STOPPED, why)
             case Action.START:
@@ -492,18 +477,12 @@ class Compute:
             self.vms.pop(vm.vm_id, None)
         else:
             self.vms[vm.vm_id] = older
-        if vm.offer_id not in self._refusals:
-            self._remember(vm.offer_id, refusal)
+        self._closed.settle(vm.offer_id, refusal)
 
     def _tidied(self) -> list[Effects]:
         """Rows that are left over are forgotten, unless their place has been taken by a VM of the same name."""
         used = {(vm.vm_id, vm.generation) for vm in (*self.vms.values(), *self._older.values())}
         return [[JournalForget(self._litter.pop(life))] for life in [*self._litter] if life not in used]
-
-    def _remember(self, offer_id: OfferId, refusal: Refused) -> None:
-        while len(self._refusals) >= REFUSALS_MAX:
-            del self._refusals[next(iter(self._refusals))]
-        self._refusals[offer_id] = refusal
 
     def _not_now(self, vm: Vm, verb: str) -> Refused:
         state = "busy" if vm.vm_id in self._busy else vm.state

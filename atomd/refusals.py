@@ -33,6 +33,11 @@ def not_next(vm: Vm, confirm: Confirm, user_id: UserId, *, busy: bool, undone: b
     return None
 
 
+def name_taken(name: str) -> Refused:
+    hint = "choose another name, or remove that one: electros rm"
+    return refused("name-taken", "name", name, "you have a VM of that name here", hint)
+
+
 def stale_realm(why: str) -> Refused:
     """Who has heard no issuer for long may not know who was revoked."""
     return refused("stale-realm", "realm", "a new VM", why, "is an issuer's host up? electros realm status")

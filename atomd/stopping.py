@@ -7,6 +7,7 @@ from specs.ids import VmId
 STOP_S = 60.0  # how long a guest may take to obey the power button
 PRESS_AGAIN_S = 5.0  # a guest that is just booting does not hear the first press
 IGNORED = f"the guest ignored the power button for {STOP_S:.0f} s"
+EVICTED = "its sysadmin ended it"
 
 
 class Due(Enum):
@@ -37,3 +38,8 @@ class Stopping:
             self._by_s[vm_id] = end_s, now_s + PRESS_AGAIN_S
             return Due.PRESS
         return Due.NOTHING
+
+
+def why_evicted(why: str) -> str:
+    """What the VM's user is told; `why` are the sysadmin's own words, or none."""
+    return f"{EVICTED}: {why}" if why else EVICTED

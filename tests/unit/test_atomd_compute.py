@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from atomd import effects as wanted
-from atomd.compute import ABANDONED_MAX, REFUSALS_MAX
+from atomd.closed import ABANDONED_MAX, REFUSALS_MAX
 from atomd.lifecycle import State, Vm
 from atomd.stopping import PRESS_AGAIN_S, STOP_S
 from matcher.wire.messages import Confirm, Reason, Refused, VolumeClaim
@@ -165,7 +165,7 @@ def test_refusals_are_not_remembered_without_bound(host: OneHost) -> None:
     host.running(name="web")
     for _ in range(REFUSALS_MAX + 10):
         assert code(host.confirm(host.offered(host.pledge(), name="web"))) == "name-taken"
-    assert len(host.compute._refusals) <= REFUSALS_MAX
+    assert len(host.compute._closed._refusals) <= REFUSALS_MAX
 
 
 # ---- storage
@@ -311,7 +311,7 @@ def test_abandons_are_remembered_within_bounds(host: OneHost) -> None:
     confirm = host.offered(host.pledge())
     for _ in range(ABANDONED_MAX + 1):
         host.abandon(again(confirm, offer_id=new_id(host.random)))
-    assert len(host.compute._abandoned) == ABANDONED_MAX
+    assert len(host.compute._closed._abandoned) == ABANDONED_MAX
 
 
 # ---- a full disk
