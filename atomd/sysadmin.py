@@ -205,7 +205,7 @@ def as_json(document: object) -> str:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    return dataclasses.asdict(message)  # type: ignore[call-overload, no-any-return]
+    return dataclasses.asdict(message)
 
 
 def plain(value: object) -> str:
