@@ -35,6 +35,11 @@ class Performs:
         self._host.destroy()
 
 
+class Names:
+    def name_of(self, user_id: str) -> str:
+        return f"name of {user_id[:4]}"
+
+
 @pytest.fixture
 def host() -> OneHost:
     return OneHost()
@@ -45,7 +50,9 @@ def back_door(host: OneHost, tmp_path: Path) -> BackDoor:
     none = cast(Any, None)
     drain, audit = Drain(tmp_path / "drained", host.compute), Audit(tmp_path / "audit", "h1")
     performs = cast(Any, Performs(host))
-    return BackDoor(drain, none, performs, none, host.ledger, none, audit, lambda: None, tmp_path / "storaged")
+    return BackDoor(
+        drain, none, performs, cast(Any, Names()), host.ledger, none, audit, lambda: None, tmp_path / "storaged"
+    )
 
 
 def noted(tmp_path: Path) -> list[dict[str, str]]:
@@ -77,6 +84,21 @@ async def test_all_users_vms_are_listed_and_one_is_evicted_with_the_reason(host:
     (line,) = noted(tmp_path)
     assert (line["what"], line["outcome"]) == ("vm.evict", "ok")
     assert "web of ann" in line["detail"]
+
+
+async def test_a_pledge_is_seen_as_a_hold_until_it_lapses(
+    host: OneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomd.backdoor.now_s", lambda: host.now_s)
+    confirm = host.offered(host.pledge())
+    door = back_door(host, tmp_path)
+    rows = await door.answer(asked.ListHolds(), ME)
+    assert isinstance(rows, asked.HoldRows)
+    (row,) = rows.rows
+    assert (row.offer_id, row.vm_id, row.left_ms) == (confirm.offer_id, confirm.vm_id, 3000)
+    assert row.user.startswith("name of ")
+    host.now_s += 11
+    assert await door.answer(asked.ListHolds(), ME) == asked.HoldRows(())
 
 
 async def test_a_vm_that_is_not_here_is_refused_and_noted(host: OneHost, tmp_path: Path) -> None:
