@@ -57,8 +57,7 @@ class Compute:
         self.vms: dict[VmId, Vm] = {}
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
-        self._ledger, self._offering = ledger, offering
-        self._admission = admission
+        self._ledger, self._offering, self._admission = ledger, offering, admission
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
         self._busy: set[VmId] = set()
         self._stopping = Stopping()
@@ -80,8 +79,7 @@ class Compute:
         for vm in sorted(vms, key=lambda vm: vm.generation):
             before = self.vms.get(vm.vm_id)
             if before is not None:
-                keeps = vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED)
-                if keeps:
+                if vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED):
                     self._older[before.vm_id] = before
                 else:
                     self._litter[before.vm_id, before.generation] = before

@@ -16,6 +16,7 @@ from matcher.wire.realm import PCI_LIMITS_MAX, PciLimit
 from specs.units import duration_s
 
 PATH = Path("/etc/atomos/atomd.toml")
+ATOMCTL_SOCKET = Path("/run/atomos/atomctl.sock")
 
 Port = Annotated[int, Ge(1), Le(65535)]
 
@@ -87,6 +88,7 @@ class Config(BaseModel):
     state: Path = Path("/var/lib/atomos")
     audit: Path = audit.PATH
     storaged_socket: Path = Path("/run/atomos/storaged.sock")
+    atomctl_socket: Path = ATOMCTL_SOCKET
     libvirt_uri: str = "qemu:///system"
     network: str = "default"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"

@@ -14,6 +14,7 @@ import trio
 from atomd.accelerator import detect
 from atomd.admission import Admission
 from atomd.answering import ComputeAnswers, Face, Proposer
+from atomd.backdoor import BackDoor, Drain
 from atomd.compute import Compute
 from atomd.config import Config
 from atomd.domains import Capabilities, HypervisorError
@@ -76,8 +77,9 @@ async def _serve(
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
     core = _core(config, identity, hypervisor, face)
-    compute, quota, uses = core.compute, core.quota, core.uses
+    compute, quota = core.compute, core.quota
     compute.restore(*remembered, moment())
+    drain = Drain(config.state / "drained", compute)
     performer = Performer(
         compute=compute,
         journal=journal,
@@ -107,15 +109,20 @@ async def _serve(
         port=config.front_door_port,
         multicast_port=config.multicast_port,
         uses=lambda: uses_here(quota, compute.vms.values(), core.ledger.committed()),
-        hears_uses=uses.eat,
+        hears_uses=core.uses.eat,
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
+    opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    back_door = BackDoor(
+        drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
+    )
+    back_door.counters = {"datagrams": intake.counters, "connections": opened.counters}
+    await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
 

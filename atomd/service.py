@@ -83,6 +83,10 @@ class Service:
         self._intake = Intake(identity, answers)
         self._storaged_socket = storaged_socket
 
+    @property
+    def host_id(self) -> str:
+        return self._identity.principal.id
+
     def about(self, caller: Caller) -> Answer:
         return self._answers.about("0" * 32, len(self._compute.of_user(UserId(caller.id))))
 
@@ -140,11 +144,11 @@ class Service:
 
     async def vms(self, caller: Caller) -> VmViews:
         vms = self._compute.of_user(UserId(caller.id))
-        return VmViews(tuple([await self._full_view(vm) for vm in vms]))
+        return VmViews(tuple([await self.full_view(vm) for vm in vms]))
 
     async def vm(self, vm_id: VmId, caller: Caller) -> VmView | Refused:
         vm = self._own(vm_id, caller)
-        return vm if isinstance(vm, Refused) else await self._full_view(vm)
+        return vm if isinstance(vm, Refused) else await self.full_view(vm)
 
     async def stop(self, vm_id: VmId, caller: Caller, *, force: bool) -> VmView | Refused:
         return await self._act(
@@ -270,7 +274,7 @@ class Service:
         own = vm is not None and vm.user_id == caller.id and vm.state is not State.PREPARED
         return vm if vm is not None and own else _not_found()
 
-    async def _full_view(self, vm: Vm) -> VmView:
+    async def full_view(self, vm: Vm) -> VmView:
         addresses: tuple[str, ...] = ()
         if vm.state in (State.RUNNING, State.STOPPING):
             with trio.move_on_after(ADDRESSES_S), suppress(HypervisorError):

@@ -136,9 +136,15 @@ def start(
 
 def _again(vm: VmView, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:
     """The same VM, one generation on; noted before anybody hears of it. Raises `Failure`."""
+    from specs.problems import SpecError
     from specs.specfile import parse_specfile
 
-    ask = vm_ask(parse_specfile(vm.specfile), allow_emulation=allow_emulation, lease_s=lease_s)
+    try:
+        spec = parse_specfile(vm.specfile)
+    except SpecError:  # whoever confirmed it did so without electros
+        said = f"{vm.host} keeps a specfile of {vm.name} that can't be read"
+        raise Failure(Exit.FAILED, said, helps="run it anew: electros run SPECFILE, with its volumes") from None
+    ask = vm_ask(spec, allow_emulation=allow_emulation, lease_s=lease_s)
     vids = tuple(Vid(volume.vid) for volume in vm.volumes)
     generation = max(vm.generation, records.last_generation(VmId(vm.id))) + 1
     errand = Errand(VmId(vm.id), generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)

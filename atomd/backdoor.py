@@ -1,0 +1,213 @@
+"""The back door: what the sysadmins of this host ask of its atomd with `atomctl`, over a Unix socket.
+
+They see the VMs of all users and may end them, and may close the host to new ones. Every act is audited with who did
+it; so is whoever was turned away. That the host is drained is a small file, so that a restart does not open it again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from atomd.answering import VERSION, ComputeAnswers
+from atomd.compute import Compute
+from atomd.effects import Effects
+from atomd.hardware import Claim
+from atomd.lifecycle import RUNS, State, Vm
+from atomd.performing import Performer, moment
+from atomd.refusals import DRAINED, refused
+from atomd.service import ENDED_S, Service
+from matcher.net import local
+from matcher.net.audit import DENIED, Audit, gid_of_group, outcome_of, why_of
+from matcher.net.desk import Desk
+from matcher.net.peer import now_s
+from matcher.offers.ledger import Ledger
+from matcher.wire import backdoor as asked
+from matcher.wire.messages import RAM_MIB_MAX, Message, Refused
+from matcher.wire.realm import Done
+from specs.ids import VmId, dashed
+
+STORAGED_S = 0.5
+
+
+class Drain:
+    """Whether this host takes new VMs, in memory and on the disk."""
+
+    def __init__(self, path: Path, compute: Compute) -> None:
+        self._path, self._compute = path, compute
+        compute.drained = path.exists()
+
+    def set(self, *, on: bool) -> None:
+        """Raises `OSError`, and then nothing has changed."""
+        if on:
+            self._path.touch(mode=0o600)
+        else:
+            self._path.unlink(missing_ok=True)
+        self._compute.drained = on
+
+
+class BackDoor:
+    def __init__(
+        self,
+        drain: Drain,
+        service: Service,
+        performer: Performer,
+        answers: ComputeAnswers,
+        ledger: Ledger[Claim],
+        desk: Desk,
+        audit: Audit,
+        down: Callable[[], str | None],
+        storaged_socket: Path,
+    ) -> None:
+        self.counters: Mapping[str, Counter[str]] = {}  # by where; of what was dropped, or counted
+        self._drain, self._service, self._performer = drain, service, performer
+        self._compute, self._answers, self._ledger = performer.compute, answers, ledger
+        self._desk, self._audit, self._down = desk, audit, down
+        self._storaged_socket = storaged_socket
+
+    async def serve(
+        self, path: Path, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Until cancelled; for root, and for the sysadmins' group where there is one."""
+        serve = partial(local.serve_sysadmins, gid=gid_of_group(), turned_away=self._turned_away)
+        await serve(path, self.answer, task_status=task_status)
+
+    async def answer(self, question: Message, peer: local.Peer) -> Message:
+        match question:
+            case asked.AskStatus():
+                return await self._status()
+            case asked.ListVms(after=after):
+                return self._vms(after)
+            case asked.InspectVm(vm_id=vm_id):
+                vm = self._compute.vms.get(VmId(vm_id))
+                return asked.Inspected(await self._service.full_view(vm), vm.user_id) if vm else _not_found()
+            case asked.ListHolds():
+                return self._holds()
+            case asked.SetDrained(on=on):
+                return await self._set_drained(peer, on=on)
+            case asked.EvictVm(vm_id=vm_id, force=force, why=why):
+                evict = partial(self._compute.evict, now_s=now_s(), why=why, force=force)
+                return await self._act(peer, "vm.evict", vm_id, evict, State.STOPPING, why)
+            case asked.RemoveVm(vm_id=vm_id):
+                return await self._act(peer, "vm.remove", vm_id, self._compute.remove, State.REMOVING)
+        return refused("bad-request", "question", "a sysadmin's question", "something else", "")
+
+    def _turned_away(self, peer: local.Peer) -> None:
+        self._audit.note(f"uid {peer.uid}", "backdoor.open", outcome=DENIED, detail="neither root nor of the group")
+
+    async def _status(self) -> asked.HostStatus:
+        realm, vms = self._desk.status(), self._compute.vms.values()
+        return asked.HostStatus(
+            version=VERSION,
+            host=realm.host,
+            host_id=self._service.host_id,
+            realm=realm.name,
+            realm_id=realm.realm_id,
+            epoch=realm.epoch,
+            revocations=realm.revocations,
+            key_number=realm.key_number,
+            fresh_s=realm.fresh_s,
+            drained=DRAINED.reasons[0].has if self._compute.drained else "",
+            libvirt=(self._down() or "")[:240],
+            is_storaged_up=await self._is_storaged_up(),
+            vms=len(vms),
+            vms_running=sum(1 for vm in vms if vm.state is State.RUNNING),
+            holds=len(self._ledger.holds(now_s())),
+            audit_lost=self._audit.lost,
+            counters=tuple(
+                asked.Counter(f"{where}: {what}"[:64], count)
+                for where, counter in self.counters.items()
+                for what, count in sorted(counter.items())
+                if count
+            )[: asked.COUNTERS_MAX],
+        )
+
+    async def _is_storaged_up(self) -> bool:
+        with trio.move_on_after(STORAGED_S):
+            try:
+                async with await trio.open_unix_socket(str(self._storaged_socket)):
+                    return True
+            except OSError:
+                return False
+        return False
+
+    def _vms(self, after: str) -> asked.VmRows:
+        later = sorted((vm for vm in self._compute.vms.values() if vm.vm_id > after), key=lambda vm: vm.vm_id)
+        return asked.VmRows(tuple(map(self._row, later[: asked.ROWS_MAX])), len(later) > asked.ROWS_MAX)
+
+    def _row(self, vm: Vm) -> asked.VmRow:
+        lease = self._compute.lease_of(vm) if vm.state in RUNS else None
+        return asked.VmRow(
+            id=vm.vm_id,
+            generation=vm.generation,
+            name=vm.confirm.name,
+            user=vm.user_name,
+            user_id=vm.user_id,
+            state=vm.state,
+            why=vm.why[:240],
+            vcpus=len(vm.claim.threads),
+            ram_mib=vm.confirm.vm.ram_mib,
+            pci=len(vm.claim.pci),
+            lease_s=-1 if lease is None else max(0, int(lease.ends_s(moment()) - moment().wall_s)),
+        )
+
+    def _holds(self) -> asked.HoldRows:
+        now = now_s()
+        rows = [
+            asked.HoldRow(
+                offer_id=offer_id,
+                pledge_id=hold.pledge_id,
+                vm_id=hold.claim.vm_id,
+                user=self._answers.name_of(hold.user_id),
+                user_id=hold.user_id,
+                vcpus=len(hold.claim.threads),
+                ram_mib=min(RAM_MIB_MAX, sum(mib for _, mib in hold.claim.ram_mib)),
+                pci=len(hold.claim.pci),
+                left_ms=max(0, int((hold.until_s - now) * 1000)),
+            )
+            for offer_id, hold in self._ledger.holds(now).items()
+        ]
+        return asked.HoldRows(tuple(rows[: asked.HOLDS_MAX]))
+
+    async def _set_drained(self, peer: local.Peer, *, on: bool) -> Done | Refused:
+        answer: Done | Refused
+        try:
+            self._drain.set(on=on)
+            answer = Done("this host takes no new VMs" if on else "this host takes new VMs")
+        except OSError as error:
+            answer = refused("journal", "host", "a note of this", error.strerror or str(error), "")
+        await self._note(peer, "host.drain" if on else "host.undrain", "", answer, "")
+        return answer
+
+    async def _act(
+        self,
+        peer: local.Peer,
+        what: str,
+        vm_id: str,
+        decide: Callable[[Vm], Effects | Refused],
+        passing: State,
+        why: str = "",
+    ) -> asked.Ended | Refused:
+        """Decide, perform, note, and wait while the VM is `passing`."""
+        vm = self._compute.vms.get(VmId(vm_id))
+        decided = decide(vm) if vm is not None else _not_found()
+        refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        of = f"{vm.confirm.name or 'no name'} of {vm.user_name} {vm.user_id[:16]}" if vm is not None else ""
+        await self._note(peer, what, vm_id, refusal, "; ".join(text for text in (of, why) if text))
+        if refusal is not None or vm is None:
+            return refusal or _not_found()
+        now: Vm | None = vm
+        with trio.move_on_after(ENDED_S):
+            while (now := self._compute.vms.get(vm.vm_id)) and now.generation == vm.generation and now.state is passing:
+                await self._performer.changed()
+        return asked.Ended(self._row(now or vm), is_gone=now is None)
+
+    async def _note(self, peer: local.Peer, what: str, vm_id: str, answer: object, detail: str) -> None:
+        told = "; ".join(text for text in (detail, why_of(answer)) if text)
+        self._audit.note(await local.sysadmin(peer), what, dashed(vm_id) if vm_id else "", outcome_of(answer), told)
+
+
+def _not_found() -> Refused:
+    return refused("not-found", "vm", "a VM", "no such VM here", "atomctl ps shows all")

@@ -1,0 +1,229 @@
+"""What `atomctl` does: asks the back door, finds the VM that is meant, prints; others' text made printable."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import trio
+
+from atomd.config import Config
+from matcher.net import audit_reading, local
+from matcher.net.starting import SettingsError, load_settings
+from matcher.wire import backdoor as asked
+from matcher.wire.messages import Message, Refused
+from matcher.wire.realm import Done
+from specs.ids import dashed, parse_id
+
+ASK_S = 10.0
+END_S = 90.0  # a guest has its time to obey
+WHY_MAX = 120
+
+A = TypeVar("A", bound=Message)
+
+
+class Exit(IntEnum):
+    """Those of `electros`."""
+
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 4
+    DENIED = 5
+    UNREACHABLE = 6
+
+
+class Desktop:
+    """One command's run: ends the program with a sentence and a code where it can't be done."""
+
+    def __init__(self, config: Path, output: str) -> None:
+        try:
+            self._config = load_settings(config, Config)
+        except SettingsError as error:
+            fail(Exit.USAGE, str(error))
+        self._is_json = output == "json"
+
+    def ps(self) -> None:
+        rows = self._rows()
+        heads = ("ID", "NAME", "USER", "STATE", "VCPUS", "RAM", "PCI", "LEASE", "WHY")
+        table = [
+            (dashed(r.id), r.name, r.user, r.state, r.vcpus, f"{r.ram_mib} MiB", r.pci, left(r.lease_s), r.why)
+            for r in rows
+        ]
+        self._show({"vms": [as_dict(row) for row in rows]}, heads, table)
+
+    def inspect(self, word: str) -> None:
+        said = self._ask(asked.InspectVm(self._find(word).id), asked.Inspected)
+        document = as_dict(said.vm) | {"user_id": said.user_id}
+        self._show({"vm": document}, ("", ""), [(key, plain(value)) for key, value in document.items()])
+
+    def holds(self) -> None:
+        rows = self._ask(asked.ListHolds(), asked.HoldRows).rows
+        heads = ("OFFER", "VM", "USER", "VCPUS", "RAM", "PCI", "LEFT")
+        table = [
+            (
+                r.offer_id,
+                dashed(r.vm_id),
+                r.user or r.user_id[:16],
+                r.vcpus,
+                f"{r.ram_mib} MiB",
+                r.pci,
+                f"{r.left_ms} ms",
+            )
+            for r in rows
+        ]
+        self._show({"holds": [as_dict(row) for row in rows]}, heads, table)
+
+    def drain(self, *, on: bool) -> None:
+        said = self._ask(asked.SetDrained(on), Done)
+        self._say({"drained": on}, said.said)
+
+    def evict(self, word: str, *, force: bool, why: str) -> None:
+        if len(why) > WHY_MAX:
+            fail(Exit.USAGE, f"--why has {len(why)} characters, at most {WHY_MAX} are told")
+        self._end(asked.EvictVm(self._find(word).id, force, why))
+
+    def remove(self, word: str) -> None:
+        self._end(asked.RemoveVm(self._find(word).id))
+
+    def status(self) -> None:
+        said = self._ask(asked.AskStatus(), asked.HostStatus)
+        fresh = f"{said.fresh_s} s old" if said.fresh_s >= 0 else "no issuer was ever heard"
+        table: list[Sequence[object]] = [
+            ("host", f"{said.host} ({said.host_id[:16]}), version {said.version}"),
+            ("realm", f"{said.realm} ({said.realm_id}), epoch {said.epoch}, {said.revocations} revocations"),
+            ("newest word", fresh),
+            ("drained", said.drained or "no"),
+            ("libvirt", said.libvirt or "up"),
+            ("storaged", "up" if said.is_storaged_up else "down"),
+            ("VMs", f"{said.vms}, {said.vms_running} running"),
+            ("holds", said.holds),
+            ("audit", f"{said.audit_lost} lines lost" if said.audit_lost else "whole"),
+            *((counter.name, counter.count) for counter in said.counters),
+        ]
+        self._show({"status": as_dict(said)}, ("", ""), table)
+
+    def audit(self, count: int, *, follow: bool) -> None:
+        """The file itself is read: it may be there where atomd is not."""
+        path = self._config.audit
+        if count < 0:
+            fail(Exit.USAGE, "-n is a number of lines, 0 or more")
+        try:
+            for line in audit_reading.last_lines(path, count):
+                self._audit_line(line)
+            for line in audit_reading.follow(path) if follow else ():
+                self._audit_line(line)
+                sys.stdout.flush()
+        except PermissionError:
+            fail(Exit.DENIED, f"{path} is for root and the members of group atomos")
+        except OSError as error:
+            fail(Exit.FAILED, f"{path} can't be read: {error.strerror}")
+
+    # ---- inside
+
+    def _audit_line(self, line: str) -> None:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = None
+        if self._is_json or not isinstance(fields, dict):
+            write(printable(line))
+            return
+        keys = ("at", "who", "from", "what", "about", "outcome", "detail")
+        write("  ".join(printable(str(fields[key])) for key in keys if fields.get(key)))
+
+    def _end(self, question: Message) -> None:
+        said = self._ask(question, asked.Ended, END_S)
+        name = said.row.name or dashed(said.row.id)
+        state = "gone" if said.is_gone else said.row.state
+        self._say({"vm": as_dict(said.row), "gone": said.is_gone}, f"{name} of {said.row.user}: {state}")
+
+    def _rows(self) -> list[asked.VmRow]:
+        rows: list[asked.VmRow] = []
+        while True:
+            page = self._ask(asked.ListVms(rows[-1].id if rows else ""), asked.VmRows)
+            rows += page.rows
+            if not page.more or not page.rows:
+                return rows
+
+    def _find(self, word: str) -> asked.VmRow:
+        found = matching(self._rows(), word)
+        if not found:
+            fail(Exit.NOT_FOUND, f'no VM here is called "{word}"; atomctl ps shows all')
+        if len(found) > 1:
+            several = "".join(f"\n  {dashed(row.id)}  {printable(row.name)} of {printable(row.user)}" for row in found)
+            fail(Exit.USAGE, f'"{printable(word)}" may be several VMs:', several)
+        return found[0]
+
+    def _ask(self, question: Message, answer: type[A], timeout_s: float = ASK_S) -> A:
+        path = self._config.atomctl_socket
+        try:
+            said = trio.run(lambda: local.ask(path, question, answer, timeout_s=timeout_s))
+        except local.LocalError as error:
+            match error.__cause__:
+                case FileNotFoundError() | ConnectionRefusedError():
+                    fail(Exit.UNREACHABLE, f"atomd is not running: nobody answers at {path}")
+                case PermissionError():
+                    fail(Exit.DENIED, "only root and the members of group atomos may ask this host's atomd")
+            fail(Exit.UNREACHABLE, f"atomd did not answer, or hung up on you: {error}")
+        except OSError as error:
+            fail(Exit.UNREACHABLE, f"atomd is not reached: {error}")
+        if isinstance(said, Refused):
+            why = "; ".join(f"{r.resource}: asked {r.asked}; {r.has}" for r in said.reasons)
+            fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code)
+        return said
+
+    def _say(self, document: dict[str, Any], sentence: str) -> None:
+        write(as_json(document) if self._is_json else printable(sentence))
+
+    def _show(self, document: dict[str, Any], heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        write(as_json(document) if self._is_json else as_table(heads, rows))
+
+
+def matching(rows: Sequence[asked.VmRow], word: str) -> list[asked.VmRow]:
+    """Those that `word` may mean: by id or whole name, else by the start of either."""
+    whole = parse_id(word)
+    exact = [row for row in rows if word and (row.name == word or row.id == whole)]
+    start = word.replace("-", "").lower()
+    return exact or [
+        row for row in rows if word and (row.name.startswith(word) or (start and row.id.startswith(start)))
+    ]
+
+
+def as_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    lines = [[*heads], *cells] if any(heads) else cells
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))] if lines else []
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def as_json(document: object) -> str:
+    """Without a raw control character, and no other text that could fool a terminal."""
+    return json.dumps(document, indent=2)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    return dataclasses.asdict(message)
+
+
+def plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def left(lease_s: int) -> str:
+    return f"{lease_s} s" if lease_s >= 0 else "-"
+
+
+def printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def fail(code: Exit, sentence: str, more: str = "") -> NoReturn:
+    sys.stderr.write(f"atomctl: {printable(sentence)}{more}\n")
+    sys.exit(code)

@@ -1,0 +1,145 @@
+"""The back door hears root and one group, by the kernel's word, and notes who did what."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from atomd.backdoor import BackDoor, Drain
+from matcher.net import local
+from matcher.net.audit import Audit
+from matcher.wire import backdoor as asked
+from matcher.wire.codec import encode
+from matcher.wire.messages import Refused
+from matcher.wire.realm import Done
+from tests.fakes.one_host import OneHost
+
+ME = local.Peer(os.getpid(), os.geteuid(), frozenset())
+GID = 54321
+
+
+class Performs:
+    """As much of a `Performer` as the back door uses."""
+
+    def __init__(self, host: OneHost) -> None:
+        self.compute, self._host = host.compute, host
+
+    def apply(self, effects: Any) -> Refused | None:
+        return self._host.apply(effects)
+
+    async def changed(self) -> None:
+        self._host.destroy()
+
+
+class Names:
+    def name_of(self, user_id: str) -> str:
+        return f"name of {user_id[:4]}"
+
+
+@pytest.fixture
+def host() -> OneHost:
+    return OneHost()
+
+
+def back_door(host: OneHost, tmp_path: Path) -> BackDoor:
+    """Without a realm's desk and a front door's service: neither is asked here."""
+    none = cast(Any, None)
+    drain, audit = Drain(tmp_path / "drained", host.compute), Audit(tmp_path / "audit", "h1")
+    performs = cast(Any, Performs(host))
+    return BackDoor(
+        drain, none, performs, cast(Any, Names()), host.ledger, none, audit, lambda: None, tmp_path / "storaged"
+    )
+
+
+def noted(tmp_path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+
+
+async def test_a_drained_host_is_drained_after_a_restart_until_that_is_undone(host: OneHost, tmp_path: Path) -> None:
+    door = back_door(host, tmp_path)
+    assert isinstance(await door.answer(asked.SetDrained(True), ME), Done)
+    host.compute.drained = False
+    back_door(host, tmp_path)
+    assert host.compute.drained
+    await door.answer(asked.SetDrained(False), ME)
+    back_door(host, tmp_path)
+    assert not host.compute.drained
+    assert [line["what"] for line in noted(tmp_path)] == ["host.drain", "host.undrain"]
+    assert f"uid {os.geteuid()} (" in noted(tmp_path)[0]["who"]
+
+
+async def test_all_users_vms_are_listed_and_one_is_evicted_with_the_reason(host: OneHost, tmp_path: Path) -> None:
+    vm_id = host.running(name="web").vm_id
+    door = back_door(host, tmp_path)
+    rows = await door.answer(asked.ListVms(), ME)
+    assert isinstance(rows, asked.VmRows)
+    assert [(row.name, row.user) for row in rows.rows] == [("web", "ann")]
+    ended = await door.answer(asked.EvictVm(vm_id, True, "a fan is broken"), ME)
+    assert isinstance(ended, asked.Ended)
+    assert (ended.row.state, ended.row.why) == ("stopped", "its sysadmin ended it: a fan is broken")
+    (line,) = noted(tmp_path)
+    assert (line["what"], line["outcome"]) == ("vm.evict", "ok")
+    assert "web of ann" in line["detail"]
+
+
+async def test_a_pledge_is_seen_as_a_hold_until_it_lapses(
+    host: OneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomd.backdoor.now_s", lambda: host.now_s)
+    confirm = host.offered(host.pledge())
+    door = back_door(host, tmp_path)
+    rows = await door.answer(asked.ListHolds(), ME)
+    assert isinstance(rows, asked.HoldRows)
+    (row,) = rows.rows
+    assert (row.offer_id, row.vm_id, row.left_ms) == (confirm.offer_id, confirm.vm_id, 3000)
+    assert row.user.startswith("name of ")
+    host.now_s += 11
+    assert await door.answer(asked.ListHolds(), ME) == asked.HoldRows(())
+
+
+async def test_a_vm_that_is_not_here_is_refused_and_noted(host: OneHost, tmp_path: Path) -> None:
+    said = await back_door(host, tmp_path).answer(asked.RemoveVm("a" * 32), ME)
+    assert isinstance(said, Refused)
+    assert noted(tmp_path)[0]["outcome"] == "refused: not-found"
+
+
+def asks_as(path: Path, uid: int, groups: list[int]) -> bool:
+    """Whether a child of that user and those supplementary groups is answered."""
+    body = encode(asked.ListVms())
+    frame = len(body).to_bytes(4, "big") + bytes([local.KINDS.index(asked.ListVms)]) + body
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(groups)
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(uid, uid, uid)
+            with socket.socket(socket.AF_UNIX) as to:
+                to.connect(str(path))
+                to.sendall(frame)
+                os._exit(0 if to.recv(5) else 1)
+        except OSError:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can pass for another user")
+async def test_others_are_hung_up_on_and_noted_and_a_member_of_the_group_is_let_in(
+    host: OneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atomd.backdoor.gid_of_group", lambda: GID)
+    path = tmp_path / "socket"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(back_door(host, tmp_path).serve, path)
+        assert path.stat().st_mode & 0o777 == 0o660
+        for folder in path.parents[:-2]:
+            folder.chmod(0o777)
+        assert await trio.to_thread.run_sync(asks_as, path, 65534, [GID])
+        path.chmod(0o666)  # so that it is not the file's mode that keeps them out
+        assert not await trio.to_thread.run_sync(asks_as, path, 65534, [])
+        nursery.cancel_scope.cancel()
+    (line,) = noted(tmp_path)
+    assert (line["who"], line["outcome"]) == ("uid 65534", "denied")
