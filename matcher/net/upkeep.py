@@ -102,8 +102,7 @@ class Upkeep:
                 self._work()
                 task_status.started()
                 while True:
-                    deadline_s = min(REFRESH_S, max(0.01, self._spreading.next_deadline_s() - now_s()))
-                    await trio.sleep(deadline_s)
+                    await trio.sleep(self._until_due_s())
                     self._work()
             finally:
                 if self._present is not None:
@@ -130,6 +129,12 @@ class Upkeep:
             self.identity.save()
 
     # ---- inside
+
+    def _until_due_s(self) -> float:
+        """Who leaves the work to the other daemon only looks what that one wrote."""
+        if not self._works:
+            return REFRESH_S
+        return min(REFRESH_S, max(0.01, self._spreading.next_deadline_s() - now_s()))
 
     def _work(self) -> None:
         """Everything that is due. A daemon that is not the one to do it only keeps its eyes open."""
