@@ -33,6 +33,7 @@ TOOLS = (
     "/usr/sbin/virtlogd",
 )
 DAEMONS = ("storaged", "atomd")
+LET_GO_S = 0.5
 
 
 def check_machine(*, with_daemons: bool) -> None:
@@ -131,11 +132,19 @@ def clear_lab(name: str) -> bool:
     return found
 
 
+def _let_go(plan: Plan) -> None:
+    """A moment for each `lab exec`, to say how its command has ended."""
+    deadline_s = time.monotonic() + LET_GO_S
+    while inside(network.namespace_inodes(plan).values()) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+
+
 def _end_processes(plan: Plan) -> None:
     """PID 1 of each host first: the kernel ends all in its PID namespace with it. Then whoever else is on the wire."""
     if plan.boot_id == boot_id():
         inits = [pid for host in plan.hosts if (pid := read_pid(plan.pid_file(host)))]
         left = kill_all(inits)
+        _let_go(plan)
         left += kill_all(inside(network.namespace_inodes(plan).values()))
         if left:
             raise LabError(f"these processes do not end: {' '.join(map(str, left))}")
