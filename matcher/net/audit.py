@@ -215,8 +215,9 @@ def _opened(path: Path) -> int:
     fd = os.open(path, flags | os.O_CREAT, 0o600)
     gid = gid_of_group()
     if gid is not None:
-        with suppress(OSError):  # a daemon that is not root: its own group can't be given away
+        with suppress(OSError):  # a daemon that is not root may not; its folder can give the file its own group instead
             os.fchown(fd, -1, gid)
+        if os.fstat(fd).st_gid == gid:
             os.fchmod(fd, 0o640)
     return fd
 
