@@ -24,6 +24,7 @@ from matcher.net.audit import DENIED, Audit, gid_of_group, outcome_of, why_of
 from matcher.net.desk import Desk
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
+from matcher.trust import files
 from matcher.wire import backdoor as asked
 from matcher.wire.messages import RAM_MIB_MAX, Message, Refused
 from matcher.wire.realm import Done
@@ -42,9 +43,10 @@ class Drain:
     def set(self, *, on: bool) -> None:
         """Raises `OSError`, and then nothing has changed."""
         if on:
-            self._path.touch(mode=0o600)
+            files.write(self._path, b"by its sysadmin: atomctl drain --undo\n")
         else:
             self._path.unlink(missing_ok=True)
+            files.sync_folder(self._path.parent)
         self._compute.drained = on
 
 
@@ -61,6 +63,7 @@ class BackDoor:
         down: Callable[[], str | None],
         storaged_socket: Path,
     ) -> None:
+        self.dropped: Counter[str] = Counter()
         self.counters: Mapping[str, Counter[str]] = {}  # by where; of what was dropped, or counted
         self._drain, self._service, self._performer = drain, service, performer
         self._compute, self._answers, self._ledger = performer.compute, answers, ledger
@@ -95,6 +98,7 @@ class BackDoor:
         return refused("bad-request", "question", "a sysadmin's question", "something else", "")
 
     def _turned_away(self, peer: local.Peer) -> None:
+        self.dropped["turned away"] += 1
         self._audit.note(f"uid {peer.uid}", "backdoor.open", outcome=DENIED, detail="neither root nor of the group")
 
     async def _status(self) -> asked.HostStatus:
@@ -118,7 +122,7 @@ class BackDoor:
             audit_lost=self._audit.lost,
             counters=tuple(
                 asked.Counter(f"{where}: {what}"[:64], count)
-                for where, counter in self.counters.items()
+                for where, counter in (*self.counters.items(), ("back door", self.dropped))
                 for what, count in sorted(counter.items())
                 if count
             )[: asked.COUNTERS_MAX],

@@ -133,7 +133,8 @@ async def test_others_are_hung_up_on_and_noted_and_a_member_of_the_group_is_let_
     monkeypatch.setattr("atomd.backdoor.gid_of_group", lambda: GID)
     path = tmp_path / "socket"
     async with trio.open_nursery() as nursery:
-        await nursery.start(back_door(host, tmp_path).serve, path)
+        door = back_door(host, tmp_path)
+        await nursery.start(door.serve, path)
         assert path.stat().st_mode & 0o777 == 0o660
         for folder in path.parents[:-2]:
             folder.chmod(0o777)
@@ -143,3 +144,4 @@ async def test_others_are_hung_up_on_and_noted_and_a_member_of_the_group_is_let_
         nursery.cancel_scope.cancel()
     (line,) = noted(tmp_path)
     assert (line["who"], line["outcome"]) == ("uid 65534", "denied")
+    assert door.dropped == {"turned away": 1}
