@@ -4,19 +4,25 @@ It asks the atomd of this host over a Unix socket; root and the members of group
 sentences, with the exit codes of `electros`. Imports are late: `--help` waits for none of them.
 """
 
+import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from atomd.config import PATH
+
+if TYPE_CHECKING:
+    from atomd.sysadmin import Failure
 
 Output = Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])]
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="")]
 Count = Annotated[int, Parameter(name=["--lines", "-n"])]
 Force = Annotated[bool, Parameter(name="--force", negative="")]
+Yes = Annotated[bool, Parameter(name="--yes", negative="")]
 Undo = Annotated[bool, Parameter(name="--undo", negative="")]
 Config = Annotated[Path, Parameter(name="--config", help="atomd's settings file")]
 
@@ -86,17 +92,19 @@ def evict(vm: str, *, force: Force = False, why: str = "", output: Output = "tab
 
 
 @app.command
-def rm(vm: str, *, output: Output = "table", config: Config = PATH) -> None:
-    """End a VM of any user and forget it; its volumes stay.
+def rm(vm: str, *, yes: Yes = False, output: Output = "table", config: Config = PATH) -> None:
+    """End a VM of any user and forget it; its volumes stay. Its user can't start it again: evict leaves them that.
 
     Parameters
     ----------
     vm
         Its name, its UUID, or the start of either.
+    yes
+        It is meant so.
     """
     from atomd.sysadmin import Desktop
 
-    Desktop(config, output).remove(vm)
+    Desktop(config, output).remove(vm, yes=yes)
 
 
 @app.command
@@ -124,7 +132,40 @@ def status(*, output: Output = "table", config: Config = PATH) -> None:
 
 
 def main() -> None:
+    """Every failure is a sentence and an exit code, never a traceback."""
+    from atomd.sysadmin import Exit, Failure
+
     try:
-        app()
+        app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except Failure as failure:
+        _end(failure)
+    except CycloptsError as error:
+        _end(Failure(Exit.USAGE, " ".join(str(error).split()), "atomctl --help; atomctl COMMAND --help"))
     except KeyboardInterrupt:
-        sys.exit(130)
+        _end(Failure(Exit.INTERRUPTED, "interrupted"))
+    except BrokenPipeError:  # whoever reads us has read enough
+        _close_output()
+    except OSError as error:  # a full disk behind the standard output
+        _close_output()
+        _end(Failure(Exit.FAILED, f"the result could not be written: {error.strerror or error}"))
+
+
+def _close_output() -> None:
+    """What is left in the buffer would fail again when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(failure: "Failure") -> NoReturn:
+    from atomd.sysadmin import as_json
+
+    with suppress(OSError):
+        sys.stderr.write(f"{as_json(failure.document()) if _wants_json(sys.argv[1:]) else failure.text()}\n")
+    sys.exit(failure.code)
+
+
+def _wants_json(words: list[str]) -> bool:
+    """Also where the words could not be understood."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    short = ("-ojson", "-o=json", "--output=json")
+    return any(a in short or (a in ("-o", "--output") and b == "json") for a, b in pairs)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -28,15 +28,33 @@ A = TypeVar("A", bound=Message)
 class Exit(IntEnum):
     """Those of `electros`."""
 
+    OK = 0
     FAILED = 1
     USAGE = 2
     NOT_FOUND = 4
     DENIED = 5
     UNREACHABLE = 6
+    TIMEOUT = 7
+    INTERRUPTED = 130
+
+
+class Failure(Exception):
+    """One sentence, and the lines that belong to it; scripts rely on the code."""
+
+    def __init__(self, code: Exit, sentence: str, *more: str) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence, self.more = code, sentence, more
+
+    def text(self) -> str:
+        return "\n".join(printable(line) for line in (f"atomctl: {self.sentence}", *(f"  {m}" for m in self.more)))
+
+    def document(self) -> dict[str, object]:
+        error: dict[str, object] = {"code": self.code.name.lower().replace("_", "-"), "message": self.sentence}
+        return {"error": error | ({"details": list(self.more)} if self.more else {})}
 
 
 class Desktop:
-    """One command's run: ends the program with a sentence and a code where it can't be done."""
+    """One command's run. All of it may raise `Failure`."""
 
     def __init__(self, config: Path, output: str) -> None:
         try:
@@ -85,8 +103,12 @@ class Desktop:
             fail(Exit.USAGE, f"--why has {len(why)} characters, at most {WHY_MAX} are told")
         self._end(asked.EvictVm(self._find(word).id, force, why))
 
-    def remove(self, word: str) -> None:
-        self._end(asked.RemoveVm(self._find(word).id))
+    def remove(self, word: str, *, yes: bool) -> None:
+        row = self._find(word)
+        if not yes:
+            of = f"{row.name or dashed(row.id)} of {row.user} ({row.state})"
+            fail(Exit.USAGE, f"{of} would be gone for good; nothing was done", "add --yes if that is meant")
+        self._end(asked.RemoveVm(row.id))
 
     def status(self) -> None:
         said = self._ask(asked.AskStatus(), asked.HostStatus)
@@ -110,16 +132,10 @@ class Desktop:
         path = self._config.audit
         if count < 0:
             fail(Exit.USAGE, "-n is a number of lines, 0 or more")
-        try:
-            for line in audit_reading.last_lines(path, count):
-                self._audit_line(line)
-            for line in audit_reading.follow(path) if follow else ():
-                self._audit_line(line)
+        for line in _audit_lines(path, count, follow=follow):
+            self._audit_line(line)
+            if follow:
                 sys.stdout.flush()
-        except PermissionError:
-            fail(Exit.DENIED, f"{path} is for root and the members of group atomos")
-        except OSError as error:
-            fail(Exit.FAILED, f"{path} can't be read: {error.strerror}")
 
     # ---- inside
 
@@ -153,8 +169,7 @@ class Desktop:
         if not found:
             fail(Exit.NOT_FOUND, f'no VM here is called "{word}"; atomctl ps shows all')
         if len(found) > 1:
-            several = "".join(f"\n  {dashed(row.id)}  {printable(row.name)} of {printable(row.user)}" for row in found)
-            fail(Exit.USAGE, f'"{printable(word)}" may be several VMs:', several)
+            fail(Exit.USAGE, f'"{word}" may be several VMs:', *(f"{dashed(r.id)}  {r.name} of {r.user}" for r in found))
         return found[0]
 
     def _ask(self, question: Message, answer: type[A], timeout_s: float = ASK_S) -> A:
@@ -164,10 +179,13 @@ class Desktop:
         except local.LocalError as error:
             match error.__cause__:
                 case FileNotFoundError() | ConnectionRefusedError():
-                    fail(Exit.UNREACHABLE, f"atomd is not running: nobody answers at {path}")
+                    hint = "see: systemctl status atomd; journalctl -u atomd"
+                    fail(Exit.UNREACHABLE, f"atomd is not running: nobody answers at {path}", hint)
                 case PermissionError():
                     fail(Exit.DENIED, "only root and the members of group atomos may ask this host's atomd")
-            fail(Exit.UNREACHABLE, f"atomd did not answer, or hung up on you: {error}")
+                case trio.TooSlowError():
+                    fail(Exit.TIMEOUT, f"atomd has not answered in {timeout_s:g} s; what it does goes on: atomctl ps")
+            fail(Exit.UNREACHABLE, f"atomd hung up: it hears root and the members of group atomos alone ({error})")
         except OSError as error:
             fail(Exit.UNREACHABLE, f"atomd is not reached: {error}")
         if isinstance(said, Refused):
@@ -180,6 +198,15 @@ class Desktop:
 
     def _show(self, document: dict[str, Any], heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         write(as_json(document) if self._is_json else as_table(heads, rows))
+
+
+def _audit_lines(path: Path, count: int, *, follow: bool) -> Iterator[str]:
+    try:
+        yield from audit_reading.follow(path, count) if follow else audit_reading.last_lines(path, count)
+    except PermissionError:
+        fail(Exit.DENIED, f"{path} is for root and the members of group atomos")
+    except OSError as error:
+        fail(Exit.FAILED, f"{path} can't be read: {error.strerror}")
 
 
 def matching(rows: Sequence[asked.VmRow], word: str) -> list[asked.VmRow]:
@@ -224,6 +251,5 @@ def write(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def fail(code: Exit, sentence: str, more: str = "") -> NoReturn:
-    sys.stderr.write(f"atomctl: {printable(sentence)}{more}\n")
-    sys.exit(code)
+def fail(code: Exit, sentence: str, *more: str) -> NoReturn:
+    raise Failure(code, sentence, *more)

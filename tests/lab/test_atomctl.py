@@ -30,7 +30,7 @@ def test_a_sysadmin_sees_a_users_vm_evicts_it_and_removes_it(lab: Any, vms: Vms)
     evicted = atomctl(lab, "evict", vm["id"], "--force", "--why", "a fan is broken")
     assert evicted["vm"]["why"] == "its sysadmin ended it: a fan is broken"
     assert vms.ps()["guest"]["state"] == "stopped"
-    assert atomctl(lab, "rm", vm["id"])["gone"]
+    assert atomctl(lab, "rm", vm["id"], "--yes")["gone"]
     audit = lab.exec("h1", "atomctl", "audit", "-n", "50").stdout
     assert "vm.evict" in audit
     assert "sysadmin uid 0 (root)" in audit
@@ -43,6 +43,7 @@ def test_a_drained_host_says_so_also_after_a_restart_until_that_is_undone(lab: A
     atomctl(lab, "drain")
     try:
         assert "drained by its sysadmin" in said()
+        assert {h["name"]: h["drained"] for h in electros(lab, "hosts").document["hosts"]}["h1"]
         lab.restart("h1", "atomd")
         assert atomctl(lab, "status")["status"]["drained"]
         assert "drained by its sysadmin" in said()
