@@ -22,6 +22,7 @@ def hosts(*, output: Output = "table") -> None:
         ("HOST", "ROLES", "CPU", "ACCEL", "THREADS FREE", "RAM FREE", "VMS", "VOLUMES", "ADDRESS"),
         [_row(host) for host in shown],
         [host["name"] for host in shown],
+        [f"{host['name']} takes no new VMs: drained by its sysadmin" for host in shown if host["drained"]],
     )
     emit(output, {"hosts": shown}, table)
     tell_silent(heard)
@@ -47,6 +48,7 @@ def _document(answers: list[Said]) -> dict[str, Any]:
         "threads": {"total": compute.threads_total, "free": compute.threads_free},
         "ram_mib": {"total": compute.ram_total_mib, "free": compute.ram_free_mib},
         "vms": compute.vms,
+        "drained": compute.drained,
         "volumes": storage.volumes if isinstance(storage, Answer) else 0,
     }
 
