@@ -779,3 +779,70 @@ def test_another_generations_domain_is_not_destroyed_in_place_of_ours(host: OneH
     host.up[vm.vm_id] = 9
     host.reconcile()
     assert not host.slow
+
+
+# ---- sysadmins
+
+
+def evict(host: OneHost, confirm: Confirm, why: str = "", *, force: bool = False) -> Refused | None:
+    vm = host.vm(confirm)
+    assert vm is not None
+    return host.do(host.compute.evict(vm, host.now_s, why=why, force=force))
+
+
+def test_an_evicted_guest_has_its_time_then_the_plug_is_pulled_and_its_user_is_told_why(host: OneHost) -> None:
+    confirm = host.running()
+    evict(host, confirm, "a fan is broken")
+    host.take(wanted.ShutDownDomain)
+    host.now_s += STOP_S - 0.1
+    host.tick()
+    assert not any(isinstance(effect, wanted.DestroyDomain) for effect in host.slow)
+    host.now_s += 0.2
+    host.tick()
+    host.destroy()
+    vm = host.vm(confirm)
+    assert vm is not None
+    assert (vm.state, vm.why) == (State.STOPPED, "its sysadmin ended it: a fan is broken")
+    assert free_threads(host) == THREADS
+
+
+def test_an_eviction_outlives_a_crash(host: OneHost) -> None:
+    confirm = host.running()
+    evict(host, confirm, "a fan is broken")
+    host.crash()
+    host.tick()
+    host.now_s += STOP_S + 0.1
+    host.tick()
+    host.destroy()
+    assert "a fan is broken" in str(host.rows[VmId(confirm.vm_id), 1].why)
+
+
+def test_a_guest_that_its_user_is_stopping_can_be_evicted_and_is_then_ended_in_any_case(host: OneHost) -> None:
+    confirm = host.running()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.do(host.compute.stop(vm, host.now_s, force=False))
+    host.now_s += STOP_S / 2
+    evict(host, confirm)
+    host.now_s += STOP_S / 2 + 0.1
+    host.tick()
+    host.destroy()
+    assert state(host.vm(confirm)) is State.STOPPED
+
+
+def test_a_vm_that_was_evicted_can_be_started_again(host: OneHost) -> None:
+    confirm = host.running()
+    evict(host, confirm, force=True)
+    host.destroy()
+    again = host.offered(host.pledge(vm_id=confirm.vm_id, generation=2))
+    assert state(host.confirm(again)) is State.COMMITTED
+
+
+def test_what_is_off_needs_no_eviction_and_what_is_starting_none_yet(host: OneHost) -> None:
+    stopped = host.stopped()
+    before = host.vm(stopped)
+    assert evict(host, stopped, "why") is None
+    assert host.vm(stopped) == before
+    starting = host.offered(host.pledge())
+    host.confirm(starting)
+    assert code(evict(host, starting)) == "not-now"

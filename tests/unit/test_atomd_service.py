@@ -1,0 +1,192 @@
+"""What users change through the front door is noted with who, from where and the outcome; what they look at is not."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from atomd.answering import Face
+from atomd.domains import ConsoleBusy
+from atomd.lifecycle import State
+from atomd.performing import became
+from atomd.service import Service
+from matcher.net.audit import Audit
+from matcher.net.caller import Caller
+from matcher.trust.principal import Principal
+from matcher.wire.codec import BODY_MAX_BYTES, encode
+from matcher.wire.envelope import Kind, host_audience, seal
+from matcher.wire.messages import Abandon, Refused, Role
+from specs.ids import HostId, VmId, dashed
+from tests.fakes.one_host import ANN, BOB, HOST, OneHost, a_vm
+from tests.fakes.realms import Realm, make_realm
+
+ANNS = Caller(Principal("user", ANN, "ann"), "10.0.0.7")
+BOBS = Caller(Principal("user", BOB, "bob"), "10.0.0.8")
+NOBODYS = VmId("c" * 32)
+
+
+class Performs:
+    """As much of a `Performer` as a service uses; slow work is done while it waits."""
+
+    def __init__(self, host: OneHost) -> None:
+        self.compute, self._host = host.compute, host
+
+    def apply(self, effects: Any) -> Refused | None:
+        return self._host.apply(effects)
+
+    async def changed(self) -> None:
+        self._host.destroy()
+
+
+class Terminal:
+    """A hypervisor with one console, that one person at a time may have."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+
+    async def open_console(self, vm_id: VmId) -> "Terminal":
+        if self.is_taken:
+            raise ConsoleBusy("somebody is at it")
+        self.is_taken = True
+        return self
+
+    async def aclose(self) -> None:
+        self.is_taken = False
+
+
+class Served(Service):
+    """Without the view of a VM, which takes a whole machine to tell."""
+
+    def _view(self, vm: Any, addresses: Any) -> Any:
+        return vm
+
+
+@pytest.fixture
+def host() -> OneHost:
+    return OneHost()
+
+
+@pytest.fixture(scope="module")
+def realm(tmp_path_factory: pytest.TempPathFactory) -> Realm:
+    return make_realm(tmp_path_factory.mktemp("realm"), "h1", "ann")
+
+
+@pytest.fixture
+def service(host: OneHost, realm: Realm, tmp_path: Path) -> Service:
+    none = cast(Any, None)
+    return Served(
+        identity=realm["h1"],
+        face=cast(Face, None),
+        performer=cast(Any, Performs(host)),
+        answers=none,
+        hypervisor=cast(Any, Terminal()),
+        storaged_socket=tmp_path / "storaged",
+        audit=Audit(tmp_path / "audit", "h1"),
+        quota=none,
+        ledger=host.ledger,
+    )
+
+
+def noted(tmp_path: Path) -> list[tuple[str, str, str, str, str]]:
+    path = tmp_path / "audit"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(line["who"][:8], line["from"], line["what"], line["about"], line["outcome"]) for line in lines]
+
+
+async def test_what_a_user_does_to_a_vm_is_noted(host: OneHost, service: Service, tmp_path: Path) -> None:
+    vm_id = VmId(host.running(name="web").vm_id)
+    await service.reboot(vm_id, ANNS)
+    await service.stop(vm_id, ANNS, force=True)
+    await service.stop(vm_id, ANNS, force=True)  # changes nothing
+    await service.remove(vm_id, ANNS, None)
+    by_ann = ("user ann", "10.0.0.7")
+    whats = ("vm.reboot", "vm.kill", "vm.remove")
+    assert noted(tmp_path) == [(*by_ann, what, dashed(vm_id), "ok") for what in whats]
+
+
+async def test_what_was_refused_is_noted_also_what_was_tried_on_vms_of_others(
+    host: OneHost, service: Service, tmp_path: Path
+) -> None:
+    vm_id = VmId(host.stopped().vm_id)
+    await service.reboot(vm_id, ANNS)
+    await service.stop(vm_id, BOBS, force=True)
+    await service.remove(NOBODYS, BOBS, None)
+    await service.console(vm_id, BOBS)
+    assert [line[2:] for line in noted(tmp_path)] == [
+        ("vm.reboot", dashed(vm_id), "refused: not-now"),
+        ("vm.kill", dashed(vm_id), "refused: not-found"),
+        ("vm.remove", dashed(NOBODYS), "refused: not-found"),
+        ("vm.console", dashed(vm_id), "refused: not-found"),
+    ]
+    assert {line[1] for line in noted(tmp_path)} == {"10.0.0.7", "10.0.0.8"}
+
+
+async def test_who_was_at_a_console_is_noted_from_when_to_when(host: OneHost, service: Service, tmp_path: Path) -> None:
+    vm_id = VmId(host.running().vm_id)
+    console = await service.console(vm_id, ANNS)
+    assert not isinstance(console, Refused)
+    assert isinstance(await service.console(vm_id, ANNS), Refused)
+    await console.aclose()
+    assert [line[4] for line in noted(tmp_path)] == ["ok", "refused: not-now", "ok"]
+    details = [json.loads(line)["detail"] for line in (tmp_path / "audit").read_text().splitlines()]
+    assert details[::2] == ["opened", "ended"]
+
+
+async def test_bytes_that_the_caller_has_not_signed_are_refused_and_noted(service: Service, tmp_path: Path) -> None:
+    await service.confirm(b"nonsense", ANNS)
+    await service.abandon(b"nonsense", ANNS)
+    outcomes = [(line[2], line[4]) for line in noted(tmp_path)]
+    assert outcomes == [("vm.confirm", "refused: bad-request"), ("vm.abandon", "refused: bad-request")]
+
+
+async def test_an_offer_that_a_user_lets_go_of_is_noted(
+    host: OneHost, service: Service, realm: Realm, tmp_path: Path
+) -> None:
+    ann = realm["ann"]
+    host_id = HostId(realm["h1"].principal.id)
+    abandon = Abandon(NOBODYS, 1, "f" * 32, HOST)
+    envelope = seal(
+        Kind.ABANDON,
+        encode(abandon),
+        realm=ann.realm,
+        signer=ann,
+        audience=host_audience(host_id, Role.COMPUTE),
+        max_bytes=BODY_MAX_BYTES,
+    )
+    await service.abandon(envelope, Caller(ann.principal, "10.0.0.7"))
+    assert noted(tmp_path) == [("user ann", "10.0.0.7", "vm.abandon", dashed(NOBODYS), "ok")]
+
+
+async def test_what_is_only_looked_at_is_not_noted(host: OneHost, service: Service, tmp_path: Path) -> None:
+    vm_id = VmId(host.stopped().vm_id)
+    await service.vms(ANNS)
+    await service.vm(vm_id, ANNS)
+    await service.vm(vm_id, BOBS)
+    assert noted(tmp_path) == []
+
+
+async def test_a_line_is_there_before_the_answer_so_that_who_hangs_up_is_noted_as_well(
+    host: OneHost, service: Service, tmp_path: Path
+) -> None:
+    vm_id = VmId(host.running().vm_id)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await service.stop(vm_id, ANNS, force=True)
+    assert [line[2] for line in noted(tmp_path)] == ["vm.kill"]
+
+
+def test_what_becomes_of_a_vm_by_itself_has_words_of_its_own() -> None:
+    steps = {
+        (None, State.PREPARED): "",
+        (State.PREPARED, State.COMMITTED): "vm.committed",
+        (State.COMMITTED, State.RUNNING): "vm.started",
+        (State.RUNNING, State.COMMITTED): "vm.restarted",
+        (State.RUNNING, State.STOPPED): "vm.ended",
+        (State.RUNNING, State.FAILED): "vm.failed",
+        (State.RUNNING, State.STOPPING): "",
+        (State.STOPPING, State.RUNNING): "vm.goes-on",
+    }
+    for (before, after), word in steps.items():
+        assert became(a_vm(before) if before else None, a_vm(after)) == word
