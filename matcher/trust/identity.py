@@ -284,6 +284,7 @@ def _tls(context: "ssl.SSLContext", identity: Identity, verify: "ssl.VerifyMode"
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = verify
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the bundle has judged its issuers; once is enough
     _show(context, identity)
     bundle = identity.bundle  # issuers among them: a peer need not send what every member has
     trusted = (*bundle.roots, *(issuer.certificate for issuer in bundle.issuers))
