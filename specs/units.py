@@ -27,6 +27,11 @@ def show_mib(mib: int) -> str:
     return f"{mib} MiB"
 
 
+def show_gb(mib: int) -> str:
+    """The size of a volume: 10240 → "10 GB", 128 → "0.125 GB"."""
+    return f"{mib / GB_MIB:.3f}".rstrip("0").rstrip(".") + " GB"
+
+
 def guess_mib(text: str) -> int | None:
     """The MiB that "2G", "2 GiB" or "512" mean; for hints only, since documents hold plain numbers."""
     found = _AMOUNT.fullmatch(text)

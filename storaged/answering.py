@@ -83,12 +83,14 @@ class StorageAnswers:
     def __init__(
         self,
         host: str,
+        front_door_port: int,
         offering: Offering[VolumeShare],
         snapshot: Callable[[], Snapshot],
         missed: Callable[[], None],
         realm: Callable[[], str],
     ) -> None:
-        self._host, self._offering, self._snapshot, self._missed = host, offering, snapshot, missed
+        self._host, self._front_door_port = host, front_door_port
+        self._offering, self._snapshot, self._missed = offering, snapshot, missed
         self._realm = realm
 
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
@@ -109,7 +111,7 @@ class StorageAnswers:
             query_id=query.query_id,
             host=self._host,
             role=Role.STORAGE,
-            front_door_port=0,
+            front_door_port=self._front_door_port,
             hosts_known=self._offering.hosts_known,
             version=VERSION,
             vms_matching=0,

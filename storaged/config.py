@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from matcher.net import audit, multicast
 
+PORT = 7767  # beside atomd's front door
+
 PATH = Path("/etc/atomos/storaged.toml")
 
 
@@ -31,4 +33,5 @@ class Config(BaseModel):
     audit: Path = audit.PATH
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
+    front_door_port: Annotated[int, Ge(1), Le(65535)] = PORT
     narrow: Narrow = Narrow()

@@ -10,6 +10,7 @@ import trio
 from matcher.net import local, peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
+from matcher.net.door import serving
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
 from matcher.net.starting import say_ready
@@ -26,6 +27,7 @@ from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.quota import Quota
+from storaged.store import Store
 from storaged.volume import Snapshot
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -108,13 +110,22 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
     proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.bundle.short_digest)
+    answers = StorageAnswers(
+        host,
+        config.front_door_port,
+        offering,
+        catalogue.snapshot,
+        catalogue.missed,
+        lambda: identity.bundle.short_digest,
+    )
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit)
+    store = Store(host, host_id, keeper, catalogue.snapshot, audit)
     nursery.start_soon(catalogue.keep_scanned)
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, attaching.answer)
+    await nursery.start(partial(serving.serve, identity, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     say_ready()
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

@@ -10,7 +10,7 @@ from matcher.offers.ledger import User
 from matcher.trust.grants import Narrowing
 from matcher.wire.messages import Reason
 from specs.ids import UserId, Vid
-from specs.units import GB_MIB
+from specs.units import GB_MIB, show_gb
 from storaged.claims import VolumeShare
 from storaged.volume import Snapshot
 
@@ -47,8 +47,8 @@ class Quota:
         left_mib = max(0, most_gb * GB_MIB - _size_mib(had, snapshot))
         if not more_mib or more_mib <= left_mib:
             return ()
-        has = f"{_gb(left_mib)} of your {most_gb} GB are left on {self._host}"
-        return (Reason("grant volumes", _gb(more_mib), has, "remove a VM that has volumes here: electros rm"),)
+        has = f"{show_gb(left_mib)} of your {most_gb} GB are left on {self._host}"
+        return (Reason("grant volumes", show_gb(more_mib), has, "remove a VM that has volumes here: electros rm"),)
 
     def _vids(self, user_id: UserId, residents: Collection[VolumeShare]) -> set[Vid]:
         mine = (share for share in (*self._shares(), *residents) if share.user_id == user_id)
@@ -57,7 +57,3 @@ class Quota:
 
 def _size_mib(vids: Iterable[Vid], snapshot: Snapshot) -> int:
     return sum(snapshot.volumes[vid].size_mib for vid in vids if vid in snapshot.volumes)
-
-
-def _gb(mib: int) -> str:
-    return f"{mib / GB_MIB:.3f}".rstrip("0").rstrip(".") + " GB"

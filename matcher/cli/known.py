@@ -30,7 +30,8 @@ class Known:
         return {(entry["id"], entry["role"]): entry["name"] for entry in self._hosts.values()}
 
     def doors(self) -> tuple[Door, ...]:
-        computes = (entry for entry in self._hosts.values() if entry["port"])
+        """Of compute: where a long pledge goes, and what the realm has signed can be learned."""
+        computes = (entry for entry in self._hosts.values() if entry["port"] and entry["role"] == Role.COMPUTE)
         return tuple(Door(e["name"], e["id"], e["address"], e["port"]) for e in computes)
 
     def remember(self, answers: Iterable[Said]) -> None:
@@ -52,11 +53,11 @@ class Known:
         self._hosts.pop(f"{peer[0]}:{peer[1]}", None)
 
 
-def door_of(said: Said) -> Door | None:
-    """Where to ask this host for more; storage alone has no door yet."""
+def door_of(said: Said, role: Role = Role.COMPUTE) -> Door | None:
+    """Where to ask the daemon of this role for more, if it was this one that answered."""
     answer = said.message
     assert isinstance(answer, Answer)
-    if answer.role is not Role.COMPUTE or not answer.front_door_port:
+    if answer.role is not role or not answer.front_door_port:
         return None
     return Door(answer.host, said.host_id, said.address, answer.front_door_port)
 

@@ -65,6 +65,7 @@ class Host:
     link: "Link"
     identity: Identity
     issuer: Issuer | None = None
+    role: Role = Role.COMPUTE
     narrowing: Narrowing = field(default_factory=Narrowing)
     uses: dict[str, Use] = field(default_factory=dict)
     vms: int = 0
@@ -108,7 +109,7 @@ class Host:
         said = Answer(
             query.query_id,
             self.name,
-            Role.COMPUTE,
+            self.role,
             self.port,
             1,
             "0.1",

@@ -38,7 +38,10 @@ SOLE_IMPORTERS = {
     "pyudev": {"atomd.devices"},
     "anycorn": {"matcher.net.door.conversing"},
     "h11": {"matcher.net.door.conversing"},
-    "starlette": {f"matcher.net.door.{room}" for room in ("asking", "entrance", "rooms", "realm_rooms")},
+    "starlette": {
+        f"matcher.net.door.{room}"
+        for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")
+    },
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
     "subprocess": {"atomd.accelerator"},

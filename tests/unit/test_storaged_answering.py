@@ -63,7 +63,7 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
     proposer = Proposer("h1", host_id, keeper, lambda: snapshot, quota)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-    answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
+    answers = StorageAnswers("h1", 7767, offering, lambda: snapshot, lambda: None, lambda: "")
     attaching = Attaching(
         identity,
         keeper,

@@ -73,7 +73,7 @@ class Storage:
         ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
         proposer = Proposer("h1", self.host_id, keeper, lambda: snapshot, quota)
         offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-        self.answers = StorageAnswers("h1", offering, lambda: snapshot, lambda: None, lambda: "")
+        self.answers = StorageAnswers("h1", 7767, offering, lambda: snapshot, lambda: None, lambda: "")
         intake, audit = Intake(self.host, self.answers), Audit(self.folder / "audit.jsonl", "h1")
         self.attaching = Attaching(self.host, keeper, ledger, lambda: snapshot, intake, quota, audit)
 

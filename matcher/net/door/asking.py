@@ -13,7 +13,7 @@ from matcher.net.caller import Caller
 from matcher.net.door.routes import Route
 from matcher.wire.codec import BadBytes, M, from_json, to_json
 from matcher.wire.messages import Message, Reason, Refused
-from specs.ids import VmId, parse_id
+from specs.ids import Vid, VmId, parse_id
 
 T = TypeVar("T")
 
@@ -55,6 +55,15 @@ class Asking:
         if vm_id is None:
             raise Denied(refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours"))
         return VmId(vm_id)
+
+    @property
+    def vid(self) -> Vid:
+        """Raises `Denied`, as `vm_id` does."""
+        vid = parse_id(self.arguments["id"])
+        if vid is None:
+            hint = "electros volume ls shows what you may see"
+            raise Denied(refused("not-found", "volume", "a volume", "no such volume here", hint))
+        return Vid(vid)
 
     @property
     def websocket(self) -> WebSocket:

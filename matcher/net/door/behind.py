@@ -1,4 +1,4 @@
-"""What stands behind the front door: a `Host` for VMs, a `Desk` for the realm. They decide; the door hands over.
+"""What stands behind front doors: a `Host` for VMs, a `Desk` for the realm, a `Store` for volumes. They decide.
 
 Who calls has been judged when anything here is called: the certificate, and whether their grant has the verb that the
 route needs. What belongs to whom, and how much, is decided behind.
@@ -23,7 +23,8 @@ from matcher.wire.realm import (
     Welcome,
     WhoAmI,
 )
-from specs.ids import VmId
+from matcher.wire.volumes import VolumeView, VolumeViews
+from specs.ids import Vid, VmId
 
 
 class Console(Protocol):
@@ -111,4 +112,16 @@ class Desk(Protocol):
 
     async def join(self, join: Join, server_leaf: bytes, address: str) -> Admitted | Refused:
         """`server_leaf` (DER) is what this host has shown in TLS; the proof in `join` names it."""
+        ...
+
+
+class Store(Protocol):
+    """Volumes of a storage host. What is another user's private volume is not there."""
+
+    async def volumes(self, caller: Caller) -> VolumeViews: ...
+
+    async def volume(self, vid: Vid, caller: Caller) -> VolumeView | Refused: ...
+
+    def denied(self, caller: Caller, asked: str, why: str) -> None:
+        """As a desk's."""
         ...

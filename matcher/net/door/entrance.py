@@ -20,8 +20,7 @@ from starlette.websockets import WebSocket
 from matcher.net.caller import Caller
 from matcher.net.door.admission import Limits, Places, Rates
 from matcher.net.door.asking import Asking, Denied, Disconnected, Handler, no, refused
-from matcher.net.door.behind import Desk
-from matcher.net.door.routes import Found, Octets, Route, Who, find
+from matcher.net.door.routes import ROUTES, Found, Octets, Route, Table, Who
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.principal import Principal
@@ -31,6 +30,7 @@ from matcher.wire.messages import Refused
 from matcher.wire.realm import Verb
 
 Reply = Callable[[Response], Awaitable[None]]
+Denial = Callable[[Caller, str, str], None]  # what a caller's grant does not allow: who, method and path, why
 
 log = logging.getLogger("door")
 
@@ -52,12 +52,14 @@ class Entrance:
     def __init__(
         self,
         identity: Identity,
-        desk: Desk | None,
         handlers: Mapping[str, Handler],
+        denied: Denial,
         limits: Limits,
         counters: Counter[str],
     ) -> None:
-        self._identity, self._desk, self._handlers = identity, desk, handlers
+        self._identity, self._handlers = identity, handlers
+        self._denied = denied
+        self._table = Table(route for route in ROUTES if route.name in handlers)
         self._counters = counters
         self._rates = Rates(limits.rate_per_s, limits.burst)
         self._requests = Places(limits.requests_max, limits.requests_per_member_max)
@@ -67,7 +69,7 @@ class Entrance:
         """One request or one console session, to its end."""
         is_console = scope["type"] == "websocket"
         connection = WebSocket(scope, receive, send) if is_console else Request(scope, receive, send)
-        found = find("GET" if is_console else scope["method"], scope["path"], websocket=is_console)
+        found = self._table.find("GET" if is_console else scope["method"], scope["path"], websocket=is_console)
 
         async def reply(response: Response) -> None:
             if isinstance(connection, WebSocket):
@@ -105,8 +107,7 @@ class Entrance:
         why = _lack(route, caller.who)
         if why is None:
             return
-        if self._desk is not None:
-            self._desk.denied(caller, f"{route.method} {route.path}", why)
+        self._denied(caller, f"{route.method} {route.path}", why)
         hint = "an admin of the realm can give another grant" if caller.who.kind == "user" else ""
         raise Denied(refused("denied", "grant", f"{route.method} {route.path}", why, hint))
 

@@ -3,12 +3,12 @@
 The messages' annotations are the schemas; nothing is written twice.
 """
 
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from matcher.net.door.routes import ROUTES, Lines, Octets, Route, Who
+from matcher.net.door.routes import Lines, Octets, Route, Who
 from matcher.wire.messages import Message, Refused
 
 VERSION = "1"
@@ -25,12 +25,11 @@ _REFUSED = {"$ref": "#/components/responses/Refused"}
 Mode = Literal["validation", "serialization"]
 
 
-@cache
-def document() -> Json:
+def document(routes: Sequence[Route]) -> Json:
     """The whole document, as JSON values."""
-    schemas, definitions = _schemas()
+    schemas, definitions = _schemas(routes)
     paths: dict[str, Json] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
@@ -50,10 +49,10 @@ def document() -> Json:
     }
 
 
-def _schemas() -> tuple[dict[tuple[type[Message], Mode], Json], Json]:
+def _schemas(routes: Sequence[Route]) -> tuple[dict[tuple[type[Message], Mode], Json], Json]:
     """A schema for each message in each direction that it travels, and what these refer to."""
     wanted: dict[tuple[type[Message], Mode], None] = {(Refused, "serialization"): None}
-    for route in ROUTES:
+    for route in routes:
         answer = route.answer.of if isinstance(route.answer, Lines) else route.answer
         if isinstance(answer, type):
             wanted[answer, "serialization"] = None
@@ -91,7 +90,7 @@ def _parameters(route: Route) -> list[Json]:
             "name": part[1:-1],
             "in": "path",
             "required": True,
-            "description": "the VM's UUID, with dashes or without",
+            "description": "a UUID, with dashes or without",
             "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
         }
         for part in route.parts

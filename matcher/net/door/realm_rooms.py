@@ -1,27 +1,19 @@
-"""The rooms of the realm: what its members ask of a host's desk, and the door's own description."""
+"""The rooms of the realm: what its members ask of a host's desk."""
 
-import json
-from functools import cache
-
-import trio
 from starlette.responses import Response
 
-from matcher.net.door import openapi
-from matcher.net.door.asking import Asking, Denied, Handler, granted, octets, refused, said
+from matcher.net.door.asking import Asking, Handler, granted, octets, said
 from matcher.net.door.behind import Desk
 from matcher.wire.realm import ChangeGrant, InviteHost, InviteUser, Renew, Revoke
 
 
 class RealmRooms:
-    """`desk` is `None` where nothing of the realm can be asked."""
-
-    def __init__(self, desk: Desk | None) -> None:
-        self._with_desk = desk
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
         return {
-            "openapi": self._openapi,
             "status": self._status,
             "bundle": self._bundle,
             "offer": self._offer,
@@ -33,15 +25,6 @@ class RealmRooms:
             "make_issuer": self._make_issuer,
             "members": self._members,
         }
-
-    @property
-    def _desk(self) -> Desk:
-        if self._with_desk is None:
-            raise Denied(refused("unavailable", "realm", "the realm's desk", "this host has none", "ask another host"))
-        return self._with_desk
-
-    async def _openapi(self, _: Asking) -> Response:
-        return Response(await trio.to_thread.run_sync(_document), media_type="application/json")
 
     async def _status(self, _: Asking) -> Response:
         return said(self._desk.status())
@@ -72,9 +55,3 @@ class RealmRooms:
 
     async def _members(self, asking: Asking) -> Response:
         return said(granted(self._desk.members(asking.caller)))
-
-
-@cache
-def _document() -> bytes:
-    """45 ms the first time, and so in a thread."""
-    return json.dumps(openapi.document()).encode()

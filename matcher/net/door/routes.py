@@ -1,9 +1,10 @@
-"""The table of all that can be asked at the front door: who may, which verb it needs, what goes in and comes out.
+"""The table of all that can be asked at front doors: who may, which verb it needs, what goes in and comes out.
 
-One table makes the dispatcher, the checks of rights and the OpenAPI document, so that none can know of a route that the
-others do not. Pure.
+atomd's door has the routes of VMs and of the realm, storaged's those of volumes. One table makes the dispatcher, the
+checks of rights and the OpenAPI document, so that none can know of a route that the others do not. Pure.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +24,7 @@ from matcher.wire.realm import (
     Verb,
     WhoAmI,
 )
+from matcher.wire.volumes import VolumeView, VolumeViews
 
 DOCUMENTS_MAX_BYTES = 4 << 20  # of a request with documents by a host or an admin: a whole bundle
 PARTS_MAX = 6  # of a path
@@ -152,6 +154,8 @@ ROUTES: tuple[Route, ...] = (
         verb=Verb.CONSOLE,
         websocket=True,
     ),
+    Route("volumes", "GET", "/v1/volumes", "The volumes here that you may see", VolumeViews, verb=Verb.PLEDGE),
+    Route("volume", "GET", "/v1/volumes/{id}", "One of them", VolumeView, verb=Verb.PLEDGE),
     Route("status", "GET", "/v1/realm", "What this host knows of the realm", RealmStatus, who=Who.MEMBER),
     Route(
         "bundle",
@@ -218,23 +222,28 @@ class Found:
     methods: tuple[str, ...] = ()
 
 
-def find(method: str, path: str, *, websocket: bool = False) -> Found:
-    """HEAD is answered where GET is."""
-    method = "GET" if method == "HEAD" else method
-    parts = tuple(path.split("/")[1 : PARTS_MAX + 2])
-    there = [route for route in _BY_LENGTH.get(len(parts), ()) if _fits(route.parts, parts)]
-    for route in there:
-        if route.method == method and route.websocket == websocket:
-            arguments = {mine[1:-1]: given for mine, given in zip(route.parts, parts, strict=True) if mine[:1] == "{"}
-            return Found(route, arguments)
-    return Found(None, {}, tuple(sorted({route.method for route in there if not route.websocket})))
+class Table:
+    """The routes of one door: those of `ROUTES` that something stands behind."""
+
+    def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
+        self.routes = tuple(routes)
+        self._by_length: dict[int, list[Route]] = {}
+        for route in self.routes:
+            self._by_length.setdefault(len(route.parts), []).append(route)
+
+    def find(self, method: str, path: str, *, websocket: bool = False) -> Found:
+        """HEAD is answered where GET is."""
+        method = "GET" if method == "HEAD" else method
+        parts = tuple(path.split("/")[1 : PARTS_MAX + 2])
+        there = [route for route in self._by_length.get(len(parts), ()) if _fits(route.parts, parts)]
+        for route in there:
+            if route.method == method and route.websocket == websocket:
+                arguments = {
+                    mine[1:-1]: given for mine, given in zip(route.parts, parts, strict=True) if mine[:1] == "{"
+                }
+                return Found(route, arguments)
+        return Found(None, {}, tuple(sorted({route.method for route in there if not route.websocket})))
 
 
 def _fits(parts: tuple[str, ...], given: tuple[str, ...]) -> bool:
     return all(mine == other or (mine[:1] == "{" and other) for mine, other in zip(parts, given, strict=True))
-
-
-_BY_LENGTH = {
-    length: [route for route in ROUTES if len(route.parts) == length]
-    for length in {len(route.parts) for route in ROUTES}
-}

@@ -15,19 +15,23 @@ import socket
 import ssl
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
 from matcher.net.door.admission import Limits, Places, Share
-from matcher.net.door.behind import Desk, Host
+from matcher.net.door.asking import Handler
+from matcher.net.door.behind import Desk, Host, Store
 from matcher.net.door.conversing import Conversation
-from matcher.net.door.entrance import Entrance, Line
+from matcher.net.door.describing import OPENAPI, described
+from matcher.net.door.entrance import Denial, Entrance, Line
 from matcher.net.door.joining import Joins
 from matcher.net.door.realm_rooms import RealmRooms
 from matcher.net.door.rooms import Rooms
 from matcher.net.door.secured import Secured
+from matcher.net.door.volume_rooms import VolumeRooms
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, pem_to_der, server_tls
 from matcher.trust.joining import ALPN
@@ -50,25 +54,43 @@ class Opened:
 
 async def serve(
     identity: Identity,
-    host: Host,
+    host: Host | None = None,
     desk: Desk | None = None,
     *,
+    store: Store | None = None,
     port: int = PORT,
     limits: Limits = Limits(),  # noqa: B008  frozen
     task_status: trio.TaskStatus[Opened] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, on IPv4 and IPv6; started once the sockets listen. `port` 0: any that is free.
 
+    The door has the routes of what stands behind it: VMs, the realm, volumes.
     Raises `OSError` where it can't listen, or the identity's files can't be read.
     """
     _allow_files()
-    door = _Door(identity, host, desk, limits)
+    door = _Door(identity, _handlers(identity, host, desk, store), _denied(desk, store), desk, limits)
     listening = _listening(port)
     async with trio.open_nursery() as nursery:
         for each in listening:
             nursery.start_soon(door.accept, trio.socket.from_stdlib_socket(each), nursery)
         nursery.start_soon(door.watch)
         task_status.started(Opened(listening[0].getsockname()[1], door.counters))
+
+
+def _handlers(identity: Identity, host: Host | None, desk: Desk | None, store: Store | None) -> Mapping[str, Handler]:
+    handlers: dict[str, Handler] = {}
+    if host is not None:
+        handlers |= Rooms(host, identity.verifier).handlers()
+    if desk is not None:
+        handlers |= RealmRooms(desk).handlers()
+    if store is not None:
+        handlers |= VolumeRooms(store).handlers()
+    return handlers | described({*handlers, OPENAPI})
+
+
+def _denied(desk: Desk | None, store: Store | None) -> Denial:
+    behind = desk or store
+    return behind.denied if behind is not None else lambda *_: None
 
 
 @dataclass(eq=False, slots=True)
@@ -80,14 +102,15 @@ class _Guest:
 
 
 class _Door:
-    def __init__(self, identity: Identity, host: Host, desk: Desk | None, limits: Limits) -> None:
+    def __init__(
+        self, identity: Identity, handlers: Mapping[str, Handler], denied: Denial, desk: Desk | None, limits: Limits
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._identity, self._desk, self._limits = identity, desk, limits
         self._tls = _Contexts(identity)
         self._tls.get(joining=False)
         self._joins = Joins(desk, limits, self.counters) if desk is not None else None
-        handlers = {**Rooms(host, identity.verifier).handlers(), **RealmRooms(desk).handlers()}
-        self._entrance = Entrance(identity, desk, handlers, limits, self.counters)
+        self._entrance = Entrance(identity, handlers, denied, limits, self.counters)
         self._silent = Share[_Guest](limits.silent_max, limits.per_address_max)
         self._shaking = Share[_Guest](limits.shaking_max, limits.per_address_max)
         self._joining = Share[_Guest](limits.joining_max, limits.joining_per_address_max)

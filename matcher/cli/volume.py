@@ -1,0 +1,136 @@
+"""`electros volume`: the volumes that I may see, on all storage hosts in reach."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cyclopts import App
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.known import door_of
+from matcher.cli.output import Output, Table, emit, note
+from matcher.cli.session import Heard, Session, no_host_in_reach, session, tell_silent
+from matcher.net.https import Door
+from matcher.wire.messages import Role
+from matcher.wire.volumes import VolumeView, VolumeViews
+from specs.ids import dashed, parse_id
+from specs.units import show_gb
+
+app = App(name="volume", help="List and show the volumes on the storage hosts in reach.")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    volume: VolumeView
+    door: Door
+
+
+@app.command
+def ls(*, output: Output = "table") -> None:
+    """List the volumes that I may see, on all storage hosts in reach."""
+    with session() as mine:
+        found, heard = all_of(mine)
+    volumes = sorted((each.volume for each in found), key=lambda volume: (volume.name, volume.vid, volume.host))
+    emit(output, {"volumes": [document(volume) for volume in volumes]}, _table(volumes))
+    tell_silent(heard)
+
+
+@app.command
+def inspect(volume: str, *, output: Output = "table") -> None:
+    """Show everything that is known of one volume.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+    shown = document(found.volume)
+    rows = [(key, value if isinstance(value, str) else _plain(value)) for key, value in shown.items()]
+    emit(output, {"volume": shown}, Table(("FIELD", "VALUE"), rows, [found.volume.vid]))
+
+
+def all_of(mine: Session) -> tuple[list[Found], Heard]:
+    """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does."""
+    heard = mine.query()
+    doors = [door for said in heard.answers if (door := door_of(said, Role.STORAGE)) is not None]
+    if not doors:
+        if not heard.answers:
+            raise no_host_in_reach(heard)
+        raise Failure(Exit.UNREACHABLE, "no host in reach has volumes to share", helps="is storaged running on one?")
+    found: list[Found] = []
+    for door in doors:
+        views = mine.ask(door, lambda connection: connection.ask("GET", "/v1/volumes", VolumeViews))
+        if views.left_out:
+            note(f"electros: {door.host} has {views.left_out} more, which are not shown")
+        found += [Found(volume, door) for volume in views.volumes]
+    return found, heard
+
+
+def one(mine: Session, meant: str) -> Found:
+    """The one volume that `meant` names: exactly, or as the only one that starts so. Raises `Failure`."""
+    found, heard = all_of(mine)
+    exact = [each for each in found if each.volume.name == meant or each.volume.vid == parse_id(meant)]
+    hits = exact or [each for each in found if _starts(each.volume, meant)]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in hits)
+        helps = "say it by its UUID; one at several hosts is for their sysadmins to sort out"
+        raise Failure(Exit.USAGE, f'"{meant}" could be several volumes: {which}', helps=helps)
+    missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
+    helps = "electros volume ls shows those that you may see"
+    raise Failure(Exit.NOT_FOUND, f'no volume in reach is named "{meant}"{missing}', helps=helps)
+
+
+def document(volume: VolumeView) -> dict[str, Any]:
+    return {
+        "vid": dashed(volume.vid),
+        "name": volume.name,
+        "size_gb": volume.size_mib / 1024,
+        "format": volume.format.value,
+        "bootable": volume.bootable,
+        "private": volume.private,
+        "shareable": volume.shareable,
+        "readonly": volume.readonly,
+        "owner": volume.owner or None,
+        "host": volume.host,
+        "host_id": volume.host_id,
+        "pool": volume.pool,
+        "state": volume.state,
+        "vms": list(volume.vms),
+    } | ({"why": volume.why} if volume.why else {})
+
+
+def _starts(volume: VolumeView, meant: str) -> bool:
+    return bool(meant) and (volume.name.startswith(meant) or volume.vid.startswith(meant.replace("-", "").lower()))
+
+
+def _table(volumes: Sequence[VolumeView]) -> Table:
+    rows = [
+        (
+            volume.name or "-",
+            show_gb(volume.size_mib),
+            volume.format.value,
+            _traits(volume) or "-",
+            volume.state + (f": {', '.join(volume.vms)}" if volume.vms else ""),
+            volume.host,
+            dashed(volume.vid),
+        )
+        for volume in volumes
+    ]
+    heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
+    return Table(heads, rows, [dashed(volume.vid) for volume in volumes])
+
+
+def _traits(volume: VolumeView) -> str:
+    return ",".join(trait for trait in ("bootable", "private", "shareable", "readonly") if getattr(volume, trait))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,95 @@
+"""`electros volume`: what several storage hosts have is one list, and one volume is found by name, UUID or prefix."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matcher.cli import volume
+from matcher.cli.failures import Exit, Failure
+from matcher.wire.messages import ImageFormat, Reason, Refused, Role
+from matcher.wire.volumes import VolumeView, VolumeViews
+from tests.fakes.hosts import Host, Link, keyboard
+
+
+def view(digit: str, name: str, host: str, **more: Any) -> VolumeView:
+    traits = {"bootable": False, "private": False, "shareable": False, "readonly": False}
+    known = {"owner": "", "host_id": "1" * 64, "pool": "/srv/atomos", "state": "free", **traits, **more}
+    return VolumeView(vid=digit * 32, name=name, size_mib=1152, format=ImageFormat.RAW, host=host, **known)
+
+
+@pytest.fixture
+def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    with keyboard(tmp_path, monkeypatch, "h1", "h2") as link:
+        for name in ("h1", "h2"):
+            link.hosts.append(Host(link, link.realm[name], role=Role.STORAGE))
+        has(link, "h1", view("a", "data", "h1", state="attached", vms=("web",)), view("b", "database", "h1"))
+        has(link, "h2", view("c", "boot", "h2", bootable=True, readonly=True))
+        yield link
+
+
+def has(link: Link, name: str, *views: VolumeView, left_out: int = 0) -> None:
+    storage = next(host for host in link.hosts if host.name == name and host.role is Role.STORAGE)
+    storage.answers["GET /v1/volumes"] = VolumeViews(views, left_out)
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_volumes_of_all_storage_hosts_are_one_list(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    volume.ls(output="json")
+    shown = printed(capsys)["volumes"]
+    assert [(each["name"], each["host"], each["size_gb"]) for each in shown] == [
+        ("boot", "h2", 1.125),
+        ("data", "h1", 1.125),
+        ("database", "h1", 1.125),
+    ]
+    volume.ls()
+    table = capsys.readouterr().out
+    assert "bootable,readonly" in table
+    assert "attached: web" in table
+    assert "1.125 GB" in table
+
+
+def test_what_does_not_fit_one_answer_is_told_of(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    has(link, "h2", left_out=7)
+    volume.ls()
+    assert "h2 has 7 more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("meant", ["data", "a" * 32, "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", "AAAA"])
+def test_a_volume_is_found_by_name_uuid_or_the_start_of_it(
+    link: Link, capsys: pytest.CaptureFixture[str], meant: str
+) -> None:
+    volume.inspect(meant, output="json")
+    assert printed(capsys)["volume"]["vid"].startswith("aaaaaaaa-")
+
+
+def test_a_name_that_could_be_several_says_which(link: Link) -> None:
+    with pytest.raises(Failure, match=r"data \(aaaaaaaa on h1\), database \(bbbbbbbb on h1\)") as failed:
+        volume.inspect("dat")
+    assert failed.value.exit_code == Exit.USAGE
+
+
+def test_a_name_that_nobody_has_is_not_found(link: Link) -> None:
+    with pytest.raises(Failure, match='no volume in reach is named "nothing"') as failed:
+        volume.inspect("nothing")
+    assert failed.value.exit_code == Exit.NOT_FOUND
+
+
+def test_hosts_without_storage_are_told_as_such(link: Link) -> None:
+    link.hosts[:] = [host for host in link.hosts if host.role is not Role.STORAGE]
+    with pytest.raises(Failure, match="no host in reach has volumes") as failed:
+        volume.ls()
+    assert failed.value.exit_code == Exit.UNREACHABLE
+
+
+def test_a_refusal_of_a_storage_host_is_a_sentence(link: Link) -> None:
+    storage = link.hosts[-1]
+    storage.answers["GET /v1/volumes"] = Refused("denied", (Reason("grant", "GET", "your grant lacks it", ""),))
+    with pytest.raises(Failure, match="your grant lacks it") as failed:
+        volume.ls()
+    assert failed.value.exit_code == Exit.DENIED
