@@ -42,7 +42,8 @@ from atomd.refusals import name_taken, not_next, refused, too_old, unattached
 from atomd.stopping import IGNORED, Due, Stopping, why_evicted
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
-from matcher.wire.messages import Abandon, Attached, Confirm, Refused
+from matcher.wire.messages import Abandon, Confirm, Refused
+from matcher.wire.volumes import Attached
 from specs.ids import HostId, OfferId, UserId, VmId
 
 Looked = Mapping[VmId, Vm | None]  # every VM as it was before libvirt was asked; `None` for a busy one

@@ -14,7 +14,8 @@ from lxml import etree
 
 from atomd.domains import StartFailed
 from atomd.inventory.levels import LEVELS
-from matcher.wire.messages import Accelerator, Arch, AttachedVolume, Firmware
+from matcher.wire.messages import Accelerator, Arch, Firmware
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId, dashed, parse_id
 
 NAME_PREFIX = "atomos-"

@@ -19,7 +19,8 @@ from pydantic import ConfigDict
 
 from atomd.hardware import Claim
 from atomd.lease import Lease
-from matcher.wire.messages import AttachedVolume, Confirm
+from matcher.wire.messages import Confirm
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import OfferId, UserId, VmId
 
 

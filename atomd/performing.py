@@ -39,7 +39,8 @@ from atomd.traits import arch_for
 from matcher.net import local
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
-from matcher.wire.messages import Arch, Attach, Attached, Detach, Detached, Refused
+from matcher.wire.messages import Arch, Refused
+from matcher.wire.volumes import Attach, Attached, Detach, Detached
 from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from atomd.lifecycle import State, Vm
 from matcher.offers.ledger import Refusal
-from matcher.wire.messages import REASONS_MAX, Attached, Confirm, Reason, Refused
+from matcher.wire.messages import REASONS_MAX, Confirm, Reason, Refused
+from matcher.wire.volumes import Attached
 from specs.ids import UserId
 
 

@@ -30,21 +30,9 @@ from matcher.trust.opening import open_sealed
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import unframe
-from matcher.wire.messages import (
-    Abandon,
-    Abandoned,
-    Answer,
-    Arch,
-    Asked,
-    Confirm,
-    Refused,
-    Replies,
-    Role,
-    VmView,
-    VmViews,
-    VmVolume,
-)
+from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
 from matcher.wire.realm import WhoAmI
+from matcher.wire.volumes import Asked, Replies
 from specs.ids import HostId, OfferId, UserId, VmId, dashed
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again

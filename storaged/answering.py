@@ -3,49 +3,23 @@
 import logging
 from collections.abc import Callable, Sequence
 
-import trio
-
-from matcher.net.audit import Audit, outcome_of, why_of
-from matcher.net.intake import Intake
-from matcher.net.local import Peer, sysadmin
-from matcher.net.peer import now_s, wall_ms
-from matcher.offers.ledger import Ledger, Refusal, User
+from matcher.offers.ledger import User
 from matcher.offers.offering import Nothing, Offering, Proposal
-from matcher.trust.certificates import Untrusted
-from matcher.trust.identity import Identity
-from matcher.trust.opening import open_kept, open_sealed
 from matcher.trust.principal import Principal
-from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
-from matcher.wire.envelope import Kind, Sealed, host_audience, unseal
-from matcher.wire.framing import frame
+from matcher.wire.envelope import Kind, Sealed
 from matcher.wire.messages import (
     Answer,
-    Asked,
-    Attach,
-    Attached,
-    Confirm,
-    Detach,
-    Detached,
-    Forget,
-    Forgotten,
-    Message,
     Pledge,
     Query,
-    Reason,
-    Refused,
-    Replies,
     Reveal,
     Role,
     Unfit,
     VmOffer,
     VolumeOffer,
 )
-from matcher.wire.realm import Verb
-from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
-from storaged.beneath import Unusable
-from storaged.claims import VolumeShare, admits, shared
+from specs.ids import HostId, UserId
+from storaged.claims import VolumeShare, admits
 from storaged.fit import offer_volumes
-from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper
 from storaged.quota import Quota
 from storaged.volume import Snapshot
@@ -133,166 +107,6 @@ def asks_nothing(sealed: Sealed) -> bool:
     return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload
 
 
-class Attaching:
-    """What the atomd of this host asks for: judged by the user's own signature, not by atomd's word."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        keeper: Keeper,
-        ledger: Ledger[VolumeShare],
-        snapshot: Callable[[], Snapshot],
-        intake: Intake,
-        quota: Quota,
-        audit: Audit,
-    ) -> None:
-        self._audit = audit
-        self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
-        self._intake, self._quota = intake, quota
-        self._turn = trio.Lock()  # attach and detach in the order in which they were asked
-        self._let_go: dict[OfferId, None] = {}  # a confirm that is served after its detach must not attach
-        self._host_id = HostId(identity.principal.id)
-
-    async def answer(self, question: Message, peer: Peer) -> Message:
-        try:
-            match question:
-                case Attach(confirm=envelope):
-                    return await self._attach(envelope)
-                case Detach():
-                    return await self._detach(question)
-                case Asked(pledge=pledge):
-                    return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
-                case Forget(vid=vid):
-                    return await self._forget(Vid(vid), await sysadmin(peer))
-        except JournalCorrupt:
-            raise
-        except JournalError as error:
-            refusal = _refused("journal", "volumes", str(error), "free space on the host's disk")
-            what = f"volume.{type(question).__name__.lower()}"
-            self._audit.note("atomd", what, "", outcome_of(refusal), why_of(refusal))
-            return refusal
-        return _refused("bad-request", "question", "not one that storaged answers", "")
-
-    async def _attach(self, envelope: bytes) -> Attached | Refused:
-        opened = self._confirm(envelope)
-        if isinstance(opened, Refused):
-            self._audit.note("a confirm that atomd brought", "volume.attach", "", outcome_of(opened), why_of(opened))
-            return opened
-        confirm, user = opened
-        attached = await self._attach_for(confirm, user)
-        vids = ", ".join(dashed(claim.vid) for claim in confirm.volumes)
-        detail = f"{vids}; generation {confirm.generation}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
-        who = f"user {user.name} {user.id[:16]}"
-        self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
-        return attached
-
-    async def _attach_for(self, confirm: Confirm, user: Principal) -> Attached | Refused:
-        user_id = UserId(user.id)
-        away = next((claim for claim in confirm.volumes if claim.server != self._host_id), None)
-        if away is not None:
-            hint = "a VM runs where its volumes are, for now"
-            return _refused("not-here", f"volume {away.vid}", "not reachable from this host", hint)
-        refusal = self._take_hold(confirm, user_id)
-        if refusal is not None:
-            return refusal
-        async with self._turn:
-            if OfferId(confirm.offer_id) in self._let_go:
-                return _refused("let-go", "volumes", "this confirm was let go of meanwhile", "run it again")
-            if over := self._over(confirm, user):
-                return Refused(Refusal.OVER_GRANT, over)
-            attached = await trio.to_thread.run_sync(
-                lambda: self._keeper.attach(
-                    [Vid(claim.vid) for claim in confirm.volumes],
-                    self._snapshot(),
-                    vm_id=VmId(confirm.vm_id),
-                    generation=confirm.generation,
-                    user_id=user_id,
-                    vm_name=confirm.name,
-                )
-            )
-        what = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
-        log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, what)
-        return attached
-
-    async def _detach(self, question: Detach) -> Detached:
-        vm_id, generation = VmId(question.vm_id), question.generation
-        while len(self._let_go) >= LET_GO_MAX:
-            del self._let_go[next(iter(self._let_go))]
-        self._let_go[OfferId(question.offer_id)] = None
-        async with self._turn:
-            problems = await trio.to_thread.run_sync(lambda: self._keeper.detach(vm_id, generation, self._snapshot()))
-        for problem in problems:
-            log.warning("%s", problem)
-        log.info("volumes of %s, generation %d: detached", vm_id, generation)
-        detail = "; ".join((f"generation {generation}", *problems))
-        self._audit.note("atomd", "volume.detach", dashed(vm_id), detail=detail)
-        return Detached()
-
-    async def _forget(self, vid: Vid, who: str) -> Forgotten | Refused:
-        about = dashed(vid)
-        try:
-            said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
-        except Unusable as error:
-            refusal = _refused("not-now", f"volume {vid}", str(error), "")
-            self._audit.note(who, "volume.forget", about, outcome_of(refusal), why_of(refusal))
-            return refusal
-        self._audit.note(who, "volume.forget", about, detail=said)
-        log.warning("on a sysadmin's word: %s", said)
-        return Forgotten(said[:240])
-
-    def _confirm(self, envelope: bytes) -> tuple[Confirm, Principal] | Refused:
-        """The user's own words, signed for this host's atomd. Where this life of the VM has these volumes already (its
-        host was started again, say), its leaf was judged at the first attach, and may have ended since."""
-        try:
-            message, user = self._opened(envelope, is_kept=True)
-            if not (isinstance(message, Confirm) and self._has(message, user)):
-                message, user = self._opened(envelope, is_kept=False)
-        except (BadBytes, Untrusted) as error:
-            return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
-        if not isinstance(message, Confirm) or message.host_id != self._host_id:
-            return _refused("bad-request", "confirm", "not one for this host", "")
-        if not user.may(Verb.RUN):
-            return _refused("denied", "confirm", "your grant lets you run nothing", "an admin can change it")
-        return message, user
-
-    def _opened(self, envelope: bytes, *, is_kept: bool) -> tuple[Message, Principal]:
-        identity, audience = self._identity, host_audience(self._host_id, Role.COMPUTE)
-        sealed = unseal(envelope, realm=identity.realm, max_bytes=BODY_MAX_BYTES, is_kept=is_kept)
-        if is_kept:
-            return open_kept(sealed, identity, audience=audience, signer="user", max_bytes=BODY_MAX_BYTES)
-        wall_s = wall_ms() / 1000
-        return open_sealed(sealed, identity, audience=audience, signer="user", wall_s=wall_s, max_bytes=BODY_MAX_BYTES)
-
-    def _has(self, confirm: Confirm, user: Principal) -> bool:
-        vids = [Vid(claim.vid) for claim in confirm.volumes]
-        return self._keeper.has(VmId(confirm.vm_id), confirm.generation, UserId(user.id), vids)
-
-    def _over(self, confirm: Confirm, user: Principal) -> tuple[Reason, ...]:
-        """Judged again, as the grant may be smaller by now; other holds do not count, as they may lapse."""
-        found = [self._snapshot().volumes.get(Vid(claim.vid)) for claim in confirm.volumes]
-        volumes = tuple(shared(volume) for volume in found if volume is not None)
-        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, UserId(user.id), volumes)
-        return self._quota.against(claim, user, ())
-
-    def _take_hold(self, confirm: Confirm, user_id: UserId) -> Refused | None:
-        """The offer's hold becomes the attachment. Without one (it lapsed, or the host has restarted since) the
-        volumes may still be had, if nobody else's hold is on them."""
-        for offer_id in {OfferId(claim.offer_id) for claim in confirm.volumes}:
-            hold = self._ledger.held(offer_id, now_s())
-            if hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id:
-                self._ledger.release(offer_id)
-        vids = {claim.vid for claim in confirm.volumes}
-        for other in self._ledger.residents(now_s()):
-            is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
-            if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
-                return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
-        return None
-
-
 def admitting(keeper: Keeper, snapshot: Callable[[], Snapshot]) -> Callable[[Sequence[VolumeShare], VolumeShare], bool]:
     """The ledger's judge: attachments count as well as holds."""
     return lambda residents, claim: admits(snapshot(), (*keeper.shares(), *residents), claim)
-
-
-def _refused(code: str, resource: str, has: str, hint: str) -> Refused:
-    return Refused(code, (Reason(resource[:80], "to use it", has[:120], hint[:160]),))

@@ -40,7 +40,8 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One VM's hold of one volume, with the epoch it was given. `right` is what the volume's own record says of it."""
+    """The hold that one VM, on the host `host_id`, has of one volume, with the epoch it was given. `right` is what the
+    volume's own record says of it, where `server` wrote it."""
 
     volume: SharedVolume
     epoch: Epoch
@@ -54,8 +55,8 @@ class Attachment:
     def vid(self) -> Vid:
         return self.volume.vid
 
-    def right(self, *, held: bool) -> Right:
-        return Right(self.vid, self.epoch, self.host_id, self.user_id, self.vm_id, self.generation, held)
+    def right(self, server: HostId, *, held: bool) -> Right:
+        return Right(self.vid, self.epoch, server, self.host_id, self.user_id, self.vm_id, self.generation, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +90,28 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """`attachments` in the order asked. `change` is `None` where everything stands already."""
+    """`attachments` in the order asked. `ended` are those of the VM's older life, to be cut before anything is written.
+    `change` is `None` where everything stands already."""
 
     attachments: tuple[Attachment, ...]
     change: Change | None
+    ended: tuple[Attachment, ...] = ()
 
 
-def merged(state: State, rights: Mapping[Vid, Right | None], *, host_id: HostId) -> State:
+def merged(state: State, rights: Mapping[Vid, Right | None], *, server: HostId) -> State:
     """`state` corrected by the records of the exclusive volumes in `rights`: where a record is newer, it is right.
 
     At the same epoch the journal may know of a detach that the record missed (a pool that was gone or full), never the
     other way round for an attach. A record that was rolled back changes nothing here.
     """
     newer = {vid: right for vid, right in rights.items() if right and not rolled_back(state, vid, right)}
-    kept = [a for a in state.attachments if not a.volume.exclusive or _confirms(newer.get(a.vid), a, unread=True)]
+    kept = [
+        a for a in state.attachments if not a.volume.exclusive or _confirms(newer.get(a.vid), a, server, unread=True)
+    ]
     missed = [
         _adopted(right)
         for vid, right in newer.items()
-        if right.held and right.host_id == host_id and state.epochs.get(vid) != right.epoch
+        if right.held and right.server == server and state.epochs.get(vid) != right.epoch
     ]
     return State((*kept, *missed), {**state.epochs, **{vid: right.epoch for vid, right in newer.items()}})
 
@@ -126,18 +131,19 @@ def attach(
     claim: VolumeShare,
     rights: Mapping[Vid, Right | None],
     *,
+    server: HostId,
     host_id: HostId,
     random: Random,
     busy: Collection[Vid] = (),
 ) -> Granted | Refused:
-    """Give `claim` all its volumes, or none.
+    """Give `claim`, for a VM on the host `host_id`, all its volumes, or none.
 
     `rights` holds the record of every exclusive volume asked for or held by this VM, as just read; `busy` are those of
     them whose image a program has open for writing at this moment. Repeating the same call gives the same answer.
     """
-    known, state = state, merged(state, rights, host_id=host_id)
+    known, state = state, merged(state, rights, server=server)
     mine = state.of_vm(claim.vm_id, claim.user_id)
-    if refused := _not_yours(state, claim) or _over(mine, claim) or _taken(state, claim, rights, host_id):
+    if refused := _not_yours(state, claim) or _over(mine, claim, host_id) or _taken(state, claim, rights, server):
         return refused
     standing = {a.vid: a for a in mine if a.generation == claim.generation}
     missing = tuple(volume for volume in claim.volumes if volume.vid not in standing)
@@ -148,23 +154,34 @@ def attach(
     answer = tuple(standing.get(volume.vid) or new[volume.vid] for volume in claim.volumes)
     if not new and not over:
         return Granted(answer, None if state == known else Change((), state))
-    return Granted(answer, _change(state, rights, ended=over, begun=tuple(new.values())))
+    return Granted(answer, _change(state, rights, server, ended=over, begun=tuple(new.values())), over)
 
 
 def detach(
-    state: State, vm_id: VmId, generation: int, rights: Mapping[Vid, Right | None], *, host_id: HostId
+    state: State,
+    vm_id: VmId,
+    generation: int,
+    rights: Mapping[Vid, Right | None],
+    *,
+    server: HostId,
+    host_id: HostId | None = None,
 ) -> Change | None:
-    """Free what `vm_id` has under `generation` or an older one; `None` where nothing is left to do.
+    """Free what `vm_id` has (on `host_id` alone) under `generation` or an older one; `None` where there is nothing.
 
     A newer generation is left alone: a late *detach* must not take the volumes from the VM's next life. Where a
     volume was rolled back or is held elsewhere by now, its record is left as it is and only the journal forgets.
     """
-    state = merged(state, rights, host_id=host_id)
-    ended = tuple(a for a in state.of_vm(vm_id) if a.generation <= generation)
-    return _change(state, rights, ended=ended, begun=()) if ended else None
+    state = merged(state, rights, server=server)
+    ended = lives(state, vm_id, generation, host_id)
+    return _change(state, rights, server, ended=ended, begun=()) if ended else None
 
 
-def forgotten(state: State, vid: Vid, right: Right | None, *, host_id: HostId, random: Random) -> Change:
+def lives(state: State, vm_id: VmId, generation: int, host_id: HostId | None = None) -> tuple[Attachment, ...]:
+    """What `vm_id` has (on `host_id` alone) under `generation` or an older one: what a *detach* ends."""
+    return tuple(a for a in state.of_vm(vm_id) if a.generation <= generation and host_id in (None, a.host_id))
+
+
+def forgotten(state: State, vid: Vid, right: Right | None, *, server: HostId, random: Random) -> Change:
     """A person's word that nobody else writes this volume and that its content is right: free, in a new epoch.
 
     The one way out of a rolled-back pool, a lost record, or a holder on a dead host. Not for a volume attached here.
@@ -172,9 +189,9 @@ def forgotten(state: State, vid: Vid, right: Right | None, *, host_id: HostId, r
     known = state.epochs.get(vid)
     counter = 1 + max(known.counter if known else 0, right.epoch.counter if right else 0)
     epoch = _epoch(counter, random)
-    by = right or Right(vid, epoch, host_id, UserId("0" * 64), VmId("0" * 32), 1, held=False)
+    by = right or Right(vid, epoch, server, server, UserId("0" * 64), VmId("0" * 32), 1, held=False)
     kept = tuple(a for a in state.attachments if a.vid != vid)
-    return Change((replace(by, epoch=epoch, held=False),), State(kept, {**state.epochs, vid: epoch}))
+    return Change((replace(by, epoch=epoch, server=server, held=False),), State(kept, {**state.epochs, vid: epoch}))
 
 
 def _not_yours(state: State, claim: VolumeShare) -> Refused | None:
@@ -187,13 +204,17 @@ def _not_yours(state: State, claim: VolumeShare) -> Refused | None:
     return _refused(Refusal.NOT_YOURS, [reason(volume.vid, has, "run it under a new id") for volume in claim.volumes])
 
 
-def _over(mine: Sequence[Attachment], claim: VolumeShare) -> Refused | None:
-    """A newer generation of the VM was here, or the same one with other volumes."""
+def _over(mine: Sequence[Attachment], claim: VolumeShare, host_id: HostId) -> Refused | None:
+    """A newer generation of the VM was here, or the same one on another host or with other volumes."""
     newest = max((a.generation for a in mine), default=0)
     if newest > claim.generation:
         later = next(a for a in mine if a.generation == newest)
         holder = VolumeShare(later.vm_id, newest, later.user_id, (later.volume,), later.vm_name)
         return _refused(Refusal.STALE, [in_use_reason(later.vid, holder, claim)])
+    away = [a for a in mine if a.generation == claim.generation and a.host_id != host_id]
+    if away:
+        has = f"this VM's generation {claim.generation} has it on another host"
+        return _refused(Refusal.ELSEWHERE, [reason(a.vid, has, "start it again: electros start") for a in away])
     asked = {volume.vid for volume in claim.volumes}
     other = [a for a in mine if a.generation == claim.generation and a.vid not in asked]
     if other:
@@ -203,16 +224,16 @@ def _over(mine: Sequence[Attachment], claim: VolumeShare) -> Refused | None:
     return None
 
 
-def _taken(state: State, claim: VolumeShare, rights: Mapping[Vid, Right | None], host_id: HostId) -> Refused | None:
+def _taken(state: State, claim: VolumeShare, rights: Mapping[Vid, Right | None], server: HostId) -> Refused | None:
     """Why the volumes can't be had: every reason, under the code of the first."""
-    found = [refused for volume in claim.volumes if (refused := _why_not(state, claim, volume, rights, host_id))]
+    found = [refused for volume in claim.volumes if (refused := _why_not(state, claim, volume, rights, server))]
     if not found:
         return None
     return _refused(found[0][0], [why for _, why in found])
 
 
 def _why_not(
-    state: State, claim: VolumeShare, wanted: SharedVolume, rights: Mapping[Vid, Right | None], host_id: HostId
+    state: State, claim: VolumeShare, wanted: SharedVolume, rights: Mapping[Vid, Right | None], server: HostId
 ) -> tuple[Refusal, Reason] | None:
     holder = holder_against(claim, wanted, state.shares())
     if holder is not None:
@@ -224,8 +245,8 @@ def _why_not(
         return Refusal.ROLLED_BACK, reason(
             wanted.vid, _how_rolled_back(state.epochs[wanted.vid], right), ROLLED_BACK_HINT
         )
-    if right is not None and right.held and right.host_id != host_id:
-        return Refusal.ELSEWHERE, reason(wanted.vid, "in use on another host, by its own record", OTHER_HOST_HINT)
+    if right is not None and right.held and right.server != server:
+        return Refusal.ELSEWHERE, reason(wanted.vid, "given away by another host, by its own record", OTHER_HOST_HINT)
     if right is not None and right.epoch.counter >= COUNTER_MAX:
         return Refusal.UNUSABLE, reason(wanted.vid, "its record has counted to the end")
     if right is not None and _same_vm(right, claim) and right.generation > claim.generation:
@@ -267,6 +288,7 @@ def _epoch(counter: int, random: Random) -> Epoch:
 def _change(
     state: State,
     rights: Mapping[Vid, Right | None],
+    server: HostId,
     *,
     ended: Collection[Attachment],
     begun: Sequence[Attachment],
@@ -274,18 +296,18 @@ def _change(
     exclusive = [a for a in begun if a.volume.exclusive]
     again = {a.vid for a in begun}
     records = [
-        a.right(held=False)
+        a.right(server, held=False)
         for a in ended
-        if a.volume.exclusive and a.vid not in again and _confirms(rights.get(a.vid), a, unread=False)
+        if a.volume.exclusive and a.vid not in again and _confirms(rights.get(a.vid), a, server, unread=False)
     ]
-    records += [a.right(held=True) for a in exclusive]
+    records += [a.right(server, held=True) for a in exclusive]
     kept = tuple(a for a in state.attachments if a not in ended)
     return Change(tuple(records), State((*kept, *begun), {**state.epochs, **{a.vid: a.epoch for a in exclusive}}))
 
 
-def _confirms(right: Right | None, attachment: Attachment, *, unread: bool) -> bool:
+def _confirms(right: Right | None, attachment: Attachment, server: HostId, *, unread: bool) -> bool:
     """Whether the volume's own record says that the attachment stands; `unread` where there is no record to ask."""
-    return unread if right is None else right == attachment.right(held=True)
+    return unread if right is None else right == attachment.right(server, held=True)
 
 
 def _same_vm(right: Right, claim: VolumeShare) -> bool:

@@ -20,7 +20,8 @@ from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.wire.messages import Role
 from specs.ids import HostId
-from storaged.answering import Attaching, Proposer, StorageAnswers, admitting, asks_nothing
+from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
+from storaged.attaching import Attaching, NoExports
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.index import Index
@@ -100,7 +101,7 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
-    keeper = Keeper(Journal(config.state / "storaged.sqlite"), host_id=host_id)
+    keeper = Keeper(Journal(config.state / "storaged.sqlite"), server=host_id)
     catalogue = Catalogue(config)
     await catalogue.scan()
     keeper.recover(catalogue.snapshot())
@@ -120,8 +121,8 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     )
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit)
-    store = Store(host, host_id, keeper, catalogue.snapshot, audit)
+    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, NoExports())
+    store = Store(host, host_id, keeper, catalogue.snapshot, attaching, audit)
     nursery.start_soon(catalogue.keep_scanned)
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, attaching.answer)

@@ -78,8 +78,8 @@ def _answer(
     volume = snapshot.volumes.get(vid)
     if volume is None or not volume.visible_to(claim.user_id):
         return None
-    if volume.exclusive and volume.right is not None and volume.right.held and volume.right.host_id != host_id:
-        return reason(vid, "in use on another host, by its own record", OTHER_HOST_HINT)
+    if volume.exclusive and volume.right is not None and volume.right.held and volume.right.server != host_id:
+        return reason(vid, "given away by another host, by its own record", OTHER_HOST_HINT)
     holder = holder_against(claim, shared(volume), residents)
     return volume if holder is None else in_use_reason(vid, holder, claim)
 

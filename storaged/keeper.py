@@ -1,17 +1,20 @@
-"""Keeps the promise of `attachments`: reads the records, decides, writes records and journal, and then answers.
+"""Keeps the promise of `attachments`: reads the records, decides, cuts who had it, writes records and journal, and then
+answers.
 
 What a daemon calls from its worker threads, one call at a time. Refusals are values; `JournalCorrupt` alone goes
 through, since a daemon must stop on it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from random import Random, SystemRandom
 from threading import Lock
 
-from matcher.wire.messages import REASONS_MAX, Attached, AttachedVolume, Reason, Refused
+from matcher.wire.messages import REASONS_MAX, Reason, Refused
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import HostId, UserId, Vid, VmId
 from storaged import attachments
-from storaged.attachments import Change, Granted, Refusal, State
+from storaged.attachments import Attachment, Change, Granted, Refusal, State
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, shared
 from storaged.export import file
@@ -21,12 +24,35 @@ from storaged.record import read_right_at, write_right
 from storaged.volume import Right, Snapshot, Volume
 
 
-class Keeper:
-    """Who has which of this host's volumes. Every answer is durable before it is given."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a VM has now, in the order asked: `files` as they are on this host, and under which epoch."""
 
-    def __init__(self, journal: Journal, *, host_id: HostId, random: Random | None = None) -> None:
+    files: tuple[AttachedVolume, ...]
+    attachments: tuple[Attachment, ...]
+
+
+Cut = Callable[[Attachment], None]
+
+
+def not_exported(attachment: Attachment) -> None:
+    """For a host without exports."""
+    raise Unusable(f"volume {attachment.vid} is exported, and nothing here can end that")
+
+
+class Keeper:
+    """Who has which of this host's volumes. Every answer is durable before it is given.
+
+    `cut` ends the export of an attachment to another host, and returns once nothing that its holder has sent can be
+    written any more. Raises `Unusable` where that is not sure.
+    """
+
+    def __init__(
+        self, journal: Journal, *, server: HostId, cut: Cut = not_exported, random: Random | None = None
+    ) -> None:
         self._journal = journal
-        self._host_id = host_id
+        self._server = server
+        self._cut = cut
         self._random = random or SystemRandom()
         self._lock = Lock()
         self._state = journal.read()
@@ -48,7 +74,7 @@ class Keeper:
         """After a start and the first scan: learn what records say and the journal missed. Raises `JournalError`."""
         with self._lock:
             rights = {v.vid: v.right for v in snapshot.volumes.values() if v.exclusive}
-            self._settle(attachments.merged(self._state, rights, host_id=self._host_id))
+            self._settle(attachments.merged(self._state, rights, server=self._server))
 
     def rolled_back(self, snapshot: Snapshot) -> tuple[Vid, ...]:
         """The volumes whose record is older than this host remembers: for the log, and for `forget`."""
@@ -63,26 +89,29 @@ class Keeper:
         vm_id: VmId,
         generation: int,
         user_id: UserId,
+        host_id: HostId,
         vm_name: str = "",
-    ) -> Attached | Refused:
-        """All of `vids`, in their order, or none with every reason. The same call again gives the same answer."""
+    ) -> Kept | Refused:
+        """All of `vids`, in their order, for a VM on the host `host_id`, or none with every reason. The same call again
+        gives the same answer."""
         with self._lock:
             vids = tuple(dict.fromkeys(vids))
             found = _found(vids, snapshot, user_id)
             if isinstance(found, Refused):
                 return found
-            volumes, exports = found
+            volumes, files = found
             claim = VolumeShare(vm_id, generation, user_id, tuple(shared(v) for v in volumes), vm_name)
             try:
-                return self._grant(claim, volumes, exports, snapshot)
+                return self._grant(claim, host_id, volumes, files, snapshot)
             except (Unusable, JournalError) as problem:
                 if isinstance(problem, JournalCorrupt):
                     raise
                 has, hint = f"this can't be written down: {problem}", "its sysadmin must make room or mend the pool"
                 return Refused(Refusal.UNWRITABLE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
 
-    def detach(self, vm_id: VmId, generation: int, snapshot: Snapshot) -> tuple[str, ...]:
-        """Free what the VM has under `generation` or an older one; harmless to repeat. Raises `JournalError`.
+    def detach(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[str, ...]:
+        """Free what the VM has on the host `host_id` under `generation` or an older one; harmless to repeat. Raises
+        `JournalError`, and `Unusable` where its export can't be ended yet.
 
         A record that can't be written stays behind (its pool is gone, or full): the journal knows better and the
         volume is free on this host. Returns a sentence for the log about each of these.
@@ -90,8 +119,9 @@ class Keeper:
         with self._lock:
             mine = [a.vid for a in self._state.of_vm(vm_id)]
             rights, problems = self._readable_rights(mine, snapshot)
-            change = attachments.detach(self._state, vm_id, generation, rights, host_id=self._host_id)
+            change = attachments.detach(self._state, vm_id, generation, rights, server=self._server, host_id=host_id)
             if change is not None:
+                self._end(attachments.lives(self._state, vm_id, generation, host_id))
                 problems += self._try_records(change.rights, snapshot)
                 self._settle(change.state)
             return tuple(problems)
@@ -109,8 +139,9 @@ class Keeper:
                 raise Unusable("it may have many users, so that nothing is remembered of it")
             if file.writer_of(volume) is not None:
                 raise Unusable("it is open for writing on this host: end that VM first")
+            self._end(a for a in self._state.attachments if a.vid == vid)
             right = read_right_at(volume.pool, volume.path, vid)
-            change = attachments.forgotten(self._state, vid, right, host_id=self._host_id, random=self._random)
+            change = attachments.forgotten(self._state, vid, right, server=self._server, random=self._random)
             write_right(volume.pool, volume.path, change.rights[0])
             self._settle(change.state)
             return f"volume {vid} is free, at epoch {change.rights[0].epoch.counter}"
@@ -118,20 +149,31 @@ class Keeper:
     def _grant(
         self,
         claim: VolumeShare,
+        host_id: HostId,
         volumes: Sequence[Volume],
-        exports: tuple[AttachedVolume, ...],
+        files: tuple[AttachedVolume, ...],
         snapshot: Snapshot,
-    ) -> Attached | Refused:
+    ) -> Kept | Refused:
         rights = {v.vid: read_right_at(v.pool, v.path, v.vid) for v in volumes if v.exclusive}
         others = [a.vid for a in self._state.of_vm(claim.vm_id) if a.vid not in rights]
         rights |= self._readable_rights(others, snapshot)[0]
         busy = [vid for vid in rights if file.writer_of(snapshot.volumes[vid]) is not None]
-        answer = attachments.attach(self._state, claim, rights, host_id=self._host_id, random=self._random, busy=busy)
+        answer = attachments.attach(
+            self._state, claim, rights, server=self._server, host_id=host_id, random=self._random, busy=busy
+        )
         if isinstance(answer, Granted):
+            self._end(answer.ended)
             if answer.change is not None:
                 self._perform(answer.change, snapshot)
-            return Attached(exports)
+            return Kept(files, answer.attachments)
         return answer
+
+    def _end(self, ended: Iterable[Attachment]) -> None:
+        """What is about to be written counts from a moment when the old writer could not write any more. A VM on this
+        host has been seen to have ended by its image's lock."""
+        for attachment in ended:
+            if attachment.host_id != self._server:
+                self._cut(attachment)
 
     def _perform(self, change: Change, snapshot: Snapshot) -> None:
         """The records, then the journal. Where one fails, records already written are freed again, if that can be."""
@@ -154,7 +196,7 @@ class Keeper:
         freed = [_freed(right) for right in new.values() if rights.get(right.vid) == right and right.held]
         self._try_records(freed, snapshot)
         rights, _ = self._readable_rights(vids, snapshot)
-        self._state = attachments.merged(self._state, rights, host_id=self._host_id)
+        self._state = attachments.merged(self._state, rights, server=self._server)
 
     def _try_records(self, rights: Iterable[Right], snapshot: Snapshot) -> list[str]:
         problems = []
@@ -186,9 +228,9 @@ class Keeper:
 def _found(
     vids: Sequence[Vid], snapshot: Snapshot, user_id: UserId
 ) -> tuple[tuple[Volume, ...], tuple[AttachedVolume, ...]] | Refused:
-    """The volumes and how they are exported, or every reason why not."""
+    """The volumes and their files, or every reason why not."""
     volumes: list[Volume] = []
-    exports: list[AttachedVolume] = []
+    files: list[AttachedVolume] = []
     reasons: list[Reason] = []
     for vid in vids:
         volume = snapshot.volumes.get(vid)
@@ -196,14 +238,14 @@ def _found(
             reasons.append(reason(vid, "this host does not have it in good order", "electros pledge says more"))
             continue
         try:
-            exports.append(file.attach(volume))
+            files.append(file.attach(volume))
             volumes.append(volume)
         except Unusable as problem:
             reasons.append(reason(vid, f"unusable: {problem}"))
     if reasons:
         return Refused(Refusal.UNUSABLE.value, tuple(reasons[:REASONS_MAX]))
-    return tuple(volumes), tuple(exports)
+    return tuple(volumes), tuple(files)
 
 
 def _freed(right: Right) -> Right:
-    return Right(right.vid, right.epoch, right.host_id, right.user_id, right.vm_id, right.generation, held=False)
+    return replace(right, held=False)

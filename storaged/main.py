@@ -70,7 +70,8 @@ def forget(vid: str, *, config: Path = PATH) -> None:
 
     from matcher.net import local
     from matcher.net.starting import SettingsError, load_settings
-    from matcher.wire.messages import Forget, Forgotten, Refused
+    from matcher.wire.messages import Refused
+    from matcher.wire.volumes import Forget, Forgotten
     from specs.ids import parse_id
 
     identifier = parse_id(vid)

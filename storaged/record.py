@@ -56,6 +56,7 @@ def parse_right(data: bytes) -> Right | None:
         right = Right(
             vid=Vid(_hex(value["vid"], 32)),
             epoch=Epoch(_whole(value["epoch"]["counter"], COUNTER_MAX), _hex(value["epoch"]["nonce"], 16)),
+            server=HostId(_hex(value.get("server", value["host_id"]), 64)),
             host_id=HostId(_hex(value["host_id"], 64)),
             user_id=UserId(_hex(value["user_id"], 64)),
             vm_id=VmId(_hex(value["vm_id"], 32)),
@@ -76,6 +77,7 @@ def render_right(right: Right) -> bytes:
         "generation": right.generation,
         "user_id": right.user_id,
         "host_id": right.host_id,
+        "server": right.server,
     }
     return json.dumps(value, indent=2).encode() + b"\n"
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
 from matcher.wire.messages import Reason, Refused
-from matcher.wire.volumes import VOLUMES_LISTED_MAX, VolumeView, VolumeViews
+from matcher.wire.volumes import VOLUMES_LISTED_MAX, Attached, Detach, Detached, VolumeView, VolumeViews
 from specs.ids import HostId, UserId, Vid
+from storaged.attaching import Attaching
 from storaged.claims import VolumeShare
 from storaged.keeper import Keeper
 from storaged.volume import Snapshot, Volume
@@ -24,10 +25,16 @@ class Store:
     """The front door's counterpart on a storage host."""
 
     def __init__(
-        self, host: str, host_id: HostId, keeper: Keeper, snapshot: Callable[[], Snapshot], audit: Audit
+        self,
+        host: str,
+        host_id: HostId,
+        keeper: Keeper,
+        snapshot: Callable[[], Snapshot],
+        attaching: Attaching,
+        audit: Audit,
     ) -> None:
         self._host, self._host_id, self._keeper = host, host_id, keeper
-        self._snapshot, self._audit = snapshot, audit
+        self._snapshot, self._attaching, self._audit = snapshot, attaching, audit
 
     async def volumes(self, caller: Caller) -> VolumeViews:
         views = tuple(self._visible(UserId(caller.id)))
@@ -38,6 +45,12 @@ class Store:
         if volume is None or not volume.visible_to(UserId(caller.id)):
             return ABSENT
         return self._view(volume, UserId(caller.id), self._keeper.shares())
+
+    async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
+        return await self._attaching.attach(confirm, HostId(caller.id))
+
+    async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused:
+        return await self._attaching.detach(detach, HostId(caller.id))
 
     def denied(self, caller: Caller, asked: str, why: str) -> None:
         self._audit.note(caller, "denied", asked, "refused: denied", why)

@@ -25,10 +25,12 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """The right to write one volume, as kept inside its `.elimg`. When `held` is false, the VM named was the last."""
+    """The right to write one volume, as kept inside its `.elimg`: a VM on `host_id` has it from `server`, whose
+    storaged wrote this. When `held` is false, the VM named was the last."""
 
     vid: Vid
     epoch: Epoch
+    server: HostId
     host_id: HostId
     user_id: UserId
     vm_id: VmId

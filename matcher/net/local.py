@@ -20,19 +20,9 @@ import trio
 
 from matcher.wire import backdoor
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
-from matcher.wire.messages import (
-    Asked,
-    Attach,
-    Attached,
-    Detach,
-    Detached,
-    Forget,
-    Forgotten,
-    Message,
-    Refused,
-    Replies,
-)
+from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
+from matcher.wire.volumes import Asked, Attach, Attached, Detach, Detached, Forget, Forgotten, Replies
 
 FRAME_MAX_BYTES = BODY_MAX_BYTES + 64 * 1024
 QUESTION_S = 5.0  # to write a question, once connected

@@ -103,7 +103,7 @@ class Reach(StrEnum):
     """From where an offered volume can be used."""
 
     LOCAL = "local"  # on its own host alone, as a plain file
-    NETWORK = "network"  # place kept for exports over iSCSI and NFS
+    NETWORK = "network"  # from every host of the link as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,7 @@ class VolumeOffer(Message):
     hosts_known: Count
     expires_in_ms: Annotated[int, Strict(), Ge(0), Le(HOLD_MS_MAX)]
     volumes: Annotated[tuple[OfferedVolume, ...], MaxLen(VOLUMES_MAX)]
+    front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)] = 0  # where a compute host asks; 0: this one alone may
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +310,16 @@ class Clock(Message):
 
 @dataclass(frozen=True, slots=True)
 class VolumeClaim(Message):
-    """A volume that the VM is to have, in boot order, and the storage host whose offer is taken."""
+    """A volume that the VM is to have, in boot order, and the storage host whose offer is taken.
+
+    `door` is where the client heard of that host, for a compute host that is another one. Whoever answers there has to
+    have `server`'s key, before anything is said.
+    """
 
     vid: Id
     server: Fingerprint
     offer_id: Id
+    door: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,72 +345,6 @@ class Abandon(Message):
     generation: Generation
     offer_id: Id
     host_id: Fingerprint
-
-
-@dataclass(frozen=True, slots=True)
-class Attach(Message):
-    """atomd to the storaged of its own host: the user's signed confirm, as received."""
-
-    confirm: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
-
-
-@dataclass(frozen=True, slots=True)
-class AttachedVolume(Message):
-    """A volume as the domain may use it: an absolute path on this host, and the format that the metadata states."""
-
-    vid: Id
-    path: Annotated[str, Strict(), StringConstraints(max_length=4096)]
-    format: ImageFormat
-    readonly: Flag
-    shareable: Flag
-    bootable: Flag
-
-
-@dataclass(frozen=True, slots=True)
-class Attached(Message):
-    volumes: Annotated[tuple[AttachedVolume, ...], MaxLen(VOLUMES_MAX)]
-
-
-@dataclass(frozen=True, slots=True)
-class Detach(Message):
-    """The VM no longer uses its volumes, nor will the confirm of this offer attach any."""
-
-    vm_id: Id
-    generation: Generation
-    offer_id: Id
-
-
-@dataclass(frozen=True, slots=True)
-class Detached(Message):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Asked(Message):
-    """atomd to the storaged of its own host: a pledge that is too long for a datagram, as received by HTTPS."""
-
-    pledge: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
-
-
-@dataclass(frozen=True, slots=True)
-class Replies(Message):
-    """storaged's sealed answers, framed one after the other."""
-
-    framed: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
-
-
-@dataclass(frozen=True, slots=True)
-class Forget(Message):
-    """A sysadmin to storaged: no other host uses this volume, and its content is right as it is."""
-
-    vid: Id
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten(Message):
-    """What was done, as a sentence."""
-
-    said: Line
 
 
 @dataclass(frozen=True, slots=True)

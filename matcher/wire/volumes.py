@@ -1,17 +1,33 @@
-"""What users say to a storage host about volumes, and what it answers.
+"""What is said to a storage host, by users and by compute hosts, and what it answers.
 
 A volume's `vid` is made by the client, as a VM's id is: asked twice, it is made once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from annotated_types import MaxLen
+from annotated_types import Ge, Le, MaxLen
+from pydantic import StringConstraints
 from pydantic.types import Strict
 
-from matcher.wire.messages import Count, Fingerprint, Flag, Id, ImageFormat, Label, Line, Message, Word
+from matcher.wire.messages import (
+    VOLUMES_MAX,
+    Address,
+    Count,
+    Fingerprint,
+    Flag,
+    Generation,
+    Id,
+    ImageFormat,
+    Label,
+    Line,
+    Message,
+    Word,
+)
 
 VOLUMES_LISTED_MAX = 4096  # in one answer
+
+Iqn = Annotated[str, Strict(), StringConstraints(max_length=223, pattern=r"^iqn\.[a-z0-9.:-]+$")]  # RFC 3720, 3.2.6.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +61,95 @@ class VolumeViews(Message):
 
     volumes: Annotated[tuple[VolumeView, ...], MaxLen(VOLUMES_LISTED_MAX)]
     left_out: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """atomd to a storaged, of its own host or over the network: the user's signed confirm, as received. It is asked for
+    those of the volumes that the confirm claims from this server."""
+
+    confirm: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class IscsiTarget(Message):
+    """A volume's export to one host, in one epoch: where to log in, as whom, and as what."""
+
+    portal: Address
+    target: Iqn
+    lun: Annotated[int, Strict(), Ge(0), Le(255)]
+    initiator: Iqn
+    user: Word  # of CHAP; its secret travels beside
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedVolume(Message):
+    """A volume as the domain may use it: an absolute path on this host, or (then `path` is empty) an iSCSI target; and
+    the format that the metadata states."""
+
+    vid: Id
+    path: Annotated[str, Strict(), StringConstraints(max_length=4096)]
+    format: ImageFormat
+    readonly: Flag
+    shareable: Flag
+    bootable: Flag
+    iscsi: IscsiTarget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChapSecret(Message):
+    """What opens a volume's target in this epoch. Kept in memory and in libvirt alone: never in a journal, a log or an
+    argument of a program."""
+
+    vid: Id
+    secret: Annotated[str, Strict(), StringConstraints(max_length=64)] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(Message):
+    """`secrets` has one for each volume with a target."""
+
+    volumes: Annotated[tuple[AttachedVolume, ...], MaxLen(VOLUMES_MAX)]
+    secrets: Annotated[tuple[ChapSecret, ...], MaxLen(VOLUMES_MAX)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Message):
+    """The VM no longer uses its volumes, nor will the confirm of this offer attach any."""
+
+    vm_id: Id
+    generation: Generation
+    offer_id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Detached(Message):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Message):
+    """atomd to the storaged of its own host: a pledge that is too long for a datagram, as received by HTTPS."""
+
+    pledge: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Replies(Message):
+    """storaged's sealed answers, framed one after the other."""
+
+    framed: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget(Message):
+    """A sysadmin to storaged: no other host uses this volume, and its content is right as it is."""
+
+    vid: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten(Message):
+    """What was done, as a sentence."""
+
+    said: Line

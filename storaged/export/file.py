@@ -16,7 +16,7 @@ import struct
 from collections.abc import Collection
 from dataclasses import replace
 
-from matcher.wire.messages import AttachedVolume
+from matcher.wire.volumes import AttachedVolume
 from storaged.beneath import Unusable, open_beneath, open_file, shown
 from storaged.index import read_volume
 from storaged.volume import Volume

@@ -22,8 +22,6 @@ from matcher.wire.messages import (
     Abandon,
     Accelerator,
     Arch,
-    Attached,
-    AttachedVolume,
     Confirm,
     Firmware,
     ImageFormat,
@@ -37,6 +35,7 @@ from matcher.wire.messages import (
 )
 from matcher.wire.realm import Grant
 from matcher.wire.seal import Seal
+from matcher.wire.volumes import Attached, AttachedVolume
 from specs.ids import HostId, OfferId, UserId, VmId, new_id
 
 HOST = HostId("f" * 64)

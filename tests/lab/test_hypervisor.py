@@ -19,7 +19,8 @@ pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: p
 from atomd.domain_xml import DomainSpec, domain_name, domain_xml
 from atomd.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
 from atomd.hypervisor import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX, Hypervisor
-from matcher.wire.messages import Accelerator, Arch, AttachedVolume, ImageFormat
+from matcher.wire.messages import Accelerator, Arch, ImageFormat
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 from tests.fakes.hypervisor_contract import HypervisorContract, read_until, started, until
 from tests.fakes.tiny_guest import DISK

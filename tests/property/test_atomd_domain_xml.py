@@ -10,7 +10,8 @@ from lxml import etree
 
 from atomd.domain_xml import NAMESPACE, DomainSpec, Tag, domain_xml, enforced_flags, mac_address, read_tag, safe_title
 from atomd.domains import StartFailed
-from matcher.wire.messages import Accelerator, Arch, AttachedVolume, Firmware, ImageFormat
+from matcher.wire.messages import Accelerator, Arch, Firmware, ImageFormat
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 
 HEX = "0123456789abcdef"

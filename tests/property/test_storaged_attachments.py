@@ -1,5 +1,7 @@
 """Two hosts on one pool, VMs of two users, crashes between any two writes: never two writers, and epochs only grow."""
 
+from collections.abc import Iterable
+from functools import partial
 from random import Random
 
 from hypothesis import settings
@@ -31,8 +33,8 @@ def shared(vid: Vid) -> SharedVolume:
 class Attachments(RuleBasedStateMachine):
     """In whatever order VMs come, go, come again, and hosts crash, each volume has one writer at most.
 
-    `answered` is what VMs were told: they write from then until they ended, which is before their detach is sent.
-    A crash of `storaged` ends no VM.
+    `answered` is what VMs were told (by which server, on which host): they write from then until they ended, which is
+    before their detach is sent, or until they are cut. A crash of `storaged` ends no VM.
     """
 
     def __init__(self) -> None:
@@ -40,11 +42,13 @@ class Attachments(RuleBasedStateMachine):
         self.random = Random(0)
         self.records: dict[Vid, Right | None] = dict.fromkeys(EXCLUSIVE)
         self.journals = {H1: State(), H2: State()}
-        self.answered: dict[tuple[HostId, VmId, UserId, int], tuple[Attachment, ...]] = {}
+        self.answered: dict[tuple[HostId, HostId, VmId, UserId, int], tuple[Attachment, ...]] = {}
         self.highest = dict.fromkeys(EXCLUSIVE, 0)
 
-    def busy(self, host: HostId) -> set[Vid]:
-        return {a.vid for (at, *_), held in self.answered.items() if at == host for a in held}
+    def busy(self, server: HostId) -> set[Vid]:
+        """What VMs on the volumes' own host have open; exports take no lock."""
+        local = [held for (by, at, *_), held in self.answered.items() if by == at == server]
+        return {a.vid for held in local for a in held}
 
     def perform(self, host: HostId, change: Change, crash: int | None) -> bool:
         """The writes in their order; `False` when the daemon crashed on the way and came back."""
@@ -56,36 +60,50 @@ class Attachments(RuleBasedStateMachine):
         if crash is None or crash >= writes:
             self.journals[host] = change.state
             return True
-        self.journals[host] = merged(self.journals[host], self.records, host_id=host)
+        self.journals[host] = merged(self.journals[host], self.records, server=host)
         return False
 
-    @rule(host=hosts, user=users, vm=vms, generation=generations, vids=choices, crash=crashes)
-    def attach(self, host: HostId, user: UserId, vm: VmId, generation: int, vids: list[Vid], crash: int | None) -> None:
+    def end(self, ended: Iterable[Attachment]) -> None:
+        """Their writers can't write any more."""
+        gone = {(a.vid, a.epoch) for a in ended}
+        for key, held in list(self.answered.items()):
+            self.answered[key] = tuple(a for a in held if (a.vid, a.epoch) not in gone)
+
+    @rule(server=hosts, host=hosts, user=users, vm=vms, generation=generations, vids=choices, crash=crashes)
+    def attach(
+        self, server: HostId, host: HostId, user: UserId, vm: VmId, generation: int, vids: list[Vid], crash: int | None
+    ) -> None:
+        """Who is ended is cut first. A crash after that, before its record is overwritten, brings it back."""
         claim = VolumeShare(vm, generation, user, tuple(shared(vid) for vid in vids))
-        state, busy = self.journals[host], self.busy(host)
-        answer = attach(state, claim, self.records, host_id=host, random=self.random, busy=busy)
+        ask = partial(attach, server=server, host_id=host, random=self.random, busy=self.busy(server))
+        answer = ask(self.journals[server], claim, self.records)
         if isinstance(answer, Refused):
             assert answer.reasons
             return
         assert [a.vid for a in answer.attachments] == vids
-        if answer.change is None or self.perform(host, answer.change, crash):
-            self.answered[host, vm, user, generation] = answer.attachments
-            again = attach(self.journals[host], claim, self.records, host_id=host, random=self.random, busy=busy)
-            assert again == Granted(answer.attachments, None)
+        assert all(a.host_id == host for a in answer.attachments)
+        before = self.answered.copy()
+        self.end(answer.ended)
+        if answer.change is None or self.perform(server, answer.change, crash):
+            self.answered[server, host, vm, user, generation] = answer.attachments
+            assert ask(self.journals[server], claim, self.records) == Granted(answer.attachments, None)
+        else:
+            self.answered = before
+            self.end(a for a in answer.ended if self.records.get(a.vid) != a.right(server, held=True))
 
-    @rule(host=hosts, vm=vms, generation=generations, crash=crashes)
-    def end_and_detach(self, host: HostId, vm: VmId, generation: int, crash: int | None) -> None:
+    @rule(server=hosts, host=hosts, vm=vms, generation=generations, crash=crashes)
+    def end_and_detach(self, server: HostId, host: HostId, vm: VmId, generation: int, crash: int | None) -> None:
         """As atomd does: the domain has ended, then its volumes are let go, until that is acknowledged."""
-        ended = [key for key in self.answered if key[0] == host and key[1] == vm and key[3] <= generation]
+        ended = [key for key in self.answered if key[:3] == (server, host, vm) and key[4] <= generation]
         for key in ended:
             del self.answered[key]
         for attempt in (crash, None):
-            change = detach(self.journals[host], vm, generation, self.records, host_id=host)
-            if change is None or self.perform(host, change, attempt):
+            change = detach(self.journals[server], vm, generation, self.records, server=server, host_id=host)
+            if change is None or self.perform(server, change, attempt):
                 break
-        assert detach(self.journals[host], vm, generation, self.records, host_id=host) is None
+        assert detach(self.journals[server], vm, generation, self.records, server=server, host_id=host) is None
 
-    @precondition(lambda self: not self.answered)
+    @precondition(lambda self: not any(self.answered.values()))
     @rule(host=hosts, vid=st.sampled_from(EXCLUSIVE), back=st.booleans())
     def roll_the_pool_back_until_a_person_speaks(self, host: HostId, vid: Vid, back: bool) -> None:
         """A restored backup is noticed by the host that remembers more, and only a person's word frees the volume."""
@@ -95,10 +113,12 @@ class Attachments(RuleBasedStateMachine):
         self.records[vid] = None
         claim = VolumeShare(vm_of(9), 1, ALICE, (shared(vid),))
         assert rolled_back(state, vid, None)
-        assert isinstance(attach(state, claim, self.records, host_id=host, random=self.random), Refused)
-        change = forgotten(state, vid, None, host_id=host, random=self.random)
+        assert isinstance(attach(state, claim, self.records, server=host, host_id=host, random=self.random), Refused)
+        change = forgotten(state, vid, None, server=host, random=self.random)
         self.perform(host, change, None)
-        assert isinstance(attach(change.state, claim, self.records, host_id=host, random=self.random), Granted)
+        assert isinstance(
+            attach(change.state, claim, self.records, server=host, host_id=host, random=self.random), Granted
+        )
 
     @invariant()
     def a_volume_has_one_writer_at_most(self) -> None:
@@ -108,8 +128,8 @@ class Attachments(RuleBasedStateMachine):
 
     @invariant()
     def a_writer_has_the_right_of_the_newest_epoch(self) -> None:
-        for held in self.answered.values():
-            assert all(self.records[a.vid] == a.right(held=True) for a in held if a.vid in EXCLUSIVE)
+        for (server, *_), held in self.answered.items():
+            assert all(self.records[a.vid] == a.right(server, held=True) for a in held if a.vid in EXCLUSIVE)
 
     @invariant()
     def epochs_only_grow(self) -> None:

@@ -28,7 +28,6 @@ from matcher.offers.offering import Offering
 from matcher.scheduler.outcomes import Abandoned, Committed
 from matcher.wire.messages import (
     Abandon,
-    Attached,
     Confirm,
     ImageFormat,
     OfferedVolume,
@@ -42,6 +41,7 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
+from matcher.wire.volumes import Attached
 from specs.ids import HostId, OfferId, UserId, Vid, VmId, new_id
 from tests.sim.faults import Faults
 from tests.sim.realm import WALL_S, Leaf

@@ -13,7 +13,8 @@ from typing import TypeVar
 from atomd.hardware import Claim
 from atomd.lifecycle import Vm
 from atomd.reconcile import Observed
-from matcher.wire.messages import Attached, AttachedVolume, ImageFormat, Reason, Refused
+from matcher.wire.messages import ImageFormat, Reason, Refused
+from matcher.wire.volumes import Attached, AttachedVolume
 from specs.ids import Vid, VmId
 from tests.sim.faults import Faults
 from tests.sim.timeline import Timeline

@@ -22,7 +22,8 @@ from atomd.refusals import refused
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Nothing, Proposal
 from matcher.scheduler.placing import Placing
-from matcher.wire.messages import Attached, Confirm, Pledge, Refused
+from matcher.wire.messages import Confirm, Pledge, Refused
+from matcher.wire.volumes import Attached
 from specs.ids import OfferId, VmId
 from tests.sim import host as sim_host
 from tests.sim.faults import parse_faults

@@ -8,7 +8,8 @@ import pytest
 from lxml import etree
 
 from atomd.domain_xml import DomainSpec, Tag, domain_xml, enforced_flags, mac_address, read_tag, safe_title, vm_id_of
-from matcher.wire.messages import Accelerator, Arch, AttachedVolume, Firmware, ImageFormat
+from matcher.wire.messages import Accelerator, Arch, Firmware, ImageFormat
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 
 VM_ID = VmId("5a" * 16)

@@ -17,7 +17,8 @@ import pytest
 from atomd.journal import ABANDONED_KEPT, Journal, JournalError, JournalFull
 from atomd.lease import Lease
 from atomd.lifecycle import State
-from matcher.wire.messages import AttachedVolume, ImageFormat
+from matcher.wire.messages import ImageFormat
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import OfferId, VmId
 from tests.fakes.one_host import a_vm
 

@@ -31,8 +31,10 @@ def test_every_route_is_found_by_a_path_of_its_own(route: object) -> None:
 def test_what_changes_something_or_shows_somebody_needs_a_verb() -> None:
     """But for what proves itself, what the caller is anyway, and what every member knows."""
     free = {route.name for route in ROUTES if route.verb is None}
-    assert free == {"whoami", "openapi", "status", "bundle", "offer", "renew"}
-    assert {route.name for route in ROUTES if route.who is Who.MEMBER} == free - {"whoami"}
+    hosts = {route.name for route in ROUTES if route.who is Who.HOST}
+    assert hosts == {"attach", "detach"}
+    assert free - hosts == {"whoami", "openapi", "status", "bundle", "offer", "renew"}
+    assert {route.name for route in ROUTES if route.who is Who.MEMBER} == free - hosts - {"whoami"}
 
 
 def test_the_realms_own_matters_are_for_admins() -> None:

@@ -15,7 +15,8 @@ import trio.testing
 from matcher.net import local
 from matcher.net.local import CONNECTIONS_MAX, FRAME_MAX_BYTES, KINDS, QUESTION_S, LocalError, ask
 from matcher.wire.codec import encode
-from matcher.wire.messages import Attached, Detach, Detached, Message, Refused
+from matcher.wire.messages import Message, Refused
+from matcher.wire.volumes import Attached, Detach, Detached
 
 QUESTION = Detach("a" * 32, 1, "b" * 32)
 DONE = Detached()

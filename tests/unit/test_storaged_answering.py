@@ -14,23 +14,11 @@ from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
-from matcher.wire.messages import (
-    Arch,
-    Attach,
-    Attached,
-    Confirm,
-    Detach,
-    Detached,
-    Firmware,
-    Forget,
-    Message,
-    Refused,
-    Role,
-    VmAsk,
-    VolumeClaim,
-)
+from matcher.wire.messages import Arch, Confirm, Firmware, Message, Refused, Role, VmAsk, VolumeClaim
+from matcher.wire.volumes import Attach, Attached, Detach, Detached, Forget
 from specs.ids import HostId
-from storaged.answering import Attaching, Proposer, StorageAnswers, admitting
+from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.attaching import Attaching, NoExports
 from storaged.claims import VolumeShare
 from storaged.index import Index
 from storaged.journal import Journal
@@ -57,7 +45,7 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
     make_volume(tmp_path / "pool", VID, bootable=True)
     identity = members["h1"]
     host_id = HostId(identity.principal.id)
-    keeper = Keeper(Journal(tmp_path / "journal"), host_id=host_id)
+    keeper = Keeper(Journal(tmp_path / "journal"), server=host_id)
     snapshot = Index().scan([tmp_path / "pool"])
     quota = Quota(host="h1", shares=keeper.shares, snapshot=lambda: snapshot)
     ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
@@ -72,6 +60,7 @@ def storage(tmp_path: Path, members: dict[str, Identity]) -> SimpleNamespace:
         Intake(identity, answers),
         quota,
         Audit(tmp_path / "audit", "h1"),
+        NoExports(),
     )
     return SimpleNamespace(attaching=attaching, host_id=host_id, members=members)
 

@@ -141,10 +141,10 @@ def test_a_vm_id_borrowed_from_another_user_opens_nothing() -> None:
 
 
 def test_a_volume_that_another_host_holds_is_not_offered() -> None:
-    right = Right(ONE, Epoch(3, "0" * 16), H2, ALICE, vm_of(5), 1, held=True)
+    right = Right(ONE, Epoch(3, "0" * 16), H2, H2, ALICE, vm_of(5), 1, held=True)
     held = Volume(**{**{name: getattr(volume(ONE), name) for name in Volume.__slots__}, "right": right})
     (reason,) = fit(pledge(ONE), snapshot(held)).reasons
-    assert "on another host" in reason.has
+    assert "by another host" in reason.has
     assert fit(pledge(ONE), snapshot(held), host=H2).offered
 
 

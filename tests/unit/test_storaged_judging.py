@@ -19,8 +19,6 @@ from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import (
     Arch,
-    Attach,
-    Attached,
     Confirm,
     Firmware,
     Pledge,
@@ -33,9 +31,11 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from matcher.wire.realm import Grant, Verb
+from matcher.wire.volumes import Attach, Attached
 from specs.ids import HostId
-from storaged import answering
-from storaged.answering import Attaching, Proposer, StorageAnswers, admitting
+from storaged import attaching
+from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.attaching import Attaching, NoExports
 from storaged.claims import VolumeShare
 from storaged.index import Index
 from storaged.journal import Journal
@@ -67,7 +67,7 @@ class Storage:
         if self.journal is not None:
             self.journal.close()
         self.journal = Journal(self.folder / "journal")
-        self.keeper = keeper = Keeper(self.journal, host_id=self.host_id)
+        self.keeper = keeper = Keeper(self.journal, server=self.host_id)
         snapshot = Index().scan([self.folder / "pool"])
         quota = Quota(host="h1", shares=keeper.shares, snapshot=lambda: snapshot, volumes_gb=self.narrow_gb)
         ledger = Ledger[VolumeShare](admitting(keeper, lambda: snapshot), quota.allows)
@@ -75,7 +75,7 @@ class Storage:
         offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
         self.answers = StorageAnswers("h1", 7767, offering, lambda: snapshot, lambda: None, lambda: "")
         intake, audit = Intake(self.host, self.answers), Audit(self.folder / "audit.jsonl", "h1")
-        self.attaching = Attaching(self.host, keeper, ledger, lambda: snapshot, intake, quota, audit)
+        self.attaching = Attaching(self.host, keeper, ledger, lambda: snapshot, intake, quota, audit, NoExports())
 
     def granted(self, grant: Grant) -> Identity:
         return self.realm.add("bea", grant)
@@ -108,7 +108,7 @@ def storage(tmp_path: Path) -> Storage:
 def later(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The wall clock, so many days on."""
     clock = SimpleNamespace(days=0.0)
-    monkeypatch.setattr(answering, "wall_ms", lambda: int((time.time() + clock.days * DAY_S) * 1000))
+    monkeypatch.setattr(attaching, "wall_ms", lambda: int((time.time() + clock.days * DAY_S) * 1000))
     return clock
 
 

@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from matcher.wire.messages import Attached, Refused
+from matcher.wire.messages import Refused
 from specs.ids import HostId, UserId, Vid, VmId, dashed
 from storaged import keeper as keeper_module
 from storaged.beneath import Unusable
 from storaged.index import Index
 from storaged.journal import Journal, JournalCorrupt, JournalError, JournalFull
-from storaged.keeper import Keeper
+from storaged.keeper import Keeper, Kept
 from storaged.record import RECORD, parse_right, write_right
 from storaged.testing import ALICE, BOB, H1, H2, make_volume, vid_of, vm_of
 from storaged.volume import Right, Snapshot
@@ -39,7 +39,7 @@ class House:
     def start(self, host: HostId) -> Keeper:
         journal = Journal(self.root / f"{host[:2]}.journal")
         self.journals.append(journal)
-        started = Keeper(journal, host_id=host, random=Random(1))
+        started = Keeper(journal, server=host, random=Random(1))
         started.recover(self.snapshot())
         return started
 
@@ -59,13 +59,19 @@ class House:
 
     def attach(
         self, vm: int, *vids: Vid, generation: int = 1, user_id: UserId = ALICE, by: Keeper | None = None
-    ) -> Attached | Refused:
+    ) -> Kept | Refused:
         return (by or self.keeper).attach(
-            vids, self.snapshot(), vm_id=vm_of(vm), generation=generation, user_id=user_id, vm_name=f"vm{vm}"
+            vids,
+            self.snapshot(),
+            vm_id=vm_of(vm),
+            generation=generation,
+            user_id=user_id,
+            host_id=H1,
+            vm_name=f"vm{vm}",
         )
 
     def detach(self, vm: int, generation: int = 1) -> tuple[str, ...]:
-        return self.keeper.detach(vm_of(vm), generation, self.snapshot())
+        return self.keeper.detach(vm_of(vm), generation, H1, self.snapshot())
 
 
 @pytest.fixture
@@ -76,18 +82,18 @@ def house(tmp_path: Path) -> Iterator[House]:
         journal.close()
 
 
-def refusal(answer: Attached | Refused) -> tuple[str, str]:
+def refusal(answer: Kept | Refused) -> tuple[str, str]:
     assert isinstance(answer, Refused)
     return answer.code, answer.reasons[0].has
 
 
 def test_volumes_attach_in_the_order_asked_as_plain_files(house: House) -> None:
     answer = house.attach(1, TWO, ONE, SHARED)
-    assert isinstance(answer, Attached)
-    assert [(v.vid, v.path) for v in answer.volumes] == [
+    assert isinstance(answer, Kept)
+    assert [(v.vid, v.path) for v in answer.files] == [
         (vid, str(house.folder(vid) / "data.img")) for vid in (TWO, ONE, SHARED)
     ]
-    assert [v.bootable for v in answer.volumes] == [False, True, False]
+    assert [v.bootable for v in answer.files] == [False, True, False]
 
 
 def test_the_right_to_write_is_recorded_in_the_volume(house: House) -> None:
@@ -112,22 +118,22 @@ def test_another_vm_is_refused_until_the_first_lets_go(house: House) -> None:
     assert refusal(house.attach(2, ONE)) == ("volume-in-use", 'in use by your VM "vm1"')
     assert refusal(house.attach(2, ONE, user_id=BOB)) == ("volume-in-use", "in use by another user's VM")
     assert house.detach(1) == ()
-    assert isinstance(house.attach(2, ONE), Attached)
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_one_volume_that_cannot_be_had_keeps_the_others_free(house: House) -> None:
     house.attach(1, ONE)
     assert isinstance(house.attach(2, TWO, ONE), Refused)
-    assert isinstance(house.attach(3, TWO), Attached)
+    assert isinstance(house.attach(3, TWO), Kept)
 
 
 def test_shareable_and_readonly_volumes_have_many_users(house: House) -> None:
-    assert all(isinstance(house.attach(vm, SHARED, READONLY), Attached) for vm in (1, 2, 3))
+    assert all(isinstance(house.attach(vm, SHARED, READONLY), Kept) for vm in (1, 2, 3))
 
 
 def test_a_higher_generation_takes_over_and_the_older_is_over(house: House) -> None:
     house.attach(1, ONE, TWO)
-    assert isinstance(house.attach(1, ONE, generation=2), Attached)
+    assert isinstance(house.attach(1, ONE, generation=2), Kept)
     right, freed = house.record(ONE), house.record(TWO)
     assert right is not None
     assert freed is not None
@@ -141,7 +147,7 @@ def test_an_older_generation_stays_over_after_the_newer_let_go(house: House) -> 
     house.attach(1, ONE, generation=2)
     house.detach(1, generation=2)
     assert refusal(house.attach(1, ONE, generation=1))[0] == "generation-over"
-    assert isinstance(house.attach(1, ONE, generation=2), Attached)
+    assert isinstance(house.attach(1, ONE, generation=2), Kept)
 
 
 def test_the_same_generation_with_other_volumes_is_refused(house: House) -> None:
@@ -180,7 +186,7 @@ def test_a_hold_is_known_after_the_journal_was_lost(house: House) -> None:
     house.keeper = house.start(H1)
     assert refusal(house.attach(2, ONE))[0] == "volume-in-use"
     house.detach(1)
-    assert isinstance(house.attach(2, ONE), Attached)
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_a_pool_rolled_back_is_noticed_and_a_person_can_say_it_is_right(house: House) -> None:
@@ -196,7 +202,7 @@ def test_a_pool_rolled_back_is_noticed_and_a_person_can_say_it_is_right(house: H
     )
     assert house.keeper.rolled_back(house.snapshot()) == (ONE,)
     assert house.keeper.forget(ONE, house.snapshot()) == f"volume {ONE} is free, at epoch 3"
-    assert isinstance(house.attach(2, ONE), Attached)
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_a_record_that_is_gone_is_a_rolled_back_pool(house: House) -> None:
@@ -223,7 +229,7 @@ def test_a_volume_held_by_another_host_is_refused_until_a_person_says_that_host_
     other = house.start(H2)
     assert refusal(house.attach(2, ONE, by=other))[0] == "volume-held-elsewhere"
     other.forget(ONE, house.snapshot())
-    assert isinstance(house.attach(2, ONE, by=other), Attached)
+    assert isinstance(house.attach(2, ONE, by=other), Kept)
     assert refusal(house.attach(1, ONE))[0] == "volume-held-elsewhere"
 
 
@@ -235,13 +241,13 @@ def test_an_image_that_a_program_writes_is_refused(house: House) -> None:
     with pytest.raises(Unusable, match="end that VM first"):
         house.keeper.forget(ONE, house.snapshot())
     os.close(descriptor)
-    assert isinstance(house.attach(1, ONE), Attached)
+    assert isinstance(house.attach(1, ONE), Kept)
 
 
 def test_a_volume_that_changed_since_the_scan_is_refused(house: House) -> None:
     old = house.snapshot()
     (house.folder(ONE) / "meta.json").write_text("{size: .125, readonly: true}")
-    answer = house.keeper.attach([ONE], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE)
+    answer = house.keeper.attach([ONE], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE, host_id=H1)
     assert "changed since the last scan" in refusal(answer)[1]
 
 
@@ -249,7 +255,7 @@ def test_an_image_swapped_for_a_link_after_the_scan_is_refused(house: House) -> 
     old = house.snapshot()
     (house.folder(ONE) / "data.img").unlink()
     (house.folder(ONE) / "data.img").symlink_to("/etc/shadow")
-    answer = house.keeper.attach([ONE], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE)
+    answer = house.keeper.attach([ONE], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE, host_id=H1)
     assert refusal(answer) == ("volume-unusable", "unusable: data.img is a symbolic link")
 
 
@@ -258,7 +264,7 @@ def test_a_folder_on_the_way_swapped_for_a_link_after_the_scan_is_refused(house:
     old = house.snapshot()
     (house.pool / "a").rename(house.root / "moved")
     (house.pool / "a").symlink_to(house.root / "moved")
-    answer = house.keeper.attach([vid_of(9)], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE)
+    answer = house.keeper.attach([vid_of(9)], old, vm_id=VmId(vm_of(1)), generation=1, user_id=ALICE, host_id=H1)
     assert "can't be opened" in refusal(answer)[1]
 
 
@@ -272,7 +278,7 @@ def test_a_full_journal_is_a_refusal_and_the_volumes_are_free_again(
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "write", fail)
         assert refusal(house.attach(1, ONE, TWO))[0] == "storage-unwritable"
-    assert isinstance(house.attach(2, ONE, TWO), Attached)
+    assert isinstance(house.attach(2, ONE, TWO), Kept)
     right = house.record(ONE)
     assert right is not None
     assert right.epoch.counter == 2
@@ -291,7 +297,7 @@ def test_a_pool_that_fills_up_half_way_is_a_refusal_and_the_volumes_are_free_aga
     with monkeypatch.context() as patched:
         patched.setattr(keeper_module, "write_right", fail_on_two)
         assert "No space left" in refusal(house.attach(1, ONE, TWO))[1]
-    assert isinstance(house.attach(2, ONE, TWO), Attached)
+    assert isinstance(house.attach(2, ONE, TWO), Kept)
 
 
 def test_what_could_not_be_freed_again_is_found_by_a_detach(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +313,7 @@ def test_what_could_not_be_freed_again_is_found_by_a_detach(house: House, monkey
         assert isinstance(house.attach(1, ONE, TWO), Refused)
     assert refusal(house.attach(2, ONE))[0] == "volume-in-use"
     house.detach(1)
-    assert isinstance(house.attach(2, ONE), Attached)
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_a_pool_that_is_gone_does_not_keep_a_vm_from_letting_go(house: House) -> None:
@@ -315,7 +321,7 @@ def test_a_pool_that_is_gone_does_not_keep_a_vm_from_letting_go(house: House) ->
     house.pool.rename(house.root / "away")
     house.detach(1)
     (house.root / "away").rename(house.pool)
-    assert isinstance(house.attach(2, ONE), Attached)
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_a_damaged_journal_at_a_write_goes_through_to_the_daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +343,7 @@ def test_attachments_are_residents_by_vm_and_generation(house: House) -> None:
 
 
 def test_a_vm_without_volumes_attaches_nothing(house: House) -> None:
-    assert house.attach(1) == Attached(())
+    assert house.attach(1) == Kept((), ())
 
 
 def test_a_volume_that_the_older_generation_still_writes_is_not_freed_by_the_next(house: House) -> None:
@@ -345,7 +351,7 @@ def test_a_volume_that_the_older_generation_still_writes_is_not_freed_by_the_nex
     with (house.folder(ONE) / "data.img").open("r+b") as image:
         fcntl.fcntl(image, fcntl.F_OFD_SETLK, struct.pack("@hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0))
         assert refusal(house.attach(1, TWO, generation=2))[0] == "volume-in-use"
-    assert isinstance(house.attach(1, TWO, generation=2), Attached)
+    assert isinstance(house.attach(1, TWO, generation=2), Kept)
 
 
 def test_a_full_journal_leaves_no_hold_in_memory(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -11,15 +12,22 @@ import trio
 from matcher.net.audit import Audit
 from matcher.net.door.serving import Opened, serve
 from matcher.net.https import Connection, Door
+from matcher.net.intake import Intake
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.wire.codec import M
-from matcher.wire.messages import Attached, Refused, VmViews
+from matcher.wire.messages import Refused, Role, VmViews
 from matcher.wire.realm import Grant, Verb
 from matcher.wire.volumes import VolumeView, VolumeViews
 from specs.ids import HostId, UserId
+from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.attaching import Attaching, NoExports
+from storaged.claims import VolumeShare
 from storaged.index import Index
 from storaged.journal import Journal
-from storaged.keeper import Keeper
+from storaged.keeper import Keeper, Kept
+from storaged.quota import Quota
 from storaged.store import Store
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import Realm, make_realm
@@ -38,10 +46,20 @@ class Storage:
     def __init__(self, folder: Path, identity: Identity) -> None:
         self.identity = identity
         self.host_id = HostId(identity.principal.id)
-        self.keeper = Keeper(Journal(folder / "journal"), host_id=self.host_id)
+        self.keeper = Keeper(Journal(folder / "journal"), server=self.host_id)
         self.snapshot = Index().scan([folder / "pool"])
         self.audit = folder / "audit.jsonl"
-        self.store = Store("h1", self.host_id, self.keeper, lambda: self.snapshot, Audit(self.audit, "h1"))
+        quota = Quota(host="h1", shares=self.keeper.shares, snapshot=lambda: self.snapshot)
+        ledger = Ledger[VolumeShare](admitting(self.keeper, lambda: self.snapshot), quota.allows)
+        audit = Audit(self.audit, "h1")
+        proposer = Proposer("h1", self.host_id, self.keeper, lambda: self.snapshot, quota)
+        offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
+        answers = StorageAnswers("h1", 7767, offering, lambda: self.snapshot, lambda: None, lambda: "")
+        intake = Intake(identity, answers, role=Role.STORAGE)
+        self.attaching = Attaching(
+            identity, self.keeper, ledger, lambda: self.snapshot, intake, quota, audit, NoExports()
+        )
+        self.store = Store("h1", self.host_id, self.keeper, lambda: self.snapshot, self.attaching, audit)
         self.port = 0
 
     async def get(self, who: Identity, path: str, answer: type[M]) -> M | Refused:
@@ -86,8 +104,10 @@ async def test_everybody_sees_public_volumes_and_their_own_private_ones(storage:
 
 async def test_who_has_a_volume_is_told_to_the_one_whose_vm_it_is(storage: Storage, realm: Realm) -> None:
     ann = UserId(realm["ann"].principal.id)
-    attached = storage.keeper.attach([OPEN], storage.snapshot, vm_id=vm_of(1), generation=1, user_id=ann, vm_name="web")
-    assert isinstance(attached, Attached)
+    attached = storage.keeper.attach(
+        [OPEN], storage.snapshot, vm_id=vm_of(1), generation=1, user_id=ann, host_id=storage.host_id, vm_name="web"
+    )
+    assert isinstance(attached, Kept)
     async with opened(storage):
         anns = await storage.get(realm["ann"], f"/v1/volumes/{OPEN}", VolumeView)
         bobs = await storage.get(realm["bob"], f"/v1/volumes/{OPEN}", VolumeView)

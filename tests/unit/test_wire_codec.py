@@ -11,6 +11,7 @@ import pytest
 
 from matcher.wire import messages as m
 from matcher.wire.codec import BODY_MAX_BYTES, DEPTH_MAX, ITEMS_MAX, BadBytes, decode, encode, from_json, to_json
+from matcher.wire.volumes import Detached
 
 ASK = m.VmAsk(
     slots=2,
@@ -80,7 +81,7 @@ def refused_json(cls: type[m.Message], text: str | bytes) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("message", [PLEDGE, OFFER, UNFIT, REVEAL, m.Detached()], ids=lambda msg: type(msg).__name__)
+@pytest.mark.parametrize("message", [PLEDGE, OFFER, UNFIT, REVEAL, Detached()], ids=lambda msg: type(msg).__name__)
 def test_a_message_survives_msgpack_and_json(message: m.Message) -> None:
     assert decode(type(message), encode(message)) == message
     assert from_json(type(message), to_json(message)) == message

@@ -10,12 +10,12 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import StringConstraints
 from pydantic.types import Strict
 
-from matcher.wire import messages
+from matcher.wire import messages, volumes
 from matcher.wire.messages import Message
 
 HINTS = [
     pytest.param(get_type_hints(cls, include_extras=True)[field.name], id=f"{cls.__name__}.{field.name}")
-    for cls in vars(messages).values()
+    for cls in {**vars(messages), **vars(volumes)}.values()
     if isinstance(cls, type) and issubclass(cls, Message) and is_dataclass(cls)
     for field in fields(cls)
 ]

@@ -23,7 +23,7 @@ from matcher.wire.realm import (
     Welcome,
     WhoAmI,
 )
-from matcher.wire.volumes import VolumeView, VolumeViews
+from matcher.wire.volumes import Attached, Detach, Detached, VolumeView, VolumeViews
 from specs.ids import Vid, VmId
 
 
@@ -121,6 +121,12 @@ class Store(Protocol):
     async def volumes(self, caller: Caller) -> VolumeViews: ...
 
     async def volume(self, vid: Vid, caller: Caller) -> VolumeView | Refused: ...
+
+    async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
+        """`caller` is the compute host that the confirm is for."""
+        ...
+
+    async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused: ...
 
     def denied(self, caller: Caller, asked: str, why: str) -> None:
         """As a desk's."""

@@ -150,6 +150,8 @@ def _lack(route: Route, who: Principal) -> str | None:
     """What a caller would need for this route and does not have; a phrase."""
     if route.who is Who.USER and who.kind != "user":
         return "your certificate is a host's, and this is for users"
+    if route.who is Who.HOST and who.kind != "host":
+        return "your certificate is a user's, and this is for hosts"
     if route.verb is None or who.may(route.verb):
         return None
     return f"your grant lacks the verb {route.verb}: it has {', '.join(who.grant.verbs) or 'none'}"

@@ -78,7 +78,7 @@ def _operation(route: Route, schemas: dict[tuple[type[Message], Mode], Json]) ->
 
 
 def _who(route: Route) -> str:
-    who = "For members: hosts and users." if route.who is Who.MEMBER else "For users."
+    who = {Who.USER: "For users.", Who.HOST: "For hosts.", Who.MEMBER: "For members: hosts and users."}[route.who]
     needs = f" Their grant needs the verb `{route.verb}`." if route.verb else ""
     most = f" A body of at most {route.body_max_bytes} bytes." if route.body_max_bytes else ""
     return who + needs + most

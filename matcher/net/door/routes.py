@@ -24,7 +24,7 @@ from matcher.wire.realm import (
     Verb,
     WhoAmI,
 )
-from matcher.wire.volumes import VolumeView, VolumeViews
+from matcher.wire.volumes import Attached, Detach, Detached, VolumeView, VolumeViews
 
 DOCUMENTS_MAX_BYTES = 4 << 20  # of a request with documents by a host or an admin: a whole bundle
 PARTS_MAX = 6  # of a path
@@ -32,6 +32,7 @@ PARTS_MAX = 6  # of a path
 
 class Who(Enum):
     USER = "a user"
+    HOST = "a host"
     MEMBER = "a member"  # hosts too
 
 
@@ -156,6 +157,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("volumes", "GET", "/v1/volumes", "The volumes here that you may see", VolumeViews, verb=Verb.PLEDGE),
     Route("volume", "GET", "/v1/volumes/{id}", "One of them", VolumeView, verb=Verb.PLEDGE),
+    Route(
+        "attach",
+        "POST",
+        "/v1/attachments",
+        "Attach a VM's volumes to your host, on its user's word",
+        Attached,
+        Octets.ENVELOPE,
+        who=Who.HOST,
+    ),
+    Route("detach", "POST", "/v1/detachments", "A VM of yours has ended there", Detached, Detach, who=Who.HOST),
     Route("status", "GET", "/v1/realm", "What this host knows of the realm", RealmStatus, who=Who.MEMBER),
     Route(
         "bundle",

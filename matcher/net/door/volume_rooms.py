@@ -4,6 +4,7 @@ from starlette.responses import Response
 
 from matcher.net.door.asking import Asking, Handler, granted, said
 from matcher.net.door.behind import Store
+from matcher.wire.volumes import Detach
 
 
 class VolumeRooms:
@@ -12,10 +13,21 @@ class VolumeRooms:
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
-        return {"volumes": self._volumes, "volume": self._volume}
+        return {
+            "volumes": self._volumes,
+            "volume": self._volume,
+            "attach": self._attach,
+            "detach": self._detach,
+        }
 
     async def _volumes(self, asking: Asking) -> Response:
         return said(await self._store.volumes(asking.caller))
 
     async def _volume(self, asking: Asking) -> Response:
         return said(granted(await self._store.volume(asking.vid, asking.caller)))
+
+    async def _attach(self, asking: Asking) -> Response:
+        return said(granted(await self._store.attach(await asking.body(), asking.caller)))
+
+    async def _detach(self, asking: Asking) -> Response:
+        return said(granted(await self._store.detach(await asking.message(Detach), asking.caller)))
