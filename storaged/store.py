@@ -72,7 +72,7 @@ class Store:
             private=volume.private,
             shareable=volume.shareable,
             readonly=volume.readonly,
-            owner=volume.owner or "",
+            owner=volume.owner,
             host=self._host,
             host_id=self._host_id,
             pool=volume.pool[:240],

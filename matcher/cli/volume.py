@@ -94,7 +94,7 @@ def document(volume: VolumeView) -> dict[str, Any]:
         "private": volume.private,
         "shareable": volume.shareable,
         "readonly": volume.readonly,
-        "owner": volume.owner or None,
+        "owner": volume.owner,
         "host": volume.host,
         "host_id": volume.host_id,
         "pool": volume.pool,

@@ -32,7 +32,7 @@ Iqn = Annotated[str, Strict(), StringConstraints(max_length=223, pattern=r"^iqn\
 
 @dataclass(frozen=True, slots=True)
 class VolumeView(Message):
-    """A volume as one user may see it. `owner` is empty where nobody owns it; `vms` names those of this user's VMs that
+    """A volume as one user may see it. `owner` is null where nobody owns it; `vms` names those of this user's VMs that
     have it; `why` is a sentence about the state, or empty.
 
     `state`: "free", "attached" (to VMs of whomever), "bad" (it can't be given until somebody mends it).
@@ -46,7 +46,7 @@ class VolumeView(Message):
     private: Flag
     shareable: Flag
     readonly: Flag
-    owner: Annotated[str, Strict(), MaxLen(64)]
+    owner: Fingerprint | None
     host: Label
     host_id: Fingerprint
     pool: Line

@@ -16,7 +16,7 @@ from tests.fakes.hosts import Host, Link, keyboard
 
 def view(digit: str, name: str, host: str, **more: Any) -> VolumeView:
     traits = {"bootable": False, "private": False, "shareable": False, "readonly": False}
-    known = {"owner": "", "host_id": "1" * 64, "pool": "/srv/atomos", "state": "free", **traits, **more}
+    known = {"owner": None, "host_id": "1" * 64, "pool": "/srv/atomos", "state": "free", **traits, **more}
     return VolumeView(vid=digit * 32, name=name, size_mib=1152, format=ImageFormat.RAW, host=host, **known)
 
 
