@@ -22,7 +22,7 @@ from storaged.claims import VolumeShare, admits
 from storaged.fit import offer_volumes
 from storaged.keeper import Keeper
 from storaged.quota import Quota
-from storaged.volume import Snapshot
+from storaged.volume import Snapshot, Volume
 
 VERSION = "0.1.0"
 NO_VOLUMES = b"\xa7volumes\x90"  # in msgpack: the field, and an empty array; no text of a pledge can hold these bytes
@@ -36,19 +36,37 @@ class Proposer:
     """What this host could give of a pledge's volumes, beside those that are attached already."""
 
     def __init__(
-        self, host: str, host_id: HostId, keeper: Keeper, snapshot: Callable[[], Snapshot], quota: Quota
+        self,
+        host: str,
+        host_id: HostId,
+        keeper: Keeper,
+        snapshot: Callable[[], Snapshot],
+        quota: Quota,
+        *,
+        port: int = 0,
+        why_not: Callable[[Volume], str | None] = lambda _: "",
     ) -> None:
+        """`port` is that of the front door, and `why_not` says why a volume can't reach other hosts, if so."""
         self._host, self._host_id, self._keeper, self._snapshot = host, host_id, keeper, snapshot
-        self._quota = quota
+        self._quota, self._port, self._why_not = quota, port, why_not
 
     def propose(self, pledge: Pledge, user: User, residents: Sequence[VolumeShare]) -> Proposal[VolumeShare] | Nothing:
         everybody = (*self._keeper.shares(), *residents)
-        fit = offer_volumes(pledge, self._snapshot(), everybody, user_id=UserId(user.id), host_id=self._host_id)
+        fit = offer_volumes(
+            pledge,
+            self._snapshot(),
+            everybody,
+            user_id=UserId(user.id),
+            host_id=self._host_id,
+            reaches=lambda volume: self._why_not(volume) is None,
+        )
         if fit.share is None:
             return Nothing(fit.reasons, aloud=True)
         if over := self._quota.against(fit.share, user, residents):
             return Nothing((*over, *fit.reasons), aloud=True)
-        return Proposal(fit.share, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, fit.offered), fit.reasons)
+        return Proposal(
+            fit.share, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, fit.offered, self._port), fit.reasons
+        )
 
 
 class StorageAnswers:

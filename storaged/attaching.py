@@ -60,19 +60,12 @@ class Exports(Protocol):
         """Why this volume can't be exported at all; `None` where it can."""
         ...
 
-    async def give(self, attachment: Attachment, file: AttachedVolume) -> tuple[AttachedVolume, ChapSecret]:
-        """Export the file to the attachment's host, in its epoch; the same again for the same attachment."""
+    async def give(
+        self, attachment: Attachment, file: AttachedVolume, asker: str
+    ) -> tuple[AttachedVolume, ChapSecret] | Refused:
+        """Export the file to the attachment's host, in its epoch; the same again for the same attachment. `asker` is
+        the address that the host asks from."""
         ...
-
-
-class NoExports:
-    """Of a host that gives its volumes to its own VMs alone."""
-
-    def why_not(self, _: Volume) -> str | None:
-        return "its host exports no volumes: the VM has to run there"
-
-    async def give(self, attachment: Attachment, _: AttachedVolume) -> tuple[AttachedVolume, ChapSecret]:
-        raise Unusable(f"volume {attachment.vid} can't be exported by this host")
 
 
 class Attaching:
@@ -109,15 +102,15 @@ class Attaching:
                 return await self._forget(Vid(vid), await sysadmin(peer))
         return _refused("bad-request", "question", "not one that storaged answers", "")
 
-    async def attach(self, envelope: bytes, host_id: HostId) -> Attached | Refused:
-        """`envelope` is a user's confirm for the compute host `host_id`, which is asking."""
+    async def attach(self, envelope: bytes, host_id: HostId, address: str = "") -> Attached | Refused:
+        """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`."""
         opened = self._confirm(envelope, host_id)
         if isinstance(opened, Refused):
             who = f"a confirm that host {host_id[:16]} brought"
             self._audit.note(who, "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
         confirm, user = opened
-        attached = await self._attach(confirm, user)
+        attached = await self._attach(confirm, user, address)
         vids = ", ".join(dashed(claim.vid) for claim in self._claims(confirm))
         what = f"{vids} to host {host_id[:16]}; generation {confirm.generation}"
         detail = f"{what}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
@@ -152,7 +145,7 @@ class Attaching:
 
     # ---- attaching
 
-    async def _attach(self, confirm: Confirm, user: Principal) -> Attached | Refused:
+    async def _attach(self, confirm: Confirm, user: Principal, address: str) -> Attached | Refused:
         user_id, host_id = UserId(user.id), HostId(confirm.host_id)
         claims = self._claims(confirm)
         vids = tuple(Vid(claim.vid) for claim in claims)
@@ -176,19 +169,30 @@ class Attaching:
                         vm_name=confirm.name,
                     )
                 )
-                return kept if isinstance(kept, Refused) else await self._given(kept, host_id)
+                return kept if isinstance(kept, Refused) else await self._given(kept, host_id, address)
             except (JournalError, Unusable) as error:
                 return _not_done(error)
 
-    async def _given(self, kept: Kept, host_id: HostId) -> Attached:
+    async def _given(self, kept: Kept, host_id: HostId, address: str) -> Attached | Refused:
         """Files for a VM on this host; exports for others."""
         if host_id == self._server:
             return Attached(kept.files)
-        given = [
-            await self._exports.give(attachment, file)
-            for attachment, file in zip(kept.attachments, kept.files, strict=True)
-        ]
+        given: list[tuple[AttachedVolume, ChapSecret]] = []
+        for attachment, file in zip(kept.attachments, kept.files, strict=True):
+            export = await self._exports.give(attachment, file, address)
+            if isinstance(export, Refused):
+                await self._take_back(kept)
+                return export
+            given.append(export)
         return Attached(tuple(volume for volume, _ in given), tuple(secret for _, secret in given))
+
+    async def _take_back(self, kept: Kept) -> None:
+        """What is refused is not attached; but a life that has its volumes already keeps them."""
+        if kept.is_new:
+            first = kept.attachments[0]
+            await trio.to_thread.run_sync(
+                lambda: self._keeper.detach(first.vm_id, first.generation, first.host_id, self._snapshot())
+            )
 
     def _claims(self, confirm: Confirm) -> tuple[VolumeClaim, ...]:
         """Those of the confirm's volumes that are claimed from this server."""

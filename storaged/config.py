@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from matcher.net import audit, multicast
 
 PORT = 7767  # beside atomd's front door
+ISCSI_PORT = 7768  # a sysadmin's own targets have 3260
 
 PATH = Path("/etc/atomos/storaged.toml")
 
@@ -22,7 +23,8 @@ class Narrow(BaseModel):
 
 
 class Config(BaseModel):
-    """One host's settings; every key has a default. `pools`: folders that are searched for volumes, at any depth."""
+    """One host's settings; every key has a default. `pools`: folders that are searched for volumes, at any depth.
+    `iscsi_port` 0: volumes are for VMs on this host alone. `exports` is for the programs that serve them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +33,8 @@ class Config(BaseModel):
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)
     audit: Path = audit.PATH
+    iscsi_port: Annotated[int, Ge(0), Le(65535)] = ISCSI_PORT
+    exports: Path = Path("/run/atomos/exports")
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
     front_door_port: Annotated[int, Ge(1), Le(65535)] = PORT

@@ -21,9 +21,10 @@ from matcher.trust.identity import Identity
 from matcher.wire.messages import Role
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
-from storaged.attaching import Attaching, NoExports
+from storaged.attaching import Attaching
 from storaged.claims import VolumeShare
 from storaged.config import Config
+from storaged.exporting import exports_of
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
@@ -101,15 +102,22 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
-    keeper = Keeper(Journal(config.state / "storaged.sqlite"), server=host_id)
     catalogue = Catalogue(config)
+    exports = exports_of(config.iscsi_port, config.exports, config.state, catalogue.snapshot, host_id)
+    keeper = Keeper(
+        Journal(config.state / "storaged.sqlite"),
+        server=host_id,
+        cut=lambda attachment: trio.from_thread.run(exports.cut, attachment),
+    )
     await catalogue.scan()
     keeper.recover(catalogue.snapshot())
     for vid in keeper.rolled_back(catalogue.snapshot()):
         log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
     quota = Quota(host=host, shares=keeper.shares, snapshot=catalogue.snapshot, volumes_gb=config.narrow.volumes_gb)
     ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
-    proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
+    proposer = Proposer(
+        host, host_id, keeper, catalogue.snapshot, quota, port=config.front_door_port, why_not=exports.why_not
+    )
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
     answers = StorageAnswers(
         host,
@@ -121,9 +129,10 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     )
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, NoExports())
+    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports)
     store = Store(host, host_id, keeper, catalogue.snapshot, attaching, audit)
     nursery.start_soon(catalogue.keep_scanned)
+    nursery.start_soon(exports.run, keeper)
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, attaching.answer)
     await nursery.start(partial(serving.serve, identity, store=store, port=config.front_door_port))

@@ -5,7 +5,7 @@ here: neither offered nor named. A volume that is here but bad, twice, or in use
 Pure.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from matcher.wire.messages import REASONS_MAX, OfferedVolume, Pledge, Reach, Reason
@@ -32,8 +32,10 @@ def offer_volumes(
     *,
     user_id: UserId,
     host_id: HostId,
+    reaches: Callable[[Volume], bool] = lambda _: False,
 ) -> VolumeFit:
-    """What this host can say to the volume asks of `user_id`'s pledge; `residents` are all holds and attachments."""
+    """What this host can say to the volume asks of `user_id`'s pledge; `residents` are all holds and attachments;
+    `reaches` tells whether a volume can be used from other hosts."""
     claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, ())
     given: list[Volume] = []
     reasons: list[Reason] = []
@@ -45,7 +47,7 @@ def offer_volumes(
             reasons.append(answer)
     share = VolumeShare(claim.vm_id, claim.generation, user_id, tuple(shared(volume) for volume in given))
     return VolumeFit(
-        tuple(_offered(volume) for volume in given), tuple(reasons[:REASONS_MAX]), share if given else None
+        tuple(_offered(volume, reaches) for volume in given), tuple(reasons[:REASONS_MAX]), share if given else None
     )
 
 
@@ -92,7 +94,7 @@ def _conflict(conflict: Conflict, user_id: UserId) -> Reason | None:
     return reason(conflict.vid, has, "nobody knows which is right: keep one, and move the other out of the pools")
 
 
-def _offered(volume: Volume) -> OfferedVolume:
+def _offered(volume: Volume, reaches: Callable[[Volume], bool]) -> OfferedVolume:
     return OfferedVolume(
         vid=volume.vid,
         name=volume.name,
@@ -101,7 +103,7 @@ def _offered(volume: Volume) -> OfferedVolume:
         bootable=volume.bootable,
         readonly=volume.readonly,
         shareable=volume.shareable,
-        reach=Reach.LOCAL,
+        reach=Reach.NETWORK if reaches(volume) else Reach.LOCAL,
     )
 
 

@@ -30,6 +30,11 @@ class Kept:
 
     files: tuple[AttachedVolume, ...]
     attachments: tuple[Attachment, ...]
+    is_new: bool  # some of it was given just now
+
+
+class NotCut(Unusable):
+    """The volume's holder may still write, so that nobody else may have it yet."""
 
 
 Cut = Callable[[Attachment], None]
@@ -37,14 +42,14 @@ Cut = Callable[[Attachment], None]
 
 def not_exported(attachment: Attachment) -> None:
     """For a host without exports."""
-    raise Unusable(f"volume {attachment.vid} is exported, and nothing here can end that")
+    raise NotCut(f"volume {attachment.vid} is exported, and nothing here can end that")
 
 
 class Keeper:
     """Who has which of this host's volumes. Every answer is durable before it is given.
 
     `cut` ends the export of an attachment to another host, and returns once nothing that its holder has sent can be
-    written any more. Raises `Unusable` where that is not sure.
+    written any more. Raises `NotCut` where that is not sure.
     """
 
     def __init__(
@@ -103,6 +108,9 @@ class Keeper:
             claim = VolumeShare(vm_id, generation, user_id, tuple(shared(v) for v in volumes), vm_name)
             try:
                 return self._grant(claim, host_id, volumes, files, snapshot)
+            except NotCut as problem:
+                has, hint = f"its older life still writes: {problem}", "run it again in a moment"
+                return Refused(Refusal.IN_USE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
             except (Unusable, JournalError) as problem:
                 if isinstance(problem, JournalCorrupt):
                     raise
@@ -111,7 +119,7 @@ class Keeper:
 
     def detach(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[str, ...]:
         """Free what the VM has on the host `host_id` under `generation` or an older one; harmless to repeat. Raises
-        `JournalError`, and `Unusable` where its export can't be ended yet.
+        `JournalError`, and `NotCut` where its export has not ended yet.
 
         A record that can't be written stays behind (its pool is gone, or full): the journal knows better and the
         volume is free on this host. Returns a sentence for the log about each of these.
@@ -162,10 +170,11 @@ class Keeper:
             self._state, claim, rights, server=self._server, host_id=host_id, random=self._random, busy=busy
         )
         if isinstance(answer, Granted):
+            is_new = not set(answer.attachments) <= set(self._state.attachments)
             self._end(answer.ended)
             if answer.change is not None:
                 self._perform(answer.change, snapshot)
-            return Kept(files, answer.attachments)
+            return Kept(files, answer.attachments, is_new)
         return answer
 
     def _end(self, ended: Iterable[Attachment]) -> None:

@@ -25,9 +25,10 @@ def run(*, config: Path = PATH) -> None:
     from matcher.net.starting import run_daemon
     from matcher.trust.identity import IdentityError
     from storaged.daemon import run as serve
+    from storaged.exporting import ExportError
     from storaged.journal import JournalError
 
-    run_daemon("storaged", config, Config, serve, (IdentityError, JournalError))
+    run_daemon("storaged", config, Config, serve, (IdentityError, JournalError, ExportError))
 
 
 @app.command

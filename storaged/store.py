@@ -47,7 +47,7 @@ class Store:
         return self._view(volume, UserId(caller.id), self._keeper.shares())
 
     async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
-        return await self._attaching.attach(confirm, HostId(caller.id))
+        return await self._attaching.attach(confirm, HostId(caller.id), caller.address)
 
     async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused:
         return await self._attaching.detach(detach, HostId(caller.id))

@@ -35,8 +35,9 @@ from matcher.wire.volumes import Attach, Attached
 from specs.ids import HostId
 from storaged import attaching
 from storaged.answering import Proposer, StorageAnswers, admitting
-from storaged.attaching import Attaching, NoExports
+from storaged.attaching import Attaching
 from storaged.claims import VolumeShare
+from storaged.exporting import NoExports
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper

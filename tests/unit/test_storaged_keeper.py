@@ -4,6 +4,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -82,6 +83,11 @@ def house(tmp_path: Path) -> Iterator[House]:
         journal.close()
 
 
+def again(answer: Kept | Refused) -> Kept:
+    assert isinstance(answer, Kept)
+    return replace(answer, is_new=False)
+
+
 def refusal(answer: Kept | Refused) -> tuple[str, str]:
     assert isinstance(answer, Refused)
     return answer.code, answer.reasons[0].has
@@ -107,9 +113,9 @@ def test_the_right_to_write_is_recorded_in_the_volume(house: House) -> None:
 
 def test_the_same_call_gives_the_same_answer_and_writes_nothing(house: House) -> None:
     first, record = house.attach(1, ONE), house.record(ONE)
-    assert house.attach(1, ONE) == first
+    assert house.attach(1, ONE) == again(first)
     house.restart()
-    assert house.attach(1, ONE) == first
+    assert house.attach(1, ONE) == again(first)
     assert house.record(ONE) == record
 
 
@@ -343,7 +349,7 @@ def test_attachments_are_residents_by_vm_and_generation(house: House) -> None:
 
 
 def test_a_vm_without_volumes_attaches_nothing(house: House) -> None:
-    assert house.attach(1) == Kept((), ())
+    assert house.attach(1) == Kept((), (), False)
 
 
 def test_a_volume_that_the_older_generation_still_writes_is_not_freed_by_the_next(house: House) -> None:

@@ -22,8 +22,9 @@ from matcher.wire.realm import Grant, Verb
 from matcher.wire.volumes import VolumeView, VolumeViews
 from specs.ids import HostId, UserId
 from storaged.answering import Proposer, StorageAnswers, admitting
-from storaged.attaching import Attaching, NoExports
+from storaged.attaching import Attaching
 from storaged.claims import VolumeShare
+from storaged.exporting import NoExports
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper, Kept
