@@ -31,7 +31,7 @@ def ls(*, output: Output = "table") -> None:
     with session() as mine:
         found, heard = all_of(mine)
     volumes = sorted((each.volume for each in found), key=lambda volume: (volume.name, volume.vid, volume.host))
-    emit(output, {"volumes": [document(volume) for volume in volumes]}, _table(volumes))
+    emit(output, {"volumes": [document(volume) for volume in volumes]}, volumes_table(volumes))
     tell_silent(heard)
 
 
@@ -107,7 +107,7 @@ def _starts(volume: VolumeView, meant: str) -> bool:
     return bool(meant) and (volume.name.startswith(meant) or volume.vid.startswith(meant.replace("-", "").lower()))
 
 
-def _table(volumes: Sequence[VolumeView]) -> Table:
+def volumes_table(volumes: Sequence[VolumeView]) -> Table:
     rows = [
         (
             volume.name or "-",

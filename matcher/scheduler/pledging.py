@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk
+from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk, VolumeAsk
 from matcher.wire.seal import Seal
 from specs.ids import Vid, VmId, new_id
 
@@ -26,6 +26,7 @@ class Errand:
     generation: int
     vm: VmAsk | None
     volumes: tuple[Vid, ...] = ()
+    room: VolumeAsk | None = None  # for a new volume, whose vid stands for the VM's id
     reply: tuple[Address, ...] = ()
     policy: Policy = Policy.PACK
     hosts_known: int = 0
@@ -71,5 +72,6 @@ def make_pledge(
         hold_ms=errand.hold_ms,
         hosts_known=max(errand.hosts_known, hosts_known),
         policy=errand.policy,
+        room=errand.room,
     )
     return pledge, seal

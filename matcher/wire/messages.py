@@ -19,6 +19,7 @@ DATAGRAM_MAX_BYTES = 1200  # IPv6's minimum MTU, less headers: never a fragment
 SLOTS_MAX = 4096
 RAM_MIB_MAX = 64 * 1024 * 1024
 VOLUMES_MAX = 64
+VOLUME_MIB_MAX = 64 * 1024 * 1024
 PCI_ASKS_MAX = 32
 FLAGS_MAX = 128
 REASONS_MAX = 32
@@ -155,8 +156,18 @@ class VmAsk(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeAsk(Message):
+    """Room for a new volume, thin, of this size as a guest will see it."""
+
+    size_mib: Annotated[int, Strict(), Ge(1), Le(VOLUME_MIB_MAX)]
+    format: ImageFormat
+
+
+@dataclass(frozen=True, slots=True)
 class Pledge(Message):
     """One call for resources: the VM ask and the volume asks together. Signed by a user, padded, multicast.
+
+    `volumes` are to be found, `room` is for one to be made; its vid is then `vm_id`, and there is no VM.
 
     `dry`: every host answers, with offers or with all its reasons, and nothing is held. `reply` holds one address for
     each family at most; an answer goes nowhere else. `seal` is H(H(x)): see `Reveal`.
@@ -174,6 +185,7 @@ class Pledge(Message):
     hold_ms: Annotated[int, Strict(), Ge(100), Le(HOLD_MS_MAX)]
     hosts_known: Count
     policy: Policy
+    room: VolumeAsk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +241,8 @@ class OfferedVolume(Message):
 
 @dataclass(frozen=True, slots=True)
 class VolumeOffer(Message):
-    """A storage host's answer: those of the asked volumes that it has and holds. One offer id for all of them."""
+    """A storage host's answer: those of the asked volumes that it has and holds. One offer id for all of them. Where
+    room was asked for, it is held, and `left_mib` says what is left beside it."""
 
     pledge_id: Id
     offer_id: Id
@@ -237,7 +250,8 @@ class VolumeOffer(Message):
     hosts_known: Count
     expires_in_ms: Annotated[int, Strict(), Ge(0), Le(HOLD_MS_MAX)]
     volumes: Annotated[tuple[OfferedVolume, ...], MaxLen(VOLUMES_MAX)]
-    front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)] = 0  # where a compute host asks; 0: this one alone may
+    front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)] = 0  # where it is asked; 0: by its own host alone
+    left_mib: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

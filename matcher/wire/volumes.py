@@ -11,6 +11,7 @@ from pydantic import StringConstraints
 from pydantic.types import Strict
 
 from matcher.wire.messages import (
+    VOLUME_MIB_MAX,
     VOLUMES_MAX,
     Address,
     Count,
@@ -22,6 +23,7 @@ from matcher.wire.messages import (
     Label,
     Line,
     Message,
+    Refused,
     Word,
 )
 
@@ -61,6 +63,52 @@ class VolumeViews(Message):
 
     volumes: Annotated[tuple[VolumeView, ...], MaxLen(VOLUMES_LISTED_MAX)]
     left_out: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewVolume(Message):
+    """Make the volume `vid` in the room that `offer_id` holds. It is the caller's."""
+
+    vid: Id
+    offer_id: Id
+    name: Label
+    size_mib: Annotated[int, Strict(), Ge(1), Le(VOLUME_MIB_MAX)]
+    format: ImageFormat
+    bootable: Flag
+    private: Flag
+    shareable: Flag
+    readonly: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeVolume(Message):
+    """What is null stays as it is."""
+
+    name: Label | None = None
+    size_mib: Annotated[int, Strict(), Ge(1), Le(VOLUME_MIB_MAX)] | None = None
+    format: ImageFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloneVolume(Message):
+    """Make `vid`, a full copy, on the same host. It is the caller's."""
+
+    vid: Id
+    name: Label
+    private: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeProgress(Message):
+    """One line of the answer to what takes long: "doing", with what is done of how much; at the end "done" with the
+    volume, or "refused"."""
+
+    event: Word
+    step: Label = ""
+    done_mib: Count = 0
+    total_mib: Count = 0
+    volume: VolumeView | None = None
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)

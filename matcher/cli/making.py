@@ -1,0 +1,157 @@
+"""`electros volume create`: room is pledged for, offers hold it, and the volume is made at the best of those hosts."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.output import Output, emit, note
+from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, refused, session
+from matcher.cli.volume import document, volumes_table
+from matcher.net.client import Said
+from matcher.net.https import Door, Unanswered, Unreachable
+from matcher.scheduler.choosing import tie
+from matcher.scheduler.outcomes import HostReasons
+from matcher.scheduler.pledging import Errand, make_pledge
+from matcher.wire.messages import ImageFormat, Pledge, Reason, Refused, Reveal, Role, Unfit, VolumeAsk, VolumeOffer
+from matcher.wire.realm import Verb
+from matcher.wire.volumes import NewVolume, VolumeView
+from specs.ids import HostId, PledgeId, Vid, VmId, dashed, new_id
+from specs.units import mib_of_gb
+
+MAKE_S = 60.0
+ASKS_MAX = 3  # of one host that was asked and did not answer
+
+Name = Annotated[str, Parameter(help="what people call it; names may repeat, UUIDs don't")]
+Host = Annotated[str | None, Parameter(help="make it on this host; without it, where most room is left")]
+
+
+def create(
+    *,
+    size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")],
+    name: Name,
+    format: Annotated[ImageFormat, Parameter(help="raw can be used from all hosts, qcow2 on its own alone")] = (
+        ImageFormat.RAW
+    ),
+    bootable: Annotated[bool, Parameter(help="VMs boot from it", negative="")] = False,
+    private: Annotated[bool, Parameter(help="nobody else may see or use it", negative="")] = False,
+    shareable: Annotated[bool, Parameter(help="several VMs may have it at once", negative="")] = False,
+    readonly: Annotated[bool, Parameter(help="nobody may write it", negative="")] = False,
+    host: Host = None,
+    output: Output = "table",
+) -> None:
+    """Make a new, empty volume. It takes space as it is written; its whole size counts against your grant."""
+    size_mib = mib_of_gb(size)
+    if size_mib is None:
+        raise Failure(Exit.USAGE, f"--size {size:g}: a multiple of 0.125 GB, more than 0", helps="--size 10")
+    if shareable and bootable:
+        raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
+    with session() as mine:
+        vid = Vid(new_id(mine.random))
+        rooms = find_room(mine, VolumeAsk(size_mib, format), vid, host)
+        new = NewVolume(vid, "", name, size_mib, format, bootable, private, shareable, readonly)
+        made = _made(mine, rooms, new)
+    note(f"electros: {name} is made on {made.host}")
+    emit(output, {"volume": document(made)}, volumes_table([made]))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A host's offer to make a volume there."""
+
+    door: Door
+    offer: VolumeOffer
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """All offers for one pledge, the roomiest first; `reveal` frees those that are not taken."""
+
+    rooms: tuple[Room, ...]
+    reveal: Reveal
+
+
+def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Rooms:
+    """Who would make such a volume. Raises `Failure` where nobody does."""
+    if not mine.client.identity.principal.may(Verb.RUN):
+        helps = "an admin can grant it: electros user change; then: electros whoami"
+        raise Failure(Exit.DENIED, "your grant does not let you make volumes (it lacks run)", helps=helps)
+    errand = Errand(VmId(vid), 1, None, room=ask)
+    wall_ms = time.time_ns() // 1_000_000
+    pledge, seal = make_pledge(errand, random=mine.random, wall_ms=wall_ms, dry=False)
+    heard = _heard(mine, pledge)
+    rooms = [
+        Room(Door(said.message.host, said.host_id, said.address, said.message.front_door_port), said.message)
+        for said in heard
+        if isinstance(said.message, VolumeOffer) and host in (None, said.message.host)
+    ]
+    rooms.sort(key=lambda room: (-room.offer.left_mib, tie(PledgeId(pledge.pledge_id), HostId(room.door.host_id))))
+    if rooms:
+        return Rooms(tuple(rooms), Reveal(pledge.pledge_id, seal.done))
+    if not heard:
+        raise no_host_in_reach()
+    reasons = [
+        HostReasons(said.host_id, said.message.host, said.message.reasons)
+        for said in heard
+        if isinstance(said.message, Unfit) and host in (None, said.message.host)
+    ]
+    where = f"{host} does not" if host else "no host in reach can"
+    raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
+
+
+def _heard(mine: Session, pledge: Pledge) -> Sequence[Said]:
+    """One answer of each storage host; ends when those that are known have spoken, or when it has been quiet."""
+    expected = {host_id for host_id, role in mine.known.peers() if role == Role.STORAGE}
+    heard: dict[str, Said] = {}
+    started_s = time.monotonic()
+    repeat_s, end_s = started_s + REPEAT_S, started_s + DEADLINE_S
+    mine.client.ask(pledge)
+    while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+        if now_s >= repeat_s:
+            mine.client.ask(pledge)
+            repeat_s = end_s
+        for said in mine.client.hear(min(end_s, repeat_s)):
+            is_ours = isinstance(said.message, VolumeOffer | Unfit) and said.message.pledge_id == pledge.pledge_id
+            if is_ours and not (isinstance(said.message, Unfit) and said.message.role is not Role.STORAGE):
+                heard.setdefault(said.host_id, said)
+                if not expected:
+                    end_s = min(end_s, time.monotonic() + QUIET_S)
+    return tuple(heard.values())
+
+
+def _made(mine: Session, rooms: Rooms, new: NewVolume) -> VolumeView:
+    """At the first host that does not refuse. One that was asked and says nothing may have made it: no other is asked."""
+    refusal: Failure | None = None
+    try:
+        for room in rooms.rooms:
+            answer = _asked(mine, room, new)
+            if isinstance(answer, VolumeView):
+                return answer
+            refusal = refusal or refused(room.door.host, answer)
+    finally:
+        mine.client.reveal(rooms.reveal)
+    assert refusal is not None, "there is a room at least"
+    raise refusal
+
+
+def _asked(mine: Session, room: Room, new: NewVolume) -> VolumeView | Refused:
+    body = dataclasses.replace(new, offer_id=room.offer.offer_id)
+    said = ""
+    for attempt in range(ASKS_MAX):
+        try:
+            with mine.client.interrupts.waiting(), mine.client.connect(room.door, timeout_s=MAKE_S) as connection:
+                return connection.ask("POST", "/v1/volumes", VolumeView, body)
+        except Unreachable as error:
+            if attempt == 0:
+                return Refused("unreachable", (Reason("front door", "an answer", str(error)[:120], ""),))
+            said = str(error)
+        except Unanswered as error:
+            said = str(error)
+        time.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+    message = f"{room.door.host} was asked for volume {dashed(new.vid)} and did not answer: {said}"
+    raise Failure(Exit.TIMEOUT, message, code="unknown", helps=f"electros volume inspect {new.vid}")
