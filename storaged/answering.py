@@ -98,7 +98,6 @@ class StorageAnswers:
         self._offering.reveal(reveal, now_s)
 
     def query(self, query: Query, user: Principal) -> Answer:
-        visible = [v for v in self._snapshot().volumes.values() if v.visible_to(UserId(user.id))]
         return Answer(
             query_id=query.query_id,
             host=self._host,
@@ -115,7 +114,7 @@ class StorageAnswers:
             ram_total_mib=0,
             ram_free_mib=0,
             vms=0,
-            volumes=len(visible),
+            volumes=self._snapshot().visible_count(UserId(user.id)),
             realm=self._realm(),
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storaged.metadata import Bad
+from storaged.volume import shown as shown
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -89,10 +90,3 @@ def read_start(file: int, size_bytes: int) -> bytes:
     while len(parts) < size_bytes and (part := os.pread(file, size_bytes - len(parts), len(parts))):
         parts += part
     return bytes(parts)
-
-
-def shown(path: str) -> str:
-    """A path for people and JSON: bytes that aren't UTF-8 and characters that don't show are escaped."""
-    if path.isprintable():
-        return path
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)

@@ -76,6 +76,8 @@ def _answer(
         return _conflict(snapshot.conflicts[vid], claim.user_id)
     if vid in snapshot.bad:
         bad = snapshot.bad[vid]
+        if not bad.visible_to(claim.user_id):
+            return None
         return reason(vid, f"unusable: {bad.reason}", f"to mend in {_cut_middle(bad.path, 120)}")
     volume = snapshot.volumes.get(vid)
     if volume is None or not volume.visible_to(claim.user_id):

@@ -3,187 +3,247 @@
 One bad volume never hides another: it is listed with its reason. Nothing is followed out of a pool (see `beneath`),
 no image is probed; of a qcow2 image, called so by its metadata, the header's fields are read, of a raw one nothing.
 Folders whose name starts with a dot are left alone, since snapshots and trash hold copies of volumes there. One vid at
-two places is a conflict, and neither is given; one folder reached by two ways (nested pools, bind mounts) is not.
-Synchronous: a daemon runs `Index.scan` in a worker thread. A rescan reads again only what changed, by its stat.
+two places is a conflict, and neither is given; one folder reached by two ways (bind mounts) is not. A pool within
+another one counts for itself.
+Synchronous: a daemon runs an `Index` in worker threads, one at a time. It keeps what it read with the stat of every
+file that it was read from, and opens a volume again only where one of these differs. Nothing here holds Python's lock
+for long at a time (no sort of everything, few objects that the collector has to walk): a loop beside it lives on.
 """
 
 import os
-import re
+import stat
 import time
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from hashlib import blake2b
+from itertools import chain
+from struct import Struct
+from sys import intern
 
 from matcher.wire.messages import ImageFormat
-from specs.ids import Vid, parse_id
-from storaged.beneath import Unusable, check_regular, open_file, open_folder, read_file, read_start, shown
+from specs.ids import UserId, Vid, parse_id
+from storaged.beneath import (
+    Unusable,
+    check_regular,
+    open_beneath,
+    open_file,
+    open_folder,
+    read_file,
+    read_start,
+    shown,
+)
 from storaged.export.qcow2_header import HEADER_BYTES, parse_qcow2_header
+from storaged.gathering import gathered
 from storaged.metadata import META_MAX_BYTES, Bad, Metadata, parse_metadata
+from storaged.pool import VOLUMES_MAX, Pool, Pools
 from storaged.record import RECORD, read_right
-from storaged.volume import IMAGE_PATH_MAX_BYTES, BadVolume, Conflict, Ignored, Snapshot, Volume
+from storaged.volume import IMAGE_PATH_MAX_BYTES, BadVolume, Found, Ignored, PoolUse, Snapshot, Volume
 
 DEPTH_MAX = 16  # folders beneath a pool's root
 ENTRIES_MAX = 2_000_000  # names looked at in one scan
-VOLUMES_MAX = 200_000
 PROBLEMS_MAX = 64
 SETTLED_NS = 2_000_000_000  # a file changed less than this ago may change again within one tick of its clock
 
 META = "meta.json"
+FOLDER = ".elimg"
 
-_FOLDER = re.compile(r"(?:vid\.)?(.*)\.elimg", re.DOTALL)
 _MIB = 2**20
-_Stamp = tuple[int, ...] | None
-_Found = Volume | BadVolume
+_64 = 2**64 - 1
+_FACTS = Struct("=7Q")
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
-    """What a folder held, and the stat of every file that this was read from."""
+class _Place:
+    """What a folder held, and the digest of the stat of every file that this was read from; `None` where one of them
+    had changed so lately that another change may not show. `image` is `None` where the metadata names none."""
 
-    found: _Found
+    found: Found
     image: str | None
-    stamps: tuple[_Stamp, ...]
-
-
-_Memory = dict[tuple[int, int, str], _Remembered]
+    stamp: bytes | None
 
 
 class Index:
-    """Scans pools; keeps in memory what it read, for the next scan. One thread at a time."""
+    """Looks at pools, and remembers. One thread at a time."""
+
+    def __init__(self, pools: Pools | None = None) -> None:
+        self._pools = pools or Pools()
+        self._seen = _Seen()
+
+    def scan(self, pools: Iterable[Pool | str | os.PathLike[str]]) -> Snapshot:
+        """Everything beneath `pools`. Never raises for what it finds there."""
+        roots: dict[str, Pool] = {}
+        for pool in pools:
+            named = pool if isinstance(pool, Pool) else Pool(os.fspath(pool))
+            roots.setdefault(os.path.realpath(named.path), named)
+        walk = _Walk(self._pools, _Seen(), self._seen.places)
+        for root, pool in roots.items():
+            walk.pool(root, pool, roots)
+        self._seen = walk.seen
+        return self._seen.snapshot()
+
+    def look(self, paths: Iterable[str]) -> Snapshot | None:
+        """Like a scan, but at these `.elimg` folders alone, each in a folder that the last scan went through; others
+        are passed over. `None` where a pool is not what it was, so that only a scan can tell."""
+        by_root: defaultdict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            root = self._seen.folders.get(os.path.dirname(path))
+            if root is not None:
+                by_root[root].append(path)
+        walk = _Walk(self._pools, self._seen, {})
+        if not all(walk.look(root, paths) for root, paths in by_root.items()):
+            return None
+        return self._seen.snapshot()
+
+    def watchable(self) -> Iterator[str]:
+        """The folders in which a change matters, the most telling first: those that hold volumes or lead there, then
+        the volumes themselves."""
+        return chain(self._seen.folders, self._seen.places)
+
+
+class _Seen:
+    """What lay beneath the pools."""
 
     def __init__(self) -> None:
-        self._memory: _Memory = {}
+        self.places: dict[str, _Place] = {}
+        self.misplaced: dict[str, BadVolume] = {}  # named like a volume, but no folder
+        self.folders: dict[str, str] = {}  # each that was gone through, and its pool's root
+        self.pools: dict[str, tuple[Pool, PoolUse]] = {}
+        self.counts: Counter[str] = Counter()  # of places, by root
+        self.problems: list[str] = []
+        self.ignored = Ignored()
 
-    def scan(self, pools: Iterable[str | os.PathLike[str]]) -> Snapshot:
-        """Everything beneath `pools`, read-only. Never raises for what it finds there."""
-        scan = _Scan(self._memory)
-        for pool in pools:
-            scan.pool(os.path.realpath(pool))
-        self._memory = scan.remembered
-        return scan.snapshot()
+    def snapshot(self) -> Snapshot:
+        uses = tuple(use for _, use in self.pools.values())
+        found = gathered((place.found for place in self.places.values()), self.misplaced.values(), uses)
+        over = (_over(use) for use in found.pools if use.limit_mib is not None and use.promised_mib > use.limit_mib)
+        return replace(found, problems=(*self.problems, *over), ignored=self.ignored)
 
 
-class _Scan:
-    """One pass over the pools."""
+class _Walk:
+    """One pass over the pools, or a look at single places of them."""
 
-    def __init__(self, memory: _Memory) -> None:
-        self._memory = memory
-        self.remembered: _Memory = {}
-        self._found: list[_Found] = []
-        self._misplaced: list[BadVolume] = []  # named like a volume, but no folder
-        self._problems: list[str] = []
-        self._visited: set[tuple[int, int]] = set()
+    def __init__(self, pools: Pools, seen: _Seen, known: dict[str, _Place]) -> None:
+        self._pools, self._known = pools, known
+        self.seen = seen
+        self._visited: set[int] = set()
         self._entries_left = ENTRIES_MAX
-        self._ignored = Ignored()
-        self._pool = ""
+        self._root = ""
+        self._roots: Container[str] = ()
 
-    def pool(self, root: str) -> None:
-        self._pool = root
+    def pool(self, root: str, pool: Pool, roots: Container[str]) -> None:
+        self._root, self._roots = root, roots
         try:
             with open_folder(root) as folder:
+                self.seen.pools[root] = pool, self._pools.use(folder, pool, root)
                 self._walk(folder, root, 0)
         except OSError as problem:
             self._problem(f"pool {shown(root)}: {problem.strerror}")
+        except Unusable as problem:
+            self._problem(f"pool {shown(root)} is left out: {problem}")
 
-    def snapshot(self) -> Snapshot:
-        by_vid: defaultdict[Vid, list[_Found]] = defaultdict(list)
-        for found in self._found:
-            if found.vid is not None:
-                by_vid[found.vid].append(found)
-        for link in self._misplaced:
-            if link.vid is not None and link.vid not in by_vid:
-                by_vid[link.vid].append(link)
-        alone = {vid: copies[0] for vid, copies in by_vid.items() if len(copies) == 1}
-        return Snapshot(
-            volumes={vid: found for vid, found in alone.items() if isinstance(found, Volume)},
-            bad={vid: found for vid, found in alone.items() if isinstance(found, BadVolume)},
-            conflicts={vid: _conflict(vid, copies) for vid, copies in by_vid.items() if len(copies) > 1},
-            nameless=tuple(
-                found
-                for found in (*self._found, *self._misplaced)
-                if isinstance(found, BadVolume) and found.vid is None
-            ),
-            problems=tuple(self._problems),
-            ignored=self._ignored,
-        )
+    def look(self, root: str, paths: Iterable[str]) -> bool:
+        """Whether its pool and the folders above the paths are still what they were."""
+        self._root = root
+        pool, before = self.seen.pools[root]
+        try:
+            with open_folder(root) as folder:
+                use = self._pools.use(folder, pool, root)
+            if replace(use, free_mib=before.free_mib) != before:
+                return False
+            self.seen.pools[root] = pool, use
+            for path in paths:
+                self._look_at(path)
+        except (OSError, Unusable):
+            return False
+        return True
+
+    def _look_at(self, path: str) -> None:
+        parent, _, name = path.rpartition("/")
+        self.seen.misplaced.pop(path, None)
+        known = self.seen.places.pop(path, None)
+        if known is not None:
+            self.seen.counts[self._root] -= 1
+            self._known = {path: known}
+        with open_beneath(self._root, parent) as folder, suppress(FileNotFoundError):
+            self._named_as_volume(name, folder, path)
 
     def _walk(self, folder: int, path: str, depth: int) -> None:
-        if not self._first_visit(folder):
+        if not self._first_visit(os.fstat(folder)):
             return
+        self.seen.folders[path] = self._root
         with os.scandir(folder) as listing:
-            entries = sorted(islice(listing, self._entries_left + 1), key=lambda entry: entry.name)
-        if len(entries) > self._entries_left:
-            self._problem(f"{shown(path)}: more than {ENTRIES_MAX} names to look at; the rest is left out")
-        for entry in entries[: self._entries_left]:
-            self._entries_left -= 1
-            try:
-                self._entry(entry, folder, f"{path}/{entry.name}", depth)
-            except OSError:
-                self._ignored = replace(self._ignored, unreadable=self._ignored.unreadable + 1)
-            if self._entries_left <= 0:
-                break
+            for entry in listing:
+                if self._entries_left <= 0:
+                    self._problem(f"{shown(path)}: more than {ENTRIES_MAX} names to look at; the rest is left out")
+                    return
+                self._entries_left -= 1
+                try:
+                    self._entry(entry, folder, f"{path}/{entry.name}", depth)
+                except OSError:
+                    self._ignore(unreadable=1)
 
     def _entry(self, entry: os.DirEntry[str], folder: int, path: str, depth: int) -> None:
-        if not entry.is_dir(follow_symlinks=False):
-            self._not_a_folder(entry, path)
+        if entry.name.endswith(FOLDER) and not entry.name.startswith("."):
+            self._named_as_volume(entry.name, folder, path)
+        elif entry.is_symlink():
+            self._ignore(symlinks=1)
+        elif not entry.is_dir(follow_symlinks=False):
+            self._ignore(specials=not entry.is_file(follow_symlinks=False))
         elif entry.name.startswith("."):
-            self._ignored = replace(self._ignored, hidden=self._ignored.hidden + 1)
-        elif entry.name.endswith(".elimg"):
-            self._volume(entry.name, folder, path)
+            self._ignore(hidden=1)
+        elif path in self._roots:
+            return
         elif depth + 1 >= DEPTH_MAX:
             self._problem(f"{shown(path)}: deeper than {DEPTH_MAX} folders, not looked at")
         else:
             with open_folder(entry.name, within=folder) as below:
                 self._walk(below, path, depth + 1)
 
-    def _not_a_folder(self, entry: os.DirEntry[str], path: str) -> None:
+    def _named_as_volume(self, name: str, parent: int, path: str) -> None:
+        facts = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISDIR(facts.st_mode):
+            if self._first_visit(facts):
+                self._volume(name, parent, path, facts)
+            return
         kind = "a file"
-        if entry.is_symlink():
+        if stat.S_ISLNK(facts.st_mode):
             kind = "a symbolic link"
-            self._ignored = replace(self._ignored, symlinks=self._ignored.symlinks + 1)
-        elif not entry.is_file(follow_symlinks=False):
+            self._ignore(symlinks=1)
+        elif not stat.S_ISREG(facts.st_mode):
             kind = "a special file"
-            self._ignored = replace(self._ignored, specials=self._ignored.specials + 1)
-        if entry.name.endswith(".elimg") and not entry.name.startswith("."):
-            self._misplaced.append(BadVolume(shown(path), f"it is {kind}, not a folder", _vid_of(entry.name)))
+            self._ignore(specials=1)
+        self.seen.misplaced[path] = BadVolume(shown(path), f"it is {kind}, not a folder", _vid_of(name))
 
-    def _volume(self, name: str, parent: int, path: str) -> None:
-        if len(self._found) >= VOLUMES_MAX:
-            self._problem(f"more than {VOLUMES_MAX} volumes; {shown(path)} and others are left out")
+    def _volume(self, name: str, parent: int, path: str, facts: os.stat_result) -> None:
+        volumes_max = self.seen.pools[self._root][0].volumes_max
+        if len(self.seen.places) >= VOLUMES_MAX or self.seen.counts[self._root] >= volumes_max:
+            most = min(VOLUMES_MAX, volumes_max)
+            self._problem(f"more than {most} volumes in {shown(self._root)}; some are left out")
             return
-        vid = _vid_of(name)
-        if vid is None:
-            self._found.append(BadVolume(shown(path), "its name is not a UUID followed by .elimg"))
-            return
-        try:
-            with open_folder(name, within=parent) as folder:
-                if self._first_visit(folder):
-                    self._found.append(self._read(folder, path, vid))
-        except OSError as problem:
-            self._found.append(BadVolume(shown(path), f"its folder can't be opened: {problem.strerror}", vid))
+        known = self._known.get(path)
+        if known is None or known.stamp is None or known.stamp != _stamp(facts, parent, f"{name}/", known):
+            known = _placed(name, parent, self._root, path)
+        elif isinstance(known.found, Volume):
+            path = known.found.path  # the same text, once in memory
+        self.seen.places[path] = known
+        self.seen.counts[self._root] += 1
 
-    def _read(self, folder: int, path: str, vid: Vid) -> _Found:
-        facts = os.fstat(folder)
-        key = (facts.st_dev, facts.st_ino, path)
-        known = self._memory.get(key)
-        if known is None or known.stamps != _stamps(folder, known.image):
-            known = _read_afresh(folder, self._pool, path, vid)
-        if _settled(known.stamps):
-            self.remembered[key] = known
-        return known.found
-
-    def _first_visit(self, folder: int) -> bool:
-        facts = os.fstat(folder)
-        key = (facts.st_dev, facts.st_ino)
+    def _first_visit(self, facts: os.stat_result) -> bool:
+        key = facts.st_dev << 64 | facts.st_ino
         first = key not in self._visited
         self._visited.add(key)
         return first
 
+    def _ignore(self, **counts: int) -> None:
+        ignored = self.seen.ignored
+        self.seen.ignored = replace(ignored, **{name: getattr(ignored, name) + n for name, n in counts.items()})
+
     def _problem(self, problem: str) -> None:
-        if len(self._problems) < PROBLEMS_MAX:
-            self._problems.append(problem)
+        if len(self.seen.problems) < PROBLEMS_MAX and problem not in self.seen.problems:
+            self.seen.problems.append(problem)
 
 
 def read_volume(folder: int, pool: str, path: str, vid: Vid) -> Volume:
@@ -191,18 +251,31 @@ def read_volume(folder: int, pool: str, path: str, vid: Vid) -> Volume:
     return _volume(folder, pool, path, vid, _metadata(folder))
 
 
-def _read_afresh(folder: int, pool: str, path: str, vid: Vid) -> _Remembered:
-    stamps = _stamps(folder, None)
-    image: str | None = None
-    found: _Found
+def _placed(name: str, parent: int, pool: str, path: str) -> _Place:
+    vid = _vid_of(name)
+    if vid is None:
+        return _Place(BadVolume(shown(path), "its name is not a UUID followed by .elimg"), None, None)
+    try:
+        with open_folder(name, within=parent) as folder:
+            return _read_afresh(folder, pool, path, vid)
+    except OSError as problem:
+        return _Place(BadVolume(shown(path), f"its folder can't be opened: {problem.strerror}", vid), None, None)
+
+
+def _read_afresh(folder: int, pool: str, path: str, vid: Vid) -> _Place:
+    """Each file's stat is taken before it is read: what changes in between differs from its stat at the next look."""
+    facts = [os.fstat(folder), _facts(META, folder), _facts(RECORD, folder)]
+    image = owner = None
+    found: Found
     try:
         metadata = _metadata(folder)
-        image = metadata.image
-        stamps = _stamps(folder, image)
+        image, owner = metadata.image, metadata.owner if metadata.private else None
+        facts.append(_facts(image, folder))
         found = _volume(folder, pool, path, vid, metadata)
     except Unusable as problem:
-        found = BadVolume(shown(path), str(problem), vid)
-    return _Remembered(found, image, stamps)
+        found = BadVolume(shown(path), str(problem), vid, owner)
+    newest_ns = max(each.st_ctime_ns for each in facts if each)  # unlike `mtime`, nobody can set it
+    return _Place(found, image, _digest(facts) if newest_ns < time.time_ns() - SETTLED_NS else None)
 
 
 def _metadata(folder: int) -> Metadata:
@@ -229,10 +302,10 @@ def _volume(folder: int, pool: str, path: str, vid: Vid, metadata: Metadata) -> 
         private=metadata.private,
         shareable=metadata.shareable,
         readonly=metadata.readonly,
-        owner=metadata.owner,
+        owner=metadata.owner and UserId(intern(metadata.owner)),
         pool=pool,
         path=path,
-        image=metadata.image,
+        image=intern(metadata.image),
         right=read_right(folder, vid),
         note=_note(folder, metadata, size_bytes),
     )
@@ -263,7 +336,7 @@ def image_size_bytes(folder: int, image: str, image_format: ImageFormat) -> int:
 
 def _check_path(path: str) -> None:
     """The path goes into JSON and XML: it must be text, and no longer than the messages allow."""
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in path):
+    if not path.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs", "Cn") for char in path):
         raise Unusable("its path holds characters that are not text")
     if len(path.encode()) > IMAGE_PATH_MAX_BYTES:
         raise Unusable(f"its path is longer than {IMAGE_PATH_MAX_BYTES} bytes")
@@ -278,29 +351,46 @@ def _note(folder: int, metadata: Metadata, size_bytes: int) -> str:
     return "; ".join(notes)
 
 
-def _stamps(folder: int, image: str | None) -> tuple[_Stamp, ...]:
-    return tuple(_stamp(folder, name) for name in (".", META, RECORD, image or META))
+def _stamp(folder: os.stat_result, at: int, prefix: str, known: _Place) -> bytes:
+    """The digest for the folder with the stat `folder`, of the files that were read for `known`. Nothing is opened."""
+    facts = [folder, _facts(prefix + META, at)]
+    if isinstance(known.found, BadVolume) or known.found.right is not None:  # a record that is new changes the folder
+        facts.append(_facts(prefix + RECORD, at))
+    if known.image is not None:
+        facts.append(_facts(prefix + known.image, at))
+    return _digest(facts)
 
 
-def _stamp(folder: int, name: str) -> _Stamp:
+def _facts(name: str, folder: int) -> os.stat_result | None:
     try:
-        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
-    return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino, facts.st_mode, facts.st_nlink)
 
 
-def _settled(stamps: tuple[_Stamp, ...]) -> bool:
-    now_ns = time.time_ns()
-    return all(stamp is None or max(stamp[:2]) < now_ns - SETTLED_NS for stamp in stamps)
+def _digest(facts: Iterable[os.stat_result | None]) -> bytes:
+    """Whatever changes a file's content, place, kind or links changes one of these."""
+    packed = (
+        _FACTS.pack(
+            each.st_dev,
+            each.st_ino,
+            each.st_mtime_ns & _64,
+            each.st_ctime_ns & _64,
+            each.st_size,
+            each.st_mode,
+            each.st_nlink,
+        )
+        for each in facts
+        if each
+    )
+    return blake2b(b"".join(packed), digest_size=16).digest()
 
 
 def _vid_of(name: str) -> Vid | None:
-    found = _FOLDER.fullmatch(name)
-    vid = parse_id(found.group(1)) if found else None
+    vid = parse_id(name.removesuffix(FOLDER).removeprefix("vid."))
     return None if vid is None else Vid(vid)
 
 
-def _conflict(vid: Vid, copies: list[_Found]) -> Conflict:
-    paths = tuple(shown(copy.path) for copy in copies)
-    return Conflict(vid, paths, tuple(copy for copy in copies if isinstance(copy, Volume)))
+def _over(use: PoolUse) -> str:
+    promised, limit = use.promised_mib / 1024, (use.limit_mib or 0) / 1024
+    return f"pool {shown(use.path)}: its volumes have {promised:.6g} GB together, its limit is {limit:.6g} GB"

@@ -1,9 +1,11 @@
-"""What a scan of the pools found: volumes that can be given, volumes that can't and why.
+"""What a scan of the pools found: volumes that can be given, volumes that can't and why, and how full the pools are.
 
-The index makes a `Snapshot`; everything else only reads it.
+The index makes a `Snapshot`; everything else only reads it, and what is asked for a pledge or a query is a look-up,
+however many volumes there are.
 Pure.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -73,6 +75,13 @@ class BadVolume:
     path: str  # for people: escaped where it wasn't printable
     reason: str
     vid: Vid | None = None
+    private_to: UserId | None = None  # whose it is, where it is private and that could be read
+
+    def visible_to(self, user_id: UserId) -> bool:
+        return self.private_to in (None, user_id)
+
+
+Found = Volume | BadVolume
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Conflict:
 
     vid: Vid
     paths: tuple[str, ...]
-    copies: tuple[Volume, ...]  # those of them in good order
+    copies: tuple[Found, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,26 @@ class Ignored:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolUse:
+    """One pool that is here, and what of it is given away. Volumes are thin: their virtual sizes count against the
+    limit, whatever their images take; what the filesystem has free is another matter, and both must suffice."""
+
+    path: str  # as `Volume.pool`
+    pool_id: str | None  # `None` where it has no `pool.json` yet
+    limit_mib: int | None  # of the virtual sizes together; `None`: no limit
+    promised_mib: int  # the virtual sizes of the volumes here, those included that can't be given
+    volumes: int
+    volumes_max: int
+    free_mib: int  # what the filesystem has for storaged
+    withheld: str = ""  # why nothing may be written here; empty where it may
+
+    @property
+    def left_mib(self) -> int | None:
+        """How much may still be promised; `None` where there is no limit."""
+        return None if self.limit_mib is None else max(0, self.limit_mib - self.promised_mib)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that one scan found. A vid is a key of at most one of the three mappings."""
 
@@ -104,3 +133,20 @@ class Snapshot:
     nameless: tuple[BadVolume, ...] = ()  # bad, and without a vid to ask for
     problems: tuple[str, ...] = ()  # sentences: a pool that is missing, a limit that was reached
     ignored: Ignored = Ignored()
+    pools: tuple[PoolUse, ...] = ()  # those that are here, in the order of the settings
+    _private: Mapping[UserId | None, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        counts = Counter(volume.owner for volume in self.volumes.values() if volume.private)
+        object.__setattr__(self, "_private", counts)
+
+    def visible_count(self, user_id: UserId) -> int:
+        """How many of the volumes `user_id` may know of."""
+        return len(self.volumes) - sum(self._private.values()) + self._private.get(user_id, 0)
+
+
+def shown(path: str) -> str:
+    """A path for people and JSON: bytes that aren't UTF-8 and characters that don't show are escaped."""
+    if path.isprintable():
+        return path
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)

@@ -1,0 +1,81 @@
+"""From what lies in the pools to a `Snapshot`: each vid has one answer, each pool a sum.
+
+One vid at two places is a conflict, and neither is given. What lies in a pool that is withheld from writing is given
+read-only or not at all.
+Pure.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from specs.ids import Vid
+from storaged.volume import BadVolume, Conflict, Found, PoolUse, Snapshot, Volume, shown
+
+
+def gathered(
+    found: Iterable[Found],
+    misplaced: Iterable[BadVolume] = (),
+    pools: Sequence[PoolUse] = (),
+) -> Snapshot:
+    """`misplaced` are named like volumes and are no folders: where a vid has a folder, they don't count. `pools` come
+    without their sums."""
+    gathering = _Gathering({pool.path: pool.withheld for pool in pools if pool.withheld})
+    for each in found:
+        gathering.add(each)
+    for each in misplaced:
+        if each.vid is None or not gathering.has(each.vid):
+            gathering.add(each)
+    return Snapshot(
+        volumes=gathering.volumes,
+        bad=gathering.bad,
+        conflicts={vid: _conflict(vid, copies) for vid, copies in gathering.crowds.items()},
+        nameless=tuple(gathering.nameless),
+        pools=tuple(
+            replace(pool, promised_mib=gathering.promised_mib[pool.path], volumes=gathering.counts[pool.path])
+            for pool in pools
+        ),
+    )
+
+
+class _Gathering:
+    def __init__(self, withheld: dict[str, str]) -> None:
+        self._withheld = withheld
+        self.volumes: dict[Vid, Volume] = {}
+        self.bad: dict[Vid, BadVolume] = {}
+        self.crowds: dict[Vid, list[Found]] = {}
+        self.nameless: list[BadVolume] = []
+        self.promised_mib: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def has(self, vid: Vid) -> bool:
+        return vid in self.volumes or vid in self.bad or vid in self.crowds
+
+    def add(self, found: Found) -> None:
+        if isinstance(found, Volume):
+            self.promised_mib[found.pool] += found.size_mib
+            self.counts[found.pool] += 1
+            if self._withheld and not found.readonly and found.pool in self._withheld:
+                found = _withheld(found, self._withheld[found.pool])
+        if found.vid is None:
+            assert isinstance(found, BadVolume)
+            self.nameless.append(found)
+        elif self.has(found.vid):
+            self._crowd(found.vid, found)
+        elif isinstance(found, Volume):
+            self.volumes[found.vid] = found
+        else:
+            self.bad[found.vid] = found
+
+    def _crowd(self, vid: Vid, found: Found) -> None:
+        first = self.volumes.pop(vid, None) or self.bad.pop(vid, None)
+        self.crowds.setdefault(vid, [first] if first else []).append(found)
+
+
+def _withheld(volume: Volume, why: str) -> BadVolume:
+    return BadVolume(volume.path, why, volume.vid, volume.owner if volume.private else None)
+
+
+def _conflict(vid: Vid, copies: list[Found]) -> Conflict:
+    copies = sorted(copies, key=lambda copy: copy.path)  # a folder's order is its filesystem's
+    return Conflict(vid, tuple(shown(copy.path) for copy in copies), tuple(copies))

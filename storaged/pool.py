@@ -1,0 +1,213 @@
+"""Which pool lies at a path, whose it is, and whether it is the one that was there before.
+
+A pool's root holds `pool.json`: {pool_id, owner, shared}. storaged writes it, once and durably, when it first uses a
+pool that has none; a person may change `owner` or `shared`. A pool of another host, or one that several hosts share, is
+read and not written, until hosts can agree on who writes.
+
+A pool that was unmounted leaves an empty folder at its path, and nothing there says so. So this host remembers, in a
+file of its own, which pool it used at which path: where another one lies there, or none, the path is refused with a
+sentence, and no pool is begun there, before a person has mounted it or has said that it is meant.
+"""
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import NewType
+
+from specs.ids import HostId
+from storaged.beneath import Unusable, read_file, shown
+from storaged.volume import PoolUse
+
+POOL = "pool.json"
+POOL_MAX_BYTES = 1024
+MEMORY = "pools.json"
+REMEMBERED_MAX = 256  # of those beyond, the first ones are forgotten
+MEMORY_MAX_BYTES = 8 * 2**20  # as many paths, at their longest
+VOLUMES_MAX = 200_000
+
+PoolId = NewType("PoolId", str)  # 32 hex digits
+
+_HEX_32 = re.compile(r"[0-9a-f]{32}")
+_HEX_64 = re.compile(r"[0-9a-f]{64}")
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One pool, as the settings have it. `limit_mib` is for the virtual sizes of its volumes together."""
+
+    path: str
+    limit_mib: int | None = None
+    volumes_max: int = VOLUMES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What `pool.json` says."""
+
+    pool_id: PoolId
+    owner: HostId
+    shared: bool = False
+
+
+class Pools:
+    """One host's judge of the roots of its pools. Without a `host_id` (a command that only looks), pools that have no
+    mark stay without one, and nothing is remembered."""
+
+    def __init__(self, host_id: HostId | None = None, memory: Path | None = None) -> None:
+        assert (host_id is None) == (memory is None)
+        self._host_id, self._memory = host_id, memory
+
+    def use(self, folder: int, pool: Pool, root: str) -> PoolUse:
+        """The pool whose root is open as `folder`, without the sums over its volumes. Raises `Unusable` where it is
+        not the pool that it was, and `OSError`."""
+        mark, withheld = self._mark(folder, pool)
+        disk = os.fstatvfs(folder)
+        return PoolUse(
+            path=root,
+            pool_id=mark.pool_id if mark else None,
+            limit_mib=pool.limit_mib,
+            promised_mib=0,
+            volumes=0,
+            volumes_max=pool.volumes_max,
+            free_mib=disk.f_bavail * disk.f_frsize // _MIB,
+            withheld=withheld,
+        )
+
+    def _mark(self, folder: int, pool: Pool) -> tuple[Mark | None, str]:
+        if self._host_id is None or self._memory is None:
+            mark = read_mark(folder)
+            return mark, self._withheld(mark) if mark else ""
+        remembered = _remembered(self._memory)
+        with suppress(OSError):
+            os.unlink(_new(self._host_id), dir_fd=folder)  # left by a crash, and maybe a second name of the mark
+        mark, known = read_mark(folder), remembered.get(pool.path)
+        if known is not None and (mark is None or mark.pool_id != known):
+            raise Unusable(_not_the_same(mark, known, self._memory))
+        if mark is None:
+            try:
+                mark = _begin(folder, self._host_id)
+            except OSError as problem:
+                return None, f"its pool has no {POOL}, and none can be made: {problem.strerror}"
+        if known is None:
+            _remember(self._memory, {**remembered, pool.path: mark.pool_id})
+        return mark, self._withheld(mark)
+
+    def _withheld(self, mark: Mark) -> str:
+        if mark.shared:
+            return f"its pool is shared by several hosts ({POOL}), which can't agree yet on who writes"
+        if self._host_id is not None and mark.owner != self._host_id:
+            owner, us = mark.owner[:16], self._host_id
+            return f"its pool is that of host {owner}; where that one is gone for good, make {us} the owner in {POOL}"
+        return ""
+
+
+def read_mark(folder: int) -> Mark | None:
+    """The mark in the open root of a pool; `None` where there is none. Raises `Unusable`."""
+    try:
+        data = read_file(POOL, folder, POOL_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise Unusable(f"{POOL} can't be read: {problem.strerror}") from problem
+    mark = parse_mark(data)
+    if mark is None:
+        raise Unusable(f"{POOL} is damaged, so that nobody knows which pool this is")
+    return mark
+
+
+def parse_mark(data: bytes) -> Mark | None:
+    """`None` for anything but an object of the three fields, each of its kind."""
+    if len(data) > POOL_MAX_BYTES:
+        return None
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_each_once)
+        mark = Mark(PoolId(value.pop("pool_id")), HostId(value.pop("owner")), value.pop("shared"))
+        rest = bool(value) or not (_HEX_32.fullmatch(mark.pool_id) and _HEX_64.fullmatch(mark.owner))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return None if rest or not isinstance(mark.shared, bool) else mark
+
+
+def render_mark(mark: Mark) -> bytes:
+    value = {"pool_id": mark.pool_id, "owner": mark.owner, "shared": mark.shared}
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _begin(folder: int, host_id: HostId) -> Mark:
+    """Make the mark of a new pool, on the disk when this returns; where another host was quicker, its mark stands."""
+    new = _new(host_id)
+    try:
+        _write(new, render_mark(Mark(PoolId(token_hex(16)), host_id)), folder)
+        with suppress(FileExistsError):
+            os.link(new, POOL, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    finally:
+        with suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+    os.fsync(folder)
+    mark = read_mark(folder)
+    if mark is None:
+        raise Unusable(f"{POOL} was taken away while it was made")
+    return mark
+
+
+def _new(host_id: HostId) -> str:
+    return f".{POOL}.{host_id[:16]}"
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    """Read anew each time, so that a line that a person took out counts at once."""
+    try:
+        with memory.open("rb") as file:
+            value = json.loads(file.read(MEMORY_MAX_BYTES + 1))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as problem:
+        raise Unusable(f"which pools this host has used can't be read from {memory}: {problem}") from problem
+    if not isinstance(value, dict) or not all(isinstance(pool_id, str) for pool_id in value.values()):
+        raise Unusable(f"{memory} is damaged: it must be an object of paths and pool ids")
+    return value
+
+
+def _remember(memory: Path, pools: dict[str, str]) -> None:
+    pools = dict(list(pools.items())[-REMEMBERED_MAX:])
+    try:
+        folder = os.open(memory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            new = f".{memory.name}.new"
+            with suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=folder)
+            _write(new, json.dumps(pools, indent=2).encode() + b"\n", folder)
+            os.rename(new, memory.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        raise Unusable(f"{memory} can't be written: {problem.strerror}") from problem
+
+
+def _write(name: str, data: bytes, folder: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o644, dir_fd=folder), "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _not_the_same(mark: Mark | None, known: str, memory: Path) -> str:
+    here = f"pool {mark.pool_id} lies here" if mark else f"there is no {POOL} here"
+    return (
+        f"{here}, and this host has used pool {shown(known)} at this path: mount that one; "
+        f"if this one is meant, take the path's line out of {memory}"
+    )
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field stands twice")
+    return fields
