@@ -41,7 +41,7 @@ SOLE_IMPORTERS = {
     "starlette": {f"matcher.net.door.{room}" for room in ("asking", "entrance", "rooms", "realm_rooms")},
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
-    "subprocess": {"atomd.accelerator"},
+    "subprocess": {"atomd.accelerator", "storaged.images.sandbox"},
     "rich": {"matcher.cli.output"},
     "yaml": {"matcher.cli.output"},
 }
