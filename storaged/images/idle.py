@@ -5,7 +5,7 @@ volume's own record and QEMU's locks tell is looked at once more here.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from storaged.beneath import Unusable, open_beneath, open_file
@@ -24,22 +24,26 @@ class Idle:
 
 
 @contextmanager
-def open_idle(volume: Volume) -> Iterator[Idle]:
-    """Raises `Unusable` for a volume that is in use, or no longer what the scan saw."""
-    try:
-        with open_beneath(volume.pool, volume.path) as folder:
-            fresh = _fresh(folder, volume)
-            with open_file(fresh.image, folder) as (image, _):
-                yield Idle(fresh, folder, image)
-    except FileNotFoundError as problem:
-        raise Unusable("the volume is gone") from problem
+def open_idle(volume: Volume, *, stopped: bool = False) -> Iterator[Idle]:
+    """Raises `Unusable` for a volume that is in use, or no longer what the scan saw. `stopped`: the caller knows that
+    the VM which holds it is stopped, and stays so."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(open_beneath(volume.pool, volume.path))
+            fresh = _fresh(folder, volume, stopped)
+            image, _ = stack.enter_context(open_file(fresh.image, folder))
+        except FileNotFoundError as problem:
+            raise Unusable("the volume is gone") from problem
+        except OSError as problem:
+            raise Unusable(f"the volume can't be opened: {problem.strerror}") from problem
+        yield Idle(fresh, folder, image)
 
 
-def _fresh(folder: int, volume: Volume) -> Volume:
+def _fresh(folder: int, volume: Volume, stopped: bool) -> Volume:
     fresh = read_volume(folder, volume.pool, volume.path, volume.vid)
     if (fresh.format, fresh.image, fresh.size_mib) != (volume.format, volume.image, volume.size_mib):
         raise Unusable("its metadata has changed since the last scan; try again")
-    if fresh.right is not None and fresh.right.held:
+    if fresh.right is not None and fresh.right.held and not stopped:
         raise Unusable("the volume is in use; detach it, or remove its VM first: electros rm")
     if writer_of(fresh) is not None:
         raise Unusable("the volume's image is open for writing in another program")

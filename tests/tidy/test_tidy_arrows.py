@@ -40,6 +40,7 @@ SOLE_IMPORTERS = {
     "h11": {"matcher.net.door.conversing"},
     "starlette": {f"matcher.net.door.{room}" for room in ("asking", "entrance", "rooms", "realm_rooms")},
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
+    "pycdlib": {"storaged.images.seed"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
     "subprocess": {"atomd.accelerator", "storaged.images.sandbox"},
     "rich": {"matcher.cli.output"},
@@ -52,6 +53,7 @@ HOST_EXTRA = {
     "anycorn": {"anycorn"},
     "libvirt-python": {"libvirt"},
     "lxml": {"lxml"},
+    "pycdlib": {"pycdlib"},
     "starlette": {"starlette", "anyio"},
     "trio": {"trio"},
 }
