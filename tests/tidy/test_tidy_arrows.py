@@ -43,8 +43,9 @@ SOLE_IMPORTERS = {
         for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")
     },
     "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
+    "pycdlib": {"storaged.images.seed"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
-    "subprocess": {"atomd.accelerator"},
+    "subprocess": {"atomd.accelerator", "storaged.images.sandbox"},
     "rich": {"matcher.cli.output"},
     "yaml": {"matcher.cli.output"},
 }
@@ -55,6 +56,7 @@ HOST_EXTRA = {
     "anycorn": {"anycorn"},
     "libvirt-python": {"libvirt"},
     "lxml": {"lxml"},
+    "pycdlib": {"pycdlib"},
     "starlette": {"starlette", "anyio"},
     "trio": {"trio"},
 }

@@ -1,0 +1,201 @@
+"""Runs a program on an image that nobody trusts, where it can do little harm.
+
+The program has no privileges, no network (where the kernel lets us take it away), an empty environment, bounds on
+memory, processor time, files and their size, and a deadline. It gets files by descriptor, so that no name can be
+exchanged under it, and dies with us: when the caller's `Progress` raises, when the thread that waits for it ends, when
+storaged is killed. As root it runs as a user of its own, who for that time owns the files that it is lent; otherwise
+as we do, without our capabilities.
+Only this file starts processes for storaged.
+"""
+
+import fcntl
+import os
+import pwd
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+
+from storaged.beneath import Unusable
+
+USERS = ("atomos-img", "nobody")  # the first that the machine has
+MEMORY_MAX_BYTES = 2**30
+PROCESSOR_MAX_S = 3600
+DEADLINE_S = 4 * 3600.0
+FILES_MAX = 64
+PROCESSES_MAX = 256  # of that user, threads as well
+SAID_MAX_BYTES = 16 * 1024
+TICK_S = 0.1
+
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_PERCENT = re.compile(rb"\((\d+)\.\d+/100%\)")
+_PLACES = re.compile(r"(json:\{.*\}|'?/proc/self/fd/\d+'?)")
+_SIGNALS = {
+    signal.SIGXFSZ: "would have grown larger than is allowed",
+    signal.SIGXCPU: "took more processor time than is allowed",
+    signal.SIGKILL: "was killed, for want of memory or of time",
+}
+
+Tick = Callable[[int], None]  # percent; may raise, which ends the program
+
+
+class Failed(Unusable):
+    """The program ended with another code than 0."""
+
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """For one user. `uid` and `gid` are those that the program runs as."""
+
+    uid: int
+    gid: int
+    deadline_s: float = DEADLINE_S
+
+    @classmethod
+    def of(cls, user: str | None = None, *, deadline_s: float = DEADLINE_S) -> "Sandbox":
+        """As `user` when we are root, by default the first of `USERS`; otherwise as ourselves. Raises `Unusable`."""
+        if os.geteuid() != 0:
+            return cls(os.geteuid(), os.getegid(), deadline_s)
+        for name in (user,) if user is not None else USERS:
+            with suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                return cls(entry.pw_uid, entry.pw_gid, deadline_s)
+        raise Unusable(f"there is no user {user or ' or '.join(USERS)} for qemu-img to run as")
+
+    @contextmanager
+    def lent(self, file: int) -> Iterator[None]:
+        """The program may open the file: for the time it belongs to its user."""
+        facts = os.fstat(file)
+        if facts.st_uid == self.uid:
+            yield
+            return
+        self._give(file, self.uid, self.gid)
+        try:
+            yield
+        finally:
+            os.fchown(file, facts.st_uid, facts.st_gid)
+
+    def _give(self, file: int, uid: int, gid: int) -> None:
+        try:
+            os.fchown(file, uid, gid)
+        except PermissionError as problem:
+            owner = os.fstat(file).st_uid
+            raise Unusable(
+                f"the image belongs to user {owner}, and storaged may not borrow it (CAP_CHOWN)"
+            ) from problem
+
+    def run(self, words: Sequence[str], *, files: Sequence[int], file_max_bytes: int, tick: Tick | None = None) -> str:
+        """What the program said. `files` are open for it under their numbers. Raises `Failed` or `Unusable`."""
+        command = [*_network(), *_limits(file_max_bytes), *self._privileges(), _program(words[0]), *words[1:]]
+        with _started(command, files) as child:
+            said = _listen(child, time.monotonic() + self.deadline_s, tick or _ignore)
+            code = child.wait()
+        if code:
+            raise Failed(f"{words[0]} {_why(code, said)}", code)
+        return said
+
+    def _privileges(self) -> list[str]:
+        # setpriv sets the death signal last, after what would clear it.
+        words = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--pdeathsig=KILL"]
+        if os.geteuid() == 0:
+            words += [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--bounding-set=-all"]
+        return [*words, "--"]
+
+
+def _limits(file_max_bytes: int) -> list[str]:
+    return [
+        "prlimit",
+        f"--as={MEMORY_MAX_BYTES}",
+        f"--cpu={PROCESSOR_MAX_S}",
+        f"--fsize={file_max_bytes}",
+        f"--nofile={FILES_MAX}",
+        f"--nproc={PROCESSES_MAX}",
+        "--core=0",
+        "--",
+    ]
+
+
+@cache
+def _network() -> list[str]:
+    """What takes the network away; nothing where the kernel, or our own unit, allows no namespaces."""
+    own = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    words = ["unshare", *own, "--net", "--"]
+    tried = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, env={"PATH": _PATH})  # noqa: S603
+    return words if tried.returncode == 0 else []
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        raise Unusable(f"{name} is not installed (Debian: qemu-utils)")
+    return path
+
+
+@contextmanager
+def _started(command: Sequence[str], files: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
+    """Killed when left, with all of its group."""
+    try:
+        child = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": _PATH, "LC_ALL": "C"},
+            pass_fds=files,
+            start_new_session=True,
+        )
+    except OSError as problem:
+        raise Unusable(f"{command[0]} can't be started: {problem.strerror}") from problem
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+
+def _listen(child: subprocess.Popen[bytes], deadline: float, tick: Tick) -> str:
+    """Its last words, without those on progress, which go to `tick`."""
+    assert child.stdout is not None
+    pipe = child.stdout.fileno()
+    fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_NONBLOCK)
+    said, percent = b"", 0
+    while True:
+        if time.monotonic() > deadline:
+            raise Unusable("qemu-img took too long and was ended")
+        tick(percent)
+        if not select.select([pipe], [], [], TICK_S)[0]:
+            continue
+        part = os.read(pipe, 4096)
+        if not part:
+            return said.decode(errors="replace")
+        said += part
+        percents = _PERCENT.findall(said)
+        percent = int(percents[-1]) if percents else percent
+        said = _PERCENT.sub(b"", said)[-SAID_MAX_BYTES:]
+
+
+def _why(code: int, said: str) -> str:
+    if code < 0:
+        return _SIGNALS.get(signal.Signals(-code), f"ended by signal {-code}")
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Try '")]
+    last = _PLACES.sub("the image", lines[-1]).removeprefix("qemu-img: ") if lines else f"it ended with code {code}"
+    return "failed: " + "".join(c if c.isprintable() else " " for c in last)[:300]
+
+
+def _ignore(_percent: int) -> None:
+    pass
