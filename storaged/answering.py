@@ -19,13 +19,14 @@ from matcher.wire.messages import (
 )
 from specs.ids import HostId, UserId
 from storaged.claims import VolumeShare, admits
-from storaged.fit import offer_volumes
+from storaged.fit import offer_room, offer_volumes
 from storaged.keeper import Keeper
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
 
 VERSION = "0.1.0"
-NO_VOLUMES = b"\xa7volumes\x90"  # in msgpack: the field, and an empty array; no text of a pledge can hold these bytes
+# In msgpack: the fields, and an empty array or nothing. No text of a pledge can hold these bytes.
+NO_VOLUMES, NO_ROOM = b"\xa7volumes\x90", b"\xa4room\xc0"
 
 LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
 
@@ -51,6 +52,8 @@ class Proposer:
         self._quota, self._port, self._why_not = quota, port, why_not
 
     def propose(self, pledge: Pledge, user: User, residents: Sequence[VolumeShare]) -> Proposal[VolumeShare] | Nothing:
+        if pledge.room is not None:
+            return self._propose_room(pledge, user, residents)
         everybody = (*self._keeper.shares(), *residents)
         fit = offer_volumes(
             pledge,
@@ -67,6 +70,16 @@ class Proposer:
         return Proposal(
             fit.share, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, fit.offered, self._port), fit.reasons
         )
+
+    def _propose_room(
+        self, pledge: Pledge, user: User, residents: Sequence[VolumeShare]
+    ) -> Proposal[VolumeShare] | Nothing:
+        claim, left_mib, reasons = offer_room(pledge, self._snapshot(), residents, user_id=UserId(user.id))
+        if claim is None:
+            return Nothing(reasons, aloud=True)
+        if over := self._quota.against(claim, user, residents):
+            return Nothing(over, aloud=True)
+        return Proposal(claim, VolumeOffer(pledge.pledge_id, "", self._host, 0, 0, (), self._port, left_mib), ())
 
 
 class StorageAnswers:
@@ -88,7 +101,8 @@ class StorageAnswers:
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         if not self._knows(pledge.volumes):
             self._missed()
-        return self._offering.pledge(pledge, user, now_s) if pledge.volumes else ()
+        asks = pledge.volumes or (pledge.room is not None and pledge.vm is None)
+        return self._offering.pledge(pledge, user, now_s) if asks else ()
 
     def _knows(self, vids: Sequence[str]) -> bool:
         snapshot = self._snapshot()
@@ -120,8 +134,8 @@ class StorageAnswers:
 
 
 def asks_nothing(sealed: Sealed) -> bool:
-    """A pledge that names no volumes: most do not, and each host would verify what only its atomd has to judge."""
-    return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload
+    """A pledge without volumes: most are, and each host would verify what only its atomd has to judge."""
+    return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload and NO_ROOM in sealed.payload
 
 
 def admitting(keeper: Keeper, snapshot: Callable[[], Snapshot]) -> Callable[[Sequence[VolumeShare], VolumeShare], bool]:

@@ -81,11 +81,14 @@ class Attaching:
         quota: Quota,
         audit: Audit,
         exports: Exports,
+        doing: Callable[[Vid], str | None] = lambda _: None,
     ) -> None:
+        """`doing` tells what a job does to a volume meanwhile."""
         self._audit = audit
+        self._doing = doing
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
         self._intake, self._quota, self._exports = intake, quota, exports
-        self._turn = trio.Lock()  # attach and detach in the order in which they were asked
+        self.turn = trio.Lock()  # attach and detach in the order in which they were asked
         self._let_go: dict[tuple[HostId, OfferId], None] = {}  # a confirm served after its detach must not attach
         self._server = HostId(identity.principal.id)
 
@@ -129,7 +132,7 @@ class Attaching:
         who, what, about = f"host {host_id[:16]}", "volume.detach", dashed(vm_id)
         detail = f"generation {generation}"
         try:
-            async with self._turn:
+            async with self.turn:
                 problems = await trio.to_thread.run_sync(
                     lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot())
                 )
@@ -152,9 +155,11 @@ class Attaching:
         refusal = self._out_of_reach(claims, host_id) or self._take_hold(confirm, claims, user_id)
         if refusal is not None:
             return refusal
-        async with self._turn:
+        async with self.turn:
             if (host_id, OfferId(confirm.offer_id)) in self._let_go:
                 return _refused("let-go", "volumes", "this confirm was let go of meanwhile", "run it again")
+            if (busy := self._changing(vids)) is not None:
+                return busy
             if over := self._over(confirm, vids, user):
                 return Refused(Refusal.OVER_GRANT, over)
             try:
@@ -207,6 +212,10 @@ class Attaching:
         found = [volumes[vid] for claim in claims if (vid := Vid(claim.vid)) in volumes]
         why_not = [reason(volume.vid, why) for volume in found if (why := self._exports.why_not(volume)) is not None]
         return Refused("not-reachable", tuple(why_not[:REASONS_MAX])) if why_not else None
+
+    def _changing(self, vids: Sequence[Vid]) -> Refused | None:
+        found = [reason(vid, f"it is being {doing}", "wait") for vid in vids if (doing := self._doing(vid)) is not None]
+        return Refused("busy", tuple(found[:REASONS_MAX])) if found else None
 
     def _confirm(self, envelope: bytes, host_id: HostId) -> tuple[Confirm, Principal] | Refused:
         """The user's own words, signed for that host's atomd. Where this life of the VM has these volumes already (its
@@ -261,7 +270,7 @@ class Attaching:
     async def _forget(self, vid: Vid, who: str) -> Forgotten | Refused:
         about = dashed(vid)
         try:
-            async with self._turn:
+            async with self.turn:
                 said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
         except (JournalError, Unusable) as error:
             refusal = (

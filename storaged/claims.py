@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from specs.ids import UserId, Vid, VmId
 from storaged.volume import Snapshot, Volume
 
+FREE_MIN_MIB = 256  # a pool with less has no room for anything new
+
 
 @dataclass(frozen=True, slots=True)
 class SharedVolume:
@@ -29,14 +31,24 @@ class SharedVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """For a volume that is to be made in the pool whose root is `pool`."""
+
+    pool: str
+    size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeShare:
-    """One VM's claim on volumes of this host. `vm_name` is for its own user's eyes, and may be empty."""
+    """One VM's claim on volumes of this host. `vm_name` is for its own user's eyes, and may be empty. Where `room` is
+    there, it is a claim on that alone, and `vm_id` stands for the vid of the volume to be made."""
 
     vm_id: VmId
     generation: int
     user_id: UserId
     volumes: tuple[SharedVolume, ...]
     vm_name: str = ""
+    room: Room | None = None
 
     def same_vm(self, other: "VolumeShare") -> bool:
         return self.vm_id == other.vm_id and self.user_id == other.user_id
@@ -61,6 +73,8 @@ def holder_against(claim: VolumeShare, wanted: SharedVolume, residents: Collecti
 def admits(snapshot: Snapshot, residents: Collection[VolumeShare], claim: VolumeShare) -> bool:
     """Whether `claim` may stand beside `residents`: every volume is here, in order, as claimed, visible to its user,
     and free. Judges each claim anew, whoever proposed it."""
+    if claim.room is not None:
+        return not claim.volumes and claim.room.size_mib <= left_mib(snapshot, claim.room.pool, residents)
     vids = {wanted.vid for wanted in claim.volumes}
     return (
         bool(vids)
@@ -70,6 +84,18 @@ def admits(snapshot: Snapshot, residents: Collection[VolumeShare], claim: Volume
             for wanted in claim.volumes
         )
     )
+
+
+def left_mib(snapshot: Snapshot, pool: str, residents: Collection[VolumeShare]) -> int:
+    """How large a volume may still be made in the pool, beside all that is promised of it; 0 where none may."""
+    use = next((use for use in snapshot.pools if use.path == pool), None)
+    if use is None or use.withheld:
+        return 0
+    rooms = [resident.room.size_mib for resident in residents if resident.room and resident.room.pool == pool]
+    if use.volumes + len(rooms) >= use.volumes_max or use.free_mib < FREE_MIN_MIB:
+        return 0
+    limit_mib = use.free_mib if use.left_mib is None else use.left_mib
+    return max(0, limit_mib - sum(rooms))
 
 
 def _stands(snapshot: Snapshot, wanted: SharedVolume, user_id: UserId) -> bool:

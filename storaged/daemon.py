@@ -22,14 +22,17 @@ from matcher.wire.messages import Role
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
 from storaged.attaching import Attaching
+from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import exports_of
 from storaged.index import Index
+from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.quota import Quota
 from storaged.store import Store
+from storaged.views import Views
 from storaged.volume import Snapshot
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -43,6 +46,7 @@ class Catalogue:
 
     def __init__(self, config: Config) -> None:
         self._config, self._index = config, Index()
+        self._turn = trio.Lock()
         self._snapshot = Snapshot()
         self._said: tuple[str, ...] = ()
         self._missed = trio.Event()
@@ -52,7 +56,8 @@ class Catalogue:
 
     async def scan(self) -> None:
         """Look at the pools again; what is wrong there is told once, and again when it changes."""
-        self._snapshot = await trio.to_thread.run_sync(self._index.scan, self._config.pools)
+        async with self._turn:
+            self._snapshot = await trio.to_thread.run_sync(self._index.scan, self._config.pools)
         wrong = tuple(complaints(self._snapshot))
         if wrong != self._said:
             self._said = wrong
@@ -127,10 +132,14 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         catalogue.missed,
         lambda: identity.bundle.short_digest,
     )
+    jobs = Jobs(nursery)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports)
-    store = Store(host, host_id, keeper, catalogue.snapshot, attaching, audit)
+    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing)
+    views = Views(host, host_id, keeper, catalogue.snapshot)
+    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.scan)
+    changes = Changes(shelf, jobs, ledger, quota, attaching.turn, audit)
+    store = Store(views, attaching, changes, audit)
     nursery.start_soon(catalogue.keep_scanned)
     nursery.start_soon(exports.run, keeper)
     await nursery.start(upkeep.run)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from matcher.wire.messages import REASONS_MAX, OfferedVolume, Pledge, Reach, Reason
 from specs.ids import HostId, UserId, Vid, VmId
-from storaged.claims import VolumeShare, holder_against, shared
+from specs.units import show_gb
+from storaged.claims import Room, VolumeShare, holder_against, left_mib, shared
 from storaged.volume import Conflict, Snapshot, Volume
 
 OTHER_HOST_HINT = "detach it there; where that host is dead, its sysadmin must say so"
@@ -49,6 +50,26 @@ def offer_volumes(
     return VolumeFit(
         tuple(_offered(volume, reaches) for volume in given), tuple(reasons[:REASONS_MAX]), share if given else None
     )
+
+
+def offer_room(
+    pledge: Pledge, snapshot: Snapshot, residents: Collection[VolumeShare], *, user_id: UserId
+) -> tuple[VolumeShare | None, int, tuple[Reason, ...]]:
+    """The claim on room for the volume that `pledge` asks for, in the pool that has most of it; how many MiB are left
+    there beside it; and, where there is no such pool, why."""
+    assert pledge.room is not None
+    asked = f"{show_gb(pledge.room.size_mib)} for a new volume"
+    if not snapshot.pools:
+        return None, 0, (Reason("pools", asked, "this host has none", ""),)
+    lefts = {use.path: left_mib(snapshot, use.path, residents) for use in snapshot.pools}
+    pool = max(lefts, key=lambda path: lefts[path])
+    if lefts[pool] < pledge.room.size_mib:
+        withheld = next((use.withheld for use in snapshot.pools if use.withheld), "")
+        has = withheld if withheld and not lefts[pool] else f"at most {show_gb(lefts[pool])} in one pool"
+        return None, 0, (Reason("pools", asked, _cut(has, 120), "remove volumes, or give the host another pool"),)
+    room = Room(pool, pledge.room.size_mib)
+    claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, (), room=room)
+    return claim, lefts[pool] - room.size_mib, ()
 
 
 def in_use_reason(vid: Vid, holder: VolumeShare, claim: VolumeShare) -> Reason:

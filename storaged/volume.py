@@ -135,14 +135,24 @@ class Snapshot:
     ignored: Ignored = Ignored()
     pools: tuple[PoolUse, ...] = ()  # those that are here, in the order of the settings
     _private: Mapping[UserId | None, int] = field(init=False, repr=False, compare=False)
+    _owned_mib: Mapping[UserId, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        counts = Counter(volume.owner for volume in self.volumes.values() if volume.private)
+        counts, owned_mib = Counter[UserId | None](), Counter[UserId]()
+        for volume in self.volumes.values():
+            counts[volume.owner] += volume.private
+            if volume.owner is not None:
+                owned_mib[volume.owner] += volume.size_mib
         object.__setattr__(self, "_private", counts)
+        object.__setattr__(self, "_owned_mib", owned_mib)
 
     def visible_count(self, user_id: UserId) -> int:
         """How many of the volumes `user_id` may know of."""
         return len(self.volumes) - sum(self._private.values()) + self._private.get(user_id, 0)
+
+    def owned_mib(self, user_id: UserId) -> int:
+        """The virtual sizes of a user's own volumes together."""
+        return self._owned_mib.get(user_id, 0)
 
 
 def shown(path: str) -> str:

@@ -1,7 +1,6 @@
 """`electros volume create`: room is pledged for, offers hold it, and the volume is made at the best of those hosts."""
 
 import dataclasses
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +9,20 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
+from matcher.cli.ordering import ordered
 from matcher.cli.output import Output, emit, note
-from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, refused, session
+from matcher.cli.reshaping import size_mib
+from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, session
 from matcher.cli.volume import document, volumes_table
 from matcher.net.client import Said
-from matcher.net.https import Door, Unanswered, Unreachable
+from matcher.net.https import Door
 from matcher.scheduler.choosing import tie
 from matcher.scheduler.outcomes import HostReasons
 from matcher.scheduler.pledging import Errand, make_pledge
-from matcher.wire.messages import ImageFormat, Pledge, Reason, Refused, Reveal, Role, Unfit, VolumeAsk, VolumeOffer
+from matcher.wire.messages import ImageFormat, Pledge, Reveal, Role, Unfit, VolumeAsk, VolumeOffer
 from matcher.wire.realm import Verb
 from matcher.wire.volumes import NewVolume, VolumeView
-from specs.ids import HostId, PledgeId, Vid, VmId, dashed, new_id
-from specs.units import mib_of_gb
+from specs.ids import HostId, PledgeId, Vid, VmId, new_id
 
 MAKE_S = 60.0
 ASKS_MAX = 3  # of one host that was asked and did not answer
@@ -35,9 +35,9 @@ def create(
     *,
     size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")],
     name: Name,
-    format: Annotated[ImageFormat, Parameter(help="raw can be used from all hosts, qcow2 on its own alone")] = (
-        ImageFormat.RAW
-    ),
+    image_format: Annotated[
+        ImageFormat, Parameter(name="--format", help="raw reaches VMs on all hosts, qcow2 those on its own")
+    ] = ImageFormat.RAW,
     bootable: Annotated[bool, Parameter(help="VMs boot from it", negative="")] = False,
     private: Annotated[bool, Parameter(help="nobody else may see or use it", negative="")] = False,
     shareable: Annotated[bool, Parameter(help="several VMs may have it at once", negative="")] = False,
@@ -46,15 +46,13 @@ def create(
     output: Output = "table",
 ) -> None:
     """Make a new, empty volume. It takes space as it is written; its whole size counts against your grant."""
-    size_mib = mib_of_gb(size)
-    if size_mib is None:
-        raise Failure(Exit.USAGE, f"--size {size:g}: a multiple of 0.125 GB, more than 0", helps="--size 10")
+    mib = size_mib(size)
     if shareable and bootable:
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
     with session() as mine:
         vid = Vid(new_id(mine.random))
-        rooms = find_room(mine, VolumeAsk(size_mib, format), vid, host)
-        new = NewVolume(vid, "", name, size_mib, format, bootable, private, shareable, readonly)
+        rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
+        new = NewVolume(vid, "", name, mib, image_format, bootable, private, shareable, readonly)
         made = _made(mine, rooms, new)
     note(f"electros: {name} is made on {made.host}")
     emit(output, {"volume": document(made)}, volumes_table([made]))
@@ -125,33 +123,18 @@ def _heard(mine: Session, pledge: Pledge) -> Sequence[Said]:
 
 
 def _made(mine: Session, rooms: Rooms, new: NewVolume) -> VolumeView:
-    """At the first host that does not refuse. One that was asked and says nothing may have made it: no other is asked."""
+    """At the first host that does not refuse; one that was asked and says nothing may have made it."""
     refusal: Failure | None = None
     try:
         for room in rooms.rooms:
-            answer = _asked(mine, room, new)
-            if isinstance(answer, VolumeView):
-                return answer
-            refusal = refusal or refused(room.door.host, answer)
+            body = dataclasses.replace(new, offer_id=room.offer.offer_id)
+            try:
+                return ordered(mine, room.door, "POST", "/v1/volumes", body)
+            except Failure as failure:
+                if failure.code == "unknown":
+                    raise
+                refusal = refusal or failure
     finally:
         mine.client.reveal(rooms.reveal)
     assert refusal is not None, "there is a room at least"
     raise refusal
-
-
-def _asked(mine: Session, room: Room, new: NewVolume) -> VolumeView | Refused:
-    body = dataclasses.replace(new, offer_id=room.offer.offer_id)
-    said = ""
-    for attempt in range(ASKS_MAX):
-        try:
-            with mine.client.interrupts.waiting(), mine.client.connect(room.door, timeout_s=MAKE_S) as connection:
-                return connection.ask("POST", "/v1/volumes", VolumeView, body)
-        except Unreachable as error:
-            if attempt == 0:
-                return Refused("unreachable", (Reason("front door", "an answer", str(error)[:120], ""),))
-            said = str(error)
-        except Unanswered as error:
-            said = str(error)
-        time.sleep(random.uniform(0.1, 0.5))  # noqa: S311
-    message = f"{room.door.host} was asked for volume {dashed(new.vid)} and did not answer: {said}"
-    raise Failure(Exit.TIMEOUT, message, code="unknown", helps=f"electros volume inspect {new.vid}")

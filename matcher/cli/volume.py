@@ -8,6 +8,7 @@ from cyclopts import App
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.known import door_of
+from matcher.cli.lazily import register
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.session import Heard, Session, no_host_in_reach, session, tell_silent
 from matcher.net.https import Door
@@ -16,7 +17,18 @@ from matcher.wire.volumes import VolumeView, VolumeViews
 from specs.ids import dashed, parse_id
 from specs.units import show_gb
 
-app = App(name="volume", help="List and show the volumes on the storage hosts in reach.")
+app = App(name="volume", help="Make, list, change and remove volumes on the storage hosts in reach.")
+register(
+    app,
+    {
+        "create": ("making:create", "Make a new, empty volume."),
+        "rename": ("reshaping:rename", "Give a volume another name."),
+        "resize": ("reshaping:resize", "Make a volume larger."),
+        "convert": ("reshaping:convert", "Give a volume another image format."),
+        "clone": ("reshaping:clone", "Copy a volume."),
+        "rm": ("reshaping:rm", "Remove volumes for good."),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)

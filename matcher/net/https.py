@@ -93,21 +93,32 @@ class Connection:
         data = self._read(response, ANSWER_MAX_BYTES)
         return data if response.status < 400 else _refusal(response.status, data)
 
-    def confirm(self, envelope: bytes) -> "Progress | Refused":
+    def confirm(self, envelope: bytes) -> Progress | Refused:
         """Post a confirm; the first line of the answer. `progress` gives the rest."""
-        response = self._request("POST", "/v1/confirms", envelope)
-        if response.status >= 400:
-            return _refusal(response.status, self._read(response, ANSWER_MAX_BYTES))
-        return self._line(response)
+        return self.first("POST", "/v1/confirms", Progress, envelope)
 
     def progress(self, timeout_s: float) -> Iterator[Progress]:
         """What the host tells after the commit, until it has told all. Raises `Unanswered`."""
-        assert self._socket is not None, "a confirm was answered here"
+        return self.rest(Progress, timeout_s)
+
+    def first(self, method: str, path: str, line: type[M], body: bytes | Message | None = None) -> M | Refused:
+        """One request that is answered by JSON lines: the first one. `rest` gives the others."""
+        response = self._request(method, path, body)
+        if response.status >= 400:
+            return _refusal(response.status, self._read(response, ANSWER_MAX_BYTES))
+        try:
+            return self._line(response, line)
+        except EOFError:
+            raise Unanswered(f"{self.door.host}: the answer breaks off") from None
+
+    def rest(self, line: type[M], timeout_s: float) -> Iterator[M]:
+        """The lines after the first, until the host has told all; each within `timeout_s`. Raises `Unanswered`."""
+        assert self._socket is not None, "something was answered here"
         assert self._response is not None
         self._socket.settimeout(timeout_s)
         while True:
             try:
-                yield self._line(self._response)
+                yield self._line(self._response, line)
             except EOFError:
                 return
 
@@ -115,14 +126,14 @@ class Connection:
         """The bare TLS connection, pinned, for a protocol of its own."""
         return self._connect()
 
-    def _line(self, lines: http.client.HTTPResponse) -> Progress:
+    def _line(self, lines: http.client.HTTPResponse, of: type[M]) -> M:
         try:
             line = lines.readline(LINE_MAX_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{self.door.host}: {error}") from error
         if not line:
             raise EOFError
-        return _parsed(Progress, line)
+        return _parsed(of, line)
 
     def _request(self, method: str, path: str, body: bytes | Message | None) -> http.client.HTTPResponse:
         self.close()

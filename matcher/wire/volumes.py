@@ -99,6 +99,11 @@ class CloneVolume(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveVolume(Message):
+    """For good, its snapshots too."""
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeProgress(Message):
     """One line of the answer to what takes long: "doing", with what is done of how much; at the end "done" with the
     volume, or "refused"."""

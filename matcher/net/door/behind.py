@@ -4,6 +4,7 @@ Who calls has been judged when anything here is called: the certificate, and whe
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from matcher.net.caller import Caller
@@ -23,7 +24,17 @@ from matcher.wire.realm import (
     Welcome,
     WhoAmI,
 )
-from matcher.wire.volumes import Attached, Detach, Detached, VolumeView, VolumeViews
+from matcher.wire.volumes import (
+    Attached,
+    ChangeVolume,
+    CloneVolume,
+    Detach,
+    Detached,
+    NewVolume,
+    VolumeProgress,
+    VolumeView,
+    VolumeViews,
+)
 from specs.ids import Vid, VmId
 
 
@@ -115,12 +126,28 @@ class Desk(Protocol):
         ...
 
 
+class Work(Protocol):
+    """Something that takes a while; it goes on when nobody listens."""
+
+    def lines(self) -> AsyncIterator[VolumeProgress]:
+        """How it goes, until its end."""
+        ...
+
+
 class Store(Protocol):
     """Volumes of a storage host. What is another user's private volume is not there."""
 
     async def volumes(self, caller: Caller) -> VolumeViews: ...
 
     async def volume(self, vid: Vid, caller: Caller) -> VolumeView | Refused: ...
+
+    async def create(self, new: NewVolume, caller: Caller) -> Work | Refused: ...
+
+    async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Work | Refused: ...
+
+    async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Work | Refused: ...
+
+    async def remove(self, vid: Vid, caller: Caller) -> Work | Refused: ...
 
     async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
         """`caller` is the compute host that the confirm is for."""

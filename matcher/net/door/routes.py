@@ -24,7 +24,17 @@ from matcher.wire.realm import (
     Verb,
     WhoAmI,
 )
-from matcher.wire.volumes import Attached, Detach, Detached, VolumeView, VolumeViews
+from matcher.wire.volumes import (
+    Attached,
+    ChangeVolume,
+    CloneVolume,
+    Detach,
+    Detached,
+    NewVolume,
+    VolumeProgress,
+    VolumeView,
+    VolumeViews,
+)
 
 DOCUMENTS_MAX_BYTES = 4 << 20  # of a request with documents by a host or an admin: a whole bundle
 PARTS_MAX = 6  # of a path
@@ -157,6 +167,41 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("volumes", "GET", "/v1/volumes", "The volumes here that you may see", VolumeViews, verb=Verb.PLEDGE),
     Route("volume", "GET", "/v1/volumes/{id}", "One of them", VolumeView, verb=Verb.PLEDGE),
+    Route(
+        "new_volume",
+        "POST",
+        "/v1/volumes",
+        "Make a volume in the room that an offer holds",
+        Lines(VolumeProgress),
+        NewVolume,
+        verb=Verb.RUN,
+    ),
+    Route(
+        "change_volume",
+        "PATCH",
+        "/v1/volumes/{id}",
+        "Rename a volume of yours, make it larger, or give it another format",
+        Lines(VolumeProgress),
+        ChangeVolume,
+        verb=Verb.RUN,
+    ),
+    Route(
+        "clone_volume",
+        "POST",
+        "/v1/volumes/{id}/clones",
+        "A full copy of a volume that nobody writes",
+        Lines(VolumeProgress),
+        CloneVolume,
+        verb=Verb.RUN,
+    ),
+    Route(
+        "remove_volume",
+        "DELETE",
+        "/v1/volumes/{id}",
+        "Remove a volume of yours for good, with its snapshots",
+        Lines(VolumeProgress),
+        verb=Verb.RUN,
+    ),
     Route(
         "attach",
         "POST",

@@ -1,10 +1,13 @@
 """The rooms for volumes: what users ask of a storage host. A `Store` decides."""
 
-from starlette.responses import Response
+from collections.abc import AsyncIterator
+
+from starlette.responses import Response, StreamingResponse
 
 from matcher.net.door.asking import Asking, Handler, granted, said
-from matcher.net.door.behind import Store
-from matcher.wire.volumes import Detach
+from matcher.net.door.behind import Store, Work
+from matcher.wire.codec import to_json
+from matcher.wire.volumes import ChangeVolume, CloneVolume, Detach, NewVolume
 
 
 class VolumeRooms:
@@ -16,6 +19,10 @@ class VolumeRooms:
         return {
             "volumes": self._volumes,
             "volume": self._volume,
+            "new_volume": self._create,
+            "change_volume": self._change,
+            "clone_volume": self._clone,
+            "remove_volume": self._remove,
             "attach": self._attach,
             "detach": self._detach,
         }
@@ -26,8 +33,31 @@ class VolumeRooms:
     async def _volume(self, asking: Asking) -> Response:
         return said(granted(await self._store.volume(asking.vid, asking.caller)))
 
+    async def _create(self, asking: Asking) -> Response:
+        return _told(granted(await self._store.create(await asking.message(NewVolume), asking.caller)))
+
+    async def _change(self, asking: Asking) -> Response:
+        change = await asking.message(ChangeVolume)
+        return _told(granted(await self._store.change(asking.vid, change, asking.caller)))
+
+    async def _clone(self, asking: Asking) -> Response:
+        clone = await asking.message(CloneVolume)
+        return _told(granted(await self._store.clone(asking.vid, clone, asking.caller)))
+
+    async def _remove(self, asking: Asking) -> Response:
+        return _told(granted(await self._store.remove(asking.vid, asking.caller)))
+
     async def _attach(self, asking: Asking) -> Response:
         return said(granted(await self._store.attach(await asking.body(), asking.caller)))
 
     async def _detach(self, asking: Asking) -> Response:
         return said(granted(await self._store.detach(await asking.message(Detach), asking.caller)))
+
+
+def _told(work: Work) -> Response:
+    return StreamingResponse(_lines(work), media_type="application/x-ndjson")
+
+
+async def _lines(work: Work) -> AsyncIterator[str]:
+    async for line in work.lines():
+        yield to_json(line) + "\n"

@@ -1,0 +1,61 @@
+"""Changes of volumes that take a while: asked for, watched, and asked for again where the connection was lost."""
+
+import random
+import time
+from itertools import chain
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.output import Progress
+from matcher.cli.session import Session, refused
+from matcher.net.https import Door, Unanswered, Unreachable
+from matcher.wire.messages import Message, Refused
+from matcher.wire.volumes import VolumeProgress, VolumeView
+from specs.units import show_mib
+
+LINE_S = 30.0  # a host that is at it says something each half second
+AGAIN_MAX = 5  # times that nothing was heard, one after the other
+
+
+def ordered(mine: Session, door: Door, method: str, path: str, body: Message | None = None) -> VolumeView:
+    """The volume as it is then. Hosts know a repeated order by its words, so that it is done once. Raises `Failure`,
+    with the code "unknown" where it may have been done."""
+    progress = Progress()
+    said, is_sure = "", True
+    try:
+        for _ in range(AGAIN_MAX):
+            try:
+                return _followed(mine, door, method, path, body, progress)
+            except Unreachable as error:
+                if is_sure:
+                    raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
+                said = str(error)
+            except Unanswered as error:
+                said, is_sure = str(error), False
+            time.sleep(random.uniform(0.2, 1.0))  # noqa: S311
+    finally:
+        progress.clear()
+    message = f"{door.host} was asked, and what became of it is not known: {said}"
+    raise Failure(Exit.TIMEOUT, message, code="unknown", helps="electros volume ls")
+
+
+def _followed(
+    mine: Session, door: Door, method: str, path: str, body: Message | None, progress: Progress
+) -> VolumeView:
+    with mine.client.interrupts.waiting(), mine.client.connect(door, timeout_s=LINE_S) as connection:
+        first = connection.first(method, path, VolumeProgress, body)
+        if isinstance(first, Refused):
+            raise refused(door.host, first)
+        for line in chain((first,), connection.rest(VolumeProgress, LINE_S)):
+            if line.volume is not None:
+                return line.volume
+            if line.refused is not None:
+                raise refused(door.host, line.refused)
+            progress.say(_shown(line))
+    raise Unanswered(f"{door.host}: the answer breaks off")
+
+
+def _shown(line: VolumeProgress) -> str:
+    if not line.total_mib:
+        return line.step
+    percent = 100 * line.done_mib // line.total_mib
+    return f"{line.step} {percent} % of {show_mib(line.total_mib)}"

@@ -1,0 +1,116 @@
+"""`electros volume rename, resize, convert, clone, rm`: what becomes of volumes that are there."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.ordering import ordered
+from matcher.cli.output import Output, emit, note
+from matcher.cli.roster import confirm
+from matcher.cli.session import session
+from matcher.cli.volume import document, one, volumes_table
+from matcher.wire.messages import ImageFormat
+from matcher.wire.volumes import ChangeVolume, CloneVolume, VolumeView
+from specs.ids import dashed, new_id
+from specs.units import VOLUME_GB_MAX, mib_of_gb
+
+Format = Annotated[ImageFormat, Parameter(name="--format", help="raw or qcow2")]
+
+
+def rename(volume: str, name: str, *, output: Output = "table") -> None:
+    """Give a volume of yours another name.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    name
+        The new one.
+    """
+    _told(_changed(volume, ChangeVolume(name=name)), output)
+
+
+def resize(
+    volume: str, *, size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")], output: Output = "table"
+) -> None:
+    """Make a volume of yours larger, while no VM has it. The filesystem in it is the guest's to grow.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    _told(_changed(volume, ChangeVolume(size_mib=size_mib(size))), output)
+
+
+def convert(volume: str, *, image_format: Format, output: Output = "table") -> None:
+    """Give a volume of yours another image format, while no VM has it; its content stays.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    _told(_changed(volume, ChangeVolume(format=image_format)), output)
+
+
+def clone(
+    volume: str,
+    *,
+    name: Annotated[str, Parameter(help="of the copy")],
+    private: Annotated[bool, Parameter(help="nobody else may see or use the copy", negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """Copy a volume that no VM writes, on the host where it is. The copy is yours, and can be written.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        body = CloneVolume(new_id(mine.random), name, private)
+        copied = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/clones", body)
+    _told(copied, output)
+
+
+def rm(
+    *volumes: str,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="don't ask", negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """Remove volumes of yours for good, with their snapshots. One that a VM has stays."""
+    if not volumes:
+        said = "which volume? Say its name, its UUID, or the start of either"
+        raise Failure(Exit.USAGE, said, helps="electros volume ls")
+    gone: list[VolumeView] = []
+    with session() as mine:
+        meant = [one(mine, volume) for volume in volumes]
+        which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in meant)
+        confirm(f"Remove {which} for good?", yes=yes)
+        for each in meant:
+            gone.append(ordered(mine, each.door, "DELETE", f"/v1/volumes/{each.volume.vid}"))
+            note(f"electros: {each.volume.name or dashed(each.volume.vid)} is removed from {each.volume.host}")
+    if output != "table":
+        emit(output, {"removed": [document(volume) for volume in gone]}, volumes_table(gone))
+
+
+def size_mib(size_gb: float) -> int:
+    """Raises `Failure`."""
+    mib = mib_of_gb(size_gb)
+    if mib is None:
+        said = f"--size {size_gb:.12g}: it has to be a multiple of 0.125 GB, more than 0 and at most {VOLUME_GB_MAX}"
+        raise Failure(Exit.USAGE, said, helps="--size 10")
+    return mib
+
+
+def _changed(meant: str, change: ChangeVolume) -> VolumeView:
+    with session() as mine:
+        found = one(mine, meant)
+        return ordered(mine, found.door, "PATCH", f"/v1/volumes/{found.volume.vid}", change)
+
+
+def _told(volume: VolumeView, output: str) -> None:
+    emit(output, {"volume": document(volume)}, volumes_table([volume]))

@@ -1,0 +1,247 @@
+"""What users may have done to volumes: made, renamed, enlarged, converted, copied, removed. Each is a job.
+
+A volume is its owner's to change; one that nobody owns is for admins. What needs the bytes at rest is refused while the
+volume is attached or held, and nobody is given it until the job has ended.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from matcher.net.audit import Audit, outcome_of, why_of
+from matcher.net.caller import Caller
+from matcher.net.peer import now_s
+from matcher.offers.ledger import Ledger
+from matcher.wire.messages import Message, Reason, Refused
+from matcher.wire.realm import Verb
+from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, RemoveVolume, VolumeView
+from specs.ids import OfferId, UserId, Vid, dashed
+from storaged.beneath import Unusable
+from storaged.claims import VolumeShare, left_mib
+from storaged.images import changing, making
+from storaged.images.copying import Progress
+from storaged.images.sandbox import Sandbox
+from storaged.jobs import Job, Jobs, Order, Tell
+from storaged.metadata import Metadata
+from storaged.quota import Quota
+from storaged.views import Views
+from storaged.volume import Snapshot, Volume
+
+ABSENT = Refused(
+    "not-found", (Reason("volume", "this volume", "no such volume here", "electros volume ls shows what you may see"),)
+)
+
+Blocking = Callable[[Progress], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The volumes, as changes need them. `in_use` tells of attachments; `look` sees what has changed in the pools,
+    before anybody is told."""
+
+    snapshot: Callable[[], Snapshot]
+    views: Views
+    in_use: Callable[[Vid], bool]
+    look: Callable[[], Awaitable[None]]
+
+
+class Changes:
+    """One host's."""
+
+    def __init__(
+        self, shelf: Shelf, jobs: Jobs, ledger: Ledger[VolumeShare], quota: Quota, turn: trio.Lock, audit: Audit
+    ) -> None:
+        """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile."""
+        self._shelf, self._jobs, self._ledger, self._quota = shelf, jobs, ledger, quota
+        self._turn, self._audit = turn, audit
+        self._promised: dict[Vid, tuple[UserId, str, int]] = {}  # by jobs that run: whose, in which pool, how many MiB
+
+    async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
+        vid = Vid(new.vid)
+        order = Order(UserId(caller.id), vid, "made", new, changes=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        metadata = Metadata(
+            size_mib=new.size_mib,
+            name=new.name,
+            bootable=new.bootable,
+            private=new.private,
+            shareable=new.shareable,
+            readonly=new.readonly,
+            format=new.format,
+            owner=UserId(caller.id),
+        )
+        hold = self._ledger.held(OfferId(new.offer_id), now_s())
+        room = hold.claim.room if hold is not None and hold.user_id == caller.id else None
+        if room is None or hold is None or str(hold.claim.vm_id) != vid or room.size_mib < new.size_mib:
+            return _no("hold-lapsed", vid, "make it", "the room that was offered is not held any more", "try again")
+        if self._knows(vid):
+            return _no("exists", vid, "make it", "there is a volume with this UUID", "electros volume inspect")
+        self._ledger.release(OfferId(new.offer_id))  # what it held is promised to the job from here on
+        most_mib = self._most_mib(caller, room.pool)
+        pool = room.pool
+
+        def work(_: Progress) -> None:
+            making.create(Sandbox.of(), pool, vid, metadata, most_mib=most_mib)
+
+        return await self._start(order, caller, vid, work, promised=(order.user_id, pool, new.size_mib))
+
+    async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
+        wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
+        if len(wanted) != 1:
+            return _no("bad-request", vid, "change it", "one thing at a time: name, size or format", "")
+        if change.name is not None:
+            return await self._rename(vid, change, change.name, caller)
+        order = Order(UserId(caller.id), vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        volume = self._own(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        most_mib = volume.size_mib + self._most_mib(caller, volume.pool)
+        more_mib = max(0, (change.size_mib or 0) - volume.size_mib)
+
+        def work(progress: Progress) -> None:
+            if change.size_mib is not None:
+                changing.resize(Sandbox.of(), volume, change.size_mib, most_mib=most_mib)
+            elif change.format is not None:
+                changing.convert(Sandbox.of(), volume, change.format, progress=progress)
+
+        return await self._start(order, caller, vid, work, promised=(order.user_id, volume.pool, more_mib))
+
+    async def _rename(self, vid: Vid, change: ChangeVolume, name: str, caller: Caller) -> Job | Refused:
+        """A VM may have it meanwhile."""
+        volume = self._own(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        order = Order(UserId(caller.id), vid, "renamed", change)
+        return await self._start(order, caller, vid, lambda _: changing.rename(volume, name))
+
+    async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
+        new = Vid(clone.vid)
+        order = Order(UserId(caller.id), new, "copied", clone, changes=(new,), reads=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        volume = self._seen(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        if self._knows(new):
+            return _no("exists", new, "make it", "there is a volume with this UUID", "electros volume inspect")
+        wanted = Metadata(
+            volume.size_mib, clone.name, bootable=volume.bootable, private=clone.private, owner=UserId(caller.id)
+        )
+        most_mib = self._most_mib(caller, volume.pool)
+
+        def work(progress: Progress) -> None:
+            making.clone(volume.pool, volume, new, wanted, most_mib=most_mib, progress=progress)
+
+        return await self._start(order, caller, new, work, promised=(order.user_id, volume.pool, volume.size_mib))
+
+    async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
+        order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        volume = self._own(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        last = self._shelf.views.one(vid, UserId(caller.id))
+        return await self._start(order, caller, vid, lambda _: changing.remove(volume), last=last)
+
+    # ---- inside
+
+    async def _start(
+        self,
+        order: Order,
+        caller: Caller,
+        vid: Vid,
+        work: Blocking,
+        *,
+        promised: tuple[UserId, str, int] | None = None,
+        last: VolumeView | None = None,
+    ) -> Job | Refused:
+        """`promised`: what the volume will take. `last`: what is told of one that is gone then."""
+
+        async def run(tell: Tell) -> VolumeView | Refused:
+            try:
+                done = await self._done(work, tell)
+                await self._shelf.look()
+            finally:
+                self._promised.pop(vid, None)
+            view = last or self._shelf.views.one(vid, order.user_id)
+            result: VolumeView | Refused
+            if done is not None:
+                result = _no("not-done", vid, order.doing, done, "")
+            elif view is None:
+                result = _no("not-done", vid, order.doing, "it can't be read after that; its host's log has more", "")
+            else:
+                result = view
+            self._note(order, caller, vid, result)
+            return result
+
+        async with self._turn:
+            started = self._resting(order) or self._jobs.start(order, run)
+            if promised is not None and isinstance(started, Job):
+                self._promised[vid] = promised
+        if isinstance(started, Refused):
+            self._note(order, caller, vid, started)
+        return started
+
+    async def _done(self, work: Blocking, tell: Tell) -> str | None:
+        """Why not, in a sentence."""
+
+        def progress(step: str, done_bytes: int, total_bytes: int) -> None:
+            trio.from_thread.check_cancelled()
+            tell(step, done_bytes, total_bytes)
+
+        try:
+            await trio.to_thread.run_sync(work, progress)
+        except Unusable as problem:
+            return str(problem)
+        return None
+
+    def _resting(self, order: Order) -> Refused | None:
+        """Whether somebody has what has to be at rest. A volume that nobody can write may be read by all."""
+        volumes = self._shelf.snapshot().volumes
+        held = {v.vid for share in self._ledger.residents(now_s()) for v in share.volumes}
+        written = [vid for vid in order.reads if vid in volumes and not volumes[vid].readonly]
+        for vid in (*order.changes, *written):
+            if self._shelf.in_use(vid) or vid in held:
+                hint = "remove the VM that has it first: electros rm"
+                return _no("volume-in-use", vid, order.doing, "a VM has it", hint)
+        return None
+
+    def _note(self, order: Order, caller: Caller, vid: Vid, result: VolumeView | Refused | Message) -> None:
+        detail = f"{order.doing}{': ' if isinstance(result, Refused) else ''}{why_of(result)}"
+        self._audit.note(caller, "volume.change", dashed(vid), outcome_of(result), detail)
+
+    def _knows(self, vid: Vid) -> bool:
+        snapshot = self._shelf.snapshot()
+        return vid in snapshot.volumes or vid in snapshot.bad or vid in snapshot.conflicts
+
+    def _most_mib(self, caller: Caller, pool: str) -> int:
+        """How large a volume this user may have more in that pool."""
+        residents = self._ledger.residents(now_s())
+        in_pool = left_mib(self._shelf.snapshot(), pool, residents)
+        in_pool -= sum(mib for _, where, mib in self._promised.values() if where == pool)
+        granted = self._quota.left_mib(caller.who, residents)
+        if granted is None:
+            return max(0, in_pool)
+        return max(0, min(in_pool, granted - sum(mib for who, _, mib in self._promised.values() if who == caller.id)))
+
+    def _seen(self, vid: Vid, caller: Caller) -> Volume | Refused:
+        volume = self._shelf.snapshot().volumes.get(vid)
+        return volume if volume is not None and volume.visible_to(UserId(caller.id)) else ABSENT
+
+    def _own(self, vid: Vid, caller: Caller) -> Volume | Refused:
+        volume = self._seen(vid, caller)
+        if isinstance(volume, Refused) or volume.owner == caller.id:
+            return volume
+        if volume.owner is None and caller.who.may(Verb.ADMIN):
+            return volume
+        whose = "nobody owns it, so that it is for admins" if volume.owner is None else "it is another user's"
+        return _no("denied", vid, "change it", whose, "clone it: electros volume clone")
+
+
+def _no(code: str, vid: Vid, asked: str, has: str, hint: str) -> Refused:
+    return Refused(code, (Reason(f"volume {vid}", asked[:120], has[:120], hint[:160]),))
