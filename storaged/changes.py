@@ -13,7 +13,7 @@ from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
-from matcher.wire.messages import Message, Reason, Refused
+from matcher.wire.messages import Reason, Refused
 from matcher.wire.realm import Verb
 from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, RemoveVolume, VolumeView
 from specs.ids import OfferId, UserId, Vid, dashed
@@ -37,13 +37,22 @@ Blocking = Callable[[Progress], object]
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The volumes, as changes need them. `in_use` tells of attachments; `look` sees what has changed in the pools,
-    before anybody is told."""
+    """The volumes, as changes need them. `in_use` tells of attachments; `look` reads the folder at a path
+    again, before anybody is told that it has changed."""
 
     snapshot: Callable[[], Snapshot]
     views: Views
     in_use: Callable[[Vid], bool]
-    look: Callable[[], Awaitable[None]]
+    look: Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What a volume will take of a pool once its job has ended."""
+
+    user_id: UserId
+    pool: str
+    size_mib: int
 
 
 class Changes:
@@ -55,7 +64,7 @@ class Changes:
         """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile."""
         self._shelf, self._jobs, self._ledger, self._quota = shelf, jobs, ledger, quota
         self._turn, self._audit = turn, audit
-        self._promised: dict[Vid, tuple[UserId, str, int]] = {}  # by jobs that run: whose, in which pool, how many MiB
+        self._promised: dict[Vid, Promised] = {}  # by jobs that run
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         vid = Vid(new.vid)
@@ -85,7 +94,8 @@ class Changes:
         def work(_: Progress) -> None:
             making.create(Sandbox.of(), pool, vid, metadata, most_mib=most_mib)
 
-        return await self._start(order, caller, vid, work, promised=(order.user_id, pool, new.size_mib))
+        promised = Promised(order.user_id, pool, new.size_mib)
+        return await self._start(order, caller, folder_of(pool, vid), work, promised=promised)
 
     async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
@@ -108,7 +118,8 @@ class Changes:
             elif change.format is not None:
                 changing.convert(Sandbox.of(), volume, change.format, progress=progress)
 
-        return await self._start(order, caller, vid, work, promised=(order.user_id, volume.pool, more_mib))
+        promised = Promised(order.user_id, volume.pool, more_mib)
+        return await self._start(order, caller, volume.path, work, promised=promised)
 
     async def _rename(self, vid: Vid, change: ChangeVolume, name: str, caller: Caller) -> Job | Refused:
         """A VM may have it meanwhile."""
@@ -116,7 +127,7 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
         order = Order(UserId(caller.id), vid, "renamed", change)
-        return await self._start(order, caller, vid, lambda _: changing.rename(volume, name))
+        return await self._start(order, caller, volume.path, lambda _: changing.rename(volume, name))
 
     async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
         new = Vid(clone.vid)
@@ -136,7 +147,8 @@ class Changes:
         def work(progress: Progress) -> None:
             making.clone(volume.pool, volume, new, wanted, most_mib=most_mib, progress=progress)
 
-        return await self._start(order, caller, new, work, promised=(order.user_id, volume.pool, volume.size_mib))
+        promised = Promised(order.user_id, volume.pool, volume.size_mib)
+        return await self._start(order, caller, folder_of(volume.pool, new), work, promised=promised)
 
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
@@ -146,7 +158,7 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
         last = self._shelf.views.one(vid, UserId(caller.id))
-        return await self._start(order, caller, vid, lambda _: changing.remove(volume), last=last)
+        return await self._start(order, caller, volume.path, lambda _: changing.remove(volume), last=last)
 
     # ---- inside
 
@@ -154,18 +166,19 @@ class Changes:
         self,
         order: Order,
         caller: Caller,
-        vid: Vid,
+        path: str,
         work: Blocking,
         *,
-        promised: tuple[UserId, str, int] | None = None,
+        promised: Promised | None = None,
         last: VolumeView | None = None,
     ) -> Job | Refused:
-        """`promised`: what the volume will take. `last`: what is told of one that is gone then."""
+        """`path`: of the volume's folder. `promised`: what it will take. `last`: what is told of one that is gone."""
+        vid = order.vid
 
         async def run(tell: Tell) -> VolumeView | Refused:
             try:
                 done = await self._done(work, tell)
-                await self._shelf.look()
+                await self._shelf.look(path)
             finally:
                 self._promised.pop(vid, None)
             view = last or self._shelf.views.one(vid, order.user_id)
@@ -176,7 +189,7 @@ class Changes:
                 result = _no("not-done", vid, order.doing, "it can't be read after that; its host's log has more", "")
             else:
                 result = view
-            self._note(order, caller, vid, result)
+            self._note(order, caller, result)
             return result
 
         async with self._turn:
@@ -184,7 +197,7 @@ class Changes:
             if promised is not None and isinstance(started, Job):
                 self._promised[vid] = promised
         if isinstance(started, Refused):
-            self._note(order, caller, vid, started)
+            self._note(order, caller, started)
         return started
 
     async def _done(self, work: Blocking, tell: Tell) -> str | None:
@@ -211,9 +224,9 @@ class Changes:
                 return _no("volume-in-use", vid, order.doing, "a VM has it", hint)
         return None
 
-    def _note(self, order: Order, caller: Caller, vid: Vid, result: VolumeView | Refused | Message) -> None:
+    def _note(self, order: Order, caller: Caller, result: VolumeView | Refused) -> None:
         detail = f"{order.doing}{': ' if isinstance(result, Refused) else ''}{why_of(result)}"
-        self._audit.note(caller, "volume.change", dashed(vid), outcome_of(result), detail)
+        self._audit.note(caller, "volume.change", dashed(order.vid), outcome_of(result), detail)
 
     def _knows(self, vid: Vid) -> bool:
         snapshot = self._shelf.snapshot()
@@ -223,11 +236,13 @@ class Changes:
         """How large a volume this user may have more in that pool."""
         residents = self._ledger.residents(now_s())
         in_pool = left_mib(self._shelf.snapshot(), pool, residents)
-        in_pool -= sum(mib for _, where, mib in self._promised.values() if where == pool)
+        in_pool -= sum(p.size_mib for p in self._promised.values() if p.pool == pool)
         granted = self._quota.left_mib(caller.who, residents)
         if granted is None:
             return max(0, in_pool)
-        return max(0, min(in_pool, granted - sum(mib for who, _, mib in self._promised.values() if who == caller.id)))
+        return max(
+            0, min(in_pool, granted - sum(p.size_mib for p in self._promised.values() if p.user_id == caller.id))
+        )
 
     def _seen(self, vid: Vid, caller: Caller) -> Volume | Refused:
         volume = self._shelf.snapshot().volumes.get(vid)
@@ -241,6 +256,11 @@ class Changes:
             return volume
         whose = "nobody owns it, so that it is for admins" if volume.owner is None else "it is another user's"
         return _no("denied", vid, "change it", whose, "clone it: electros volume clone")
+
+
+def folder_of(pool: str, vid: Vid) -> str:
+    """Where a volume that is made here lies."""
+    return f"{pool}/{dashed(vid)}.elimg"
 
 
 def _no(code: str, vid: Vid, asked: str, has: str, hint: str) -> Refused:

@@ -1,12 +1,15 @@
 """`/etc/atomos/storaged.toml`: where a host keeps volumes."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Le, MaxLen
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from matcher.net import audit, multicast
+from specs.units import GB_MIB
+from storaged.pool import VOLUMES_MAX, Pool
 
 PORT = 7767  # beside atomd's front door
 ISCSI_PORT = 7768  # a sysadmin's own targets have 3260
@@ -22,16 +25,35 @@ class Narrow(BaseModel):
     volumes_gb: Annotated[int, Ge(0), Le(2**31 - 1)] | None = None
 
 
+class PoolSettings(BaseModel):
+    """A folder that is searched for volumes, at any depth. A bare path says as much as one without limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    limit_gb: Annotated[int, Ge(0), Le(2**31 - 1)] | None = None  # of the virtual sizes of its volumes together
+    volumes_max: Annotated[int, Ge(1), Le(VOLUMES_MAX)] = VOLUMES_MAX
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str | os.PathLike) else value
+
+    def named(self) -> Pool:
+        limit_mib = None if self.limit_gb is None else self.limit_gb * GB_MIB
+        return Pool(os.path.abspath(self.path), limit_mib, self.volumes_max)
+
+
 class Config(BaseModel):
-    """One host's settings; every key has a default. `pools`: folders that are searched for volumes, at any depth.
-    `iscsi_port` 0: volumes are for VMs on this host alone. `exports` is for the programs that serve them."""
+    """One host's settings; every key has a default. `iscsi_port` 0: volumes are for VMs on this host alone. `exports`
+    is for the programs that serve them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     identity: Path = Path("/var/lib/atomos/identity")
     state: Path = Path("/var/lib/atomos")
     socket: Path = Path("/run/atomos/storaged.sock")
-    pools: Annotated[tuple[Path, ...], MaxLen(64)] = (Path("/srv/atomos"),)
+    pools: Annotated[tuple[PoolSettings, ...], MaxLen(64)] = (PoolSettings(path=Path("/srv/atomos")),)
     audit: Path = audit.PATH
     iscsi_port: Annotated[int, Ge(0), Le(65535)] = ISCSI_PORT
     exports: Path = Path("/run/atomos/exports")

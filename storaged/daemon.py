@@ -1,7 +1,6 @@
-"""`storaged`, wired: the index, the keeper, the sockets. Nothing is decided here."""
+"""`storaged`, wired: the catalogue, the keeper, the sockets. Nothing is decided here."""
 
 import logging
-from collections.abc import Iterator
 from functools import partial
 from random import SystemRandom
 
@@ -22,74 +21,19 @@ from matcher.wire.messages import Role
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
 from storaged.attaching import Attaching
+from storaged.catalogue import Catalogue
 from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import exports_of
-from storaged.index import Index
 from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.quota import Quota
 from storaged.store import Store
 from storaged.views import Views
-from storaged.volume import Snapshot
-
-RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
-RESCAN_IDLE = 10  # the disks rest ten times as long as a scan took
 
 log = logging.getLogger("storaged")
-
-
-class Catalogue:
-    """The volumes as the newest scan found them; scanned in a worker thread, so that answers never wait for disks."""
-
-    def __init__(self, config: Config) -> None:
-        self._config, self._index = config, Index()
-        self._turn = trio.Lock()
-        self._snapshot = Snapshot()
-        self._said: tuple[str, ...] = ()
-        self._missed = trio.Event()
-
-    def snapshot(self) -> Snapshot:
-        return self._snapshot
-
-    async def scan(self) -> None:
-        """Look at the pools again; what is wrong there is told once, and again when it changes."""
-        async with self._turn:
-            self._snapshot = await trio.to_thread.run_sync(self._index.scan, self._config.pools)
-        wrong = tuple(complaints(self._snapshot))
-        if wrong != self._said:
-            self._said = wrong
-            for complaint in wrong:
-                log.warning("%s", complaint)
-
-    def missed(self) -> None:
-        """Somebody asks for a volume that the newest scan did not see: it may have been made since."""
-        self._missed.set()
-
-    async def keep_scanned(self) -> None:
-        took_s = 0.0
-        while True:
-            await trio.sleep(max(RESCAN_MIN_S, RESCAN_IDLE * took_s))
-            with trio.move_on_after(self._config.rescan_s):
-                await self._missed.wait()
-            self._missed = trio.Event()
-            begun_s = trio.current_time()
-            await self.scan()
-            took_s = trio.current_time() - begun_s
-
-
-def complaints(snapshot: Snapshot) -> Iterator[str]:
-    """What a sysadmin should know about the pools, a sentence each."""
-    yield from snapshot.problems
-    for bad in (*snapshot.bad.values(), *snapshot.nameless):
-        yield f"{bad.path} is not offered: {bad.reason}"
-    for conflict in snapshot.conflicts.values():
-        yield f"volume {conflict.vid} is not offered, as it is in several places: {', '.join(conflict.paths)}"
-    for volume in snapshot.volumes.values():
-        if volume.note:
-            yield f"{volume.path}: {volume.note}"
 
 
 async def run(config: Config) -> None:
@@ -107,7 +51,7 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
-    catalogue = Catalogue(config)
+    catalogue = Catalogue(config, host_id)
     exports = exports_of(config.iscsi_port, config.exports, config.state, catalogue.snapshot, host_id)
     keeper = Keeper(
         Journal(config.state / "storaged.sqlite"),
@@ -137,7 +81,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing)
     views = Views(host, host_id, keeper, catalogue.snapshot)
-    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.scan)
+    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look)
     changes = Changes(shelf, jobs, ledger, quota, attaching.turn, audit)
     store = Store(views, attaching, changes, audit)
     nursery.start_soon(catalogue.keep_scanned)

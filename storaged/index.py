@@ -10,12 +10,13 @@ file that it was read from, and opens a volume again only where one of these dif
 for long at a time (no sort of everything, few objects that the collector has to walk): a loop beside it lives on.
 """
 
+import gc
 import os
 import stat
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -45,6 +46,7 @@ from storaged.volume import IMAGE_PATH_MAX_BYTES, BadVolume, Found, Ignored, Poo
 DEPTH_MAX = 16  # folders beneath a pool's root
 ENTRIES_MAX = 2_000_000  # names looked at in one scan
 PROBLEMS_MAX = 64
+FREEZE_EACH = 10_000  # volumes that are new: the collector, which holds Python's lock, need not walk them ever after
 SETTLED_NS = 2_000_000_000  # a file changed less than this ago may change again within one tick of its clock
 
 META = "meta.json"
@@ -130,6 +132,7 @@ class _Walk:
         self.seen = seen
         self._visited: set[int] = set()
         self._entries_left = ENTRIES_MAX
+        self._fresh = 0
         self._root = ""
         self._roots: Container[str] = ()
 
@@ -226,6 +229,9 @@ class _Walk:
         known = self._known.get(path)
         if known is None or known.stamp is None or known.stamp != _stamp(facts, parent, f"{name}/", known):
             known = _placed(name, parent, self._root, path)
+            self._fresh += 1
+            if self._fresh % FREEZE_EACH == 0:
+                gc.freeze()
         elif isinstance(known.found, Volume):
             path = known.found.path  # the same text, once in memory
         self.seen.places[path] = known
@@ -368,22 +374,21 @@ def _facts(name: str, folder: int) -> os.stat_result | None:
         return None
 
 
-def _digest(facts: Iterable[os.stat_result | None]) -> bytes:
+def _digest(facts: Sequence[os.stat_result | None]) -> bytes:
+    return blake2b(b"".join([_packed(each) for each in facts if each]), digest_size=16).digest()
+
+
+def _packed(facts: os.stat_result) -> bytes:
     """Whatever changes a file's content, place, kind or links changes one of these."""
-    packed = (
-        _FACTS.pack(
-            each.st_dev,
-            each.st_ino,
-            each.st_mtime_ns & _64,
-            each.st_ctime_ns & _64,
-            each.st_size,
-            each.st_mode,
-            each.st_nlink,
-        )
-        for each in facts
-        if each
+    return _FACTS.pack(
+        facts.st_dev,
+        facts.st_ino,
+        facts.st_mtime_ns & _64,
+        facts.st_ctime_ns & _64,
+        facts.st_size,
+        facts.st_mode,
+        facts.st_nlink,
     )
-    return blake2b(b"".join(packed), digest_size=16).digest()
 
 
 def _vid_of(name: str) -> Vid | None:

@@ -2,12 +2,15 @@
 
     {size: 10, name: dummy_volume, /* a comment */ bootable: true,}
 
-JSON5 has no word for `dummy_volume`, and its libraries are slow enough to matter in a scan of 100,000 volumes. One
-regular expression makes tokens, in time linear in the text; `DEPTH_MAX` bounds the nesting, the caller the length.
-A key that stands twice is an error, since readers would disagree on which counts. `NaN` and `Infinity` are only words.
+What programs write is plain JSON, and Python's own parser, ten times as fast, has the first word wherever it would say
+the same. JSON5 has no word for `dummy_volume`, and its libraries are slow enough to matter in a scan of 100,000
+volumes. One regular expression makes tokens, in time linear in the text; `DEPTH_MAX` bounds the nesting, the caller the
+length. A key that stands twice is an error, since readers would disagree on which counts. `NaN` and `Infinity` are only
+words.
 Pure.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -50,7 +53,46 @@ class _Token:
 
 def read(text: str) -> Value:
     """The one value that `text` holds. Raises `NotJson`, and nothing else, whatever the text."""
-    return _Reader(text).whole()
+    return value if (value := _plain(text)) is not None else _Reader(text).whole()
+
+
+def _plain(text: str) -> "dict[str, Value] | None":
+    """What `text` holds where it is an object in plain JSON, without escapes and within our limits; else `None`."""
+    if "\\" in text or text.count("{") + text.count("[") > DEPTH_MAX:
+        return None
+    try:
+        value = _JSON.decode(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _each_once(pairs: "list[tuple[str, Value]]") -> "dict[str, Value]":
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError
+    return values
+
+
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise ValueError
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    if not _FRACTION.fullmatch(text):
+        raise ValueError
+    return float(text)
+
+
+def _no_constant(text: str) -> Value:
+    raise ValueError(text)
+
+
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_each_once, parse_int=_integer, parse_float=_fraction, parse_constant=_no_constant
+)
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 """The `storaged` command."""
 
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,12 +42,18 @@ def volumes(*, config: Path = PATH) -> None:
         The settings file; it may be missing.
     """
     from matcher.net.starting import SettingsError, load_settings
-    from specs.ids import dashed
-    from storaged.daemon import complaints
+    from matcher.trust.identity import IdentityError, load_identity
+    from specs.ids import HostId, dashed
+    from storaged.catalogue import complaints
     from storaged.index import Index
+    from storaged.pool import Pools
 
+    host_id = None
     try:
-        snapshot = Index().scan(load_settings(config, Config).pools)
+        settings = load_settings(config, Config)
+        with suppress(IdentityError):  # a host that is in no realm can still be looked at
+            host_id = HostId(load_identity(settings.identity).principal.id)
+        snapshot = Index(Pools(host_id)).scan(pool.named() for pool in settings.pools)
     except SettingsError as error:
         sys.exit(f"storaged: {error}")
     for volume in snapshot.volumes.values():

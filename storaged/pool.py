@@ -55,11 +55,11 @@ class Mark:
 
 
 class Pools:
-    """One host's judge of the roots of its pools. Without a `host_id` (a command that only looks), pools that have no
-    mark stay without one, and nothing is remembered."""
+    """One host's judge of the roots of its pools. Without a `memory` (a command that only looks), pools that have no
+    mark stay without one, and nothing is remembered or compared."""
 
     def __init__(self, host_id: HostId | None = None, memory: Path | None = None) -> None:
-        assert (host_id is None) == (memory is None)
+        assert memory is None or host_id is not None
         self._host_id, self._memory = host_id, memory
 
     def use(self, folder: int, pool: Pool, root: str) -> PoolUse:
