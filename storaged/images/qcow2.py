@@ -20,6 +20,7 @@ REFCOUNT_TABLE_MAX_BYTES = 8 * 2**20  # QCOW_MAX_REFTABLE_SIZE
 EXTENSIONS_MAX = 64
 SECTOR_BYTES = 512
 
+_MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")  # version 2, all of it
 _V3 = struct.Struct(">QQQII")  # features: incompatible, compatible, auto-clear; refcount order; header length
 _V3_AT, _V3_BYTES, _COMPRESSION_AT = 72, 104, 104
@@ -44,14 +45,16 @@ class Qcow2Facts:
 
 def judge_qcow2(start: bytes, file_bytes: int) -> Qcow2Facts | Bad:
     """`start` is the file's first `START_BYTES` bytes, or all where it is shorter; `file_bytes` its length."""
+    if len(start) >= _FIXED.size and start.startswith(_MAGIC):
+        size_bytes = _FIXED.unpack_from(start)[5]
+        if size_bytes > SIZE_MAX_MIB * 2**20:
+            return Bad(f"the qcow2 image says that it has {size_bytes / 2**50:.6g} PiB; at most 1 PiB is possible")
     header = parse_qcow2_header(start[:HEADER_BYTES])
     if isinstance(header, Bad):
         return Bad(header.reason.replace("as meta.json says it is", "as was said"))
     facts = Qcow2Facts(header.version, _FIXED.unpack_from(start)[4], header.size_bytes)
     if facts.size_bytes % SECTOR_BYTES:
         return Bad("the qcow2 image's size is not a multiple of 512 bytes")
-    if facts.size_bytes > SIZE_MAX_MIB * 2**20:
-        return Bad(f"the qcow2 image says it has {facts.size_bytes / 2**50:.6g} PiB; at most 1 PiB is possible")
     problem = _tables(start, facts, file_bytes) or _version_3(start, facts) or _extensions(start, facts)
     return facts if problem is None else Bad(problem)
 

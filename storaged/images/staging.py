@@ -158,7 +158,10 @@ class Swept:
 
 
 def sweep(pool: str) -> Swept:
-    """Deletes what a crash left in the root of `pool`, and finishes what it interrupted. Harmless at any time."""
+    """Deletes what a crash left in the root of `pool`, and finishes what it interrupted.
+
+    Harmless at any time and quick, so that it may come with each rescan: what is left today is gone tomorrow.
+    """
     deleted = left = 0
     try:
         with open_folder(pool) as root:
@@ -242,11 +245,12 @@ def settle(pool: str, stage: int) -> bool:
 def _settle(folder: int, replacement: Replacement) -> None:
     """Whichever image meta.json names, stays; where it names another, a person was at it, and only ours goes."""
     named = metadata_in(folder).image
-    os.fsync(folder)
+    os.fsync(folder)  # or a power cut could bring the old meta.json back, without its image
     loser = replacement.old if named == replacement.new else replacement.new
-    with suppress(FileNotFoundError):
-        os.unlink(loser, dir_fd=folder)
-        os.fsync(folder)
+    for leftover in (loser, _NEW_META):
+        with suppress(FileNotFoundError):
+            os.unlink(leftover, dir_fd=folder)
+    os.fsync(folder)
 
 
 def _render(replacement: Replacement) -> bytes:
