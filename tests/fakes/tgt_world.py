@@ -29,7 +29,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def qemu_io(access: Access, *, readonly: bool = False) -> list[str]:
+def options_of(access: Access) -> str:
+    """For `--image-opts` of QEMU's tools."""
     assert access.kind is Kind.ISCSI
     assert access.chap is not None
     image = {
@@ -40,12 +41,14 @@ def qemu_io(access: Access, *, readonly: bool = False) -> list[str]:
         "file.target": access.name,
         "file.lun": str(access.lun),
         "file.user": access.chap.user,
-        "file.password-secret": "chap",
+        "file.password": access.chap.secret,
         "file.initiator-name": access.initiator,
     }
-    options = ",".join(f"{name}={value}" for name, value in image.items())
-    flags = ["-r"] if readonly else []
-    return ["qemu-io", *flags, "--object", f"secret,id=chap,data={access.chap.secret}", "--image-opts", options]
+    return ",".join(f"{name}={value}" for name, value in image.items())
+
+
+def qemu_io(access: Access, *, readonly: bool = False) -> list[str]:
+    return ["qemu-io", *(["-r"] if readonly else []), "--image-opts", options_of(access)]
 
 
 class QemuWriter:
