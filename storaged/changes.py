@@ -67,6 +67,24 @@ class Changes:
         self._promised: dict[Vid, Promised] = {}  # by jobs that run
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._create(new, caller)
+
+    async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._change(vid, change, caller)
+
+    async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._clone(vid, clone, caller)
+
+    async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._remove(vid, caller)
+
+    # ---- in turn: nothing is awaited from the first look to the start of the job
+
+    def _create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         vid = Vid(new.vid)
         order = Order(UserId(caller.id), vid, "made", new, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
@@ -95,14 +113,14 @@ class Changes:
             making.create(Sandbox.of(), pool, vid, metadata, most_mib=most_mib)
 
         promised = Promised(order.user_id, pool, new.size_mib)
-        return await self._start(order, caller, folder_of(pool, vid), work, promised=promised)
+        return self._start(order, caller, folder_of(pool, vid), work, promised=promised)
 
-    async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
+    def _change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
         if len(wanted) != 1:
             return _no("bad-request", vid, "change it", "one thing at a time: name, size or format", "")
         if change.name is not None:
-            return await self._rename(vid, change, change.name, caller)
+            return self._rename(vid, change, change.name, caller)
         order = Order(UserId(caller.id), vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
@@ -119,17 +137,17 @@ class Changes:
                 changing.convert(Sandbox.of(), volume, change.format, progress=progress)
 
         promised = Promised(order.user_id, volume.pool, more_mib)
-        return await self._start(order, caller, volume.path, work, promised=promised)
+        return self._start(order, caller, volume.path, work, promised=promised)
 
-    async def _rename(self, vid: Vid, change: ChangeVolume, name: str, caller: Caller) -> Job | Refused:
+    def _rename(self, vid: Vid, change: ChangeVolume, name: str, caller: Caller) -> Job | Refused:
         """A VM may have it meanwhile."""
         volume = self._own(vid, caller)
         if isinstance(volume, Refused):
             return volume
         order = Order(UserId(caller.id), vid, "renamed", change)
-        return await self._start(order, caller, volume.path, lambda _: changing.rename(volume, name))
+        return self._start(order, caller, volume.path, lambda _: changing.rename(volume, name))
 
-    async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
+    def _clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
         new = Vid(clone.vid)
         order = Order(UserId(caller.id), new, "copied", clone, changes=(new,), reads=(vid,))
         if (again := self._jobs.same(order)) is not None:
@@ -148,9 +166,9 @@ class Changes:
             making.clone(volume.pool, volume, new, wanted, most_mib=most_mib, progress=progress)
 
         promised = Promised(order.user_id, volume.pool, volume.size_mib)
-        return await self._start(order, caller, folder_of(volume.pool, new), work, promised=promised)
+        return self._start(order, caller, folder_of(volume.pool, new), work, promised=promised)
 
-    async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
+    def _remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
@@ -158,11 +176,11 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
         last = self._shelf.views.one(vid, UserId(caller.id))
-        return await self._start(order, caller, volume.path, lambda _: changing.remove(volume), last=last)
+        return self._start(order, caller, volume.path, lambda _: changing.remove(volume), last=last)
 
     # ---- inside
 
-    async def _start(
+    def _start(
         self,
         order: Order,
         caller: Caller,
@@ -192,10 +210,9 @@ class Changes:
             self._note(order, caller, result)
             return result
 
-        async with self._turn:
-            started = self._resting(order) or self._jobs.start(order, run)
-            if promised is not None and isinstance(started, Job):
-                self._promised[vid] = promised
+        started = self._resting(order) or self._jobs.start(order, run)
+        if promised is not None and isinstance(started, Job):
+            self._promised[vid] = promised
         if isinstance(started, Refused):
             self._note(order, caller, started)
         return started

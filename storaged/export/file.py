@@ -5,7 +5,8 @@ the image are libvirt's to set for QEMU's user while the VM runs (its DAC driver
 default, also where `security_driver` is "none"); the folders above it must let that user pass.
 
 QEMU holds locks on an image that it has open; `writer_of` looks at them. They are advisory, and prove only that a
-program that takes part has the image open or has let it go.
+program that takes part has the image open or has let it go. A cut is therefore proven by the kernel's own count of
+writers, and by the locks only where there is none. It ends no VM: that is for whoever runs it.
 """
 
 import errno
@@ -16,10 +17,18 @@ import struct
 from collections.abc import Collection
 from dataclasses import replace
 
+import trio
+
 from matcher.wire.volumes import AttachedVolume
 from storaged.beneath import Unusable, open_beneath, open_file, shown
+from storaged.export.description import Access, Cut, Export, Image, Kind, Observed, Refused, Unknown, refused
+from storaged.export.exporter import Problems
+from storaged.export.writers import Writers, writers_of
 from storaged.index import read_volume
-from storaged.volume import Volume
+from storaged.volume import Epoch, Volume
+
+CALL_S = 4.0  # a VM that was ended has closed its image by then
+AGAIN_S = 0.02
 
 _LOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
 _QEMU_WRITES = 101  # byte that QEMU locks while it may write: RAW_LOCK_PERM_BASE + BLK_PERM_WRITE, block/file-posix.c
@@ -47,9 +56,81 @@ def attach(volume: Volume) -> AttachedVolume:
 def writer_of(volume: Volume) -> int | None:
     """The process that has the image open for writing as QEMU does, -1 where the kernel doesn't say which, `None` for
     nobody. Raises `Unusable` where it can't be told."""
+    return _locked_by(volume.pool, volume.path, volume.image)
+
+
+class Files:
+    """The `Exporter` for VMs on the volume's own host. There is nothing to start: QEMU opens the image itself."""
+
+    kind = Kind.FILE
+
+    def __init__(self, *, call_s: float = CALL_S) -> None:
+        self._wanted: dict[str, Export] = {}
+        self._call_s = call_s
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def observe(self) -> frozenset[Observed] | Unknown:
+        """Those that are wanted; a session is a QEMU that may write."""
+        try:
+            return frozenset(map(_observed, self._wanted.values()))
+        except Unusable as problem:
+            return Unknown(str(problem))
+
+    async def export(self, export: Export) -> Access | Refused | Unknown:
+        image = export.image
+        try:
+            with open_beneath(image.pool, image.path) as folder, open_file(image.name, folder):
+                self._wanted[export.target] = export
+        except (Unusable, OSError) as problem:
+            return refused(export, "unusable", str(problem), "electros pledge says more")
+        return Access(Kind.FILE, image.file, image.format, image.readonly)
+
+    async def cut(self, image: Image, epoch: Epoch | None = None) -> Cut | Unknown:
+        """Wait until nothing on this host can write the image: the file can't tell one epoch from another."""
+        for name, export in [*self._wanted.items()]:
+            if export.image.vid == image.vid and epoch in (None, export.epoch):
+                del self._wanted[name]
+        deadline_s = trio.current_time() + self._call_s
+        while (why := _open_why(image)) and not image.readonly:
+            if trio.current_time() >= deadline_s:
+                return Unknown(f"volume {image.vid}: {why}")
+            await trio.sleep(AGAIN_S)
+        return Cut()
+
+    async def reconcile(self, wanted: Collection[Export]) -> Problems:
+        self._wanted = {}
+        answers = {export.target: await self.export(export) for export in wanted}
+        return {name: answer for name, answer in answers.items() if not isinstance(answer, Access)}
+
+
+def _observed(export: Export) -> Observed:
+    image = export.image
+    writes = _locked_by(image.pool, image.path, image.name) is not None
+    initiators = frozenset({export.initiator})
+    return Observed(image.vid, export.epoch, initiators, frozenset(), image.file, image.readonly, int(writes))
+
+
+def _open_why(image: Image) -> str:
+    """Why the image may still be written to; empty when it can't."""
+    answer, why = writers_of(image, None)
+    if answer is Writers.NONE:
+        return ""
+    try:
+        writer = _locked_by(image.pool, image.path, image.name)
+    except Unusable as problem:
+        return str(problem)
+    if writer is not None:
+        return f"{why}, by process {writer}" if writer > 0 else why
+    return "" if answer is Writers.UNKNOWN else why
+
+
+def _locked_by(pool: str, path: str, name: str) -> int | None:
     ask = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITES, 1, 0)
     try:
-        with open_beneath(volume.pool, volume.path) as folder, open_file(volume.image, folder) as (file, _):
+        with open_beneath(pool, path) as folder, open_file(name, folder) as (file, _):
             kind, _, _, _, process = _LOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, ask))
     except OSError as problem:
         if problem.errno in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):

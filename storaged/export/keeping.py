@@ -14,7 +14,7 @@ import trio
 from storaged.export.child import Child, Command
 
 DELAY_S = 0.1
-DELAY_MAX_S = 5.0
+DELAY_MAX_S = 2.0
 STEADY_S = 10.0  # up for this long: the delay starts small again
 READY_POLL_S = 0.01
 LOOK_S = 2.0

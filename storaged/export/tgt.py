@@ -239,9 +239,12 @@ class Tgt:
 
     async def _removed(self, name: str) -> None:
         """Return when tgtd no longer has the target. Each round does what can be done: sessions end when they do."""
+        is_again = False
         while (target := next((t for t in await self._targets() if t.name == name), None)) is not None:
+            if is_again:
+                await trio.sleep(AGAIN_S)
             await self._remove(target)
-            await trio.sleep(AGAIN_S)
+            is_again = True
 
     async def _remove(self, target: Target) -> None:
         gone = (Code.NO_TARGET, Code.NO_LUN, Code.NO_SESSION, Code.NO_CONNECTION, Code.NO_USER, Code.ACL_GONE)

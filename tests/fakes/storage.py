@@ -1,0 +1,128 @@
+"""One storage host without its sockets: real pools, a real keeper and a real ledger on a folder of a test's own."""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import trio
+
+from matcher.net.audit import Audit
+from matcher.net.door.serving import Opened, serve
+from matcher.net.https import Connection, Door
+from matcher.net.intake import Intake
+from matcher.net.peer import now_s
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
+from matcher.trust.identity import Identity
+from matcher.wire.codec import M
+from matcher.wire.messages import ImageFormat, Message, Pledge, Policy, Refused, Role, Unfit, VolumeAsk, VolumeOffer
+from matcher.wire.volumes import VolumeProgress, VolumeView
+from specs.ids import HostId, Vid
+from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.attaching import Attaching
+from storaged.catalogue import Catalogue
+from storaged.changes import Changes, Shelf
+from storaged.claims import VolumeShare
+from storaged.config import Config, PoolSettings
+from storaged.exporting import NoExports
+from storaged.jobs import Jobs
+from storaged.journal import Journal
+from storaged.keeper import Keeper
+from storaged.quota import Quota
+from storaged.store import Store
+from storaged.views import Views
+
+
+class Storage:
+    """As `storaged.daemon` wires it. Make it by `open_storage`."""
+
+    def __init__(self, folder: Path, identity: Identity, nursery: trio.Nursery, limit_gb: int | None) -> None:
+        self.identity, self.audit = identity, folder / "audit.jsonl"
+        self.host_id = HostId(identity.principal.id)
+        self.pool = folder / "pool"
+        self.pool.mkdir(exist_ok=True)
+        settings = PoolSettings(path=self.pool, limit_gb=limit_gb)
+        self.catalogue = Catalogue(Config(state=folder, pools=(settings,)), self.host_id)
+        snapshot = self.catalogue.snapshot
+        self.keeper = Keeper(Journal(folder / "journal"), server=self.host_id)
+        self.quota = Quota(host="h1", shares=self.keeper.shares, snapshot=snapshot)
+        self.ledger = Ledger[VolumeShare](admitting(self.keeper, snapshot), self.quota.allows)
+        audit = Audit(self.audit, "h1")
+        proposer = Proposer("h1", self.host_id, self.keeper, snapshot, self.quota, port=7767)
+        offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=self.ledger, random=Random(1))
+        self.answers = StorageAnswers("h1", 7767, offering, snapshot, lambda: None, lambda: "")
+        intake = Intake(identity, self.answers, role=Role.STORAGE)
+        jobs = Jobs(nursery)
+        self.attaching = Attaching(
+            identity, self.keeper, self.ledger, snapshot, intake, self.quota, audit, NoExports(), jobs.doing
+        )
+        views = Views("h1", self.host_id, self.keeper, snapshot)
+        shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look)
+        changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit)
+        self.store = Store(views, self.attaching, changes, audit)
+        self.port = 0
+        self._pledges = 0
+
+    def pledge(self, who: Identity, vid: Vid, size_mib: int, *, dry: bool = False) -> VolumeOffer | Unfit:
+        """What the host answers to a pledge for room."""
+        self._pledges += 1
+        pledge = Pledge(
+            pledge_id=f"{self._pledges:032x}",
+            sent_at_ms=0,
+            reply=(),
+            dry=dry,
+            vm_id=vid,
+            generation=1,
+            vm=None,
+            volumes=(),
+            seal=b"",
+            hold_ms=3000,
+            hosts_known=1,
+            policy=Policy.PACK,
+            room=VolumeAsk(size_mib, ImageFormat.RAW),
+        )
+        (answer,) = self.answers.pledge(pledge, who.principal, now_s())
+        assert isinstance(answer, VolumeOffer | Unfit)
+        return answer
+
+    async def get(self, who: Identity, path: str, answer: type[M]) -> M | Refused:
+        return await self._ask(who, lambda connection: connection.ask("GET", path, answer))
+
+    async def order(self, who: Identity, method: str, path: str, body: Message | None = None) -> VolumeView | Refused:
+        """A change, to its end."""
+
+        def ask(connection: Connection) -> VolumeView | Refused:
+            first = connection.first(method, path, VolumeProgress, body)
+            if isinstance(first, Refused):
+                return first
+            last = [first, *connection.rest(VolumeProgress, 10)][-1]
+            ended = last.volume or last.refused
+            assert ended is not None
+            return ended
+
+        return await self._ask(who, ask)
+
+    async def _ask(self, who: Identity, question: Callable[[Connection], M]) -> M:
+        def ask() -> M:
+            with Connection(who, Door("h1", self.host_id, "127.0.0.1", self.port), timeout_s=10) as connection:
+                return question(connection)
+
+        return await trio.to_thread.run_sync(ask)
+
+    def files(self) -> Collection[str]:
+        """The names in the pool, but for its mark."""
+        return {path.name for path in self.pool.iterdir()} - {"pool.json"}
+
+
+@asynccontextmanager
+async def open_storage(folder: Path, identity: Identity, limit_gb: int | None = None) -> AsyncIterator[Storage]:
+    """Its pool is `folder`/pool; its door is open on loopback."""
+    async with trio.open_nursery() as nursery:
+        storage = Storage(folder, identity, nursery, limit_gb)
+        await storage.catalogue.scan()
+        door: Opened = await nursery.start(partial(serve, identity, store=storage.store, port=0))
+        storage.port = door.port
+        yield storage
+        nursery.cancel_scope.cancel()

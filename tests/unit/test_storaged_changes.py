@@ -1,0 +1,185 @@
+"""Volumes made, changed and removed through a storage host's door: by whom, how much, and never under a VM."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+
+from matcher.trust.identity import Identity
+from matcher.wire.messages import ImageFormat, Refused, Unfit, VolumeOffer
+from matcher.wire.realm import Grant, Verb
+from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, VolumeView
+from specs.ids import UserId, Vid, dashed
+from storaged.keeper import Kept
+from storaged.testing import make_volume, vid_of, vm_of
+from tests.fakes.realms import Realm, make_realm
+from tests.fakes.storage import Storage, open_storage
+
+NEW, OTHER, NOBODYS, BOBS, LOCKED = (vid_of(number) for number in range(1, 6))
+
+
+@pytest.fixture
+def realm(tmp_path: Path) -> Realm:
+    made = make_realm(tmp_path / "realm", "h1", "bob", "ada")
+    made.add("ann", Grant(verbs=(Verb.PLEDGE, Verb.RUN), volumes_gb=2))
+    make_volume(tmp_path / "pool", NOBODYS, name="found", size_mib=1024)
+    make_volume(tmp_path / "pool", BOBS, name="bobs", owner=UserId(made["bob"].principal.id))
+    make_volume(tmp_path / "pool", LOCKED, name="locked", readonly=True)
+    return made
+
+
+def new(offer: VolumeOffer | Unfit, vid: Vid = NEW, size_mib: int = 1024, **more: bool) -> NewVolume:
+    assert isinstance(offer, VolumeOffer), offer
+    traits = {"bootable": False, "private": False, "shareable": False, "readonly": False} | more
+    return NewVolume(vid, offer.offer_id, "data", size_mib, ImageFormat.RAW, **traits)
+
+
+async def make(storage: Storage, who: Identity, vid: Vid = NEW, size_mib: int = 1024) -> VolumeView:
+    offer = storage.pledge(who, vid, size_mib)
+    made = await storage.order(who, "POST", "/v1/volumes", new(offer, vid, size_mib))
+    assert isinstance(made, VolumeView), made
+    return made
+
+
+def code(answer: VolumeView | Refused) -> str:
+    assert isinstance(answer, Refused)
+    assert all(reason.has for reason in answer.reasons)
+    return answer.code
+
+
+def attach(storage: Storage, vid: Vid, who: Identity) -> None:
+    kept = storage.keeper.attach(
+        [vid],
+        storage.catalogue.snapshot(),
+        vm_id=vm_of(1),
+        generation=1,
+        user_id=UserId(who.principal.id),
+        host_id=storage.host_id,
+    )
+    assert isinstance(kept, Kept)
+
+
+async def test_a_volume_is_made_in_the_room_that_was_offered_and_is_its_makers(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        made = await make(storage, realm["ann"])
+    assert (made.name, made.size_mib, made.owner, made.state) == ("data", 1024, realm["ann"].principal.id, "free")
+    folder = storage.pool / f"{dashed(NEW)}.elimg"
+    assert (folder / "data.img").stat().st_size == 2**30
+    assert (folder / "data.img").stat().st_blocks == 0, "it takes no space yet"
+    assert json.loads((folder / "meta.json").read_text())["owner"] == realm["ann"].principal.id
+    assert '"volume.change"' in storage.audit.read_text()
+
+
+async def test_the_same_order_again_is_the_same_volume(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        body = new(storage.pledge(realm["ann"], NEW, 1024))
+        answers: list[VolumeView | Refused] = []
+
+        async def ask() -> None:
+            answers.append(await storage.order(realm["ann"], "POST", "/v1/volumes", body))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+        await ask()
+    assert len(answers) == 4
+    assert all(isinstance(answer, VolumeView) and answer == answers[0] for answer in answers)
+
+
+async def test_without_a_hold_nothing_is_made(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        before = storage.files()
+        offer = storage.pledge(realm["ann"], NEW, 1024)
+        bobs = await storage.order(realm["bob"], "POST", "/v1/volumes", new(offer))
+        larger = await storage.order(realm["ann"], "POST", "/v1/volumes", new(offer, size_mib=1152))
+        another = await storage.order(realm["ann"], "POST", "/v1/volumes", new(offer, OTHER))
+        assert [code(bobs), code(larger), code(another)] == ["hold-lapsed"] * 3
+        assert storage.files() == before
+
+
+async def test_the_grant_counts_own_volumes_and_what_is_just_being_made(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, realm["ann"])
+        over = storage.pledge(realm["ann"], OTHER, 1152)
+        assert isinstance(over, Unfit)
+        assert "1 GB of your 2 GB are left" in over.reasons[0].has
+        offers = [storage.pledge(realm["ann"], vid_of(20 + number), 1024) for number in range(2)]
+        assert [type(offer) for offer in offers] == [VolumeOffer, Unfit], "the first hold takes what is left"
+        clone = await storage.order(
+            realm["ann"], "POST", f"/v1/volumes/{NEW}/clones", CloneVolume(OTHER, "copy", private=False)
+        )
+        assert code(clone) == "not-done"
+        larger = await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{NEW}", ChangeVolume(size_mib=2176))
+        assert code(larger) == "not-done"
+
+
+async def test_a_pools_limit_holds_for_all_users_together(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"], limit_gb=3) as storage:  # 1.25 GB are there
+        first = storage.pledge(realm["ann"], NEW, 1024)
+        assert isinstance(first, VolumeOffer)
+        assert first.left_mib == 3072 - 1024 - 2 * 128 - 1024
+        second = storage.pledge(realm["bob"], OTHER, 1024)
+        assert isinstance(second, Unfit)
+        assert "at most 0.75 GB" in second.reasons[0].has
+
+
+async def test_a_volume_is_its_owners_to_change_and_nobodys_is_for_admins(tmp_path: Path, realm: Realm) -> None:
+    name = ChangeVolume(name="mine now")
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        made = await make(storage, realm["bob"])
+        assert code(await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{made.vid}", name)) == "denied"
+        assert code(await storage.order(realm["ann"], "DELETE", f"/v1/volumes/{made.vid}")) == "denied"
+        assert code(await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{NOBODYS}", name)) == "denied"
+        assert code(await storage.order(realm["ann"], "DELETE", f"/v1/volumes/{BOBS}")) == "not-found", "it is private"
+        renamed = await storage.order(realm["ada"], "PATCH", f"/v1/volumes/{NOBODYS}", name)
+        assert isinstance(renamed, VolumeView)
+        assert renamed.name == "mine now"
+
+
+async def test_a_volume_that_a_vm_has_stays_as_it_is_but_for_its_name(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, realm["ann"], size_mib=128)
+        attach(storage, NEW, realm["ann"])
+        path = f"/v1/volumes/{NEW}"
+        larger = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(size_mib=256))
+        other = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(format=ImageFormat.QCOW2))
+        copy = await storage.order(realm["ann"], "POST", f"{path}/clones", CloneVolume(OTHER, "copy", private=False))
+        gone = await storage.order(realm["ann"], "DELETE", path)
+        assert [code(each) for each in (larger, other, copy, gone)] == ["volume-in-use"] * 4
+        renamed = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(name="still here"))
+        assert isinstance(renamed, VolumeView)
+        assert (renamed.name, renamed.state) == ("still here", "attached")
+
+
+async def test_a_volume_that_nobody_can_write_may_be_copied_while_vms_have_it(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        attach(storage, LOCKED, realm["bob"])
+        copied = await storage.order(
+            realm["ann"], "POST", f"/v1/volumes/{LOCKED}/clones", CloneVolume(OTHER, "copy", private=True)
+        )
+        assert isinstance(copied, VolumeView), copied
+        assert (copied.name, copied.private, copied.readonly) == ("copy", True, False)
+
+
+async def test_format_and_size_change_and_the_volume_goes(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        before = storage.files()
+        await make(storage, realm["ann"], size_mib=128)
+        path = f"/v1/volumes/{NEW}"
+        for image_format in (ImageFormat.QCOW2, ImageFormat.RAW, ImageFormat.QCOW2):
+            converted = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(format=image_format))
+            assert isinstance(converted, VolumeView), converted
+            assert converted.format is image_format
+        larger = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(size_mib=256))
+        assert isinstance(larger, VolumeView)
+        assert larger.size_mib == 256
+        smaller = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(size_mib=128))
+        assert code(smaller) == "not-done"
+        both = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(name="a", size_mib=384))
+        assert code(both) == "bad-request"
+        gone = await storage.order(realm["ann"], "DELETE", path)
+        assert isinstance(gone, VolumeView)
+        assert storage.files() == before
+        again = await storage.order(realm["ann"], "DELETE", path)
+        assert again == gone, "the answer was lost, and is given again"
