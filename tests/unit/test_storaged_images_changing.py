@@ -45,7 +45,7 @@ def has_the_data(volume: Volume) -> bool:
 
 
 def hold(volume: Volume) -> None:
-    write_right(volume.pool, volume.path, Right(ONE, Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=True))
+    write_right(volume.pool, volume.path, Right(ONE, Epoch(1, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True))
 
 
 @pytest.mark.parametrize("image_format", [RAW, QCOW2])

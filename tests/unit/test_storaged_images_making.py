@@ -28,7 +28,8 @@ def volume_in(pool: Path, vid: Vid = ONE) -> Volume:
 
 
 def hold(volume: Volume) -> None:
-    right = Right(volume.vid, Epoch(1, "0" * 16), HostId("a" * 64), UserId("b" * 64), VmId("c" * 32), 1, held=True)
+    host, user = HostId("a" * 64), UserId("b" * 64)
+    right = Right(volume.vid, Epoch(1, "0" * 16), host, host, user, VmId("c" * 32), 1, held=True)
     write_right(volume.pool, volume.path, right)
 
 

@@ -101,7 +101,7 @@ def test_there_is_a_most_of_snapshots(volume: Volume, monkeypatch: pytest.Monkey
 
 def test_a_volume_in_use_is_neither_kept_nor_put_back_unless_its_vm_is_stopped(volume: Volume) -> None:
     snapshots.take(volume, "a")
-    write_right(volume.pool, volume.path, Right(ONE, Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=True))
+    write_right(volume.pool, volume.path, Right(ONE, Epoch(1, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True))
     with pytest.raises(Unusable, match="in use"):
         snapshots.take(volume, "b")
     with pytest.raises(Unusable, match="in use"):
