@@ -1,0 +1,156 @@
+"""Certificates of a lab's realm as its issuer's thief could make them, and the ways to see that none of them counted."""
+
+import base64
+import json
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.x509 import Certificate
+
+from matcher.trust import files
+from matcher.trust.bundle import Bundle
+from matcher.trust.certificates import Scope, make_leaf, to_der
+from matcher.trust.documents import key_id
+from matcher.trust.identity import Identity, load_identity, load_key
+from matcher.trust.principal import PrincipalKind
+from matcher.trust.realm import EVERYTHING
+from matcher.trust.root import next_anchor, open_root
+from matcher.wire.framing import frame
+from matcher.wire.realm import Grant
+from tests.attacks.attacking import ROOT
+from tests.attacks.conftest import HOSTS, nothing_changes
+from tests.fakes.realms import new_key
+from tests.lab.conftest import Lab
+
+ADDRESSES = {"h1": "10.98.0.1", "h2": "10.98.0.2"}
+IMPOSTOR = str(ROOT / "tests" / "attacks" / "impostor.py")
+
+
+class Forge:
+    """`member`: the folder of an honest admin, whose tag key every impostor has."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self._folder = lab, folder
+        self.member = str(lab.folder("client") / "config/atomos/default")
+        self.key = load_key(lab.folder("h1") / "lib/issuer")
+        self.issuer = self.certificate_of(self.key)
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.host("h1").bundle
+
+    def host(self, name: str) -> Identity:
+        return load_identity(Path(self.host_folder(name)))
+
+    def host_folder(self, name: str) -> str:
+        return str(self.lab.folder(name) / "lib/identity")
+
+    def certificate_of(self, key: EllipticCurvePrivateKey) -> Certificate:
+        mine = key_id(key.public_key())
+        return next(entry.certificate for entry in self.bundle.issuers if entry.key_id == mine)
+
+    def leaf(
+        self,
+        key: EllipticCurvePrivateKey,
+        name: str = "mallory",
+        kind: PrincipalKind = "user",
+        *,
+        grant: Grant = EVERYTHING,
+        since_s: float = 0.0,
+        issuer: Certificate | None = None,
+        by: EllipticCurvePrivateKey | None = None,
+    ) -> Certificate:
+        """For a day; `since_s` is counted from now."""
+        return make_leaf(
+            key.public_key(),
+            kind,
+            name,
+            issuer or self.issuer,
+            by or self.key,
+            wall_s=time.time() + since_s,
+            days=1,
+            grant=grant if kind == "user" else None,
+        )
+
+    def folder(self, key: EllipticCurvePrivateKey, leaf: bytes | Certificate) -> str:
+        """A folder to show it from."""
+        der = leaf if isinstance(leaf, bytes) else to_der(leaf)
+        made = self._folder / f"{key_id(key.public_key()).hex()}-{len(list(self._folder.iterdir()))}"
+        files.make_folder(made)
+        files.write(made / "key.pem", files.key_pem(key))
+        files.write(made / "leaf.pem", ssl.DER_cert_to_PEM_cert(der).encode())
+        for shared in ("root.pem", "realm.bundle", "realm.keys"):
+            files.write(made / shared, files.read(Path(self.host_folder("h1")) / shared))
+        return str(made)
+
+    def made(self, name: str = "mallory", kind: PrincipalKind = "user", **more: Any) -> str:
+        """The same for a new key."""
+        key = new_key()
+        return self.folder(key, self.leaf(key, name, kind, **more))
+
+    def new_issuer(self, *scopes: Scope) -> EllipticCurvePrivateKey:
+        """Named by the realm's root, and known to all hosts when this returns."""
+        key = new_key()
+        root = open_root(Path("/var/lib/atomos-lab", self.lab.name, "realm"))
+        anchor = next_anchor(root, self.bundle, wall_s=time.time(), add=key.public_key(), scopes=scopes)
+        for said in self.ask(self.member, *[(host, "POST", "/v1/realm/documents", frame([anchor.data])) for host in HOSTS]):
+            assert said["status"] == 200, said
+        return key
+
+    # ---- in the lab
+
+    def does(self, at: str = "client", **job: Any) -> Any:
+        """What came of a job of `tests.attacks.impostor`; of several lines, the last."""
+        said = self.lab.exec(at, *self.words(job), timeout_s=120).stdout
+        return json.loads(said.splitlines()[-1])
+
+    def words(self, job: dict[str, Any]) -> tuple[str, ...]:
+        return ("env", f"PYTHONPATH={ROOT}", "python3", IMPOSTOR, json.dumps({"member": self.member, **job}))
+
+    def ask(self, folder: str, *asks: tuple[str, str, str, bytes]) -> list[dict[str, Any]]:
+        """Requests with the certificate in `folder`: host, method, path, body."""
+        each = [[ADDRESSES[host], method, path, base64.b64encode(body).decode()] for host, method, path, body in asks]
+        return list(self.does(do="ask", **{"as": folder}, asks=each))
+
+    def get(self, folder: str, host: str, path: str) -> dict[str, Any]:
+        return self.ask(folder, (host, "GET", path, b""))[0]
+
+
+def members(lab: Lab) -> list[tuple[str, str, str]]:
+    """All that the realm's issuer has made."""
+    records = json.loads((lab.folder("h1") / "lib/issuer/members.json").read_text())["records"]
+    return [tuple(record["member"][key] for key in ("kind", "id", "state")) for record in records]
+
+
+def atomctl(lab: Lab, host: str, *words: str) -> Any:
+    return json.loads(lab.exec(host, "atomctl", *words, "-o", "json").stdout)
+
+
+def counted(lab: Lab, host: str) -> dict[str, int]:
+    """How often a datagram was dropped, by reason."""
+    return {each["name"]: each["count"] for each in atomctl(lab, host, "status")["status"]["counters"]}
+
+
+@contextmanager
+def nobody_gets_in(lab: Lab) -> Iterator[None]:
+    """Nothing changes at all: no VM, no hold, no member, what the realm says, and the daemons are the same."""
+
+    def realm() -> Any:
+        known = [load_identity(lab.folder(host) / "lib/identity") for host in HOSTS]
+        return members(lab), [(each.bundle.digest, each.key_number) for each in known]
+
+    before = realm()
+    with nothing_changes(lab):
+        yield
+        assert realm() == before
+        assert [atomctl(lab, host, "holds")["holds"] for host in HOSTS] == [[], []]
+
+
+def refusal(said: dict[str, Any]) -> tuple[int, str]:
+    """Status and code of a typed no."""
+    return said["status"], json.loads(said["said"]).get("code", "")
