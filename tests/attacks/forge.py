@@ -4,8 +4,11 @@ import base64
 import json
 import ssl
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,10 @@ class Forge:
         key = new_key()
         return self.folder(key, self.leaf(key, name, kind, **more))
 
+    def made_by(self, make: Callable[["Forge", EllipticCurvePrivateKey], bytes | Certificate]) -> str:
+        key = new_key()
+        return self.folder(key, make(self, key))
+
     def new_issuer(self, *scopes: Scope) -> EllipticCurvePrivateKey:
         """Named by the realm's root, and known to all hosts when this returns."""
         key = new_key()
@@ -131,24 +138,40 @@ def atomctl(lab: Lab, host: str, *words: str) -> Any:
     return json.loads(lab.exec(host, "atomctl", *words, "-o", "json").stdout)
 
 
-def counted(lab: Lab, host: str) -> dict[str, int]:
-    """How often a datagram was dropped, by reason."""
-    return {each["name"]: each["count"] for each in atomctl(lab, host, "status")["status"]["counters"]}
+def statuses(lab: Lab) -> dict[str, Any]:
+    """What each host's back door tells of it."""
+    with ThreadPoolExecutor(len(HOSTS)) as pool:
+        told = pool.map(lambda host: atomctl(lab, host, "status")["status"], HOSTS)
+        return dict(zip(HOSTS, told, strict=True))
+
+
+def counted(status: dict[str, Any]) -> Counter[str]:
+    """How often datagrams were dropped, by reason."""
+    return Counter({each["name"].removeprefix("datagrams: "): each["count"] for each in status["counters"]})
+
+
+@dataclass
+class Watched:
+    """`dropped`: what each host has counted meanwhile, once that is over."""
+
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 @contextmanager
-def nobody_gets_in(lab: Lab) -> Iterator[None]:
-    """Nothing changes at all: no VM, no hold, no member, what the realm says, and the daemons are the same."""
-
-    def realm() -> Any:
-        known = [load_identity(lab.folder(host) / "lib/identity") for host in HOSTS]
-        return members(lab), [(each.bundle.digest, each.key_number) for each in known]
-
-    before = realm()
+def nobody_gets_in(lab: Lab) -> Iterator[Watched]:
+    """Nothing changes at all: no VM, no hold, no member, not what the realm says; and the daemons are the same."""
+    watched, before = Watched(), statuses(lab)
+    known = [load_identity(lab.folder(host) / "lib/identity").bundle.digest for host in HOSTS]
+    made = members(lab)
     with nothing_changes(lab):
-        yield
-        assert realm() == before
-        assert [atomctl(lab, host, "holds")["holds"] for host in HOSTS] == [[], []]
+        yield watched
+    after = statuses(lab)
+    assert [status["holds"] for status in after.values()] == [0, 0]
+    assert members(lab) == made
+    assert [load_identity(lab.folder(host) / "lib/identity").bundle.digest for host in HOSTS] == known
+    for name in ("epoch", "revocations", "key_number"):
+        assert [status[name] for status in after.values()] == [status[name] for status in before.values()]
+    watched.dropped = {host: counted(after[host]) - counted(before[host]) for host in HOSTS}
 
 
 def refusal(said: dict[str, Any]) -> tuple[int, str]:

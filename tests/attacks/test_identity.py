@@ -2,6 +2,8 @@
 
 import base64
 import json
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +13,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.x509 import Certificate, Extension, ObjectIdentifier, UnrecognizedExtension
 
-from matcher.net.door.routes import ROUTES, Who
+from matcher.net.door.routes import ROUTES, Route, Who
 from matcher.trust.certificates import Scope, make_issuer, make_root, to_der
 from matcher.trust.documents import write_document
-from matcher.trust.principal import realm_id_of
-from matcher.trust.realm import EVERYTHING
+from matcher.trust.identity import load_identity, load_key
 from matcher.wire.framing import frame
 from matcher.wire.realm import Anchor, Grant, Heartbeat, Revocation, TagKey, Verb
 from tests.attacks.attacking import audit
 from tests.attacks.conftest import HOSTS
-from tests.attacks.forge import Forge, counted, nobody_gets_in, refusal
+from tests.attacks.forge import ADDRESSES, Forge, nobody_gets_in, refusal
 from tests.fakes.forging import with_extensions, with_serial
 from tests.fakes.realms import new_key
 from tests.lab.conftest import Lab
-from tests.lab.vms import Vms, electros
+from tests.lab.vms import Vms, login_as
 
 pytestmark = pytest.mark.lab
 
@@ -87,30 +88,209 @@ WRONG = {
 }
 
 
-def tried(forge: Forge, folder: str) -> tuple[dict[str, Any], int, dict[str, set[str]]]:
-    """What h1's door said, how many answers a pledge got, and what each host has counted."""
-    before = {host: counted(forge.lab, host) for host in HOSTS}
-    heard = forge.does(do="pledge", **{"as": folder})["heard"]
-    after = {host: counted(forge.lab, host) for host in HOSTS}
-    new = {host: {name for name, count in after[host].items() if count > before[host].get(name, 0)} for host in HOSTS}
-    return forge.get(folder, "h1", "/v1/vms"), heard, new
+@dataclass(frozen=True)
+class Tried:
+    """`outcomes` by the way in which a leaf is wrong: HTTP status (0: none came), what was said, answers heard."""
+
+    outcomes: dict[str, dict[str, Any]]
+    dropped: dict[str, Counter[str]]
 
 
-def test_a_leaf_of_the_same_making_that_is_right_is_served(forge: Forge) -> None:
+@pytest.fixture(scope="module")
+def tried(forge: Forge, users_only: EllipticCurvePrivateKey) -> Tried:
+    """All of them, one by one."""
+    by_users_only = {"by": users_only, "issuer": forge.certificate_of(users_only)}
+    folders = {way: forge.made_by(wrong.make) for way, wrong in WRONG.items()}
+    folders["host by an issuer of users"] = forge.made("h9", "host", **by_users_only)
+    folders["admin by an issuer of users"] = forge.made("mallory", **by_users_only)
+    with nobody_gets_in(forge.lab) as watched:
+        outcomes = forge.does(do="tries", host=ADDRESSES["h1"], folders=folders)
+    return Tried(outcomes, watched.dropped)
+
+
+def test_a_leaf_of_the_same_making_that_is_right_is_served(forge: Forge, users_only: EllipticCurvePrivateKey) -> None:
     """Else all the refusals below would prove nothing."""
-    said, heard, new = tried(forge, forge.made())
-    assert (said["status"], heard) == (200, len(HOSTS))
-    assert all("datagrams: pledge" in new[host] for host in HOSTS)
+    folders = {"all": forge.made(), "users": forge.made(by=users_only, issuer=forge.certificate_of(users_only), grant=NO_ADMIN)}
+    for said in forge.does(do="tries", host=ADDRESSES["h1"], folders=folders).values():
+        assert (said["status"], said["heard"]) == (200, len(HOSTS))
 
 
-@pytest.mark.parametrize("way", WRONG)
-def test_a_leaf_that_is_wrong_in_one_way_is_good_for_nothing(forge: Forge, way: str) -> None:
-    key, wrong = new_key(), WRONG[way]
-    folder = forge.folder(key, wrong.make(forge, key))
+SAID = {way: wrong.said for way, wrong in WRONG.items()} | {
+    "host by an issuer of users": "may not make such",
+    "admin by an issuer of users": "may not make such",
+}
+
+
+@pytest.mark.parametrize("way", SAID)
+def test_a_leaf_that_is_wrong_in_one_way_is_good_for_nothing(tried: Tried, way: str) -> None:
+    outcome = tried.outcomes[way]
+    assert outcome["status"] in (0, 403)
+    assert SAID[way] in outcome["said"]
+    assert outcome["heard"] == 0
+
+
+def test_what_came_with_a_wrong_leaf_is_counted_for_what_it_was(tried: Tried) -> None:
+    wanted = Counter(wrong.counted for wrong in WRONG.values()) + Counter({"from an issuer that": 2})
+    for host in HOSTS:
+        for reason, count in wanted.items():
+            assert sum(n for name, n in tried.dropped[host].items() if reason in name) == count, tried.dropped
+
+
+# ---- one kind of member as the other
+
+
+@pytest.fixture(scope="module")
+def mallory(forge: Forge) -> str:
+    """A user of the realm, who is no admin."""
+    return forge.made(grant=NO_ADMIN)
+
+
+def worthless(forge: Forge, folder: str, before: bytes) -> list[bytes]:
+    """Documents that this member has signed, and others that nobody stands behind any more."""
+    key, realm_id = load_key(Path(folder)), str(forge.host("h1").verifier.realm_id)
+    admin = load_identity(Path(forge.member)).principal.id
+    root = make_root(key, "home", wall_s=time.time())
+    foreign = Anchor(realm_id, "home", 99, frame([to_der(root)]), frame([]))
+    return [
+        before,
+        frame([write_document(Revocation(realm_id, "user", admin, 0, 0, "out"), key).data]),
+        frame([write_document(Heartbeat(realm_id, int(time.time() * 1000), 0), key).data]),
+        frame([write_document(TagKey(realm_id, 99, bytes(32), 0), key).data]),
+        frame([write_document(foreign, key).data]),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["user", "host"])
+def test_who_brings_an_older_bundle_or_documents_of_their_own_changes_nothing(
+    forge: Forge, users_only: EllipticCurvePrivateKey, before: bytes, mallory: str, kind: str
+) -> None:
+    bringer = mallory if kind == "user" else forge.host_folder("h2")
+    asks = [
+        (host, "POST", "/v1/realm/documents", body)
+        for host in HOSTS
+        for body in worthless(forge, bringer, before)
+    ]
+    assert forge.bundle.anchor.epoch == 2
     with nobody_gets_in(forge.lab):
-        said, heard, new = tried(forge, folder)
-        assert said["status"] in (0, 403)
-        assert wrong.said in said["said"]
-        assert heard == 0
-        for host in HOSTS:
-            assert any(wrong.counted in name for name in new[host]), new
+        for said in forge.ask(bringer, *asks):
+            assert (said["status"], json.loads(said["said"])) == (200, {"said": "nothing of it was new"})
+    assert forge.bundle.anchor.epoch == 2
+
+
+def test_what_a_user_tells_as_news_is_not_heard(forge: Forge, before: bytes, mallory: str) -> None:
+    revocation = base64.b64encode(worthless(forge, mallory, before)[1]).decode()
+    with nobody_gets_in(forge.lab) as watched:
+        forge.does(do="news", **{"as": mallory}, host="h9", fresh=revocation)
+    for host in HOSTS:
+        assert watched.dropped[host]["its certificate is not a host's"] >= 1
+    assert forge.get(mallory, "h1", "/v1/whoami")["status"] == 200
+
+
+def test_a_host_may_not_do_what_is_for_users(forge: Forge) -> None:
+    """Neither by a pledge nor at any route."""
+    h2 = forge.host_folder("h2")
+    routes = [route for route in ROUTES if route.who is Who.USER and not route.websocket]
+    with nobody_gets_in(forge.lab) as watched:
+        tried = forge.does(do="tries", host=ADDRESSES["h1"], folders={"h2": h2})["h2"]
+        said = forge.ask(h2, *[("h1", route.method, path_of(route), b"{}") for route in routes])
+    assert tried["heard"] == 0
+    assert all(watched.dropped[host]["its certificate is not a user's"] >= 1 for host in HOSTS)
+    for route, each in zip(routes, said, strict=True):
+        assert refusal(each) == (403, "denied"), route.name
+        assert "host's" in each["said"]
+
+
+def path_of(route: Route, vm_id: str = "0" * 32) -> str:
+    return route.path.replace("{id}", vm_id)
+
+
+# ---- a grant
+
+
+def test_an_admins_verb_is_refused_to_who_lacks_it_and_audited(forge: Forge, mallory: str) -> None:
+    """Every route that there is for admins."""
+    routes = [route for route in ROUTES if route.verb is Verb.ADMIN]
+    assert len(routes) >= 6
+    mine = load_identity(Path(mallory)).principal
+    with nobody_gets_in(forge.lab):
+        said = forge.ask(mallory, *[(host, route.method, path_of(route), b"{}") for host in HOSTS for route in routes])
+    assert [refusal(each) for each in said] == [(403, "denied")] * len(said)
+    assert all("admin" in each["said"] for each in said)
+    for host in HOSTS:
+        lines = [line for line in audit(forge.lab, host) if line["who"] == f"user mallory {mine.id[:16]}"]
+        assert {line["about"] for line in lines} >= {f"{route.method} {route.path}" for route in routes}
+        assert {(line["what"], line["outcome"]) for line in lines} == {("denied", "refused: denied")}
+
+
+def test_who_was_granted_no_verb_may_do_nothing_that_needs_one(forge: Forge) -> None:
+    nothing = forge.made("nobody", grant=Grant())
+    routes = [route for route in ROUTES if route.verb is not None and not route.websocket]
+    with nobody_gets_in(forge.lab):
+        heard = forge.does(do="tries", host=ADDRESSES["h1"], folders={"nobody": nothing})["nobody"]["heard"]
+        said = forge.ask(nothing, *[("h1", route.method, path_of(route), b"{}") for route in routes])
+    assert heard == len(HOSTS), "each says that the grant lacks it"
+    assert [refusal(each) for each in said] == [(403, "denied")] * len(said)
+
+
+def test_another_users_vm_is_as_little_there_as_one_that_nobody_has(forge: Forge, mallory: str, tmp_path: Path) -> None:
+    """By every route that names one."""
+    routes = [route for route in ROUTES if "{id}" in route.path and not route.websocket]
+    assert {"vm", "stop", "remove", "reboot", "console_log"} <= {route.name for route in routes}
+    vms = Vms(forge.lab, tmp_path)
+    vm_id = vms.run("private", host="h1")["id"].replace("-", "")
+    try:
+        with nobody_gets_in(forge.lab):
+            theirs, nobodys = (
+                forge.ask(mallory, *[("h1", route.method, path_of(route, each), b"") for route in routes])
+                for each in (vm_id, "0" * 32)
+            )
+            console = forge.does(do="linger", **{"as": mallory}, host=ADDRESSES["h1"], path=f"/v1/vms/{vm_id}/console", for_s=0)
+        assert theirs == nobodys
+        assert [refusal(each) for each in theirs] == [(404, "not-found")] * len(routes)
+        assert vms.ps()["private"]["state"] == "running"
+    finally:
+        vms.remove_all()
+
+
+# ---- a host that is none
+
+
+@pytest.fixture(scope="module")
+def victim(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What makes a command theirs."""
+    return login_as(forge.lab, "victim", tmp_path_factory.mktemp("homes"))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "door", "asked", "confirmed"),
+    [
+        ("host", "the same", True, True),  # else the others would prove nothing
+        ("host", "another host's", True, False),
+        ("host", "a user's", True, False),
+        ("user", "the same", False, False),
+    ],
+)
+def test_a_client_confirms_to_none_but_the_host_whose_key_has_signed_the_offer(
+    forge: Forge, victim: list[str], tmp_path: Path, leaf: str, door: str, asked: bool, confirmed: bool
+) -> None:
+    """Somebody on h2 offers what no host has, as h9, and waits for the confirm with one key or another."""
+    shown = forge.made("h9", "host") if leaf == "host" else forge.made("h9")
+    key = {"the same": shown, "another host's": forge.host_folder("h2"), "a user's": forge.made("h9")}[door]
+    spec = Vms(forge.lab, tmp_path).specfile({"slots": 3, "ramsize": 64})
+    with nobody_gets_in(forge.lab):
+        job = {"do": "host", "as": shown, "door": key, "for_s": 6, "member": forge.member}
+        pretending = forge.lab.popen("h2", *forge.words(job))
+        assert pretending.stdout is not None
+        assert json.loads(pretending.stdout.readline())["open"]
+        ended = forge.lab.exec("client", *victim, "run", spec, check=False)
+        pretending.terminate()
+        came = json.loads(pretending.communicate(timeout=30)[0].splitlines()[-1])
+    assert ended.returncode != 0
+    assert came["pledges"] >= 1
+    assert (came["connections"] >= 1, came["bytes"] > 0) == (asked, confirmed), (came, ended.stderr)
+
+
+def test_nobody_listens_to_what_mdns_says(forge: Forge) -> None:
+    """Hosts are found by signed answers alone."""
+    for host in (*HOSTS, "client"):
+        assert forge.lab.exec(host, "ss", "-Hlun", "sport", "=", ":5353").stdout == ""
