@@ -1,4 +1,4 @@
-"""Certificates of a lab's realm as its issuer's thief could make them, and the ways to see that none of them counted."""
+"""Certificates of a lab's realm as a thief of its issuer could make them, and how to see that none of them counted."""
 
 import base64
 import json
@@ -105,7 +105,9 @@ class Forge:
         key = new_key()
         root = open_root(Path("/var/lib/atomos-lab", self.lab.name, "realm"))
         anchor = next_anchor(root, self.bundle, wall_s=time.time(), add=key.public_key(), scopes=scopes)
-        for said in self.ask(self.member, *[(host, "POST", "/v1/realm/documents", frame([anchor.data])) for host in HOSTS]):
+        for said in self.ask(
+            self.member, *[(host, "POST", "/v1/realm/documents", frame([anchor.data])) for host in HOSTS]
+        ):
             assert said["status"] == 200, said
         return key
 

@@ -1,7 +1,7 @@
 """What somebody does with a certificate that is not what it should be, one job for each run: JSON in, JSON out.
 
-Runs inside a lab. `as` is the folder with the key and the leaf to show, of whatever form; the realm's tag key comes from
-the identity in `member`, as any member has it.
+Runs inside a lab. `as` is the folder with the key and the leaf to show, of whatever form; the realm's tag key comes
+from the identity in `member`, as any member has it.
 """
 
 import base64
@@ -40,6 +40,7 @@ HOLD_MS = 200
 ANSWER_S = 60.0
 OFFER_MS = 2_000
 FAKE_PORT = 7799
+NO = b'HTTP/1.1 409 Conflict\r\nContent-Length: 31\r\n\r\n{"code":"denied","reasons":[]}\n'
 
 
 @dataclass
@@ -137,7 +138,8 @@ def linger(job: dict[str, Any]) -> Any:
     more = upgrade if job["path"].endswith("/console") else ""
     asking = f"GET {job['path']} HTTP/1.1\r\nHost: h\r\n{more}\r\n".encode()
     opened.sendall(asking)
-    print(json.dumps({"said": opened.recv(4096).decode("latin-1").splitlines()[0]}), flush=True)
+    first = opened.recv(4096).decode("latin-1").splitlines()[0]
+    print(json.dumps({"said": first}), flush=True)
     opened.settimeout(0.5)
     until_s = time.monotonic() + job["for_s"]
     while time.monotonic() < until_s:
@@ -150,9 +152,9 @@ def linger(job: dict[str, Any]) -> Any:
         except (OSError, ssl.SSLError):
             data = b""
         if not data or b" 403 " in data:
-            return {"ended": True, "last": data.decode("latin-1")[:60]}
+            return {"said": first, "ended": True, "last": data.decode("latin-1")[:60]}
         time.sleep(0.2)
-    return {"ended": False, "last": ""}
+    return {"said": first, "ended": False, "last": ""}
 
 
 def confirms(job: dict[str, Any]) -> Any:
@@ -241,13 +243,14 @@ def _offer(me: Impostor, asked: Pledge, user_id: str, link: multicast.Link) -> N
 def _fake_door(folder: str, came: dict[str, int]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{folder}/leaf.pem", f"{folder}/key.pem")
-    with socket.create_server(("0.0.0.0", FAKE_PORT)) as listening:  # noqa: S104  in a namespace of its own
+    with socket.create_server(("0.0.0.0", FAKE_PORT)) as listening:
         while True:
             plain, _ = listening.accept()
             came["connections"] += 1
             with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as tls:
                 tls.settimeout(2)
                 came["bytes"] += len(tls.recv(65_536))
+                tls.sendall(NO)
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from matcher.wire.realm import Anchor, Grant, Heartbeat, Revocation, TagKey, Ver
 from tests.attacks.attacking import audit
 from tests.attacks.conftest import HOSTS
 from tests.attacks.forge import ADDRESSES, Forge, nobody_gets_in, refusal
+from tests.attacks.impostor import FAKE_PORT
 from tests.fakes.forging import with_extensions, with_serial
 from tests.fakes.realms import new_key
 from tests.lab.conftest import Lab
@@ -110,7 +112,10 @@ def tried(forge: Forge, users_only: EllipticCurvePrivateKey) -> Tried:
 
 def test_a_leaf_of_the_same_making_that_is_right_is_served(forge: Forge, users_only: EllipticCurvePrivateKey) -> None:
     """Else all the refusals below would prove nothing."""
-    folders = {"all": forge.made(), "users": forge.made(by=users_only, issuer=forge.certificate_of(users_only), grant=NO_ADMIN)}
+    folders = {
+        "all": forge.made(),
+        "users": forge.made(by=users_only, issuer=forge.certificate_of(users_only), grant=NO_ADMIN),
+    }
     for said in forge.does(do="tries", host=ADDRESSES["h1"], folders=folders).values():
         assert (said["status"], said["heard"]) == (200, len(HOSTS))
 
@@ -165,11 +170,7 @@ def test_who_brings_an_older_bundle_or_documents_of_their_own_changes_nothing(
     forge: Forge, users_only: EllipticCurvePrivateKey, before: bytes, mallory: str, kind: str
 ) -> None:
     bringer = mallory if kind == "user" else forge.host_folder("h2")
-    asks = [
-        (host, "POST", "/v1/realm/documents", body)
-        for host in HOSTS
-        for body in worthless(forge, bringer, before)
-    ]
+    asks = [(host, "POST", "/v1/realm/documents", body) for host in HOSTS for body in worthless(forge, bringer, before)]
     assert forge.bundle.anchor.epoch == 2
     with nobody_gets_in(forge.lab):
         for said in forge.ask(bringer, *asks):
@@ -244,8 +245,10 @@ def test_another_users_vm_is_as_little_there_as_one_that_nobody_has(forge: Forge
                 forge.ask(mallory, *[("h1", route.method, path_of(route, each), b"") for route in routes])
                 for each in (vm_id, "0" * 32)
             )
-            console = forge.does(do="linger", **{"as": mallory}, host=ADDRESSES["h1"], path=f"/v1/vms/{vm_id}/console", for_s=0)
+            where = {"host": ADDRESSES["h1"], "path": f"/v1/vms/{vm_id}/console", "for_s": 0}
+            console = forge.does(do="linger", **{"as": mallory}, **where)
         assert theirs == nobodys
+        assert " 404 " in console["said"]
         assert [refusal(each) for each in theirs] == [(404, "not-found")] * len(routes)
         assert vms.ps()["private"]["state"] == "running"
     finally:
@@ -255,10 +258,34 @@ def test_another_users_vm_is_as_little_there_as_one_that_nobody_has(forge: Forge
 # ---- a host that is none
 
 
+@dataclass(frozen=True)
+class Victim:
+    """`words` make a command theirs; `known`: the hosts that they have heard of."""
+
+    words: list[str]
+    known: Path
+
+
 @pytest.fixture(scope="module")
-def victim(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What makes a command theirs."""
-    return login_as(forge.lab, "victim", tmp_path_factory.mktemp("homes"))
+def victim(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    homes = tmp_path_factory.mktemp("homes")
+    words = login_as(forge.lab, "victim", homes)
+    return Victim(words, homes / "victim/cache/atomos/default/hosts.json")
+
+
+@contextmanager
+def pretending(forge: Forge, leaf: str, door: str) -> Iterator[dict[str, int]]:
+    """Somebody on h2 who offers as h9 what no host has, with a front door of that key; what came to them, once it is
+    over."""
+    came: dict[str, int] = {}
+    running = forge.lab.popen("h2", *forge.words({"do": "host", "as": leaf, "door": door, "for_s": 20}))
+    assert running.stdout is not None
+    assert json.loads(running.stdout.readline())["open"]
+    try:
+        yield came
+    finally:
+        running.terminate()
+        came |= json.loads(running.communicate(timeout=30)[0].splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -271,23 +298,34 @@ def victim(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ],
 )
 def test_a_client_confirms_to_none_but_the_host_whose_key_has_signed_the_offer(
-    forge: Forge, victim: list[str], tmp_path: Path, leaf: str, door: str, asked: bool, confirmed: bool
+    forge: Forge, victim: Victim, tmp_path: Path, leaf: str, door: str, asked: bool, confirmed: bool
 ) -> None:
-    """Somebody on h2 offers what no host has, as h9, and waits for the confirm with one key or another."""
     shown = forge.made("h9", "host") if leaf == "host" else forge.made("h9")
     key = {"the same": shown, "another host's": forge.host_folder("h2"), "a user's": forge.made("h9")}[door]
     spec = Vms(forge.lab, tmp_path).specfile({"slots": 3, "ramsize": 64})
-    with nobody_gets_in(forge.lab):
-        job = {"do": "host", "as": shown, "door": key, "for_s": 6, "member": forge.member}
-        pretending = forge.lab.popen("h2", *forge.words(job))
-        assert pretending.stdout is not None
-        assert json.loads(pretending.stdout.readline())["open"]
-        ended = forge.lab.exec("client", *victim, "run", spec, check=False)
-        pretending.terminate()
-        came = json.loads(pretending.communicate(timeout=30)[0].splitlines()[-1])
+    with nobody_gets_in(forge.lab), pretending(forge, shown, key) as came:
+        ended = forge.lab.exec("client", *victim.words, "run", spec, check=False)
     assert ended.returncode != 0
     assert came["pledges"] >= 1
     assert (came["connections"] >= 1, came["bytes"] > 0) == (asked, confirmed), (came, ended.stderr)
+
+
+def test_a_client_that_was_told_a_wrong_address_says_nothing_there(
+    forge: Forge, victim: Victim, tmp_path: Path
+) -> None:
+    """What it remembers of hosts tells where to look, and never whom to trust."""
+    vms, h9 = Vms(forge.lab, tmp_path), forge.made("h9", "host")
+    forge.lab.exec("client", *victim.words, "hosts")
+    entries = json.loads(victim.known.read_text())
+    elsewhere = {"id": "f" * 64, "name": "h3", "address": ADDRESSES["h2"], "port": FAKE_PORT}
+    wrong = {"h3": {**next(entry for entry in entries.values() if entry["port"]), **elsewhere}}
+    too_long = vms.volumespec(*[f"{number:032x}" for number in range(0xB0, 0xB0 + 16)])  # for a datagram
+    with nobody_gets_in(forge.lab), pretending(forge, h9, h9) as came:
+        victim.known.write_text(json.dumps(entries | wrong))
+        ended = forge.lab.exec("client", *victim.words, "run", vms.specfile(), "--volumes", too_long, check=False)
+    assert ended.returncode != 0
+    assert came["connections"] >= 1
+    assert came["bytes"] == 0
 
 
 def test_nobody_listens_to_what_mdns_says(forge: Forge) -> None:

@@ -93,7 +93,9 @@ async def test_a_host_that_is_removed_takes_the_tag_key_with_it(realm: Realm, tm
     assert desk.status().key_number == before + 1
 
 
-async def test_documents_leave_a_line_in_the_audit_where_something_of_them_was_new(realm: Realm, tmp_path: Path) -> None:
+async def test_documents_leave_a_line_in_the_audit_where_something_of_them_was_new(
+    realm: Realm, tmp_path: Path
+) -> None:
     desk = desk_of(realm, tmp_path)
     told = realm.issuer.revoke("user", "ann", "", wall_s=time.time()).data
     for documents in (desk._identity.bundle.to_bytes(), b"", frame([b"x"])):
