@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import SystemRandom
@@ -31,12 +32,13 @@ from matcher.wire.codec import BadBytes, decode, encode
 from matcher.wire.envelope import HOSTS, REALM, Kind, RealmSecret, seal, unseal, user_audience
 from matcher.wire.messages import Accelerator, Address, Arch, Pledge, VmOffer
 from matcher.wire.realm import News
-from specs.ids import UserId, new_id
+from specs.ids import HostId, UserId, new_id
 from tests.attacks.attacker import HONEST, Attacker
 from tests.attacks.enemy import FRONT_DOOR, heard
 
 HEAR_S = 0.3
 HOLD_MS = 200
+HELD_S = 5.0
 ANSWER_S = 60.0
 OFFER_MS = 2_000
 FAKE_PORT = 7799
@@ -142,54 +144,47 @@ def linger(job: dict[str, Any]) -> Any:
     print(json.dumps({"said": first}), flush=True)
     opened.settimeout(0.5)
     until_s = time.monotonic() + job["for_s"]
+    awaits = bool(more)
     while time.monotonic() < until_s:
         try:
-            if not more:  # who says nothing is hung up on in any case
+            if not awaits:  # who asks nothing is hung up on in any case
                 opened.sendall(asking)
+                awaits = True
             data = opened.recv(65_536)
         except TimeoutError:
             continue
-        except (OSError, ssl.SSLError):
+        except OSError:
             data = b""
         if not data or b" 403 " in data:
             return {"said": first, "ended": True, "last": data.decode("latin-1")[:60]}
+        awaits = bool(more)
         time.sleep(0.2)
     return {"said": first, "ended": False, "last": ""}
 
 
 def confirms(job: dict[str, Any]) -> Any:
-    """The user in `as` pledges and is offered; then each of `posts`: whose word (`by`, a folder) about that offer goes
-    over whose TLS (`over`) to which host (`to`), sealed for which (`sealed_for`). `twice`: at the same moment."""
+    """The user in `as` pledges and is offered by `host`; then each of `posts`: whose word about that offer (`by`, a
+    folder) goes over whose TLS (`over`) to which host (`to`), sealed for which (`sealed_for`: else for the offer's).
+    `times`: so often at the same moment. What each was answered, and the envelopes in base 64."""
     with Client(load_identity(Path(job["as"]))) as client:
         me = Attacker(client, {"host": job["host"]})
         me.pledge()
-        until_s = time.monotonic() + 5
+        until_s = time.monotonic() + HELD_S
         while me.chosen() is None and time.monotonic() < until_s:
             me.hear(0.1)
-        offer, _, _ = me.chosen() or (None, None, None)
-        if offer is None:
-            return {"posts": [], "vm_id": me.vm_id, "offers": 0}
-        done = []
-        for post in job["posts"]:
-            sealed = Attacker(Client(load_identity(Path(post["by"]))), {"host": job["host"]})
-            sealed.vm_id, sealed.offers = me.vm_id, me.offers
-            envelope = sealed.envelope(offer, job["ids"][post.get("sealed_for", job["host"])])
-            done.append(_post(post, job["addresses"][post["to"]], envelope))
-    return {"posts": done, "vm_id": me.vm_id, "offers": len(me.offers)}
-
-
-def _post(post: dict[str, Any], address: str, envelope: bytes) -> list[dict[str, Any]]:
-    answers: list[dict[str, Any]] = []
-
-    def one() -> None:
-        answers.append(request(post["over"], address, "POST", "/v1/confirms", envelope))
-
-    together = [Thread(target=one) for _ in range(post.get("times", 1))]
-    for each in together:
-        each.start()
-    for each in together:
-        each.join()
-    return answers
+    chosen = me.chosen()
+    assert chosen is not None, "no offer"
+    answers, envelopes = [], []
+    for post in job["posts"]:
+        with Client(load_identity(Path(post["by"]))) as client:
+            speaking = Attacker(client, {"host": job["host"]})
+            speaking.vm_id = me.vm_id
+            envelope = speaking.envelope(chosen[0], HostId(job["ids"][post.get("sealed_for", job["host"])]))
+        envelopes.append(base64.b64encode(envelope).decode())
+        with ThreadPoolExecutor() as pool:
+            asked = [(post["over"], post["to"], "POST", "/v1/confirms", envelope)] * post.get("times", 1)
+            answers.append(list(pool.map(lambda each: request(*each), asked)))
+    return {"vm_id": me.vm_id, "answers": answers, "envelopes": envelopes}
 
 
 # ---- a host that is none
