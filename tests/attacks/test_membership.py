@@ -22,6 +22,7 @@ from tests.lab.vms import Vms, domains, electros, login_as, plainly
 
 pytestmark = pytest.mark.lab
 
+KINDS = ("user", "host")
 TOKEN_S = 5.0
 HASTY = "import matcher.trust.tokens as tokens; tokens.TOKEN_S = {}; from atomd.main import main; main()"
 
@@ -47,10 +48,10 @@ def confirms(forge: Forge, *posts: dict[str, Any]) -> Any:
 
 
 def ended_as(said: dict[str, Any]) -> tuple[str, str, str]:
-    """The last word of an answer to a confirm: what happened, to which VM, by which offer."""
+    """The last word of an answer to a confirm: what happened, to which VM, where."""
     assert said["status"] == 200, said
     last = json.loads(said["said"].splitlines()[-1])
-    return last["event"], last["vm"]["vm_id"], last["vm"]["host"]
+    return last["event"], last["vm"]["id"], last["vm"]["host"]
 
 
 def test_a_confirm_that_comes_again_has_the_same_answer_and_makes_one_vm(forge: Forge) -> None:
@@ -117,7 +118,7 @@ class Newcomer:
         own = self._folder / f"{self.kind}-{self._count}"
         own.mkdir()
         (own / "atomd.toml").write_text(f'identity = "{own}/identity"\n')
-        words = ["atomd", "join", "--wait", "0", "--name", "h7", "--config", f"{own}/atomd.toml", token]
+        words = ["atomd", "join", "--wait", "0", "--name", "newcomer", "--config", f"{own}/atomd.toml", token]
         if self.kind == "user":
             words = ["env", *(f"XDG_{kind}_HOME={own}" for kind in ("CONFIG", "STATE", "CACHE", "DATA"))]
             words += ["electros", "login", token]
@@ -127,24 +128,25 @@ class Newcomer:
         return is_in, done.stderr
 
 
-@pytest.mark.parametrize("kind", ["user", "host"])
-def test_a_token_is_good_once_where_it_was_issued_and_as_it_is(forge: Forge, tmp_path: Path, kind: str) -> None:
-    comer = Newcomer(forge.lab, tmp_path, kind)
-    text = comer.token("h7" if kind == "host" else "newcomer")
-    token = read_token(text)
+def test_a_token_is_good_once_where_it_was_issued_and_as_it_is(forge: Forge, tmp_path: Path) -> None:
+    """A person's and a host's."""
+    comers = [(comer, comer.token("newcomer")) for comer in (Newcomer(forge.lab, tmp_path, kind) for kind in KINDS)]
     with nobody_gets_in(forge.lab):
-        is_in, said = comer.redeems(replace(token, addresses=(ADDRESSES["h2"],)).text())
-        assert not is_in
-        assert "nobody waits for this token" in said
-        for guess in (replace(token, secret=bytes(16)), replace(token, token_id="0" * 16)):
-            is_in, said = comer.redeems(guess.text())
+        for comer, text in comers:
+            token = read_token(text)
+            is_in, said = comer.redeems(replace(token, addresses=(ADDRESSES["h2"],)).text())
             assert not is_in
-            assert "not one that can be redeemed here" in said
-    assert comer.redeems(text)[0]
+            assert "nobody waits for this token" in said
+            for guess in (replace(token, secret=bytes(16)), replace(token, token_id="0" * 16)):
+                is_in, said = comer.redeems(guess.text())
+                assert not is_in
+                assert "not one that can be redeemed here" in said
+    assert all(comer.redeems(text)[0] for comer, text in comers)
     with nobody_gets_in(forge.lab):
-        is_in, said = comer.redeems(text)
-        assert not is_in
-        assert "used, over, or of another host" in said
+        for comer, text in comers:
+            is_in, said = comer.redeems(text)
+            assert not is_in
+            assert "used, over, or of another host" in said
 
 
 def pending(forge: Forge) -> int:
@@ -194,16 +196,20 @@ def readable(key: Path) -> Iterator[None]:
         key.chmod(0o600)
 
 
-@pytest.mark.parametrize(
-    ("daemon", "key"), [("atomd", "identity/key.pem"), ("storaged", "identity/key.pem"), ("atomd", "issuer/key.pem")]
-)
-def test_a_daemon_does_not_start_with_a_private_key_that_others_can_read(forge: Forge, daemon: str, key: str) -> None:
-    """A second one of each, beside those that run."""
-    with nobody_gets_in(forge.lab), readable(forge.lab.folder("h1") / "lib" / key):
-        ended = forge.lab.exec("h1", "timeout", "20", daemon, check=False)
-    assert ended.returncode == 1
-    told = f"{daemon}: Others than you can read the private key /var/lib/atomos/{key}. Run: chmod 600 /var/lib/atomos/{key}"
-    assert ended.stderr.splitlines()[-1] == told
+def test_a_daemon_does_not_start_with_a_private_key_that_others_can_read(forge: Forge) -> None:
+    """A second one of each, beside those that run and with a state of its own."""
+    lib, etc = forge.lab.folder("h1") / "lib", forge.lab.folder("h1") / "etc"
+    (lib / "other").mkdir()
+    (etc / "other.toml").write_text('state = "/var/lib/atomos/other"\naudit = "/var/lib/atomos/other/audit"\n')
+    starting = [("atomd", "identity/key.pem"), ("storaged", "identity/key.pem"), ("atomd", "issuer/key.pem")]
+    with nobody_gets_in(forge.lab):
+        for daemon, key in starting:
+            with readable(lib / key):
+                words = ("timeout", "20", daemon, "--config", "/etc/atomos/other.toml")
+                ended = forge.lab.exec("h1", *words, check=False)
+            path = f"/var/lib/atomos/{key}"
+            said = f"{daemon}: Others than you can read the private key {path}. Run: chmod 600 {path}"
+            assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, said)
 
 
 def test_a_client_does_nothing_with_a_private_key_that_others_can_read(forge: Forge, tmp_path: Path) -> None:
