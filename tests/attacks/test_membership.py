@@ -32,6 +32,13 @@ def forge(target: Lab, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     return Forge(target, tmp_path_factory.mktemp("forged"))
 
 
+@pytest.fixture(autouse=True)
+def none_left(forge: Forge) -> Iterator[None]:
+    yield
+    if left := [vm["id"] for vm in electros(forge.lab, "ps").document["vms"]]:
+        electros(forge.lab, "rm", "--force", *left)
+
+
 @pytest.fixture
 def mallory(forge: Forge) -> str:
     return forge.made(grant=EVERYTHING)
@@ -83,7 +90,7 @@ def test_a_confirm_is_good_at_the_host_that_it_was_made_for_alone(forge: Forge) 
 
 def test_an_offer_is_taken_by_none_but_the_user_whom_it_was_made_to(forge: Forge, mallory: str) -> None:
     """Nor is it spoilt by who tries."""
-    me, lab = forge.member, forge.lab
+    me = forge.member
     said = confirms(
         forge,
         {"by": mallory, "over": mallory, "to": "h1"},
@@ -94,9 +101,8 @@ def test_an_offer_is_taken_by_none_but_the_user_whom_it_was_made_to(forge: Forge
     *theirs, mine = [each for answers in said["answers"] for each in answers]
     assert [each["status"] // 100 for each in theirs] == [4, 4, 4]
     assert ended_as(mine) == ("running", said["vm_id"], "h1")
-    assert len(domains(lab, "h1")) == 1
+    assert len(domains(forge.lab, "h1")) == 1
     assert json.loads(forge.get(mallory, "h1", "/v1/vms")["said"]) == {"vms": []}
-    electros(lab, "rm", "--force", said["vm_id"])
 
 
 # ---- tokens
