@@ -77,10 +77,14 @@ class Desk:
         return frame([self._identity.bundle.to_bytes(), self._identity.tag_key_documents()])
 
     async def offer(self, documents: bytes, caller: Caller) -> Done | Refused:
-        """Documents that prove themselves, whoever brings them; what is not of this realm is passed over."""
+        """Documents that prove themselves, whoever brings them; what is not of this realm is passed over, and leaves no
+        line in the audit, which any member could fill with it."""
         before = self._known()
-        refusal = self._publish(list(read_documents(documents)), caller, "realm.documents", "")
-        return refusal or Done("known now" if self._known() != before else "nothing of it was new")
+        refusal = self._publish(list(read_documents(documents)), caller, "", "")
+        if refusal is not None or self._known() == before:
+            return refusal or Done("nothing of it was new")
+        self._audit.note(caller, "realm.documents")
+        return Done("known now")
 
     # ---- what an issuer does
 
@@ -242,7 +246,8 @@ class Desk:
         except OSError as error:
             said = f"it is in force, but can't be kept on this host's disk: {error.strerror}"
             return self._refuse("journal", said, "free space on the host's disk, then do it again", caller, about)
-        self._audit.note(caller, what, about, "ok")
+        if what:
+            self._audit.note(caller, what, about, "ok")
         return None
 
     def _tried(self, do: Callable[[], T], caller: Caller, what: str, about: str) -> T | Refused:

@@ -138,6 +138,8 @@ def load(der: bytes) -> x509.Certificate:
         raise Untrusted("its certificate can't be read") from error
     if not der.endswith(b"\0" + certificate.signature):
         raise Untrusted("its certificate can't be read")  # unused bits after the signature, which the library lets pass
+    if certificate.serial_number < 1:  # RFC 5280, 4.1.2.2; neither OpenSSL nor the library refuses it yet
+        raise Untrusted("its certificate's serial number is none")
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _KNOWN:
             raise Untrusted("its certificate has a critical extension that is not known here")

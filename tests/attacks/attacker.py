@@ -114,17 +114,14 @@ class Attacker:
         others = self.wishes.get("confirm", {}).get("vm", {}) | self.wishes.get("confirm_vm", {})
         return spoiled(HONEST, self.wishes.get("vm", {}) | others)
 
-    def confirm(self) -> dict[str, Any]:
-        chosen = self.chosen()
-        if chosen is None:
-            return {"event": "no offer"}
-        offer, host_id, address = chosen
+    def envelope(self, offer: VmOffer, host_id: HostId) -> bytes:
+        """The confirm of this offer, signed for this host."""
         name = f"vm-{self.vm_id[:6]}"
         honest = Confirm(self.vm_id, 1, offer.pledge_id, offer.offer_id, host_id, name, HONEST, (), "{}")
         wishes = self.wishes.get("confirm", {})
         fields = spoiled(honest, {**wishes, "vm": self.confirmed()})
         identity = self.client.identity
-        envelope = seal(
+        return seal(
             Kind.CONFIRM,
             msgpack.packb(fields),
             realm=identity.realm,
@@ -132,6 +129,13 @@ class Attacker:
             audience=host_audience(host_id, Role.COMPUTE),
             max_bytes=BODY_MAX_BYTES,
         )
+
+    def confirm(self) -> dict[str, Any]:
+        chosen = self.chosen()
+        if chosen is None:
+            return {"event": "no offer"}
+        offer, host_id, address = chosen
+        envelope = self.envelope(offer, host_id)
         door = Door(offer.host, host_id, address, offer.front_door_port)
         try:
             with self.client.connect(door, timeout_s=60) as connection:

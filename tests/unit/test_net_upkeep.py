@@ -93,6 +93,19 @@ async def test_a_host_that_is_removed_takes_the_tag_key_with_it(realm: Realm, tm
     assert desk.status().key_number == before + 1
 
 
+async def test_documents_leave_a_line_in_the_audit_where_something_of_them_was_new(
+    realm: Realm, tmp_path: Path
+) -> None:
+    desk = desk_of(realm, tmp_path)
+    told = realm.issuer.revoke("user", "ann", "", wall_s=time.time()).data
+    for documents in (desk._identity.bundle.to_bytes(), b"", frame([b"x"])):
+        assert await desk.offer(documents, admin(realm)) == Done("nothing of it was new")
+    assert not (tmp_path / "audit").exists()
+    assert await desk.offer(frame([told]), admin(realm)) == Done("known now")
+    assert await desk.offer(frame([told]), admin(realm)) == Done("nothing of it was new")
+    assert (tmp_path / "audit").read_text().count("realm.documents") == 1
+
+
 async def test_a_host_can_not_remove_itself(realm: Realm, tmp_path: Path) -> None:
     said = await desk_of(realm, tmp_path).revoke(Revoke("host", FOUNDER), admin(realm))
     assert isinstance(said, Refused)

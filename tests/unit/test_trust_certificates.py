@@ -26,6 +26,7 @@ from matcher.trust.principal import Principal, PrincipalKind, fingerprint, name_
 from matcher.trust.realm import EVERYTHING
 from matcher.trust.verifier import Verifier
 from matcher.wire.realm import Grant, Verb
+from tests.fakes.forging import with_serial
 from tests.fakes.realms import NOW_S, Papers, new_key
 from tests.unit.test_trust_grants import FULL
 
@@ -163,6 +164,15 @@ def bad_name() -> bytes:
 )
 def test_anything_else_is_untrusted_and_says_why(der: bytes, reason: str) -> None:
     assert reason in refused(der)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # of the library, which may well refuse it one day
+@pytest.mark.parametrize("serial", [0, -1, -(2**90)])
+def test_a_serial_number_is_positive(serial: int) -> None:
+    leaf = x509.load_der_x509_certificate(HOME.leaf())
+    signer = HOME.issuers["i0"]
+    assert VERIFIER.principal(with_serial(leaf, signer, 2**95), NOW_S)[0].name == "ann"
+    assert "serial number" in refused(with_serial(leaf, signer, serial))
 
 
 def test_a_leaf_cannot_issue() -> None:
