@@ -15,8 +15,10 @@ from itertools import chain, islice
 import trio
 
 from specs.ids import HostId
+from storaged.beneath import Unusable
 from storaged.config import Config
 from storaged.hints import NAMED, PATHS_MAX, Hint, Hints, Watched
+from storaged.images.staging import sweep
 from storaged.index import Index
 from storaged.pool import MEMORY, Pools
 from storaged.volume import Snapshot, shown
@@ -51,6 +53,18 @@ class Catalogue:
     def missed(self) -> None:
         """Somebody asks for a volume that was not seen: it may have been made since."""
         self._missed.set()
+
+    async def sweep(self) -> None:
+        """Delete what a crash left half-made in the pools that are ours to write, and finish what it interrupted."""
+        for use in self._snapshot.pools:
+            if not use.withheld:
+                try:
+                    swept = await trio.to_thread.run_sync(sweep, use.path)
+                except Unusable as problem:
+                    log.warning("pool %s: %s", shown(use.path), problem)
+                    continue
+                if swept.deleted:
+                    log.info("pool %s: %d things that were half-made are gone", shown(use.path), swept.deleted)
 
     async def scan(self) -> None:
         """Look at all pools again; what is wrong there is told once, and again when it changes."""

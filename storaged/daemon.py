@@ -59,6 +59,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         cut=lambda attachment: trio.from_thread.run(exports.cut, attachment),
     )
     await catalogue.scan()
+    await catalogue.sweep()
     keeper.recover(catalogue.snapshot())
     for vid in keeper.rolled_back(catalogue.snapshot()):
         log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
