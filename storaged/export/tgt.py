@@ -47,7 +47,7 @@ class Portal:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return Command(
             (self.program, "-f", "-t", str(self.threads), "--iscsi", f"portal={host}:{self.port}"),
-            lock=self.folder / "tgtd.0.lock",
+            mark=self.folder / "tgtd.0.lock",
             log=self.folder / "tgtd.log",
             environment={"TGT_IPC_SOCKET": str(self.folder / "tgtd")},
         )
