@@ -2,14 +2,13 @@
 
 One export for each volume, host and epoch: the compute host mounts it and hands it to its guest, so that no guest
 reaches the server. NFS knows clients by address alone. What is exported is a folder inside the `.elimg`, never an
-image. A shareable volume has many writers by its nature: a cut ends one host's, and proves that ganesha has let go of it.
+image. A shareable volume has many writers by its nature: a cut ends one host's, and returns when ganesha has let go.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,12 +18,10 @@ from storaged.beneath import Unusable, open_beneath
 from storaged.export import ganesha_words as words
 from storaged.export.child import Command
 from storaged.export.description import Access, Export, Image, Kind, Observed, Refused, refused, target_name
+from storaged.export.exporter import Problems
 from storaged.export.keeping import Kept
 from storaged.export.serving import CALL_S, Rejected, Serving, Silent
 from storaged.volume import Epoch
-
-if TYPE_CHECKING:
-    from subprocess import CompletedProcess
 
 PORT = 2049
 _TO = ("--dest=org.ganesha.nfsd", "/org/ganesha/nfsd/ExportMgr")
@@ -155,22 +152,24 @@ class Nfs(Serving):
         return True
 
     async def _is_bus_up(self) -> bool:
-        return (await self._run("--dest=org.freedesktop.DBus", "/", "org.freedesktop.DBus.GetId")).returncode == 0
+        code, _, _ = await self._run("--dest=org.freedesktop.DBus", "/", "org.freedesktop.DBus.GetId")
+        return code == 0
 
     async def _tell(self, method: str, *arguments: str) -> str:
         """Raises `Silent` or `Rejected`."""
-        done = await self._run(*_TO, f"{_METHOD}.{method}", *arguments)
-        if done.returncode == 0:
-            return done.stdout.decode(errors="replace")
-        error = done.stderr.decode(errors="replace").strip()
+        code, answer, error = await self._run(*_TO, f"{_METHOD}.{method}", *arguments)
+        if code == 0:
+            return answer
         if error.startswith(_ITS_OWN):
             raise Rejected(f"ganesha refuses {method}: {error.partition(': ')[2]}")
         raise Silent(f"ganesha does not answer: {error}")
 
-    async def _run(self, *words: str) -> "CompletedProcess[bytes]":
+    async def _run(self, *words: str) -> tuple[int, str, str]:
         command = ["dbus-send", f"--bus={self._place.bus}", "--print-reply", *words]
-        return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
 
 
-async def _nothing() -> None:
-    """A bus has nothing to converge."""
+async def _nothing() -> Problems:
+    """A bus serves all or none."""
+    return {}

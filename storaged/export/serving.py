@@ -76,7 +76,10 @@ class Serving(ABC):
         if len(self._wanted.keys() | {export.target}) > EXPORTS_MAX:
             return refused(export, "too-many-exports", f"this host exports {EXPORTS_MAX} already", "use another host")
         self._wanted[export.target] = export
-        return await self._made(export)
+        answer = await self._made(export)
+        if isinstance(answer, Refused):
+            self._wanted.pop(export.target, None)
+        return answer
 
     async def cut(self, image: Image, epoch: Epoch | None = None) -> Cut | Unknown:
         for name, export in [*self._wanted.items()]:
@@ -99,6 +102,7 @@ class Serving(ABC):
         return await self._converge()
 
     async def _converge(self) -> Problems:
+        """What can't be made now stays wanted: a pool may be mounted later."""
         problems: dict[str, Refused | Unknown] = {}
         found = await self.observe()
         if isinstance(found, Unknown):
@@ -118,8 +122,6 @@ class Serving(ABC):
 
     async def _made(self, export: Export) -> Access | Refused | Unknown:
         answer = await self._in_time(partial(self._ensure, export))
-        if isinstance(answer, Refused):
-            self._wanted.pop(export.target, None)
         return answer or self._access(export)
 
     async def _ensure(self, export: Export) -> Refused | Unknown | None:

@@ -139,11 +139,12 @@ class Tgt(Serving):
         return self._kept.pid is None
 
     def _still_open(self, image: Image) -> str:
-        """Nobody can write what was never writable."""
-        if image.readonly:
+        """Nobody can write what was never writable, and who is dead has nothing open."""
+        pid = self._kept.pid
+        answer, why = writers_of(image, pid)
+        if image.readonly or answer is Writers.NONE or (answer is Writers.UNKNOWN and pid is None):
             return ""
-        answer, why = writers_of(image, self._kept.pid)
-        return "" if answer is Writers.NONE else why
+        return why
 
     async def _remove(self, name: str) -> None:
         """Each round does what can be done: sessions end when they do."""
