@@ -1,15 +1,18 @@
-"""A server that storaged starts and that outlives it: found again by the lock that it holds.
+"""A server that storaged starts and that outlives it: found again by the lock that it holds, or the socket.
 
     (none) --start--> running --its end, however--> (none)
     running --storaged ends--> running --another storaged looks--> running
 
-A lock on a file is the one thing that can't be stale: the kernel says who holds it, and frees it with its holder. So no
-pid is written anywhere, and a server that was started a moment before storaged died is found like any other.
+A lock on a file and a socket that somebody listens on can't be stale: the kernel says who has it, and frees it with its
+holder. So no pid is written anywhere, and a server that was started a moment before storaged died is found like any
+other.
 """
 
 import fcntl
 import os
 import signal
+import socket
+import stat
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,15 +22,18 @@ from pathlib import Path
 import trio
 
 _LOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, process
+_CREDENTIALS = struct.Struct("@iII")  # struct ucred: process, user, group
+LISTEN_S = 0.5  # whoever has a full queue for so long does not listen
 LOG_MAX_BYTES = 2**20  # a longer one is begun anew at the next start
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start the server in the foreground; it takes the POSIX lock on `lock` before it serves."""
+    """How to start the server in the foreground. Before it serves it takes the POSIX lock on `mark`, or listens there
+    if that is a socket."""
 
     words: Sequence[str]
-    lock: Path
+    mark: Path
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -40,15 +46,15 @@ class Child:
 
     @classmethod
     def find(cls, command: Command) -> "Child | None":
-        """The one that holds the lock."""
-        pid = _holder_of(command.lock)
+        """The one that holds the mark."""
+        pid = _holder_of(command.mark)
         if pid is None:
             return None
         try:
             process = os.pidfd_open(pid)
         except ProcessLookupError:
             return None
-        if _holder_of(command.lock) != pid:  # it ended in between, and its pid may be another's
+        if _holder_of(command.mark) != pid:  # it ended in between, and its pid may be another's
             os.close(process)
             return None
         return cls(pid, process)
@@ -78,17 +84,33 @@ class Child:
             os.waitpid(self.pid, os.WNOHANG)
 
 
-def _holder_of(lock: Path) -> int | None:
-    ask = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def _holder_of(mark: Path) -> int | None:
     try:
-        file = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        is_socket = stat.S_ISSOCK(mark.lstat().st_mode)
     except FileNotFoundError:
         return None
+    return _listener_at(mark) if is_socket else _locker_of(mark)
+
+
+def _locker_of(lock: Path) -> int | None:
+    ask = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    file = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         kind, _, _, _, pid = _LOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, ask))
     finally:
         os.close(file)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _listener_at(path: Path) -> int | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(LISTEN_S)
+        try:
+            asking.connect(str(path))
+        except OSError:
+            return None
+        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0])
 
 
 def _spawn(command: Command) -> int:

@@ -73,6 +73,11 @@ class Export:
     def initiator(self) -> str:
         return initiator_name(self.host_id)
 
+    @property
+    def admitted(self) -> str:
+        """Who may connect, as the server is told: by name, or by address where the protocol knows no names."""
+        return str(self.client) if self.kind is Kind.NFS else self.initiator
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -95,7 +100,7 @@ class Access:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """An export as its server has it. `whole` is false when it lacks a part, as after a crash while it was made: it is
-    of no use to anybody and has to be made anew."""
+    of no use to anybody and has to be made anew. `initiators`: who may connect, by name or address."""
 
     vid: Vid
     epoch: Epoch
@@ -113,7 +118,7 @@ class Observed:
     def serves(self, export: Export) -> bool:
         """Whether it is what `export` asks for: nothing more, nothing less."""
         users = frozenset({export.chap.user} if export.chap else ())
-        initiators = frozenset({export.initiator})
+        initiators = frozenset({export.admitted})
         wanted = (export.target, initiators, users, export.image.file, export.image.readonly)
         return self.whole and (self.target, self.initiators, self.users, self.file, self.readonly) == wanted
 

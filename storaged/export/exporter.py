@@ -42,5 +42,6 @@ class Exporter(Protocol):
         holder can land any more."""
 
     async def reconcile(self, wanted: Collection[Export]) -> Problems:
-        """Make what there is equal to `wanted`: cut all that isn't in it, export what is missing. Those of `wanted`
-        that are served already keep their sessions."""
+        """Make what there is equal to `wanted`: end all that isn't in it, export what is missing. Those of `wanted`
+        that are served already keep their sessions. That an image is closed is proven by `cut` alone. What can't be
+        done now is told, and tried again whenever the server is looked at."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from storaged.export.child import Child, Command
+from storaged.export.exporter import Problems
 
 DELAY_S = 0.1
 DELAY_MAX_S = 2.0
@@ -31,11 +32,12 @@ class Kept:
         name: str,
         command: Command,
         answers: Callable[[], Awaitable[bool]],
-        converge: Callable[[], Awaitable[object]],
+        converge: Callable[[], Awaitable[Problems]],
     ) -> None:
         self._name, self._command, self._answers, self._converge = name, command, answers, converge
         self._delay_s = 0.0
         self._has_started = False
+        self._told: Problems = {}
 
     @property
     def command(self) -> Command:
@@ -86,14 +88,24 @@ class Kept:
         answered_s = trio.current_time()
         pause_s = READY_POLL_S
         while trio.current_time() - answered_s < HUNG_S:
+            is_up = False
             with trio.move_on_after(LOOK_S):
-                if await self._answers():
-                    answered_s, pause_s = trio.current_time(), LOOK_S
-                    await self._converge()
-                    if not self._has_started:
-                        self._has_started = True
-                        task_status.started()
+                is_up = await self._answers()
+            if is_up:
+                answered_s, pause_s = trio.current_time(), LOOK_S
+                with trio.move_on_after(HUNG_S):  # what is left of it is done at the next look
+                    self._tell(await self._converge())
+                if not self._has_started:
+                    self._has_started = True
+                    task_status.started()
             await trio.sleep(pause_s)
         log.error("%s (pid %d) has not answered for %g s: killed", self._name, child.pid, HUNG_S)
         child.kill()
         await trio.sleep_forever()
+
+    def _tell(self, problems: Problems) -> None:
+        """Once, and again when they change."""
+        if problems != self._told:
+            self._told = problems
+            for target, problem in problems.items():
+                log.warning("%s does not serve %s: %s", self._name, target, problem)
