@@ -143,6 +143,7 @@ def test_a_folder_that_is_gone_and_a_link_are_passed_over(tmp_path: Path, hints:
 
 def test_what_is_wanted_no_more_is_heard_no_more_and_new_folders_are_told(pool: Path, hints: Hints) -> None:
     assert hints.watch([str(pool), str(pool / "team")]).new == ()
+    assert Path(f"/proc/self/fdinfo/{hints._queue}").read_text().count("inotify wd:") == 2
     (pool / NAME / "meta.json").touch()
     assert hints.take() == Hint()
     assert hints.watch([str(pool), str(pool / NAME)]).new == (str(pool / NAME),)
@@ -160,6 +161,12 @@ def test_a_volume_that_was_moved_is_heard_under_its_new_name(pool: Path, hints: 
     hints.watch([str(pool), str(pool / "team"), str(moved)])
     (moved / "data.img").touch()
     assert hints.take() == paths(moved)
+
+
+def test_one_folder_under_two_names_is_new_once_alone(pool: Path, hints: Hints) -> None:
+    both = [str(pool / NAME), f"{pool}/./{NAME}"]
+    assert hints.watch(both).new == (both[1],)
+    assert hints.watch(both).new == ()
 
 
 def test_a_folder_that_is_made_again_is_watched_again(pool: Path, hints: Hints) -> None:
