@@ -123,9 +123,6 @@ class Hints:
 
     def _begin(self, path: str) -> None:
         watch = self._call(self._libc.inotify_add_watch(self._queue, os.fsencode(path), _WATCHED))
-        before = self._paths.get(watch)
-        if before is not None:  # the same folder, under another name by now
-            self._watches.pop(before, None)
         self._paths[watch], self._watches[path] = path, watch
 
     def _leave(self, path: str) -> None:

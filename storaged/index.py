@@ -54,7 +54,7 @@ FOLDER = ".elimg"
 
 _MIB = 2**20
 _64 = 2**64 - 1
-_FACTS = Struct("=7Q")
+_FACTS = Struct("=5Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class _Walk:
         try:
             with open_folder(root) as folder:
                 use = self._pools.use(folder, pool, root)
-            if replace(use, free_mib=before.free_mib) != before:
+            if use != before:
                 return False
             self.seen.pools[root] = pool, use
             for path in paths:
@@ -379,15 +379,13 @@ def _digest(facts: Sequence[os.stat_result | None]) -> bytes:
 
 
 def _packed(facts: os.stat_result) -> bytes:
-    """Whatever changes a file's content, place, kind or links changes one of these."""
+    """Whatever changes a file's content, place, mode or links changes one of these."""
     return _FACTS.pack(
         facts.st_dev,
         facts.st_ino,
         facts.st_mtime_ns & _64,
         facts.st_ctime_ns & _64,
         facts.st_size,
-        facts.st_mode,
-        facts.st_nlink,
     )
 
 

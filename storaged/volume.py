@@ -114,7 +114,7 @@ class PoolUse:
     promised_mib: int  # the virtual sizes of the volumes here, those included that can't be given
     volumes: int
     volumes_max: int
-    free_mib: int  # what the filesystem has for storaged
+    free_mib: int = field(compare=False)  # what the filesystem has for storaged; others' writes move it
     withheld: str = ""  # why nothing may be written here; empty where it may
 
     @property

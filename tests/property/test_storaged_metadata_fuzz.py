@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from matcher.wire.messages import ImageFormat
 from specs.ids import UserId
-from storaged.lenient import NotJson, Value, read
+from storaged.lenient import NotJson, Value, _plain, _Reader, read
 from storaged.metadata import Bad, Metadata, parse_metadata, write_metadata
 
 names = st.text(max_size=64).filter(str.isprintable)
@@ -89,3 +89,18 @@ def test_strict_json_means_the_same_to_the_lenient_reader(value: Value) -> None:
         assert read(json.dumps(value)) == value
     except NotJson as problem:
         assert "deeper" in str(problem) or "not a number" in str(problem)  # noqa: PT017 - longer than ours may be
+
+
+@given(
+    st.one_of(st.text(), st.lists(scraps).map("".join), plain.map(json.dumps), plain.map(lambda v: json.dumps(v)[:-1]))
+)
+def test_where_pythons_parser_has_the_first_word_ours_would_say_the_same(text: str) -> None:
+    value = _plain(text)
+    if value is not None:
+        assert repr(_Reader(text).whole()) == repr(value)
+
+
+@given(good)
+def test_what_we_write_needs_no_reader_of_ours(metadata: Metadata) -> None:
+    text = write_metadata(metadata).decode()
+    assert _plain(text) is not None or "\\" in text

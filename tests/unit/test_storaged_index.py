@@ -1,19 +1,25 @@
 """The index finds every volume, says why one is bad, and follows nothing out of a pool."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from matcher.wire.messages import ImageFormat
 from specs.ids import Vid, dashed
-from storaged import index
+from storaged import beneath, index
 from storaged.index import Index
-from storaged.testing import ALICE, make_volume, vid_of
-from storaged.volume import Snapshot
+from storaged.metadata import META_MAX_BYTES
+from storaged.record import RECORD, render_right
+from storaged.testing import ALICE, H1, make_volume, vid_of, vm_of
+from storaged.volume import Epoch, Right, Snapshot
 
 ONE, TWO = vid_of(1), vid_of(2)
 
@@ -234,23 +240,286 @@ def test_a_rescan_reads_again_only_what_changed(tmp_path: Path, monkeypatch: pyt
     assert sorted(read) == [ONE, TWO, TWO]
 
 
-@pytest.mark.parametrize("change", ["link", "remove", "empty", "repair"])
-def test_no_change_to_a_settled_volume_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that are opened from now on."""
+    really_open, names = os.open, []
+
+    def spy(path: str, *rest: int, **where: int) -> int:
+        names.append(path)
+        return really_open(path, *rest, **where)
+
+    monkeypatch.setattr(os, "open", spy)
+    return names
+
+
+def test_a_rescan_opens_no_volume_that_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "SETTLED_NS", 0)
-    folder = make_volume(tmp_path / "pool", ONE, meta=b"{" if change == "repair" else None)
+    make_volume(tmp_path / "team", ONE)
+    make_volume(tmp_path / "team", TWO, meta=b"{")
+    right = Right(vid_of(3), Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+    (make_volume(tmp_path / "team", vid_of(3)) / RECORD).write_bytes(render_right(right))
+    (make_volume(tmp_path / "team", vid_of(4), meta=b"{") / RECORD).write_bytes(b"{")
     scanner = Index()
+    scanner.scan([tmp_path])
+    names = opened(monkeypatch)
+    scanner.scan([tmp_path])
+    assert names == [str(tmp_path), "team"]
+
+
+def test_what_changed_a_moment_ago_is_read_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two changes within one tick of the filesystem's clock have the same stat."""
+    make_volume(tmp_path, ONE)
+    scanner = Index()
+    scanner.scan([tmp_path])
+    names = opened(monkeypatch)
+    scanner.scan([tmp_path])
+    assert "meta.json" in names
+
+
+def times_put_back(path: Path, change: Callable[[], object]) -> None:
+    """As whoever wants to hide a change can do, or a careless copy."""
+    facts = path.stat()
+    change()
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "linked": lambda folder, away: os.link(folder / "data.img", away),
+    "removed": lambda folder, _: (folder / "data.img").unlink(),
+    "emptied": lambda folder, _: os.truncate(folder / "data.img", 0),
+    "grown": lambda folder, _: os.truncate(folder / "data.img", 2**28),
+    "replaced by a link": lambda folder, away: (
+        (folder / "data.img").rename(away),
+        (folder / "data.img").symlink_to(away),
+    ),
+    "metadata rewritten": lambda folder, _: (folder / "meta.json").write_text("{size: .125, name: new}"),
+    "metadata exchanged": lambda folder, away: (away.write_text("{"), away.rename(folder / "meta.json")),
+    "metadata rewritten, its times put back": lambda folder, _: times_put_back(
+        folder / "meta.json", lambda: (folder / "meta.json").write_bytes((folder / "meta.json").read_bytes()[::-1])
+    ),
+    "metadata linked": lambda folder, away: os.link(folder / "meta.json", away),
+    "record made": lambda folder, _: (folder / RECORD).write_text("{}"),
+    "record made, the folder's times put back": lambda folder, _: times_put_back(
+        folder, lambda: (folder / RECORD).write_text("{}")
+    ),
+    "opened to everybody": lambda folder, _: folder.chmod(0o777),
+    "exchanged as a whole": lambda folder, away: (
+        folder.rename(away),
+        shutil.copytree(away, folder),
+        (folder / "meta.json").write_text("{size: .125, name: other}"),
+    ),
+    "gone": lambda folder, away: folder.rename(away),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_to_a_settled_volume_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """By a scan, or by a look at it alone: what they say then is what a scan without memory says."""
+    monkeypatch.setattr(index, "SETTLED_NS", 0)
+    folder = make_volume(tmp_path / "pool", ONE)
+    scanner, looker = Index(), Index()
     before = scanner.scan([tmp_path / "pool"])
-    match change:
+    assert looker.scan([tmp_path / "pool"]) == before
+    CHANGES[change](folder, tmp_path / "away")
+    after = scan(tmp_path / "pool")
+    assert after != before
+    assert scanner.scan([tmp_path / "pool"]) == after
+    assert looker.look([str(folder)]) == after
+
+
+@pytest.mark.parametrize("name", ["meta.json", RECORD])
+def test_a_bad_volume_that_is_mended_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(index, "SETTLED_NS", 0)
+    folder = make_volume(tmp_path, ONE)
+    good = (folder / "meta.json").read_bytes()
+    (folder / name).write_text("{")
+    scanner = Index()
+    assert ONE in scanner.scan([tmp_path]).bad
+    if name == RECORD:
+        (folder / RECORD).write_bytes(render_right(Right(ONE, Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=False)))
+    else:
+        (folder / name).write_bytes(good)
+    assert ONE in scanner.scan([tmp_path]).volumes
+
+
+def test_a_record_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "SETTLED_NS", 0)
+    folder = make_volume(tmp_path, ONE)
+    scanner = Index()
+    for counter in (1, 2):
+        right = Right(ONE, Epoch(counter, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+        (folder / RECORD).write_bytes(render_right(right))  # in place: the folder stays as it is
+        assert scanner.scan([tmp_path]).volumes[ONE].right == right
+
+
+def test_a_look_finds_what_is_new_and_opens_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "SETTLED_NS", 0)
+    make_volume(tmp_path / "team", ONE)
+    scanner = Index()
+    scanner.scan([tmp_path])
+    folder = make_volume(tmp_path / "team", TWO)
+    names = opened(monkeypatch)
+    looked = scanner.look([str(folder)])
+    assert f"{dashed(TWO)}.elimg" in names
+    assert f"{dashed(ONE)}.elimg" not in names
+    assert looked == scan(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+def test_a_look_tells_what_is_no_folder(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "pool").mkdir()
+    scanner = Index()
+    scanner.scan([tmp_path / "pool"])
+    path = tmp_path / f"pool/{ONE}.elimg"
+    match kind:
         case "link":
-            os.link(folder / "data.img", tmp_path / "other")
-        case "remove":
-            (folder / "data.img").unlink()
-        case "empty":
-            os.truncate(folder / "data.img", 0)
-        case "repair":
-            (folder / "meta.json").write_text("{size: .125}")
-    after = scanner.scan([tmp_path / "pool"])
-    assert (ONE in before.volumes, ONE in after.volumes) == ((False, True) if change == "repair" else (True, False))
+            path.symlink_to(make_volume(tmp_path / "elsewhere", ONE))
+        case "file":
+            path.write_text("")
+        case "fifo":
+            os.mkfifo(path)
+    looked = scanner.look([str(path)])
+    assert looked is not None
+    assert looked.bad == scan(tmp_path / "pool").bad
+    path.unlink()
+    assert scanner.look([str(path)]) is not None
+    assert scanner.look([str(path)]).bad == {}  # type: ignore[union-attr]
+
+
+def test_a_look_goes_nowhere_that_no_scan_has_been(tmp_path: Path) -> None:
+    outside = make_volume(tmp_path / "outside", ONE)
+    (tmp_path / "pool").mkdir()
+    scanner = Index()
+    scanner.scan([tmp_path / "pool"])
+    names = [outside, tmp_path / "pool/../outside" / outside.name, tmp_path / "pool/new" / outside.name, Path("/")]
+    assert scanner.look(map(str, names)) == scan(tmp_path / "pool")
+
+
+def test_a_look_through_a_folder_that_became_a_link_is_left_to_a_scan(tmp_path: Path) -> None:
+    folder = make_volume(tmp_path / "pool/team", ONE)
+    scanner = Index()
+    scanner.scan([tmp_path / "pool"])
+    (tmp_path / "pool/team").rename(tmp_path / "elsewhere")
+    (tmp_path / "pool/team").symlink_to(tmp_path / "elsewhere")
+    assert scanner.look([str(folder)]) is None
+    assert not scanner.scan([tmp_path / "pool"]).volumes
+
+
+def test_a_volume_that_moved_is_no_conflict_where_both_names_are_looked_at(tmp_path: Path) -> None:
+    folder = make_volume(tmp_path / "a", ONE)
+    (tmp_path / "b").mkdir()
+    scanner = Index()
+    scanner.scan([tmp_path])
+    moved = folder.rename(tmp_path / "b" / folder.name)
+    for paths in ([moved, folder], [folder, moved]):
+        assert scanner.look(map(str, paths)) == scan(tmp_path)
+
+
+# ---- what is hostile
+
+
+def test_of_a_meta_json_of_100_mb_no_more_is_read_than_one_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(make_volume(tmp_path, ONE) / "meta.json", 100_000_000)
+    really_read, read = os.pread, []
+
+    def spy(file: int, size: int, offset: int) -> bytes:
+        data = really_read(file, size, offset)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", spy)
+    assert reason_for(tmp_path) == "meta.json is larger than 64 KiB"
+    assert 0 < sum(read) <= META_MAX_BYTES + 1
+
+
+@pytest.mark.parametrize("meta", [b"[" * 60_000, b'{"a":' * 10_000, b"\0" * 1000, os.urandom(4096), b"\xef\xbb\xbf"])
+def test_a_meta_json_that_is_deep_or_nonsense_makes_its_volume_bad_and_no_other(tmp_path: Path, meta: bytes) -> None:
+    make_volume(tmp_path, ONE, meta=meta)
+    make_volume(tmp_path, TWO)
+    snapshot = scan(tmp_path)
+    assert (set(snapshot.volumes), set(snapshot.bad)) == ({TWO}, {ONE})
+
+
+@pytest.mark.parametrize("image", ["../data.img", "..", "/etc/passwd", "a/b", "a\0b"])
+def test_an_image_that_is_no_plain_name_is_never_looked_for(tmp_path: Path, image: str) -> None:
+    make_volume(tmp_path, ONE, meta=json.dumps({"size": 0.125, "image": image}).encode())
+    assert "plain name of a file" in reason_for(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["meta.json", RECORD])
+def test_a_file_that_becomes_a_link_between_the_check_and_its_opening_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = make_volume(tmp_path / "pool", ONE)
+    right = Right(ONE, Epoch(7, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+    (folder / RECORD).write_bytes(render_right(right))
+    outside = make_volume(tmp_path / "outside", ONE, name="secret")
+    (outside / RECORD).write_bytes(render_right(right))
+    really_check = beneath.check_regular
+
+    def check(checked: str, facts: os.stat_result) -> None:
+        really_check(checked, facts)
+        if checked == name and not (folder / name).is_symlink():
+            (folder / name).unlink()
+            (folder / name).symlink_to(outside / name)
+
+    monkeypatch.setattr(beneath, "check_regular", check)
+    assert "can't be read: Too many levels of symbolic links" in reason_for(tmp_path / "pool")
+
+
+@pytest.mark.parametrize("which", ["volume", "team"])
+def test_a_folder_that_becomes_a_link_between_the_check_and_its_opening_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    volume = make_volume(tmp_path / "pool/team", ONE)
+    make_volume(tmp_path / "outside/team", ONE, name="secret")
+    swapped = volume if which == "volume" else volume.parent
+    really_open = index.open_folder
+
+    def swap_and_open(path: str, *, within: int | None = None) -> AbstractContextManager[int]:
+        if path == swapped.name:
+            swapped.rename(tmp_path / "aside")
+            swapped.symlink_to(tmp_path / "outside" / swapped.relative_to(tmp_path / "pool"))
+        return really_open(path, within=within)
+
+    monkeypatch.setattr(index, "open_folder", swap_and_open)
+    snapshot = scan(tmp_path / "pool")
+    assert not snapshot.volumes
+    if which == "volume":
+        assert snapshot.bad[ONE].reason == "its folder can't be opened: Not a directory"
+    else:
+        assert snapshot.ignored.unreadable == 1
+
+
+def test_nothing_from_outside_comes_in_however_names_are_exchanged_meanwhile(tmp_path: Path) -> None:
+    """The folder, the metadata and a folder above are exchanged for links and back all the time by somebody."""
+    inside = make_volume(tmp_path / "pool/team", ONE, name="inside")
+    outside = make_volume(tmp_path / "outside/team", ONE, name="outside")
+    ends = threading.Event()
+
+    def exchange() -> None:
+        exchanged = [(inside, outside), (inside / "meta.json", outside / "meta.json"), (inside.parent, outside.parent)]
+        while not ends.is_set():
+            for mine, theirs in exchanged:
+                mine.rename(tmp_path / "aside")
+                mine.symlink_to(theirs)
+                mine.unlink()
+                (tmp_path / "aside").rename(mine)
+
+    scanner, told = Index(), set()
+    somebody = threading.Thread(target=exchange)
+    somebody.start()
+    try:
+        for _ in range(300):
+            for snapshot in (scanner.scan([tmp_path / "pool"]), scanner.look([str(inside)])):
+                told |= {volume.name for volume in snapshot.volumes.values()} if snapshot else set()
+    finally:
+        ends.set()
+        somebody.join()
+    assert told <= {"inside"}
+    assert scanner.scan([tmp_path / "pool"]).volumes[ONE].name == "inside"
 
 
 @pytest.mark.parametrize(

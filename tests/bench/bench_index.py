@@ -1,0 +1,234 @@
+"""What very many volumes cost storaged: to find them, to look again, to answer a pledge; and what its loop feels of it.
+
+    python -m tests.bench.bench_index [-n 100000]
+
+Makes that many volumes in a temporary folder (three inodes each, next to no bytes) and removes them again. Beside each
+figure stands a floor of the same run: the plainest loop in Python over the same files, and what the loop feels of that
+in another process: so late it would be on this machine without us. The files are in the page cache;
+from a disk that turns, its seeks come on top of both. Goals for 100,000: cold 30 s, rescan 2 s, the loop never later
+than 50 ms, a pledge 5 ms. Prints a table and judges nothing.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import perf_counter
+
+import trio
+
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Offering
+from matcher.trust.principal import Principal
+from matcher.trust.realm import EVERYTHING
+from matcher.wire.messages import Attached, Pledge, Policy, Role
+from specs.ids import UserId, dashed
+from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.catalogue import Catalogue
+from storaged.claims import VolumeShare
+from storaged.config import Config, PoolSettings
+from storaged.journal import Journal
+from storaged.keeper import Keeper
+from storaged.metadata import Metadata, write_metadata
+from storaged.quota import Quota
+from storaged.testing import ALICE, H1, make_volume, vid_of, vm_of
+
+VOLUMES_MAX = 200_000
+FOLDER_OF = 1000  # volumes in one folder
+RESCANS = 5
+PLEDGES = 2000
+ATTACHED = 200  # VMs that have a volume meanwhile
+HINTS = 5
+TICK_S = 0.002
+ANN = Principal("user", ALICE, "ann", EVERYTHING)
+
+
+def make(pool: Path, count: int) -> None:
+    for number in range(count):
+        team = pool / f"team-{number // FOLDER_OF:03}"
+        folder = f"{team}/{dashed(vid_of(number))}.elimg"
+        os.makedirs(folder)
+        Path(folder, "meta.json").write_bytes(write_metadata(Metadata(1024, f"volume-{number}")))
+        with open(f"{folder}/data.img", "wb") as image:
+            image.truncate(2**30)
+
+
+def floor(pool: Path, each: Callable[[str], object]) -> float:
+    """Seconds for `each` volume's folder, found by nothing but scandir."""
+    begun = perf_counter()
+    for team in os.scandir(pool):
+        if team.is_dir():
+            for folder in os.scandir(team):
+                each(folder.path)
+    return perf_counter() - begun
+
+
+def read(folder: str) -> None:
+    file = os.open(f"{folder}/meta.json", os.O_RDONLY)
+    os.read(file, 65536)
+    os.close(file)
+    os.stat(f"{folder}/data.img")
+
+
+def stat(folder: str) -> None:
+    os.stat(folder)
+    os.stat(f"{folder}/meta.json")
+    os.stat(f"{folder}/data.img")
+
+
+class Loop:
+    """How late a task of the loop is that wakes up all the time."""
+
+    def __init__(self) -> None:
+        self.late_s = [0.0]
+
+    async def tick(self) -> None:
+        while True:
+            due = perf_counter() + TICK_S
+            await trio.sleep(TICK_S)
+            self.late_s.append(perf_counter() - due)
+
+    def said(self) -> str:
+        late, self.late_s = sorted(self.late_s), [0.0]
+        return f"loop late by {late[-1] * 1e3:5.1f} ms at most, {late[len(late) * 99 // 100] * 1e3:4.1f} ms p99"
+
+
+def rss_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def row(what: str, took_s: float, rest: str = "") -> None:
+    took = f"{took_s:8.2f} s " if took_s >= 0.5 else f"{took_s * 1e3:8.3f} ms"
+    print(f"{what:38} {took}   {rest}", flush=True)
+
+
+async def scans(catalogue: Catalogue, pool: Path, loop: Loop, count: int) -> None:
+    floor_s, before = floor(pool, read), rss_mib()
+    row("floor: scandir, open, read, stat", floor_s)
+    loop.said()
+    begun = perf_counter()
+    await catalogue.scan()
+    took_s = perf_counter() - begun
+    row("cold scan", took_s, f"{took_s / floor_s:.1f} times the floor, {loop.said()}")
+    assert len(catalogue.snapshot().volumes) == count
+    cost = rss_mib() - before
+    print(f"{'memory':38} {cost:8.1f} MiB  {cost * 2**20 / count:.0f} bytes a volume")
+    floor_s = floor(pool, stat)
+    row("floor: scandir and three stats", floor_s)
+    loop.said()
+    took = []
+    for _ in range(RESCANS):
+        begun = perf_counter()
+        await catalogue.scan()
+        took.append(perf_counter() - begun)
+    row("rescan, median", median(took), f"{median(took) / floor_s:.1f} times the floor, {loop.said()}")
+    row("rescan, slowest", max(took))
+    begun = perf_counter()
+    await trio.run_process([sys.executable, "-m", __spec__.name, "--floor", str(pool)])
+    row("the same in another process", perf_counter() - begun, loop.said())
+    print(f"{'memory after the rescans':38} {rss_mib() - before:8.1f} MiB")
+
+
+async def hints(catalogue: Catalogue, pool: Path, loop: Loop, count: int) -> None:
+    took = []
+    for number in range(count, count + HINTS):
+        begun = perf_counter()
+        make_volume(pool / "team-000", vid_of(number))
+        while vid_of(number) not in catalogue.snapshot().volumes:  # noqa: ASYNC110 - a scan's end rings no bell
+            await trio.sleep(0.001)
+        took.append(perf_counter() - begun)
+        await trio.sleep(2)
+    row("a new volume, until it is known", median(took), f"slowest {max(took):.2f} s, {loop.said()}")
+
+
+def pledge(random: Random, vids: tuple[str, ...], dry: bool) -> Pledge:
+    digits = f"{random.getrandbits(128):032x}"
+    return Pledge(digits, 0, (), dry, digits, 1, None, vids, b"\0" * 32, 3000, 0, Policy.PACK)
+
+
+async def pledges(catalogue: Catalogue, folder: Path, count: int) -> None:
+    random, snapshot = Random(7), catalogue.snapshot
+    journal = Journal(folder / "journal")
+    keeper = Keeper(journal, host_id=H1)
+    quota = Quota(host="h1", shares=keeper.shares, snapshot=snapshot)
+    ledger = Ledger[VolumeShare](admitting(keeper, snapshot), quota.allows)
+    proposer = Proposer("h1", H1, keeper, snapshot, quota)
+    offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
+    answers = StorageAnswers("h1", offering, snapshot, catalogue.missed, lambda: "")
+    now_s = 0.0
+    for attached in (0, ATTACHED):
+        for vm in range(1, attached + 1):
+            given = keeper.attach([vid_of(vm)], snapshot(), vm_id=vm_of(vm), generation=1, user_id=UserId("c" * 64))
+            assert isinstance(given, Attached)
+        for wanted in (1, 16):
+            took = []
+            for _ in range(PLEDGES):
+                now_s += 10  # when the holds of the one before have lapsed
+                vids = tuple(vid_of(n) for n in random.sample(range(ATTACHED + 1, count), wanted))
+                asked = pledge(random, vids, dry=False)
+                begun = perf_counter()
+                replies = answers.pledge(asked, ANN, now_s)
+                took.append(perf_counter() - begun)
+                assert len(replies[0].volumes) == wanted  # type: ignore[union-attr]
+            took.sort()
+            what = f"pledge of {wanted} volumes, {attached} attached"
+            row(what, median(took), f"slowest {took[-1] * 1e3:.2f} ms, with its hold")
+    journal.close()
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[Loop]:
+    loop = Loop()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.tick)
+        yield loop
+        nursery.cancel_scope.cancel()
+
+
+async def measure(folder: Path, count: int) -> None:
+    pool = folder / "pool"
+    catalogue = Catalogue(Config(state=folder, pools=(PoolSettings(path=pool),), rescan_s=86_400), H1)
+    async with ticking() as loop:
+        row("nothing", await _rest(), loop.said())
+        await scans(catalogue, pool, loop, count)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(catalogue.keep_scanned)
+            await trio.sleep(5)
+            loop.said()
+            await hints(catalogue, pool, loop, count)
+            nursery.cancel_scope.cancel()
+    await pledges(catalogue, folder, count)
+
+
+async def _rest() -> float:
+    await trio.sleep(1)
+    return 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=int, default=100_000, help="how many volumes")
+    parser.add_argument("--floor", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.floor:
+        for _ in range(RESCANS):
+            floor(arguments.floor, stat)
+        return
+    count: int = arguments.n
+    if not 2 * ATTACHED <= count <= VOLUMES_MAX:
+        sys.exit(f"bench: {2 * ATTACHED} to {VOLUMES_MAX} volumes")
+    with tempfile.TemporaryDirectory(prefix="bench-index-") as folder:
+        begun = perf_counter()
+        make(Path(folder, "pool"), count)
+        print(f"{count} volumes; {os.cpu_count()} cores, load {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
+        row("made", perf_counter() - begun)
+        trio.run(measure, Path(folder), count)
+
+
+if __name__ == "__main__":
+    main()
