@@ -15,8 +15,10 @@ from storaged.images import qcow2, qemu_img
 from storaged.images.copying import Progress, silent
 from storaged.images.idle import Idle, open_idle
 from storaged.images.making import MIB, check_metadata, check_size, empty_image, gb, steps
+from storaged.images.meta import metadata_in, write_meta
+from storaged.images.replacing import lent_image, replace_image
 from storaged.images.sandbox import Sandbox
-from storaged.images.staging import discard, metadata_in, replace_image, sentence, staged, write_meta
+from storaged.images.staging import discard, sentence, staged
 from storaged.index import image_size_bytes
 from storaged.metadata import Bad
 from storaged.volume import Volume
@@ -69,7 +71,8 @@ def _grow(sandbox: Sandbox, idle: Idle, size_bytes: int) -> None:
             os.ftruncate(file, size_bytes)
         else:
             judge_own(idle)
-            qemu_img.grow_qcow2(sandbox, file, size_bytes)
+            with staged(volume.pool) as stage, lent_image(stage, sandbox, idle):
+                qemu_img.grow_qcow2(sandbox, file, size_bytes)
         os.fsync(file)
     finally:
         os.close(file)
@@ -91,7 +94,8 @@ def convert(
             with stage.new_file(_IMAGE) as file:
                 empty_image(sandbox, file, image_format, size_bytes)
                 source, target = (idle.image, idle.volume.format), (file, image_format)
-                qemu_img.convert(sandbox, source, target, size_bytes, steps(progress, "convert", size_bytes))
+                with lent_image(stage, sandbox, idle):
+                    qemu_img.convert(sandbox, source, target, size_bytes, steps(progress, "convert", size_bytes))
             replace_image(stage, volume.path, metadata, _IMAGE)
 
 

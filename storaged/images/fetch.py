@@ -106,6 +106,9 @@ def _asked(url: SplitResult, how: Fetching) -> Iterator[tuple[http.client.HTTPRe
             path = (url.path or "/") + (f"?{url.query}" if url.query else "")
             connection.request("GET", path, headers={"Host": url.netloc, **_HEADERS})
             answer = connection.getresponse()
+            stack.callback(answer.close)
+            if watch.hung_up:  # to http.client, a head that breaks off has come to its end
+                raise ConnectionAbortedError
         yield answer, watch
 
 

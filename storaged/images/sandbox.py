@@ -8,6 +8,7 @@ as we do, without our capabilities.
 Only this file starts processes for storaged.
 """
 
+import errno
 import fcntl
 import os
 import pwd
@@ -101,7 +102,7 @@ class Sandbox:
             said = _listen(child, time.monotonic() + self.deadline_s, tick or _ignore)
             code = child.wait()
         if code:
-            raise Failed(f"{words[0]} {_why(code, said)}", code)
+            raise Failed(_sentence(words[0], code, said), code)
         return said
 
     def _privileges(self) -> list[str]:
@@ -189,12 +190,14 @@ def _listen(child: subprocess.Popen[bytes], deadline: float, tick: Tick) -> str:
         said = _PERCENT.sub(b"", said)[-SAID_MAX_BYTES:]
 
 
-def _why(code: int, said: str) -> str:
+def _sentence(program: str, code: int, said: str) -> str:
     if code < 0:
-        return _SIGNALS.get(signal.Signals(-code), f"ended by signal {-code}")
+        return f"{program} {_SIGNALS.get(signal.Signals(-code), f'was ended by signal {-code}')}"
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Try '")]
     last = _PLACES.sub("the image", lines[-1]).removeprefix("qemu-img: ") if lines else f"it ended with code {code}"
-    return "failed: " + "".join(c if c.isprintable() else " " for c in last)[:300]
+    if last.endswith(os.strerror(errno.ENOSPC)):
+        return "the pool is full"
+    return f"{program} failed: " + "".join(c if c.isprintable() else " " for c in last)[:300]
 
 
 def _ignore(_percent: int) -> None:

@@ -8,6 +8,7 @@ Source: cloud-init's documentation ("NoCloud", "User-data formats"); ECMA-119, 8
 
 import io
 import os
+import re
 import struct
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +27,9 @@ USER_DATA_MAX_BYTES = 256 * 1024
 OTHERS_MAX_BYTES = 64 * 1024
 LABEL = "cidata"
 
-_BEGINNINGS = ("#cloud-config", "#!", "Content-Type: multipart/", "MIME-Version:", "## template: jinja")
+_FIRST_LINES = ("#cloud-config", "## template: jinja")
+_BEGINNINGS = ("#!", "Content-Type: multipart/", "MIME-Version:")
+_INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ISO_NAMES = {"user-data": "USERDATA", "meta-data": "METADATA", "network-config": "NETCONF"}
 
 _SECTOR = 2048
@@ -78,13 +81,16 @@ def render_seed(seed: Seed) -> bytes:
     }
     if seed.network_config is not None:
         files["network-config"] = _text("network-config", seed.network_config, OTHERS_MAX_BYTES)
-    if not seed.user_data.startswith(_BEGINNINGS):
+    first, _, _ = seed.user_data.partition("\n")
+    if not (first.rstrip() in _FIRST_LINES or first.startswith(_BEGINNINGS)):
         raise Unusable("user-data must begin with #cloud-config, #! or a MIME header")
     return _undated(_iso(files))
 
 
 def _meta_data(seed: Seed) -> str:
     if seed.meta_data is None:
+        if not _INSTANCE_ID.fullmatch(seed.instance_id):
+            raise Unusable("an instance id has 1 to 64 letters, digits, dots, dashes and underscores")
         return f"instance-id: {seed.instance_id}\n"
     if not any(line.lstrip(" \"'{").startswith("instance-id") for line in seed.meta_data.splitlines()):
         raise Unusable("meta-data must have an instance-id, or cloud-init ignores the seed")

@@ -17,7 +17,9 @@ from storaged.beneath import Unusable, open_beneath, open_file, open_folder
 from storaged.images.changing import new_image_name
 from storaged.images.copying import Progress, copy_file, silent
 from storaged.images.idle import open_idle
-from storaged.images.staging import discard, metadata_in, replace_image, sentence, staged
+from storaged.images.meta import metadata_in
+from storaged.images.replacing import replace_image
+from storaged.images.staging import discard, sentence, staged
 from storaged.index import META
 from storaged.metadata import IMAGE_DEFAULT, write_metadata
 from storaged.volume import Volume

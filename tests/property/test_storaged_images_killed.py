@@ -14,7 +14,7 @@ import pytest
 from matcher.wire.messages import ImageFormat
 from storaged.images import changing, importing, making, snapshots
 from storaged.images.sandbox import Sandbox
-from storaged.images.staging import sweep
+from storaged.images.sweeping import sweep
 from storaged.index import Index
 from storaged.metadata import Metadata
 from storaged.testing import vid_of
@@ -38,7 +38,8 @@ def incoming(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def pattern(image: Path, image_format: ImageFormat, verb: str) -> str:
     commands = [word for at in ("1M", "100M") for word in ("-c", f"{verb} -P 5 {at} 4M")]
-    command = ["qemu-io", "-f", image_format.value, *commands, image]
+    alone = ["-r"] if verb == "read" else []
+    command = ["qemu-io", *alone, "-f", image_format.value, *commands, image]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -153,6 +154,7 @@ def test_a_volume_that_is_being_changed_is_the_old_or_the_new(tmp_path: Path, ac
         assert leftovers(pool) == 0
         volume = volumes_in(pool)[ONE]
         assert is_whole(volume)
+        assert os.stat(f"{volume.path}/{volume.image}").st_uid == os.geteuid()
         names = {name for name in os.listdir(volume.path) if not name.startswith(".snapshot-")}
         assert names - {".meta.json.new"} == {volume.image, "meta.json"}
         assert len(os.listdir(pool)) == 1

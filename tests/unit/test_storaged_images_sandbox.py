@@ -189,3 +189,20 @@ def test_it_dies_with_storaged(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until_gone([pid])
+
+
+@as_root
+def test_without_the_right_to_borrow_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    file = os.open(tmp_path / "a", os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        os.setresuid(NOBODY.pw_uid, NOBODY.pw_uid, NOBODY.pw_uid)
+        try:
+            with Sandbox.of().lent(file):
+                os._exit(1)
+        except Unusable as refused:
+            os._exit(0 if "belongs to user 0" in str(refused) else 2)
+    _, status = os.waitpid(child, 0)
+    os.close(file)
+    assert os.waitstatus_to_exitcode(status) == 0
