@@ -182,7 +182,7 @@ class Upkeep:
                         self._nursery.start_soon(self._fetch, peer)
 
     def _tell(self, news: News) -> None:
-        datagram = _sealed(news, self.identity)
+        datagram = sealed(news, self.identity)
         if datagram is not None:
             multicast.tell(datagram, self._multicast_port)
 
@@ -279,7 +279,7 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(ip for link in multicast.links() for ip in (link.ipv4, link.ipv6) if ip)
 
 
-def _sealed(news: News, identity: Identity) -> bytes | None:
+def sealed(news: News, identity: Identity) -> bytes | None:
     """With the older tag key while both are good, so that who has not heard of the new one can read it."""
     realm: RealmSecret = identity.realm
     if realm.older:

@@ -26,6 +26,7 @@ from matcher.wire.messages import Attached, Confirm, Pledge, Refused
 from specs.ids import OfferId, VmId
 from tests.sim import host as sim_host
 from tests.sim.faults import parse_faults
+from tests.sim.realm import Leaf
 from tests.sim.world import World
 
 SEEDS_MAX = 12
@@ -203,7 +204,11 @@ def test_a_vm_of_a_revoked_user_that_comes_back_with_its_host_is_caught(monkeypa
 
 
 def test_a_door_that_does_not_look_at_the_time_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_host.Host, "trusts", lambda self, leaf: leaf.user_id not in self.revoked)
+    def trusts(self: sim_host.Host, leaf: Leaf) -> bool:
+        assert self.daemon is not None
+        return self.daemon.upkeep.identity.verifier.is_member("user", leaf.user_id)
+
+    monkeypatch.setattr(sim_host.Host, "trusts", trusts)
     assert caught(faults=UNSURE) == {"I8"}
 
 
