@@ -85,6 +85,8 @@ class Issuer:
         """Raises `IdentityError` where the registry can't be read."""
         self._folder, self._key, self._verifier = folder, key, verifier
         self._records = _read_records(folder)
+        self._beat_s = float("-inf")
+        self._stood_in: Bundle | None = None  # the one that was looked at for orphans last
 
     @property
     def entry(self) -> IssuerEntry | None:
@@ -198,6 +200,19 @@ class Issuer:
     def request(self, name: str) -> bytes:
         """For the root, to be named in the next anchor; DER."""
         return make_request(self._key, name)
+
+    def due(self, now_s: float, wall_s: float) -> list[Signed[Message]]:
+        """What this issuer says unasked: that it lives, now and then; and at once what those have revoked who are no
+        issuers any more, since who did not hear it from them will hear it from nobody else."""
+        documents: list[Signed[Message]] = []
+        bundle = self._verifier.bundle
+        if bundle is not self._stood_in:
+            self._stood_in = bundle
+            documents += self.revoke_again(wall_s) if bundle.orphans else []
+        if now_s >= self._beat_s + BEAT_S and (beat := self.heartbeat(wall_s)) is not None:
+            self._beat_s = now_s
+            documents.append(beat)
+        return documents
 
     def heartbeat(self, wall_s: float) -> Signed[Heartbeat] | None:
         entry = self.entry

@@ -101,8 +101,8 @@ def only_grows(host: str, epoch: int, revocations: Iterable[bytes], bundle: Bund
 
 
 def all_know_the_same(hosts: Iterable[Host]) -> None:
-    """I11, so that growing ends in one: after faults end, all hosts hold the same bundle, today's tag key, and the same
-    members for revoked, in their memory and on their disk."""
+    """I11, so that growing ends in one: after faults end, all hosts hold the same bundle and today's tag key, in
+    their memory and on their disk."""
     known = {host.name: _knows(host) for host in hosts}
     first, *others = known
     for name in others:
@@ -117,17 +117,38 @@ def is_parted(hosts: Iterable[Host]) -> bool:
     return any(mine.tag_key not in (other.tag_key, *other.older) for mine in secrets for other in secrets)
 
 
+def dropped_issuers_are_stood_in_for(hosts: Sequence[Host]) -> None:
+    """I11, so that nothing gets lost on the way: whoever is revoked on the host of an issuer of today is revoked
+    everywhere, though the issuer that said so may be none any more."""
+    in_force = {host.name: _in_force(_bundle(host)) for host in hosts}
+    for host in hosts:
+        if host.daemon is not None and host.daemon.upkeep.issuer is not None and host.daemon.upkeep.issuer.entry:
+            for member, before_s in in_force[host.name].items():
+                if late := [name for name, revoked in in_force.items() if revoked.get(member, 0.0) < before_s]:
+                    raise Violation("I11", f"{member[1][:6]} is revoked on {host.name}, and not on {', '.join(late)}")
+
+
 def _knows(host: Host) -> dict[str, object]:
     assert host.daemon is not None, "systemd starts it again"
     identity = host.daemon.upkeep.identity
     saved = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True)
-    if saved.bundle.digest != identity.bundle.digest or saved.key_number != identity.key_number:
+    if saved.bundle.revocations.keys() != identity.bundle.revocations.keys() or saved.key_number != identity.key_number:
         raise Violation("I11", f"the disk of {host.name} does not hold what it knows")
-    revoked = {}
-    for signed in identity.bundle.revocations.values():
+    return {"bundle": identity.bundle.digest, "tag key": identity.realm.tag_key}
+
+
+def _bundle(host: Host) -> Bundle:
+    assert host.daemon is not None, "systemd starts it again"
+    return host.daemon.upkeep.identity.bundle
+
+
+def _in_force(bundle: Bundle) -> dict[tuple[str, str], float]:
+    """For each member, the time before which its leaves are good for nothing."""
+    revoked: dict[tuple[str, str], float] = {}
+    for signed in bundle.revocations.values():
         member = signed.says.kind, signed.says.id
         revoked[member] = max(_reach(signed.says), revoked.get(member, 0.0))
-    return {"bundle": identity.bundle.digest, "tag key": identity.realm.tag_key, "revoked members": revoked}
+    return revoked
 
 
 def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
@@ -236,6 +257,7 @@ class Judge:
         self._began: dict[tuple[str, Life], tuple[float, int]] = {}  # when a life was first written down, in which boot
         self._seen: dict[str, tuple[Identity, Bundle]] = {}  # what each host goes by, since the last event
         self._floors: dict[str, Bundle] = {}  # what is on its disk for sure
+        self._issuers: Sequence[str] = ()
         self._gone: set[UserId] = set()  # revoked, and an admin was told that it is done
         self._contradicted: set[VmId] = set()  # removed by a person whose `run` was still under way
 
@@ -292,11 +314,15 @@ class Judge:
         self._floors[host.name] = bundle
 
     def restored(self, host: Host) -> None:
-        """Its disk is an older one; what nobody else has on theirs is lost."""
-        bundle = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True).bundle
-        self._floors[host.name] = bundle
-        held = {signed.says.id for floor in self._floors.values() for signed in floor.revocations.values()}
-        self._gone &= held
+        """Its disk is an older one."""
+        self._floors[host.name] = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True).bundle
+        self.lost()
+
+    def lost(self, issuers: Sequence[str] = ()) -> None:
+        """What no issuer (`issuers`: of today) has on its disk can't be passed on to others."""
+        self._issuers = issuers or self._issuers
+        floors = [floor for name, floor in self._floors.items() if name in self._issuers]
+        self._gone &= {signed.says.id for floor in floors for signed in floor.revocations.values()}
 
     def acknowledged_revocation(self, user_id: UserId) -> None:
         self._gone.add(user_id)
@@ -321,6 +347,7 @@ class Judge:
     def check_known(self, hosts: Sequence[Host]) -> None:
         """Once the hosts have had the time to tell each other everything."""
         all_know_the_same(hosts)
+        dropped_issuers_are_stood_in_for(hosts)
         for user_id in sorted(self._gone):
             if self._revoked_before_s(hosts[0], user_id) != float("inf"):
                 raise Violation("I11", f"user {user_id[:6]} was revoked, as an admin was told, and nobody knows it")

@@ -121,6 +121,11 @@ class RootDesk:
         self.all_issuers = tuple(range(1, min(hosts, ISSUERS) + 1))
         self._epoch, self._roots, self._issuers = 1, (0,), self.all_issuers
 
+    @property
+    def issuers(self) -> list[str]:
+        """Names of the hosts with an issuer of today."""
+        return [f"h{number}" for number in self._issuers]
+
     def toggle_issuer(self, number: int) -> Signed[Anchor]:
         """Drop it, or name it again."""
         named = set(self._issuers) ^ {number}

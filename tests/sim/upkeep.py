@@ -12,13 +12,13 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from matcher.net.intake import Arrival, Intake
-from matcher.net.upkeep import FETCH_S, PEERS_SAVED_S, sealed
+from matcher.net.upkeep import FETCH_S, PEERS_SAVED_S, SAVE_AGAIN_S, sealed
 from matcher.trust import files
 from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import Untrusted
 from matcher.trust.documents import Signed
 from matcher.trust.identity import load_identity
-from matcher.trust.issuing import BEAT_S, IssueError, open_issuer
+from matcher.trust.issuing import IssueError, open_issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal, PrincipalKind
 from matcher.trust.spreading import Effect, Fetch, Peer, Save, Spreading, Tell
@@ -99,12 +99,15 @@ class Upkeep:
             peers=load_peers(host.home.folder),
             now_s=self._now_s,
         )
-        self._planned_s = self._beat_s = float("-inf")
+        self._planned_s = float("-inf")
         self._save_peers_s = self._now_s
+        self._save_again_s = float("inf")
 
     def work(self) -> None:
         """Everything that is due; once a second, and when `Spreading` wants it."""
         self.identity.tick(self._host.wall_s)
+        if self._now_s >= self._save_again_s:
+            self._save()
         self._perform(self._spreading.tick(self._now_s, self._host.wall_s))
         self._issue()
         if self._now_s >= self._save_peers_s + PEERS_SAVED_S:
@@ -175,12 +178,14 @@ class Upkeep:
         host = self._host
         if host.disk.is_full:
             self._timeline.note(f"{host.name} can't save what it knows of the realm")
+            self._save_again_s = self._now_s + SAVE_AGAIN_S
             return False
         try:
             with crash_at(self._random.randrange(3) if host.happens(host.faults.crash) else len(REALM_FILES)):
                 self.identity.save()
         except Crash:
             host.dies()
+        self._save_again_s = float("inf")
         host.watcher.saved(host, self.identity.bundle)
         return True
 
@@ -226,11 +231,7 @@ class Upkeep:
 
     def _issue(self) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        if self.issuer is None or self._now_s < self._beat_s + BEAT_S:
-            return
-        self._beat_s, wall_s = self._now_s, self._host.wall_s
-        beat = self.issuer.heartbeat(wall_s)
-        documents: list[Signed[Message]] = [*self.issuer.revoke_again(wall_s), *([beat] if beat else [])]
+        documents = self.issuer.due(self._now_s, self._host.wall_s) if self.issuer is not None else []
         try:
             self.publish(documents)
         except NotDone:

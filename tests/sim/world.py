@@ -68,6 +68,7 @@ class World:
         self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._root, self._removed = papers.RootDesk(hosts), 0
+        self.judge.lost(self._root.issuers)
         self._anchors: list[Signed[Message]] = []  # signed, and known to nobody yet
         self.hosts: list[Host] = []
         for number in range(hosts):
@@ -209,6 +210,7 @@ class World:
         others = self._root.all_issuers[1:]
         if others and self._happens(0.6):
             anchor = self._root.toggle_issuer(self.random.choice(others))
+            self.judge.lost(self._root.issuers)
         else:
             anchor = self._root.rotate()
         self.timeline.note(f"the root signs anchor {anchor.says.epoch}")
