@@ -219,7 +219,9 @@ class Upkeep:
 
     def _issue(self, wall_s: float) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        documents = self.issuer.due(now_s(), wall_s) if self.issuer is not None else []
+        if self.issuer is None:
+            return
+        documents = self.issuer.due(self.identity.tag_keys, now_s(), wall_s)
         try:
             self.publish(documents)
         except OSError as error:

@@ -66,6 +66,10 @@ class Identity:
         return self.bundle.anchor.name
 
     @property
+    def tag_keys(self) -> TagKeys:
+        return self._tag_keys
+
+    @property
     def key_number(self) -> int:
         """Of today's tag key."""
         return self.realm.number
@@ -155,7 +159,8 @@ class Identity:
             return
         if bundle.anchor.realm_id != self.verifier.realm_id:
             return
-        self._know(self.bundle.united(bundle), self._tag_keys.united(tag_keys.documents), time.time())
+        bundle = self.bundle.united(bundle)
+        self._know(bundle, self._tag_keys.united(tag_keys.documents, bundle), time.time())
         try:
             certified = self.verifier.certified(leaf)
         except Untrusted:  # its issuer was dropped: what the realm says counts all the more

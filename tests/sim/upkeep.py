@@ -231,7 +231,9 @@ class Upkeep:
 
     def _issue(self) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        documents = self.issuer.due(self._now_s, self._host.wall_s) if self.issuer is not None else []
+        if self.issuer is None:
+            return
+        documents = self.issuer.due(self.identity.tag_keys, self._now_s, self._host.wall_s)
         try:
             self.publish(documents)
         except NotDone:
