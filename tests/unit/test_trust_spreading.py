@@ -211,3 +211,28 @@ def test_news_fit_a_datagram_beside_a_certificate(realm: Realm, tmp_path: Path) 
     (news,) = told(host.made(documents, 1.0, WALL_S))
     assert news.fresh
     assert len(encode(news)) <= 1200 - 30 - 64 - 480
+
+
+def test_of_several_hosts_the_one_that_is_not_heard_is_asked_though_the_others_are(realm: Realm) -> None:
+    """It may make its tags with a key that this one does not know, and hear its own part of the realm well."""
+    heard, silent = (Peer(HostId(digit * 64), f"h{digit}", f"10.0.0.{digit}", 7766) for digit in "23")
+    host = a_host(realm, "h1", peers=(heard, silent))
+    asked: list[tuple[float, Peer]] = []
+    for second in range(600):
+        news = News("h2", second, knows(host).bundle.digest, 1, 7766, b"")
+        host.heard(news, heard.host_id, heard.address, float(second), WALL_S)
+        effects = host.tick(float(second), WALL_S)
+        asked += [(second, effect.peer) for effect in effects if isinstance(effect, Fetch)]
+    assert {peer for _, peer in asked} == {silent}
+    assert len(asked) == 1 + 600 // SILENCE_S
+
+
+def test_hosts_that_are_gone_for_ever_do_not_keep_others_from_being_asked(realm: Realm) -> None:
+    peers = tuple(Peer(HostId(f"{number:064x}"), f"h{number}", "10.0.0.9", 7766) for number in range(5))
+    host = a_host(realm, "h1", peers=peers)
+    asked = set()
+    for _, effect in ticks(host, 60 * SILENCE_S):
+        if isinstance(effect, Fetch):
+            host.not_fetched(effect.peer, 0.0)
+            asked.add(effect.peer)
+    assert asked == {*peers}
