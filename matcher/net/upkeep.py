@@ -27,7 +27,7 @@ from matcher.trust.issuing import IssueError, Issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
-from matcher.trust.spreading import Effect, Fetch, Peer, Save, Spreading, Tell
+from matcher.trust.spreading import Effect, Fetch, Give, Peer, Save, Spreading, Tell
 from matcher.wire.codec import encode, to_json
 from matcher.wire.envelope import HOSTS, Kind, RealmSecret, TooLong, seal
 from matcher.wire.messages import Message, Refused
@@ -181,6 +181,9 @@ class Upkeep:
                 case Fetch(peer=peer):
                     if self._nursery is not None:
                         self._nursery.start_soon(self._fetch, peer)
+                case Give(peer=peer, documents=documents):
+                    if self._nursery is not None:
+                        self._nursery.start_soon(self._give, peer, documents)
 
     def _save(self) -> None:
         """Raises `OSError`, and then it is tried again: the next news may be long in coming."""
@@ -206,6 +209,10 @@ class Upkeep:
         else:
             self._perform(self._spreading.fetched(peer, answer, now_s(), time.time()))
 
+    async def _give(self, peer: Peer, documents: bytes) -> None:
+        post = "POST", "/v1/realm/documents", documents
+        await trio.to_thread.run_sync(self._ask, peer, *post, abandon_on_cancel=True)
+
     def _ask(self, peer: Peer, method: str, path: str, body: bytes | None) -> bytes | None:
         """Another host's answer, blocking; `None` where it gives none."""
         door = Door(peer.name, peer.host_id, peer.address, peer.port)
@@ -213,7 +220,7 @@ class Upkeep:
             with Connection(self.identity, door, timeout_s=FETCH_S) as connection:
                 answer = connection.ask_bytes(method, path, body)
         except (Unreachable, Unanswered) as error:
-            log.info("%s was asked what it knows of the realm: %s", peer.name, error)
+            log.info("%s was asked about the realm, %s %s: %s", peer.name, method, path, error)
             return None
         return None if isinstance(answer, Refused) else answer
 

@@ -29,6 +29,7 @@ from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire import signature
 from matcher.wire.envelope import RealmSecret
 from matcher.wire.messages import Message
+from matcher.wire.realm import TagKey
 
 if TYPE_CHECKING:
     import ssl
@@ -68,6 +69,11 @@ class Identity:
     @property
     def tag_keys(self) -> TagKeys:
         return self._tag_keys
+
+    @property
+    def tag_key(self) -> Signed[TagKey]:
+        """Today's, as it was signed."""
+        return self._tag_keys.documents[0]
 
     @property
     def key_number(self) -> int:

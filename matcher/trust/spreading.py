@@ -4,6 +4,7 @@
     another's digest differs       --> Fetch from it, by HTTPS, within a second or so
     every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
     a host has long told nothing   --> Fetch from it, one such host at a time: its tag key may be newer than ours
+    what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
 
 After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987).
 Bundles only grow, so that the order in which things come does not matter. Where a realm was parted for long while its
@@ -14,15 +15,16 @@ files.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from matcher.trust.bundle import Bundle
+from matcher.trust.certificates import Scope
 from matcher.trust.documents import Signed, read_documents
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Message
-from matcher.wire.realm import News, UserUse
+from matcher.wire.realm import News, TagKey, UserUse
 from specs.ids import HostId
 
 TELL_S = 30.0
@@ -48,6 +50,11 @@ class Knowing(Protocol):
 
     @property
     def key_number(self) -> int: ...
+
+    @property
+    def tag_key(self) -> Signed[TagKey]:
+        """Today's, as it was signed."""
+        ...
 
     def learn(self, documents: Iterable[Signed[Message]], wall_s: float) -> bool: ...
 
@@ -77,11 +84,19 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Give:
+    """Bring this host signed documents, framed, that it does not have; whether it took them need not be known."""
+
+    peer: Peer
+    documents: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """Put on the disk what was learned, before anything else."""
 
 
-Effect = Tell | Fetch | Save
+Effect = Tell | Fetch | Give | Save
 
 
 class Spreading:
@@ -145,7 +160,10 @@ class Spreading:
     def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
         """What a host gave: its bundle and its tag keys, framed."""
         self._fetched_s[peer.host_id] = now_s
-        return self._heard_of((d for part in unframe(answer) for d in read_documents(part)), now_s, wall_s)
+        documents = [document for part in unframe(answer) for document in read_documents(part)]
+        effects = self._heard_of(documents, now_s, wall_s)
+        lacks = self._lacking({document.data for document in documents})
+        return [*effects, Give(peer, frame(lacks))] if lacks else effects
 
     def not_fetched(self, peer: Peer, now_s: float) -> None:
         """It did not answer; another is asked next time."""
@@ -163,6 +181,15 @@ class Spreading:
         return effects
 
     # ---- inside
+
+    def _lacking(self, held: set[bytes]) -> list[bytes]:
+        """What another does not hold and would take; all anchors with the newest, which may not follow without them."""
+        bundle, tag_key = self._knowing.bundle, self._knowing.tag_key
+        anchors = [] if bundle.anchors[-1].data in held else [anchor.data for anchor in bundle.anchors]
+        orphans = bundle.orphans
+        revocations = [signed.data for digest, signed in bundle.revocations.items() if digest not in orphans]
+        is_good = bundle.signer_in(tag_key, Scope.HOSTS) is not None
+        return [*anchors, *(each for each in (*revocations, *([tag_key.data] * is_good)) if each not in held)]
 
     def _ask_a_silent_one(self, now_s: float) -> list[Effect]:
         earliest_s = now_s - SILENCE_S

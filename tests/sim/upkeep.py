@@ -16,12 +16,12 @@ from matcher.net.upkeep import FETCH_S, PEERS_SAVED_S, SAVE_AGAIN_S, sealed
 from matcher.trust import files
 from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import Untrusted
-from matcher.trust.documents import Signed
+from matcher.trust.documents import Signed, read_documents
 from matcher.trust.identity import load_identity
 from matcher.trust.issuing import IssueError, open_issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal, PrincipalKind
-from matcher.trust.spreading import Effect, Fetch, Peer, Save, Spreading, Tell
+from matcher.trust.spreading import Effect, Fetch, Give, Peer, Save, Spreading, Tell
 from matcher.wire.envelope import TAG_KEY_BYTES
 from matcher.wire.framing import frame
 from matcher.wire.messages import Answer, Message, Pledge, Query, Reveal
@@ -122,6 +122,11 @@ class Upkeep:
         """What the front door gives to who shows `leaf`; `None`: the handshake fails."""
         return None if self._judged(leaf) is None else self._known()
 
+    def offered(self, documents: bytes, leaf: bytes) -> None:
+        """They prove themselves, whoever brings them."""
+        if self._judged(leaf) is not None:
+            self.publish(list(read_documents(documents)))
+
     # ---- what admins do here; all raise `NotDone`, and what they did may be known all the same
 
     def revoke(self, kind: PrincipalKind, member_id: str) -> None:
@@ -166,6 +171,8 @@ class Upkeep:
                     self._tell(news)
                 case Fetch(peer=peer):
                     self._fetch(peer)
+                case Give(peer=peer, documents=documents):
+                    self._give(peer, documents)
         self._plan()
 
     def _plan(self) -> None:
@@ -200,8 +207,7 @@ class Upkeep:
                 )
 
     def _fetch(self, peer: Peer) -> None:
-        host = self._host
-        other = next(other for other in self._others if other.host_id == peer.host_id)
+        host, other = self._host, self._at(peer)
 
         def asked(reply: Callable[[bytes | None], None]) -> None:
             assert other.daemon is not None
@@ -228,6 +234,30 @@ class Upkeep:
             failed=lambda sent: failed(sent) if host.daemon is mine else None,
             timeout_s=FETCH_S,
         )
+
+    def _give(self, peer: Peer, documents: bytes) -> None:
+        host, other = self._host, self._at(peer)
+
+        def offered(_: Callable[[None], None]) -> None:
+            assert other.daemon is not None
+            try:
+                other.daemon.upkeep.offered(documents, self.identity.certificate)
+            except NotDone:
+                self._timeline.note(f"{other.name} can't keep what {host.name} gives")
+
+        if self._judged(papers.host_leaf(other.home.number)) is not None:
+            self._timeline.note(f"{host.name} gives to {other.name}")
+            self._network.request(
+                lambda: other.is_cut_from(host),
+                lambda: other.daemon is not None,
+                offered,
+                answered=lambda _: None,
+                failed=lambda _: None,
+                timeout_s=FETCH_S,
+            )
+
+    def _at(self, peer: Peer) -> "Host":
+        return next(other for other in self._others if other.host_id == peer.host_id)
 
     def _issue(self) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
