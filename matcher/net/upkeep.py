@@ -130,6 +130,12 @@ class Upkeep:
         if Save() in effects:
             self._save()
 
+    def keep(self) -> None:
+        """Before anybody is told that something is known already: it may be in memory alone, where a full disk did not
+        take it. Raises `OSError`."""
+        if self._save_again_s < float("inf"):
+            self._save()
+
     # ---- inside
 
     def _until_due_s(self) -> float:

@@ -132,7 +132,7 @@ class Upkeep:
     def revoke(self, kind: PrincipalKind, member_id: str) -> None:
         """Returns once it is on the disk. A host that is removed takes the tag key with it."""
         wall_s, issuer = self._host.wall_s, self.issuer
-        if issuer is None:
+        if issuer is None or (self._save_again_s < float("inf") and not self._save()):
             raise NotDone
         try:
             documents: list[Signed[Message]] = [issuer.revoke(kind, member_id, "", wall_s=wall_s)]

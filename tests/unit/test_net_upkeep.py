@@ -143,3 +143,17 @@ def test_what_a_full_disk_did_not_take_is_saved_later(realm: Realm, monkeypatch:
     upkeep._work()
     assert not load_identity(realm.folder / "h1").verifier.is_member("user", ann)
     assert upkeep._save_again_s == float("inf")
+
+
+async def test_nobody_is_told_that_it_is_done_already_while_it_is_in_memory_alone(realm: Realm, tmp_path: Path) -> None:
+    desk, ann = desk_of(realm, tmp_path), realm["ann"].principal.id
+    for written in (1, 0):  # the first time, the issuer's own register
+        with crash_at(written):
+            said = await desk.revoke(Revoke("user", "ann", "left"), admin(realm))
+        assert isinstance(said, Refused)
+        assert said.code == "journal"
+        assert load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)
+    again = await desk.revoke(Revoke("user", "ann", "left"), admin(realm))
+    assert isinstance(again, Refused)
+    assert again.code == "revoked"
+    assert not load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)
