@@ -325,7 +325,9 @@ class Judge:
         self._gone &= {signed.says.id for floor in floors for signed in floor.revocations.values()}
 
     def acknowledged_revocation(self, user_id: UserId) -> None:
+        """By one who may not have heard yet that it is no issuer any more: then it counts for itself alone."""
         self._gone.add(user_id)
+        self.lost()
 
     # ---- the judgement
 

@@ -202,7 +202,7 @@ def test_the_ledger_makes_up_for_a_confirm_whose_grant_was_not_asked_for(monkeyp
 def test_a_revocation_that_is_forgotten_at_the_commitment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The confirm came before, and its volumes were slow to attach; or the host has rebooted since."""
     monkeypatch.setattr(Admission, "against_attached", lambda self, vm: None)
-    assert caught(faults=f"{UNSURE},revoked=0.1,storage_stall=0.2") == {"I8"}
+    assert caught(faults=f"{UNSURE},revoked=0.02,storage_stall=0.2,reboot=0.03", pledges=1000) == {"I8"}
 
 
 def test_a_vm_of_a_revoked_user_that_comes_back_with_its_host_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +285,12 @@ def test_a_host_that_never_asks_another_is_caught(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Spreading, "tick", tick)
     assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_host_that_gives_nothing_to_whom_it_asks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may know of it, and it may make its tags with a key that nobody has."""
+    monkeypatch.setattr(Spreading, "_lacking", lambda *_: [])
+    assert caught(faults=f"{RESTLESS},split=0.03,restore=0.01") == {"I11"}
 
 
 def test_a_host_that_asks_only_when_it_hears_nobody_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
