@@ -18,7 +18,7 @@ from specs.ids import HostId
 from storaged.beneath import Unusable
 from storaged.config import Config
 from storaged.hints import NAMED, PATHS_MAX, Hint, Hints, Watched
-from storaged.images.staging import sweep
+from storaged.images.sweeping import sweep
 from storaged.index import Index
 from storaged.pool import MEMORY, Pools
 from storaged.volume import Snapshot, shown

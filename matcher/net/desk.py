@@ -252,6 +252,7 @@ class Desk:
 
     def _tried(self, do: Callable[[], T], caller: Caller, what: str, about: str) -> T | Refused:
         try:
+            self._upkeep.keep()
             done = do()
         except IssueError as error:
             return self._refuse(error.code, error.said, error.helps, caller, about)

@@ -23,11 +23,11 @@ from matcher.net.peer import now_s
 from matcher.trust.certificates import Untrusted
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.identity import Identity
-from matcher.trust.issuing import BEAT_S, IssueError, Issuer
+from matcher.trust.issuing import IssueError, Issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
-from matcher.trust.spreading import Effect, Fetch, Peer, Save, Spreading, Tell
+from matcher.trust.spreading import Effect, Fetch, Give, Peer, Save, Spreading, Tell
 from matcher.wire.codec import encode, to_json
 from matcher.wire.envelope import HOSTS, Kind, RealmSecret, TooLong, seal
 from matcher.wire.messages import Message, Refused
@@ -41,6 +41,7 @@ WARN_AFTER_S = 86_400.0
 STALE_AFTER_S = 7 * 86_400.0
 WARN_AGAIN_S = 3600.0
 PEERS_SAVED_S = 60.0
+SAVE_AGAIN_S = 10.0  # after the disk could not take it
 
 log = logging.getLogger("realm")
 
@@ -86,9 +87,10 @@ class Upkeep:
         self._is_first = port > 0
         self._uses, self._told = uses, tuple[UserUse, ...]()
         self._works = False
+        self._save_again_s = float("inf")
         self._present: int | None = None
         self._saved_peers: tuple[Peer, ...] = ()
-        self._save_peers_s = self._renew_s = self._warn_s = self._beat_s = float("-inf")
+        self._save_peers_s = self._renew_s = self._warn_s = float("-inf")
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -126,7 +128,13 @@ class Upkeep:
         effects = self._spreading.made(documents, now_s(), time.time())
         self._perform(effect for effect in effects if effect != Save())
         if Save() in effects:
-            self.identity.save()
+            self._save()
+
+    def keep(self) -> None:
+        """Before anybody is told that something is known already: it may be in memory alone, where a full disk did not
+        take it. Raises `OSError`."""
+        if self._save_again_s < float("inf"):
+            self._save()
 
     # ---- inside
 
@@ -147,6 +155,8 @@ class Upkeep:
         if (uses := tuple(self._uses())) != self._told:
             self._told = uses
             self._spreading.tell_soon(now_s())
+        if now_s() >= self._save_again_s:
+            self._try_to_save()
         self._perform(self._spreading.tick(now_s(), wall_s))
         self._issue(wall_s)
         self._renew(wall_s)
@@ -171,18 +181,30 @@ class Upkeep:
         for effect in effects:
             match effect:
                 case Save():
-                    try:
-                        self.identity.save()
-                    except OSError as error:
-                        log.error("what the realm says can't be kept on the disk: %s", error)
+                    self._try_to_save()
                 case Tell(news=news):
                     self._tell(news)
                 case Fetch(peer=peer):
                     if self._nursery is not None:
                         self._nursery.start_soon(self._fetch, peer)
+                case Give(peer=peer, documents=documents):
+                    if self._nursery is not None:
+                        self._nursery.start_soon(self._give, peer, documents)
+
+    def _save(self) -> None:
+        """Raises `OSError`, and then it is tried again: the next news may be long in coming."""
+        self._save_again_s = now_s() + SAVE_AGAIN_S
+        self.identity.save()
+        self._save_again_s = float("inf")
+
+    def _try_to_save(self) -> None:
+        try:
+            self._save()
+        except OSError as error:
+            log.error("what the realm says can't be kept on the disk: %s", error)
 
     def _tell(self, news: News) -> None:
-        datagram = _sealed(news, self.identity)
+        datagram = sealed(news, self.identity)
         if datagram is not None:
             multicast.tell(datagram, self._multicast_port)
 
@@ -193,6 +215,10 @@ class Upkeep:
         else:
             self._perform(self._spreading.fetched(peer, answer, now_s(), time.time()))
 
+    async def _give(self, peer: Peer, documents: bytes) -> None:
+        post = "POST", "/v1/realm/documents", documents
+        await trio.to_thread.run_sync(self._ask, peer, *post, abandon_on_cancel=True)
+
     def _ask(self, peer: Peer, method: str, path: str, body: bytes | None) -> bytes | None:
         """Another host's answer, blocking; `None` where it gives none."""
         door = Door(peer.name, peer.host_id, peer.address, peer.port)
@@ -200,17 +226,15 @@ class Upkeep:
             with Connection(self.identity, door, timeout_s=FETCH_S) as connection:
                 answer = connection.ask_bytes(method, path, body)
         except (Unreachable, Unanswered) as error:
-            log.info("%s was asked what it knows of the realm: %s", peer.name, error)
+            log.info("%s was asked about the realm, %s %s: %s", peer.name, method, path, error)
             return None
         return None if isinstance(answer, Refused) else answer
 
     def _issue(self, wall_s: float) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        if self.issuer is None or now_s() < self._beat_s + BEAT_S:
+        if self.issuer is None:
             return
-        self._beat_s = now_s()
-        beat = self.issuer.heartbeat(wall_s)
-        documents: list[Signed[Message]] = [*self.issuer.revoke_again(wall_s), *([beat] if beat else [])]
+        documents = self.issuer.due(self.identity.tag_keys, now_s(), wall_s)
         try:
             self.publish(documents)
         except OSError as error:
@@ -279,7 +303,7 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(ip for link in multicast.links() for ip in (link.ipv4, link.ipv6) if ip)
 
 
-def _sealed(news: News, identity: Identity) -> bytes | None:
+def sealed(news: News, identity: Identity) -> bytes | None:
     """With the older tag key while both are good, so that who has not heard of the new one can read it."""
     realm: RealmSecret = identity.realm
     if realm.older:

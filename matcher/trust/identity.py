@@ -29,6 +29,7 @@ from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire import signature
 from matcher.wire.envelope import RealmSecret
 from matcher.wire.messages import Message
+from matcher.wire.realm import TagKey
 
 if TYPE_CHECKING:
     import ssl
@@ -64,6 +65,15 @@ class Identity:
     @property
     def realm_name(self) -> str:
         return self.bundle.anchor.name
+
+    @property
+    def tag_keys(self) -> TagKeys:
+        return self._tag_keys
+
+    @property
+    def tag_key(self) -> Signed[TagKey]:
+        """Today's, as it was signed."""
+        return self._tag_keys.documents[0]
 
     @property
     def key_number(self) -> int:
@@ -155,7 +165,8 @@ class Identity:
             return
         if bundle.anchor.realm_id != self.verifier.realm_id:
             return
-        self._know(self.bundle.united(bundle), self._tag_keys.united(tag_keys.documents), time.time())
+        bundle = self.bundle.united(bundle)
+        self._know(bundle, self._tag_keys.united(tag_keys.documents, bundle), time.time())
         try:
             certified = self.verifier.certified(leaf)
         except Untrusted:  # its issuer was dropped: what the realm says counts all the more

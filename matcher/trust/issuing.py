@@ -38,6 +38,7 @@ from matcher.trust.grants import NOTHING, grant_problem
 from matcher.trust.identity import Identity, IdentityError, load_key
 from matcher.trust.principal import PrincipalKind, fingerprint, name_problem
 from matcher.trust.requests import make_request, read_request
+from matcher.trust.tag_keys import TagKeys
 from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire.codec import BadBytes, from_json, to_json
 from matcher.wire.envelope import TAG_KEY_BYTES
@@ -85,6 +86,8 @@ class Issuer:
         """Raises `IdentityError` where the registry can't be read."""
         self._folder, self._key, self._verifier = folder, key, verifier
         self._records = _read_records(folder)
+        self._beat_s = float("-inf")
+        self._stood_in: Bundle | None = None  # the one that was looked at for orphans last
 
     @property
     def entry(self) -> IssuerEntry | None:
@@ -199,6 +202,20 @@ class Issuer:
         """For the root, to be named in the next anchor; DER."""
         return make_request(self._key, name)
 
+    def due(self, tag_keys: TagKeys, now_s: float, wall_s: float) -> list[Signed[Message]]:
+        """What this issuer says unasked: that it lives, now and then; and at once what those have said who are no
+        issuers any more, since who did not hear it from them will hear it from nobody else."""
+        documents: list[Signed[Message]] = []
+        bundle = self._verifier.bundle
+        if bundle is not self._stood_in:
+            self._stood_in = bundle
+            documents += self.revoke_again(wall_s) if bundle.orphans else []
+            documents += self._key_again(tag_keys, wall_s)
+        if now_s >= self._beat_s + BEAT_S and (beat := self.heartbeat(wall_s)) is not None:
+            self._beat_s = now_s
+            documents.append(beat)
+        return documents
+
     def heartbeat(self, wall_s: float) -> Signed[Heartbeat] | None:
         entry = self.entry
         if entry is None:
@@ -213,6 +230,12 @@ class Issuer:
         return write_document(TagKey(self._realm_id, number, key, int(wall_s * 1000)), self._key)
 
     # ---- inside
+
+    def _key_again(self, tag_keys: TagKeys, wall_s: float) -> list[Signed[TagKey]]:
+        orphan = tag_keys.orphan(self._verifier.bundle)
+        if orphan is None or Scope.HOSTS not in self.scopes:
+            return []
+        return [write_document(replace(orphan.says, at_ms=int(wall_s * 1000)), self._key)]
 
     @property
     def _realm_id(self) -> str:

@@ -3,23 +3,28 @@
     something new (mine, or heard) --> Tell, and again a little later, as datagrams get lost
     another's digest differs       --> Fetch from it, by HTTPS, within a second or so
     every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
-    nobody tells anything          --> Fetch from somebody known of before: our tag key may be an old one
+    a host has long told nothing   --> Fetch from it, one such host at a time: its tag key may be newer than ours
+    what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
 
 After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987).
-Bundles only grow, so that the order in which things come does not matter. No I/O, no clock: times come in, what is to
-be done comes out. `Knowing` is an `Identity`; the simulator has one without files.
+Bundles only grow, so that the order in which things come does not matter. Where a realm was parted for long while its
+tag key changed, the hosts of each part hear each other well, and the others never again: it would not do to ask only
+when nobody at all is heard.
+No I/O, no clock: times come in, what is to be done comes out. `Knowing` is an `Identity`; some tests have one without
+files.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from matcher.trust.bundle import Bundle
+from matcher.trust.certificates import Scope
 from matcher.trust.documents import Signed, read_documents
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Message
-from matcher.wire.realm import News, UserUse
+from matcher.wire.realm import News, TagKey, UserUse
 from specs.ids import HostId
 
 TELL_S = 30.0
@@ -28,7 +33,7 @@ TELL_ON_S = (0.2, 2.0)  # after something new of another's
 TELLINGS_MAX = 8
 FETCH_WITHIN_S = 1.0  # so that a hundred hosts that hear one news do not all ask at once
 FETCH_PAUSE_S = 5.0  # between two questions to one host
-SILENCE_S = 95.0  # three tellings missed
+SILENCE_S = 95.0  # three tellings missed; and so often one of those is asked who missed them
 FRESH_MAX_BYTES = 340  # of documents in one `News`: a heartbeat and a revocation, beside certificate and signature
 USES_MAX = 2  # users in one `News`; where there are more, more is told
 TELLS_MAX = 10  # in `TELL_S`, however many users there are
@@ -45,6 +50,11 @@ class Knowing(Protocol):
 
     @property
     def key_number(self) -> int: ...
+
+    @property
+    def tag_key(self) -> Signed[TagKey]:
+        """Today's, as it was signed."""
+        ...
 
     def learn(self, documents: Iterable[Signed[Message]], wall_s: float) -> bool: ...
 
@@ -74,11 +84,19 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Give:
+    """Bring this host signed documents, framed, that it does not have; whether it took them need not be known."""
+
+    peer: Peer
+    documents: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """Put on the disk what was learned, before anything else."""
 
 
-Effect = Tell | Fetch | Save
+Effect = Tell | Fetch | Give | Save
 
 
 class Spreading:
@@ -104,10 +122,11 @@ class Spreading:
         self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]
         self._fetch_at_s: dict[HostId, float] = {}
         self._fetched_s: dict[HostId, float] = {}
-        self._silent_since_s = now_s - SILENCE_S + 5.0  # a host that starts soon asks somebody, if nobody tells
+        self._known_of_s: dict[HostId, float] = {}  # when a host was heard, or asked because it was not
+        self._ask_at_s = now_s + 5.0  # a host that starts soon asks somebody who has not told yet
 
     def next_deadline_s(self) -> float:
-        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._silent_since_s + SILENCE_S, float("inf"))
+        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._ask_at_s, float("inf"))
 
     def made(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> list[Effect]:
         """Our own issuer has made something, or an admin has brought it: told at once, and again."""
@@ -125,9 +144,9 @@ class Spreading:
         """Another host tells what it knows."""
         if host_id == self._host_id:
             return []
-        self._silent_since_s = now_s
         if news.front_door_port:
             self._note_peer(Peer(host_id, news.host, address, news.front_door_port))
+            self._known_of_s[host_id] = now_s
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
         behind = news.digest != self._knowing.bundle.digest or news.key_number > self._knowing.key_number
         if behind and host_id in self.peers:
@@ -140,9 +159,11 @@ class Spreading:
 
     def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
         """What a host gave: its bundle and its tag keys, framed."""
-        self._silent_since_s = now_s
         self._fetched_s[peer.host_id] = now_s
-        return self._heard_of((d for part in unframe(answer) for d in read_documents(part)), now_s, wall_s)
+        documents = [document for part in unframe(answer) for document in read_documents(part)]
+        effects = self._heard_of(documents, now_s, wall_s)
+        lacks = self._lacking({document.data for document in documents})
+        return [*effects, Give(peer, frame(lacks))] if lacks else effects
 
     def not_fetched(self, peer: Peer, now_s: float) -> None:
         """It did not answer; another is asked next time."""
@@ -154,13 +175,34 @@ class Spreading:
             del self._fetch_at_s[host_id]
             self._fetched_s[host_id] = now_s
             effects.append(Fetch(self.peers[host_id]))
-        if now_s >= self._silent_since_s + SILENCE_S:
-            self._silent_since_s = now_s
-            others = [peer for peer in self.peers.values() if peer.host_id != self._host_id]
-            effects += [Fetch(self._random.choice(others))] if others else []
+        if now_s >= self._ask_at_s:
+            self._ask_at_s = now_s + SILENCE_S
+            effects += self._ask_a_silent_one(now_s)
         return effects
 
     # ---- inside
+
+    def _lacking(self, held: set[bytes]) -> list[bytes]:
+        """What another does not hold and would take; all anchors with the newest, which may not follow without them."""
+        bundle, tag_key = self._knowing.bundle, self._knowing.tag_key
+        anchors = [] if bundle.anchors[-1].data in held else [anchor.data for anchor in bundle.anchors]
+        orphans = bundle.orphans
+        revocations = [signed.data for digest, signed in bundle.revocations.items() if digest not in orphans]
+        is_good = bundle.signer_in(tag_key, Scope.HOSTS) is not None
+        return [*anchors, *(each for each in (*revocations, *([tag_key.data] * is_good)) if each not in held)]
+
+    def _ask_a_silent_one(self, now_s: float) -> list[Effect]:
+        earliest_s = now_s - SILENCE_S
+        silent = [
+            peer
+            for peer in self.peers.values()
+            if peer.host_id != self._host_id and self._known_of_s.get(peer.host_id, earliest_s) <= earliest_s
+        ]
+        if not silent:
+            return []
+        peer = self._random.choice(silent)
+        self._known_of_s[peer.host_id] = now_s
+        return [Fetch(peer)]
 
     def _tell_if_due(self, now_s: float, wall_s: float) -> list[Effect]:
         due = [at_s for at_s in self._tell_at_s if at_s <= now_s]
@@ -227,4 +269,5 @@ class Spreading:
             del self.peers[gone]
             self._fetch_at_s.pop(gone, None)
             self._fetched_s.pop(gone, None)
+            self._known_of_s.pop(gone, None)
         self.peers[peer.host_id] = peer

@@ -2,6 +2,9 @@
 
 They only keep outsiders' floods cheap, and say nothing of who sent what. A new one is made when a host is removed, so
 that it becomes an outsider here as well.
+A key whose issuer the root has dropped stands behind all that an issuer of today has signed, whatever its number: who
+has not heard of it before will never take it, and two who tag with different keys do not hear each other. An issuer of
+today signs such a key anew (`orphan`); until then it is understood.
 """
 
 from collections.abc import Iterable
@@ -31,19 +34,27 @@ class TagKeys:
         """What makes and judges tags at this time. A new key of a time to come ends the overlap at once: else a wrong
         clock would keep the older one good for as long."""
         newest, *older = [signed.says for signed in self.documents]
+        if any(each.number > newest.number for each in older):  # told with the last of them, which is today's
+            return RealmSecret(realm_id, newest.key, newest.number, (*(each.key for each in older), newest.key))
         is_over = abs(wall_s - newest.at_ms / 1000) > OVERLAP_S
         return RealmSecret(realm_id, newest.key, newest.number, () if is_over else tuple(each.key for each in older))
+
+    def orphan(self, bundle: Bundle) -> Signed[TagKey] | None:
+        """The key of the highest number, if no issuer of today stands behind it."""
+        highest = max(self.documents, key=lambda each: each.says.number)
+        same = [each for each in self.documents if each.says.number == highest.says.number]
+        return None if any(_is_todays(each, bundle) for each in same) else highest
 
     def to_bytes(self) -> bytes:
         return frame(signed.data for signed in self.documents)
 
     def merged(self, documents: Iterable[Signed[Message]], bundle: Bundle) -> "TagKeys":
         """With those keys among `documents` that an issuer in scope has signed; the same where none is newer."""
-        return self.united(_keys(documents, bundle))
+        return self.united(_keys(documents, bundle), bundle)
 
-    def united(self, judged: Iterable[Signed[TagKey]]) -> "TagKeys":
+    def united(self, judged: Iterable[Signed[TagKey]], bundle: Bundle) -> "TagKeys":
         """With keys that were judged before, as those on one's own disk; the same where none is newer."""
-        newest = _newest((*self.documents, *judged))
+        newest = _newest((*self.documents, *judged), bundle)
         return self if newest == self.documents else TagKeys(newest)
 
 
@@ -54,7 +65,7 @@ def read_tag_keys(framed: bytes, bundle: Bundle, *, own: bool = False) -> TagKey
     """
     documents = list(read_documents(framed))
     found = _formed(documents, bundle.anchor.realm_id) if own else _keys(documents, bundle)
-    newest = _newest(found)
+    newest = _newest(found, bundle)
     return TagKeys(newest) if newest else None
 
 
@@ -69,13 +80,19 @@ def _formed(documents: Iterable[Signed[Message]], realm_id: str) -> list[Signed[
     return [key for key in keys if key.says.realm_id == realm_id and len(key.says.key) == TAG_KEY_BYTES]
 
 
-def _newest(documents: Iterable[Signed[TagKey]]) -> tuple[Signed[TagKey], ...]:
+def _newest(documents: Iterable[Signed[TagKey]], bundle: Bundle) -> tuple[Signed[TagKey], ...]:
     """Those of the highest number and of the one before. Of two with one number, the same one comes first everywhere,
     and the other is accepted as an older one is: some may have it alone for a while."""
-    by_key = {(document.says.number, document.says.key): document for document in sorted(documents, key=_rank)}
-    ranked = sorted(by_key.values(), key=_rank, reverse=True)
+
+    def rank(document: Signed[TagKey]) -> tuple[bool, int, bytes, bytes]:
+        return _is_todays(document, bundle), document.says.number, document.says.key, document.data
+
+    by_key = {(document.says.number, document.says.key): document for document in sorted(documents, key=rank)}
+    ranked = sorted(by_key.values(), key=rank, reverse=True)
     return tuple(document for document in ranked if document.says.number >= ranked[0].says.number - 1)[:KEPT]
 
 
-def _rank(document: Signed[TagKey]) -> tuple[int, bytes, bytes]:
-    return document.says.number, document.says.key, document.data
+def _is_todays(document: Signed[TagKey], bundle: Bundle) -> bool:
+    """Of one that was judged before: whether its issuer may make keys still."""
+    scopes = {issuer.key_id: issuer.scopes for issuer in bundle.issuers}
+    return Scope.HOSTS in scopes.get(document.signatures[0][0], ())

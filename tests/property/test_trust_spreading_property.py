@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from matcher.trust.bundle import Bundle
-from matcher.trust.documents import Signed
-from matcher.trust.spreading import SILENCE_S, Effect, Fetch, Save, Spreading, Tell
+from matcher.trust.documents import Signed, read_documents
+from matcher.trust.spreading import SILENCE_S, Effect, Fetch, Give, Save, Spreading, Tell
 from matcher.wire.framing import frame
 from matcher.wire.messages import Message
+from matcher.wire.realm import TagKey
 from specs.ids import HostId
 from tests.fakes.realms import Realm, make_realm
 
@@ -25,6 +26,7 @@ SETTLES_S = SILENCE_S  # after the last loss; one telling and one question are e
 @dataclass
 class Knowing:
     bundle: Bundle
+    tag_key: Signed[TagKey]
     key_number: int = 1
     saved: Bundle | None = None
 
@@ -45,7 +47,7 @@ class Net:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.number = count()
         self.cut: set[int] = set()
-        self.knowing = [Knowing(realm["h0"].bundle) for _ in range(hosts)]
+        self.knowing = [Knowing(realm["h0"].bundle, realm["h0"].tag_key) for _ in range(hosts)]
         self.hosts = [
             Spreading(
                 self.knowing[i],
@@ -84,6 +86,13 @@ class Net:
                             self.at(self.now_s + self.random.uniform(0.001, 0.4), lambda j=j: self.hear(j, i, news))  # type: ignore[misc]
                 case Fetch(peer=peer):
                     self.at(self.now_s + 0.01, lambda peer=peer: self.fetch(i, peer))  # type: ignore[misc]
+                case Give(peer=peer, documents=documents):
+                    self.at(self.now_s + 0.01, lambda peer=peer, given=documents: self.give(i, peer, given))  # type: ignore[misc]
+
+    def give(self, i: int, peer: object, documents: bytes) -> None:
+        j = int(peer.host_id, 16)  # type: ignore[attr-defined]
+        if not self.is_lost(i, j):
+            self.perform(j, self.hosts[j].made(read_documents(documents), self.now_s, WALL_S + self.now_s))
 
     def hear(self, j: int, i: int, news: object) -> None:
         heard = self.hosts[j].heard(news, HostId(f"{i:064x}"), f"10.0.0.{i}", self.now_s, WALL_S + self.now_s)  # type: ignore[arg-type]
@@ -94,7 +103,7 @@ class Net:
         if self.is_lost(i, j):
             self.hosts[i].not_fetched(peer, self.now_s)  # type: ignore[arg-type]
             return
-        answer = frame([self.knowing[j].bundle.to_bytes()])
+        answer = frame([self.knowing[j].bundle.to_bytes(), frame([self.knowing[j].tag_key.data])])
         self.perform(i, self.hosts[i].fetched(peer, answer, self.now_s, WALL_S + self.now_s))  # type: ignore[arg-type]
 
     def is_lost(self, i: int, j: int) -> bool:

@@ -41,7 +41,8 @@ from specs.ids import OfferId, UserId, Vid, VmId, new_id
 from tests.sim.faults import Faults
 from tests.sim.host import Daemon, Host
 from tests.sim.network import Network
-from tests.sim.realm import RENEWS_S, WALL_S, Leaf, make_leaf
+from tests.sim.papers import WALL_S, user_id
+from tests.sim.realm import RENEWS_S, Leaf, make_leaf
 from tests.sim.timeline import Timeline
 
 THINKS_S = (0.02, 1.5)
@@ -83,6 +84,7 @@ class Person:
         self.name = name
         self.lives = 1  # keys that this person had
         self._leaf: Leaf | None = None
+        self._not_before_s = 0.0  # leaves that start earlier were revoked
         self.faults = faults
         self._hosts = {host.host_id: host for host in hosts}
         self._vids = vids
@@ -94,31 +96,40 @@ class Person:
         self._before: Host | None = None  # where the VM was stopped
         # A generation that was tried once is never tried again, whatever became of it: who did not answer may have it.
         self._tried: dict[VmId, int] = {}
-        self._renew()
+        self._renew_regularly()
         self._think()
 
     # ---- who one is
 
     @property
     def user_id(self) -> UserId:
-        return UserId(f"{self.name}{self.lives:04}".rjust(64, "0"))
+        return user_id(self._key_name)
 
     @property
     def leaf(self) -> Leaf:
         assert self._leaf is not None
         return self._leaf
 
-    def _renew(self) -> None:
+    @property
+    def _key_name(self) -> str:
+        return f"{self.name} {self.lives}"
+
+    def renew(self, not_before_s: float = 0.0) -> None:
         """Another leaf, with another grant; what was asked with the old one stays as it was asked."""
-        self._leaf = make_leaf(self.user_id, self.name, self._random, WALL_S + self._timeline.now_s)
-        self._timeline.after(self._random.uniform(*RENEWS_S), self._renew)
+        self._not_before_s = max(self._not_before_s, not_before_s)
+        wall_s = WALL_S + self._timeline.now_s
+        self._leaf = make_leaf(self._key_name, self.name, self._random, wall_s, self._not_before_s)
+
+    def _renew_regularly(self) -> None:
+        self.renew()
+        self._timeline.after(self._random.uniform(*RENEWS_S), self._renew_regularly)
 
     def come_anew(self) -> None:
         """After a revocation: the same person, with another key; nothing of the old one's is theirs."""
         if self._placing is not None:
             self._die(self._placing)
-        self.lives += 1
-        self._leaf = make_leaf(self.user_id, self.name, self._random, WALL_S + self._timeline.now_s)
+        self.lives, self._not_before_s = self.lives + 1, 0.0
+        self.renew()
 
     # ---- what to do next
 

@@ -19,7 +19,12 @@ class Faults:
     libvirt_down: float = 0.005
     storage_stall: float = 0.01
     virsh: float = 0.002  # a domain is destroyed behind atomd's back
-    clock: float = 0.003  # its wall clock is an hour off, for a while
+    clock: float = 0.003  # its wall clock is up to an hour off, for a while
+    restore: float = 0.0003  # its disk is replaced by an older one, as far as the realm goes
+    # of each second
+    split: float = 0.001  # hosts do not hear each other, in two parts, for seconds or many minutes
+    removed: float = 0.0005  # a host that was there once is removed, and the tag key changes
+    anchor: float = 0.001  # the root drops an issuer or names it again, or a new root takes over
     # of each call
     start_slow: float = 0.05
     start_fails: float = 0.03
@@ -28,6 +33,7 @@ class Faults:
     storage_refuses: float = 0.03
     # of each person and second
     revoked: float = 0.001
+    narrowed: float = 0.001  # their leaves of before are revoked, as the grant has changed
     # of each guest
     deaf: float = 0.1  # to the power button
     power_off: float = 0.1  # by itself

@@ -4,11 +4,11 @@
 in order, and a crash can come before any of them, or before any answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from atomd import effects as wanted
 from atomd.admission import Admission
@@ -26,6 +26,7 @@ from atomd.service import DECIDED_S, ENDED_S
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.scheduler.outcomes import Abandoned, Committed
+from matcher.trust.bundle import Bundle
 from matcher.wire.messages import (
     Abandon,
     Confirm,
@@ -42,15 +43,18 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from matcher.wire.volumes import Attached
-from specs.ids import HostId, OfferId, UserId, Vid, VmId, new_id
+from specs.ids import OfferId, Vid, VmId, new_id
+from tests.sim import papers
 from tests.sim.faults import Faults
-from tests.sim.realm import WALL_S, Leaf
+from tests.sim.network import Network
+from tests.sim.papers import WALL_S
+from tests.sim.realm import Leaf
 from tests.sim.slow import Domain, Libvirt, Pool, Said, Storage
 from tests.sim.timeline import Crashed, Timeline
+from tests.sim.upkeep import PORT, Home, Upkeep
 
 TICK_S = 1.0
 RESTART_S = (0.05, 5.0)  # until systemd has atomd up again
-PORT = 7766
 DENIED = Refused("denied", (Reason("certificate", "one that is good", "it is not, by this host's clock", "wait"),))
 
 Found = TypeVar("Found")
@@ -84,13 +88,17 @@ class Watcher(Protocol):
 
     def removed(self, host: "Host", vm: Vm) -> None: ...
 
+    def saved(self, host: "Host", bundle: Bundle) -> None: ...
+
+    def restored(self, host: "Host") -> None: ...
+
 
 class Host:
-    """A machine. `daemon` is `None` while atomd is dead."""
+    """A machine. `daemon` is `None` while atomd is dead. `hosts` are all that there are, as they come to be."""
 
     def __init__(
         self,
-        name: str,
+        home: Home,
         hardware: Hardware,
         vids: dict[Vid, Reach],
         *,
@@ -98,24 +106,27 @@ class Host:
         random: Random,
         faults: Faults,
         pool: Pool,
+        network: Network,
+        hosts: Sequence["Host"],
         watcher: Watcher,
     ) -> None:
-        self.name, self.hardware, self.vids = name, hardware, vids
-        self.host_id = HostId(f"{name:0>64}")
+        self.name, self.hardware, self.vids = f"h{home.number}", hardware, vids
+        self.home, self.host_id = home, papers.host_id(home.number)
+        self.network, self.hosts = network, hosts
         self.timeline, self.random, self.faults, self.watcher = timeline, random, faults, watcher
         self.disk = Disk()
         self.libvirt = Libvirt(timeline, random, faults)
-        self.storage = Storage(timeline, random, faults, name, pool)
+        self.storage = Storage(timeline, random, faults, self.name, pool)
         self.is_cut = False
+        self.side = 0  # of a network that is split; clients reach both
         self.boots = 1
         self.clock_s = 0.0  # how far its wall clock is off
-        self.revoked: set[UserId] = set()  # as far as this host has learned
         self.shown: dict[OfferId, Leaf] = {}  # by whom confirms came; for the judge
         self.daemon: Daemon | None = None
         self.libvirt.began = partial(watcher.began, self)
         self.libvirt.heard = self._hear
-        self.face = Face(name, PORT, hardware, False)
-        self.start()
+        self.face = Face(self.name, PORT, hardware, False)
+        timeline.after(0.0, self.start)
 
     def start(self) -> None:
         if self.daemon is None:
@@ -138,6 +149,18 @@ class Host:
         self.libvirt.domains.clear()
         self.crash()
 
+    def dies(self) -> NoReturn:
+        """In the middle of something."""
+        self.crash()
+        raise Crashed
+
+    def restore(self) -> None:
+        """What it knows of the realm is an old backup's."""
+        self.crash()
+        self.timeline.note(f"{self.name} gets an old disk")
+        self.home.restore()
+        self.watcher.restored(self)
+
     @property
     def wall_s(self) -> float:
         return WALL_S + self.timeline.now_s + self.clock_s
@@ -147,7 +170,17 @@ class Host:
 
     def trusts(self, leaf: Leaf) -> bool:
         """As `matcher.trust.verifier` judges, before anything else is asked."""
-        return leaf.user_id not in self.revoked and leaf.is_in_time(self.wall_s)
+        assert self.daemon is not None
+        verifier = self.daemon.upkeep.identity.verifier
+        return leaf.starts_s >= verifier.revoked_before_s("user", leaf.user_id) and leaf.is_in_time(self.wall_s)
+
+    def is_cut_from(self, other: "Host") -> bool:
+        return self.is_cut or other.is_cut or self.side != other.side
+
+    def hears(self, datagram: bytes, source: str) -> None:
+        """Another host's news."""
+        if self.daemon is not None:
+            self.daemon.upkeep.receive(datagram, source)
 
     def happens(self, chance: float) -> bool:
         return self.random.random() < chance
@@ -166,9 +199,12 @@ class Daemon:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.is_alive = True
+        self.upkeep = Upkeep(
+            host, others=host.hosts, network=host.network, later=self._later, may_crash=self._may_crash
+        )
         kinds = {device.address: (device.vendor, device.model) for device in host.hardware.pci}
         quota = Quota(host=host.name, kinds=kinds, vms=lambda user_id: self.compute.ids_of(user_id))
-        admission = Admission(quota, is_member=lambda user_id: user_id not in host.revoked)
+        admission = Admission(quota, is_member=partial(self.upkeep.identity.verifier.is_member, "user"))
         self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim), quota.allows)
         down = lambda: "libvirtd is down" if host.libvirt.is_down else None  # noqa: E731
         proposer = Proposer(host.face, down, admission, lambda: 0)
@@ -405,9 +441,10 @@ class Daemon:
             self._reconcile()
 
     def _tick(self) -> None:
+        self._later(TICK_S, self._tick)
         for effects in self.compute.tick(self.host.timeline.now_s):
             self.apply(effects)
-        self._later(TICK_S, self._tick)
+        self.upkeep.work()
 
     # ---- inside
 
@@ -432,8 +469,7 @@ class Daemon:
 
     def _may_crash(self) -> None:
         if self.host.happens(self.host.faults.crash):
-            self.host.crash()
-            raise Crashed
+            self.host.dies()
 
     def _mine(self, told: Callable[[Found], None]) -> Callable[[Found], None]:
         """What comes back to a dead daemon is heard by nobody."""

@@ -6,15 +6,17 @@ what was said aloud), not by the objects' own opinion of themselves.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from atomd.hardware import Claim, Hardware
 from atomd.lifecycle import RUNS, State, Vm
 from matcher.scheduler.outcomes import AllRefused, Interrupted, NoHostFits, NoHostInReach, Outcome, VolumeMissing
+from matcher.trust.bundle import Bundle
+from matcher.trust.identity import Identity, load_identity
 from matcher.wire.messages import VmAsk
-from matcher.wire.realm import Grant
-from specs.ids import VmId
+from matcher.wire.realm import Grant, Revocation
+from specs.ids import UserId, VmId
 from tests.sim.host import Host
 from tests.sim.realm import Leaf
 from tests.sim.slow import Domain
@@ -77,14 +79,76 @@ def no_start_after_a_no(life: Life, told_no: set[Life], host: str) -> None:
         raise Violation("I5", f"{life[0][:6]}.{life[1]} is promised by {host}, and its client was told that nobody did")
 
 
-def by_a_member(host: Host, vm: Vm, leaf: Leaf | None) -> None:
+def by_a_member(host: Host, vm: Vm, leaf: Leaf | None, revoked_before_s: float) -> None:
     """I8 no change of state without a valid, unrevoked grant; here: nothing new is written down for who was revoked, as
-    far as this host has learned, nor (`leaf`, for what was not there before) by a leaf out of its time."""
+    far as this host has learned, nor (`leaf`, for what was not there before) by a leaf that is superseded or out of its
+    time."""
     life = f"{vm.vm_id[:6]}.{vm.generation}"
-    if vm.user_id in host.revoked:
+    if revoked_before_s == float("inf"):
         raise Violation("I8", f"{life} is {vm.state} on {host.name}, which knows that its user was revoked")
-    if leaf is not None and not leaf.is_in_time(host.wall_s):
+    if leaf is not None and not (leaf.is_in_time(host.wall_s) and leaf.starts_s >= revoked_before_s):
         raise Violation("I8", f"{life} is {vm.state} on {host.name} by a leaf that is not valid there now")
+
+
+def only_grows(host: str, epoch: int, revocations: Iterable[bytes], bundle: Bundle, since: str) -> None:
+    """I11 the trust anchor's epoch and the revocation set only grow: from event to event while a daemon lives, and over
+    its death from what was on the disk when a save returned. Where the disk itself is an older one, from what lies on
+    that one."""
+    if bundle.anchor.epoch < epoch:
+        raise Violation("I11", f"{host} goes by anchor {bundle.anchor.epoch}, and by {epoch} {since}")
+    if lost := [digest for digest in revocations if digest not in bundle.revocations]:
+        raise Violation("I11", f"{host} has forgotten {len(lost)} revocations that it had {since}")
+
+
+def all_know_the_same(hosts: Iterable[Host]) -> None:
+    """I11, so that growing ends in one: after faults end, all hosts hold the same bundle and today's tag key, in
+    their memory and on their disk."""
+    known = {host.name: _knows(host) for host in hosts}
+    first, *others = known
+    for name in others:
+        for what, mine in known[first].items():
+            if known[name][what] != mine:
+                raise Violation("I11", f"{first} and {name} do not know the same {what} after all was well again")
+
+
+def is_parted(hosts: Iterable[Host]) -> bool:
+    """Whether some hosts tag with a key that others know nothing of, so that these hear nothing of what they tell."""
+    secrets = [host.daemon.upkeep.identity.realm for host in hosts if host.daemon is not None]
+    return any(mine.tag_key not in (other.tag_key, *other.older) for mine in secrets for other in secrets)
+
+
+def dropped_issuers_are_stood_in_for(hosts: Sequence[Host]) -> None:
+    """I11, so that nothing gets lost on the way: whoever is revoked on the host of an issuer of today is revoked
+    everywhere, though the issuer that said so may be none any more."""
+    in_force = {host.name: _in_force(_bundle(host)) for host in hosts}
+    for host in hosts:
+        if host.daemon is not None and host.daemon.upkeep.issuer is not None and host.daemon.upkeep.issuer.entry:
+            for member, before_s in in_force[host.name].items():
+                if late := [name for name, revoked in in_force.items() if revoked.get(member, 0.0) < before_s]:
+                    raise Violation("I11", f"{member[1][:6]} is revoked on {host.name}, and not on {', '.join(late)}")
+
+
+def _knows(host: Host) -> dict[str, object]:
+    assert host.daemon is not None, "systemd starts it again"
+    identity = host.daemon.upkeep.identity
+    saved = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True)
+    if saved.bundle.revocations.keys() != identity.bundle.revocations.keys() or saved.key_number != identity.key_number:
+        raise Violation("I11", f"the disk of {host.name} does not hold what it knows")
+    return {"bundle": identity.bundle.digest, "tag key": identity.realm.tag_key}
+
+
+def _bundle(host: Host) -> Bundle:
+    assert host.daemon is not None, "systemd starts it again"
+    return host.daemon.upkeep.identity.bundle
+
+
+def _in_force(bundle: Bundle) -> dict[tuple[str, str], float]:
+    """For each member, the time before which its leaves are good for nothing."""
+    revoked: dict[tuple[str, str], float] = {}
+    for signed in bundle.revocations.values():
+        member = signed.says.kind, signed.says.id
+        revoked[member] = max(_reach(signed.says), revoked.get(member, 0.0))
+    return revoked
 
 
 def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
@@ -152,6 +216,11 @@ def acknowledged_survives(host: Host, acknowledged: Iterable[Life]) -> None:
             raise Violation("I9", f"{vm_id[:6]}.{generation} was acknowledged by {host.name}; its journal says {said}")
 
 
+def _reach(revocation: Revocation) -> float:
+    """Leaves that start before this are good for nothing."""
+    return float(revocation.before_s or "inf")
+
+
 def all_is_settled(host: Host) -> None:
     """I10 after faults end: ledger = libvirt = attachments in 60 s, and no VM is stuck busy."""
     daemon, rows = host.daemon, host.disk.rows
@@ -186,6 +255,10 @@ class Judge:
         self._checked: dict[tuple[str, str], tuple[Claim, ...]] = {}
         self._told_no: set[Life] = set()
         self._began: dict[tuple[str, Life], tuple[float, int]] = {}  # when a life was first written down, in which boot
+        self._seen: dict[str, tuple[Identity, Bundle]] = {}  # what each host goes by, since the last event
+        self._floors: dict[str, Bundle] = {}  # what is on its disk for sure
+        self._issuers: Sequence[str] = ()
+        self._gone: set[UserId] = set()  # revoked, and an admin was told that it is done
         self._contradicted: set[VmId] = set()  # removed by a person whose `run` was still under way
 
     # ---- what is seen
@@ -201,16 +274,18 @@ class Judge:
 
     def writes(self, host: Host, vm: Vm) -> None:
         """Before it is on the disk."""
+        self._see(host)
+        before_s = self._revoked_before_s(host, vm.user_id)
         life = (vm.vm_id, vm.generation)
         is_new = (host.name, life) not in self._began
         leaf = host.shown.get(vm.offer_id)
         if is_new and vm.state in (State.PREPARED, State.COMMITTED):
             assert leaf is not None, "it came by a confirm"
             self._began[host.name, life] = self._timeline.now_s, host.boots
-            by_a_member(host, vm, leaf)
+            by_a_member(host, vm, leaf, before_s)
             no_more_than_granted(host, vm, leaf.principal.grant)
         elif vm.state is State.COMMITTED:
-            by_a_member(host, vm, None)
+            by_a_member(host, vm, None, before_s)
         no_lease_ends_early(host, vm, self._began.get((host.name, life)), self._timeline.now_s)
 
     def began(self, host: Host, domain: Domain) -> None:
@@ -235,11 +310,31 @@ class Judge:
     def told_again(self, vm_id: VmId) -> None:
         self._contradicted.add(vm_id)
 
+    def saved(self, host: Host, bundle: Bundle) -> None:
+        self._floors[host.name] = bundle
+
+    def restored(self, host: Host) -> None:
+        """Its disk is an older one."""
+        self._floors[host.name] = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True).bundle
+        self.lost()
+
+    def lost(self, issuers: Sequence[str] = ()) -> None:
+        """What no issuer (`issuers`: of today) has on its disk can't be passed on to others."""
+        self._issuers = issuers or self._issuers
+        floors = [floor for name, floor in self._floors.items() if name in self._issuers]
+        self._gone &= {signed.says.id for floor in floors for signed in floor.revocations.values()}
+
+    def acknowledged_revocation(self, user_id: UserId) -> None:
+        """By one who may not have heard yet that it is no issuer any more: then it counts for itself alone."""
+        self._gone.add(user_id)
+        self.lost()
+
     # ---- the judgement
 
     def check(self, hosts: Iterable[Host]) -> None:
         now_s = self._timeline.now_s
         for host in hosts:
+            self._see(host)
             self._check_claims(host, tuple(domain.claim for domain in host.libvirt.domains.values()), "in use")
             if host.daemon is not None:
                 self._check_claims(host, host.daemon.ledger.residents(now_s), "promised")
@@ -250,6 +345,34 @@ class Judge:
     def check_end(self, hosts: Iterable[Host]) -> None:
         for host in hosts:
             all_is_settled(host)
+
+    def check_known(self, hosts: Sequence[Host]) -> None:
+        """Once the hosts have had the time to tell each other everything."""
+        all_know_the_same(hosts)
+        dropped_issuers_are_stood_in_for(hosts)
+        for user_id in sorted(self._gone):
+            if self._revoked_before_s(hosts[0], user_id) != float("inf"):
+                raise Violation("I11", f"user {user_id[:6]} was revoked, as an admin was told, and nobody knows it")
+
+    def _see(self, host: Host) -> None:
+        if host.daemon is None:
+            return
+        identity = host.daemon.upkeep.identity
+        bundle = identity.bundle
+        seen = self._seen.get(host.name)
+        if seen is not None and seen[1] is bundle:
+            return
+        if seen is not None and seen[0] is identity:
+            only_grows(host.name, seen[1].anchor.epoch, seen[1].revocations, bundle, "before")
+        elif (floor := self._floors.get(host.name)) is not None:
+            only_grows(host.name, floor.anchor.epoch, floor.revocations, bundle, "on its disk")
+        self._seen[host.name] = identity, bundle
+
+    def _revoked_before_s(self, host: Host, user_id: UserId) -> float:
+        """By the documents that the host was seen with, and not by what it makes of them."""
+        documents = self._seen[host.name][1].revocations.values()
+        mine = (_reach(signed.says) for signed in documents if signed.says.id == user_id)
+        return max(mine, default=0.0)
 
     def _check_claims(self, host: Host, claims: tuple[Claim, ...], what: str) -> None:
         """Once for every change; most events change nothing of it."""

@@ -1,23 +1,22 @@
-"""Who belongs, and for how long: leaves with small grants that are renewed, and revocations that each host learns of in
-its own time."""
+"""Who belongs, and for how long: users' leaves with small grants that are renewed."""
 
 from dataclasses import dataclass
 from random import Random
 
+from matcher.trust.certificates import BACKDATE_S
 from matcher.trust.principal import Principal
 from matcher.wire.realm import Grant, PciLimit, Verb
 from specs.ids import UserId
+from tests.sim.papers import user_id
 
-WALL_S = 1_700_000_000.0  # when virtual time begins, by a clock that goes right
-BACKDATE_S = 300.0
-LEAF_S = 1800.0  # less than a clock jumps
+LEAF_S = 1500.0  # less than a clock jumps
 RENEWS_S = (5.0, 40.0)  # each time with another grant
 ALL = (Verb.PLEDGE, Verb.RUN, Verb.CONSOLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A certificate, as far as anybody here looks at it."""
+    """A certificate, as far as anybody here looks at it: a real one for each grant would take half of a run's time."""
 
     principal: Principal
     starts_s: float
@@ -31,9 +30,10 @@ class Leaf:
         return self.starts_s <= wall_s <= self.ends_s
 
 
-def make_leaf(user_id: UserId, name: str, random: Random, wall_s: float) -> Leaf:
-    principal = Principal("user", user_id, name, _grant(random))
-    return Leaf(principal, wall_s - BACKDATE_S, wall_s + LEAF_S - BACKDATE_S)
+def make_leaf(key_name: str, name: str, random: Random, wall_s: float, not_before_s: float = 0.0) -> Leaf:
+    grant = _grant(random)
+    starts_s, ends_s = max(int(wall_s) - BACKDATE_S, int(not_before_s)), int(wall_s) + LEAF_S
+    return Leaf(Principal("user", user_id(key_name), name, grant), starts_s, ends_s)
 
 
 def _grant(random: Random) -> Grant:

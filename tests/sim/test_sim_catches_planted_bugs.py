@@ -22,11 +22,19 @@ from atomd.refusals import refused
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Nothing, Proposal
 from matcher.scheduler.placing import Placing
+from matcher.trust import bundle, identity
+from matcher.trust.bundle import Bundle, read_link
+from matcher.trust.identity import Identity
+from matcher.trust.issuing import Issuer
+from matcher.trust.spreading import SILENCE_S, Effect, Fetch, Spreading
+from matcher.trust.verifier import Verifier
 from matcher.wire.messages import Confirm, Pledge, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, VmId
 from tests.sim import host as sim_host
+from tests.sim import upkeep as sim_upkeep
 from tests.sim.faults import parse_faults
+from tests.sim.realm import Leaf
 from tests.sim.world import World
 
 SEEDS_MAX = 12
@@ -195,7 +203,7 @@ def test_the_ledger_makes_up_for_a_confirm_whose_grant_was_not_asked_for(monkeyp
 def test_a_revocation_that_is_forgotten_at_the_commitment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The confirm came before, and its volumes were slow to attach; or the host has rebooted since."""
     monkeypatch.setattr(Admission, "against_attached", lambda self, vm: None)
-    assert caught(faults=UNSURE) == {"I8"}
+    assert caught(faults=f"{UNSURE},revoked=0.02,storage_stall=0.2,reboot=0.03", pledges=1000) == {"I8"}
 
 
 def test_a_vm_of_a_revoked_user_that_comes_back_with_its_host_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +212,11 @@ def test_a_vm_of_a_revoked_user_that_comes_back_with_its_host_is_caught(monkeypa
 
 
 def test_a_door_that_does_not_look_at_the_time_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_host.Host, "trusts", lambda self, leaf: leaf.user_id not in self.revoked)
+    def trusts(self: sim_host.Host, leaf: Leaf) -> bool:
+        assert self.daemon is not None
+        return self.daemon.upkeep.identity.verifier.is_member("user", leaf.user_id)
+
+    monkeypatch.setattr(sim_host.Host, "trusts", trusts)
     assert caught(faults=UNSURE) == {"I8"}
 
 
@@ -217,3 +229,99 @@ def test_a_lease_that_goes_by_the_wall_clock_is_caught(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Lease, "resumed", resumed)
     assert caught(faults=f"{UNSURE},crash=0.03") == {"lease"}
+
+
+# ---- what a host knows of its realm
+
+RESTLESS = (
+    "none,loss=0.1,delay=0.05,crash=0.01,partition=0.02,reboot=0.003,split=0.01,clock=0.01,disk_full=0.01,"
+    "restore=0.003,removed=0.01,anchor=0.02,revoked=0.01,narrowed=0.01"
+)
+
+
+def test_what_a_restless_realm_knows_only_grows_and_comes_to_be_one() -> None:
+    for seed in range(3):
+        report = World(seed, hosts=4, clients=3, pledges=300, faults=parse_faults(RESTLESS)).run()
+        assert report.violation is None, (report.seed, report.violation)
+
+
+def test_a_host_that_takes_an_older_anchor_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(self: Any, signed: Any) -> None:
+        self._links = (*(link for link in self._links if link.signed != signed), read_link(signed))
+
+    monkeypatch.setattr(bundle._Growing, "_add_anchor", add)
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_host_that_loses_a_revocation_when_it_learns_others_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    merges = Bundle.merged
+
+    def merged(self: Bundle, *rest: Any) -> Bundle:
+        grown = merges(self, *rest)
+        if grown.revocations is self.revocations or not self.revocations:
+            return grown
+        lost = next(iter(grown.revocations))
+        return replace(grown, revocations={each: grown.revocations[each] for each in grown.revocations if each != lost})
+
+    monkeypatch.setattr(Bundle, "merged", merged)
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_host_that_does_not_save_what_it_learns_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Identity, "save", Identity.refresh)
+    assert caught(faults=f"{RESTLESS},restore=0") == {"I11"}
+
+
+def test_a_host_that_judges_its_own_disk_by_the_issuers_of_today_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = bundle.read_bundle
+    monkeypatch.setattr(identity, "read_bundle", lambda data, pinned, *, own: reads(data, pinned))
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_host_that_never_asks_another_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Spreading.tick
+
+    def tick(self: Spreading, *rest: Any) -> list[Effect]:
+        return [effect for effect in ticks(self, *rest) if not isinstance(effect, Fetch)]
+
+    monkeypatch.setattr(Spreading, "tick", tick)
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_host_that_gives_nothing_to_whom_it_asks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may know of it, and it may make its tags with a key that nobody has."""
+    monkeypatch.setattr(Spreading, "_lacking", lambda *_: [])
+    assert caught(faults=f"{RESTLESS},split=0.03,restore=0.01") == {"I11"}
+
+
+def test_a_host_that_asks_only_when_it_hears_nobody_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two parts of a realm that was split while its tag key changed would stay apart."""
+    asks = Spreading._ask_a_silent_one
+
+    def ask(self: Spreading, now_s: float) -> list[Effect]:
+        is_alone = all(now_s - heard_s >= SILENCE_S for heard_s in self._known_of_s.values())
+        return asks(self, now_s) if is_alone else []
+
+    monkeypatch.setattr(Spreading, "_ask_a_silent_one", ask)
+    assert caught(faults=f"{RESTLESS},split=0.02,crash=0,reboot=0") == {"I11"}
+
+
+def test_a_tag_key_of_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Issuer, "_key_again", lambda *_: [])
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_revocation_by_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Issuer, "revoke_again", lambda *_: [])
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_save_that_failed_and_is_not_tried_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_upkeep, "SAVE_AGAIN_S", float("inf"))
+    assert caught(faults=f"{RESTLESS},disk_full=0.1,crash=0,reboot=0") == {"I11"}
+
+
+def test_a_host_that_does_not_go_by_what_it_has_learned_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the revocation, and lets the user in."""
+    monkeypatch.setattr(Verifier, "_take", lambda self: None)
+    assert caught(faults=f"{UNSURE},revoked=0.05") == {"I8"}

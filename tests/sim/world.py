@@ -1,28 +1,42 @@
 """A realm in virtual time: hosts, persons, a network, faults; run until enough was pledged, then until all is calm."""
 
+import shutil
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from atomd.hardware import Hardware
 from atomd.inventory.facts import Core, PciDevice
-from matcher.wire.messages import Accelerator, Arch, Firmware, Reach
+from matcher.trust.certificates import BACKDATE_S
+from matcher.trust.documents import Signed
+from matcher.trust.spreading import SILENCE_S
+from matcher.wire.messages import Accelerator, Arch, Firmware, Message, Reach
 from specs.ids import UserId, Vid, new_id
+from tests.sim import papers
 from tests.sim.client import Counts, Person
 from tests.sim.faults import NONE, Faults
 from tests.sim.host import Host
-from tests.sim.invariants import SETTLES_S, Judge, Violation
+from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
 from tests.sim.network import Network
+from tests.sim.papers import WALL_S
 from tests.sim.slow import Pool
 from tests.sim.timeline import Timeline
+from tests.sim.upkeep import Home, NotDone, Upkeep
 
 CLOCK_OFF_S = 3600.0
 CLOCK_WRONG_S = (1.0, 60.0)
-LEARNS_S = (0.005, 30.0)  # of a revocation
 LINGERS_S = (1.0, 45.0)  # who was revoked tries on
-EVICTED_S = (20.0, 90.0)
+EVICTED_S = (46.0, 90.0)
 PARTITION_S = (0.3, 20.0)
+SPLIT_S = ((1.0, 60.0), (60.0, 900.0))  # beyond which a tag key of before is good for nothing
+ASKS_S = 2 * SILENCE_S
+ADMIN_AGAIN_S = (0.5, 5.0)
+BACKED_UP = 0.01  # of each host and second
+TMPFS = Path("/dev/shm")  # where syncing costs nothing
 DISK_FULL_S = (0.5, 20.0)
 LIBVIRT_DOWN_S = (0.5, 20.0)
 
@@ -51,7 +65,14 @@ class World:
         self.network = Network(self.timeline, self.random, faults)
         pool = Pool()
         vids = [Vid(new_id(self.random)) for _ in range(8 * hosts)]
-        self.hosts = [self._host(number, hosts, vids, pool) for number in range(hosts)]
+        self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._root, self._removed = papers.RootDesk(hosts), 0
+        self.judge.lost(self._root.issuers)
+        self._anchors: list[Signed[Message]] = []  # signed, and known to nobody yet
+        self.hosts: list[Host] = []
+        for number in range(hosts):
+            self.hosts.append(self._host(number, hosts, vids, pool))
         self.persons = [self._person(number, vids) for number in range(clients)]
         self._weather()
 
@@ -66,6 +87,8 @@ class World:
             while self.timeline.now_s < end_s and self.timeline.step():
                 self.judge.check(self.hosts)
             self.judge.check_end(self.hosts)
+            self._hear_each_other()
+            self.judge.check_known(self.hosts)
         except Violation as found:
             violation = found
         counts = self.counts
@@ -81,6 +104,12 @@ class World:
             tuple(self.timeline.tail),
         )
 
+    def _hear_each_other(self) -> None:
+        """Hosts that tag with different keys find each other again by asking alone, which takes its time."""
+        end_s = self.timeline.now_s + ASKS_S * len(self.hosts)
+        while is_parted(self.hosts) and self.timeline.now_s < end_s and self.timeline.step():
+            self.judge.check(self.hosts)
+
     # ---- who is there
 
     def _host(self, number: int, hosts: int, vids: list[Vid], pool: Pool) -> Host:
@@ -88,13 +117,15 @@ class World:
             vid: (Reach.LOCAL, Reach.NETWORK)[index % 2] for index, vid in enumerate(vids) if index % hosts == number
         }
         return Host(
-            f"h{number + 1}",
+            Home(self._folder / f"h{number + 1}", number + 1, hosts),
             _hardware(self.random),
             mine,
             timeline=self.timeline,
             random=self.random,
             faults=self.faults,
             pool=pool,
+            network=self.network,
+            hosts=self.hosts,
             watcher=self.judge,
         )
 
@@ -123,6 +154,9 @@ class World:
         for person in self.persons:
             if self._happens(self.faults.revoked):
                 self._revoke(person)
+            if self._happens(self.faults.narrowed):
+                self._narrow(person)
+        self._govern()
         self.timeline.after(1.0, self._weather)
 
     def _strike(self, host: Host) -> None:
@@ -140,28 +174,83 @@ class World:
         if self._happens(faults.storage_stall):
             host.storage.server.stall()
         if self._happens(faults.clock):
-            off_s = self.random.choice((-CLOCK_OFF_S, CLOCK_OFF_S))
+            off_s = self.random.choice((-CLOCK_OFF_S, CLOCK_OFF_S, self.random.uniform(-CLOCK_OFF_S, CLOCK_OFF_S)))
             self._for_a_while(CLOCK_WRONG_S, lambda on: setattr(host, "clock_s", off_s if on else 0.0))
+        self._age_disk(host)
         if libvirt.domains and self._happens(faults.virsh):
             domain = self.random.choice(list(libvirt.domains.values()))
             libvirt.end(domain, crashed=self._happens(0.5))
 
+    def _age_disk(self, host: Host) -> None:
+        if self._happens(BACKED_UP):
+            host.home.back_up()
+        if self._happens(self.faults.restore):
+            host.restore()
+
+    def _govern(self) -> None:
+        """What concerns all hosts at once."""
+        if self._happens(self.faults.split):
+            sides = [self.random.randrange(2) for _ in self.hosts]
+            self.timeline.note(f"the network splits: {sides}")
+            self._for_a_while(self.random.choice(SPLIT_S), lambda on: self._split(sides if on else [0] * len(sides)))
+        if self._happens(self.faults.removed):
+            self._removed += 1
+            former = papers.former_host_id(self._removed)
+            self.timeline.note(f"former host {self._removed} is removed")
+            self._at_some_host(lambda upkeep: upkeep.revoke("host", former))
+        if self._happens(self.faults.anchor) and not self._anchors:
+            self._sign_anchor()
+
+    def _split(self, sides: list[int]) -> None:
+        for host, side in zip(self.hosts, sides, strict=True):
+            host.side = side
+
+    def _sign_anchor(self) -> None:
+        """The root signs the next one once somebody has taken the last."""
+        others = self._root.all_issuers[1:]
+        if others and self._happens(0.6):
+            anchor = self._root.toggle_issuer(self.random.choice(others))
+            self.judge.lost(self._root.issuers)
+        else:
+            anchor = self._root.rotate()
+        self.timeline.note(f"the root signs anchor {anchor.says.epoch}")
+        self._anchors = [anchor]
+        self._at_some_host(lambda upkeep: upkeep.publish(self._anchors), self._anchors.clear)
+
+    def _at_some_host(self, act: Callable[[Upkeep], None], done: Callable[[], object] = lambda: None) -> None:
+        """An admin tries at one host after another, until it is done."""
+        host = self.random.choice(self.hosts)
+        self.timeline.after(
+            self.random.uniform(*ADMIN_AGAIN_S), lambda: None if is_done else self._at_some_host(act, done)
+        )
+        is_done = False
+        if host.daemon is None:
+            return
+        try:
+            act(host.daemon.upkeep)
+        except NotDone:
+            return
+        is_done = True
+        self.timeline.note(f"done by the admin at {host.name}")
+        done()
+
     def _revoke(self, person: Person) -> None:
-        """Every host learns of it in its own time; the person tries on for a while, and comes again with another key.
-        Later the sysadmins clear away what is left."""
+        """The hosts tell each other; the person tries on for a while, and comes again with another key. Later the
+        sysadmins clear away what is left."""
         user_id = person.user_id
         self.timeline.note(f"{person.name} is revoked")
-        for host in self.hosts:
-            self.timeline.after(self.random.uniform(*LEARNS_S), lambda host=host: self._learn(host, user_id))  # type: ignore[misc]
+        self._at_some_host(
+            lambda upkeep: upkeep.revoke("user", user_id), lambda: self.judge.acknowledged_revocation(user_id)
+        )
         self.timeline.after(self.random.uniform(*LINGERS_S), lambda: self._come_anew(person, user_id))
-        self.timeline.after(self.random.uniform(*EVICTED_S), lambda: self._evict(user_id))
+        self.timeline.after(self.random.uniform(*EVICTED_S), lambda: self._evict(user_id))  # whose `run` is over
 
-    def _learn(self, host: Host, user_id: UserId) -> None:
-        if host.is_cut:
-            self.timeline.after(1.0, lambda: self._learn(host, user_id))
-            return
-        self.timeline.note(f"{host.name} learns of a revocation")
-        host.revoked.add(user_id)
+    def _narrow(self, person: Person) -> None:
+        """As `Issuer.change` does it, by a clock that goes right; the next leaf starts where the older ones end."""
+        before_s = int(WALL_S + self.timeline.now_s) - BACKDATE_S + 1
+        revocation = papers.narrowing(person.user_id, before_s)
+        self._at_some_host(lambda upkeep: upkeep.publish([revocation]))
+        self.timeline.after(self.random.uniform(*LINGERS_S), lambda: person.renew(before_s))
 
     def _come_anew(self, person: Person, user_id: UserId) -> None:
         if person.user_id == user_id:
@@ -192,6 +281,7 @@ class World:
         for host in self.hosts:
             host.faults = host.libvirt.faults = host.storage.faults = NONE
             host.clock_s = 0.0
+            host.side = 0
             host.is_cut = host.disk.is_full = host.libvirt.is_down = False
             host.libvirt.server.wake()
             host.storage.server.wake()

@@ -10,12 +10,12 @@ from matcher.net import multicast
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
 from matcher.net.desk import Desk
-from matcher.net.upkeep import STALE_AFTER_S, Upkeep, stale
+from matcher.net.upkeep import SAVE_AGAIN_S, STALE_AFTER_S, Upkeep, stale
 from matcher.trust.identity import load_identity
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
-from tests.fakes.realms import FOUNDER, Realm, make_realm
+from tests.fakes.realms import FOUNDER, Realm, crash_at, make_realm
 
 
 @pytest.fixture
@@ -139,3 +139,34 @@ async def test_the_root_alone_makes_an_issuer_of_a_key(realm: Realm, tmp_path: P
     assert not isinstance(first, Refused)
     assert not desk.status().issues_here, "until an anchor names it"
     assert (tmp_path / "new" / "key.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_full_disk_did_not_take_is_saved_later(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    upkeep, now_s = upkeep_of(realm, "h1", port=7766), [100.0]
+    monkeypatch.setattr("matcher.net.upkeep.now_s", lambda: now_s[0])
+    revocation = realm.issuer.revoke("user", "ann", "", wall_s=time.time())
+    with crash_at(0), pytest.raises(OSError, match="Input/output error"):
+        upkeep.publish([revocation])
+    with crash_at(0):
+        now_s[0] += SAVE_AGAIN_S
+        upkeep._work()
+    ann = realm["ann"].principal.id
+    assert load_identity(realm.folder / "h1").verifier.is_member("user", ann)
+    now_s[0] += SAVE_AGAIN_S
+    upkeep._work()
+    assert not load_identity(realm.folder / "h1").verifier.is_member("user", ann)
+    assert upkeep._save_again_s == float("inf")
+
+
+async def test_nobody_is_told_that_it_is_done_already_while_it_is_in_memory_alone(realm: Realm, tmp_path: Path) -> None:
+    desk, ann = desk_of(realm, tmp_path), realm["ann"].principal.id
+    for written in (1, 0):  # the first time, the issuer's own register
+        with crash_at(written):
+            said = await desk.revoke(Revoke("user", "ann", "left"), admin(realm))
+        assert isinstance(said, Refused)
+        assert said.code == "journal"
+        assert load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)
+    again = await desk.revoke(Revoke("user", "ann", "left"), admin(realm))
+    assert isinstance(again, Refused)
+    assert again.code == "revoked"
+    assert not load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)

@@ -12,8 +12,11 @@ from matcher.trust.identity import Identity, IdentityError
 from matcher.trust.issuing import FORGET_S, Issued, IssueError, Issuer, open_issuer
 from matcher.trust.principal import fingerprint
 from matcher.trust.requests import make_request
+from matcher.trust.tag_keys import read_tag_keys
 from matcher.trust.verifier import Verifier
-from matcher.wire.realm import Grant, PciLimit, Verb
+from matcher.wire.envelope import TAG_KEY_BYTES
+from matcher.wire.framing import frame
+from matcher.wire.realm import Grant, Heartbeat, PciLimit, Revocation, TagKey, Verb
 from tests.fakes.realms import NOW_S, Crash, Papers, crash_at, make_realm, new_key
 
 WIDE, SMALL = Grant((Verb.PLEDGE, Verb.RUN), slots=64), Grant((Verb.PLEDGE,), slots=1)
@@ -309,3 +312,31 @@ def test_a_damaged_issuer_is_a_sentence(tmp_path: Path) -> None:
     (folder / "key.pem").chmod(0o600)
     (folder / "key.pem").write_text("x")
     assert "no private key" in opened(folder, founder)
+
+
+def test_what_a_dropped_issuer_has_said_is_said_again_at_once_and_once(desks: Desks) -> None:
+    papers, key = desks.papers, b"k" * TAG_KEY_BYTES
+    tag_keys = read_tag_keys(frame([papers.tag_key(7, key, by="i1").data]), papers.bundle)
+    assert tag_keys is not None
+    desks.learn(papers.revocation("a" * 64, by="i1"))
+    assert [type(each.says) for each in desks.one.due(tag_keys, 10.0, NOW_S)] == [Heartbeat]
+    assert desks.one.due(tag_keys, 11.0, NOW_S) == []
+    desks.learn(papers.anchor(2, issuers=["i0"]))
+    again = desks.one.due(tag_keys, 12.0, NOW_S + 2)
+    assert [type(each.says) for each in again] == [Revocation, TagKey]
+    bundle = desks.verifier.bundle
+    stood_in = tag_keys.merged(again, bundle)
+    assert stood_in.secret(papers.realm_id, NOW_S).tag_key == key
+    assert stood_in.orphan(bundle) is None
+    desks.learn(*again)
+    assert desks.one.due(stood_in, 13.0, NOW_S + 3) == []
+
+
+def test_an_issuer_that_is_named_again_shows_at_once_that_it_lives(desks: Desks) -> None:
+    papers = desks.papers
+    tag_keys = read_tag_keys(frame([papers.tag_key(1, b"k" * TAG_KEY_BYTES, by="i0").data]), papers.bundle)
+    assert tag_keys is not None
+    desks.learn(papers.anchor(2, issuers=["i0"]))
+    assert desks.other.due(tag_keys, 10.0, NOW_S) == []
+    desks.learn(papers.anchor(3))
+    assert [type(each.says) for each in desks.other.due(tag_keys, 11.0, NOW_S)] == [Heartbeat]

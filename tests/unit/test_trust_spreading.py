@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from matcher.trust.bundle import Bundle
-from matcher.trust.documents import Signed
+from matcher.trust.documents import Signed, read_documents
 from matcher.trust.spreading import (
     FETCH_PAUSE_S,
     PEERS_MAX,
@@ -16,6 +16,7 @@ from matcher.trust.spreading import (
     USES_MAX,
     Effect,
     Fetch,
+    Give,
     Peer,
     Save,
     Spreading,
@@ -24,7 +25,7 @@ from matcher.trust.spreading import (
 from matcher.wire.codec import encode
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Message
-from matcher.wire.realm import News, Revocation, UserUse
+from matcher.wire.realm import News, Revocation, TagKey, UserUse
 from specs.ids import HostId
 from tests.fakes.realms import Realm, make_realm
 
@@ -36,6 +37,7 @@ class Knowing:
     """A member's knowledge without its files."""
 
     bundle: Bundle
+    tag_key: Signed[TagKey]
     key_number: int = 1
     learned: list[Message] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ def realm(tmp_path_factory: pytest.TempPathFactory) -> Realm:
 
 def a_host(realm: Realm, name: str, *, peers: tuple[Peer, ...] = (), uses: tuple[UserUse, ...] = ()) -> Spreading:
     return Spreading(
-        Knowing(realm["h0"].bundle),
+        Knowing(realm["h0"].bundle, realm["h0"].tag_key),
         host=name,
         host_id=HostId(name.rjust(64, "0")),
         port=7766,
@@ -211,3 +213,44 @@ def test_news_fit_a_datagram_beside_a_certificate(realm: Realm, tmp_path: Path) 
     (news,) = told(host.made(documents, 1.0, WALL_S))
     assert news.fresh
     assert len(encode(news)) <= 1200 - 30 - 64 - 480
+
+
+def test_of_several_hosts_the_one_that_is_not_heard_is_asked_though_the_others_are(realm: Realm) -> None:
+    """It may make its tags with a key that this one does not know, and hear its own part of the realm well."""
+    heard, silent = (Peer(HostId(digit * 64), f"h{digit}", f"10.0.0.{digit}", 7766) for digit in "23")
+    host = a_host(realm, "h1", peers=(heard, silent))
+    asked: list[tuple[float, Peer]] = []
+    for second in range(600):
+        news = News("h2", second, knows(host).bundle.digest, 1, 7766, b"")
+        host.heard(news, heard.host_id, heard.address, float(second), WALL_S)
+        effects = host.tick(float(second), WALL_S)
+        asked += [(second, effect.peer) for effect in effects if isinstance(effect, Fetch)]
+    assert {peer for _, peer in asked} == {silent}
+    assert len(asked) == 1 + 600 // SILENCE_S
+
+
+def test_hosts_that_are_gone_for_ever_do_not_keep_others_from_being_asked(realm: Realm) -> None:
+    peers = tuple(Peer(HostId(f"{number:064x}"), f"h{number}", "10.0.0.9", 7766) for number in range(5))
+    host = a_host(realm, "h1", peers=peers)
+    asked = set()
+    for _, effect in ticks(host, 60 * SILENCE_S):
+        if isinstance(effect, Fetch):
+            host.not_fetched(effect.peer, 0.0)
+            asked.add(effect.peer)
+    assert asked == {*peers}
+
+
+def test_who_was_asked_and_lacks_something_is_given_that_and_no_more(realm: Realm, tmp_path: Path) -> None:
+    """It may not hear us, nor know that we are there."""
+    first, second = a_host(realm, "h1"), a_host(realm, "h2")
+    peer = Peer(HostId("2" * 64), "h2", "10.0.0.2", 7766)
+    common, mine = revoked(realm, "ann", tmp_path), revoked(realm, "bob", tmp_path)
+    knows(second).learn([common], WALL_S)
+    knows(first).learn([common, mine], WALL_S)
+    answer = frame([knows(second).bundle.to_bytes(), frame([knows(second).tag_key.data])])
+    (give,) = first.fetched(peer, answer, 10.0, WALL_S)
+    assert give == Give(peer, frame([mine.data]))
+    assert isinstance(second.made(read_documents(give.documents), 10.0, WALL_S)[0], Save)
+    assert knows(second).bundle.digest == knows(first).bundle.digest
+    answer = frame([knows(second).bundle.to_bytes(), frame([knows(second).tag_key.data])])
+    assert first.fetched(peer, answer, 20.0, WALL_S) == []

@@ -87,3 +87,32 @@ def test_what_is_on_ones_own_disk_was_judged_but_must_be_a_key() -> None:
 def test_no_key_is_shown() -> None:
     shown = repr(keys(FIRST)) + repr(keys(FIRST).secret(HOME.realm_id, NOW_S))
     assert "aaaa" not in shown
+
+
+def test_a_key_whose_issuer_was_dropped_yields_to_one_of_an_issuer_of_today() -> None:
+    """Nobody who has not heard of it yet will ever take it."""
+    one, other = HOME.tag_key(2, key("b"), by="i0"), HOME.tag_key(5, key("c"), by="i1")
+    gone = HOME.bundle.add(HOME.anchor(2, issuers=["i0"]))
+    alone = keys(one).merged([other], HOME.bundle)
+    assert alone.secret(HOME.realm_id, NOW_S).tag_key == key("c")
+    stood_in = HOME.tag_key(4, key("d"), by="i0")
+    yielding = alone.merged([stood_in], gone)
+    assert yielding.secret(HOME.realm_id, NOW_S).tag_key == key("d")
+    assert read_tag_keys(yielding.to_bytes(), gone, own=True) == yielding
+    again = HOME.bundle.add(HOME.anchor(3))
+    assert yielding.merged([], again).secret(HOME.realm_id, NOW_S).tag_key == key("c")
+
+
+def test_until_such_a_key_is_signed_anew_it_is_understood_and_todays_is_told_with() -> None:
+    one, other = HOME.tag_key(1, key("a"), by="i0"), HOME.tag_key(2, key("b"), by="i1")
+    gone = HOME.bundle.add(HOME.anchor(2, issuers=["i0"]))
+    waiting = keys(one, other).merged([], gone)
+    assert waiting.orphan(gone) == other
+    secret = waiting.secret(HOME.realm_id, NOW_S + 10 * OVERLAP_S)
+    assert secret.tag_key == secret.older[-1] == key("a")
+    assert key("b") in secret.older
+    anew = HOME.tag_key(2, key("b"), by="i0", at_s=NOW_S + 10 * OVERLAP_S)
+    done = waiting.merged([anew], gone)
+    assert done.orphan(gone) is None
+    secret = done.secret(HOME.realm_id, NOW_S + 10 * OVERLAP_S)
+    assert (secret.tag_key, secret.older) == (key("b"), (key("a"),))
