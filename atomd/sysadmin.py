@@ -101,14 +101,15 @@ class Desktop:
     def evict(self, word: str, *, force: bool, why: str) -> None:
         if len(why) > WHY_MAX:
             fail(Exit.USAGE, f"--why has {len(why)} characters, at most {WHY_MAX} are told")
-        self._end(asked.EvictVm(self._find(word).id, force, why))
+        row = self._find(word)
+        self._end(asked.EvictVm(row.id, row.generation, force, why))
 
     def remove(self, word: str, *, yes: bool) -> None:
         row = self._find(word)
         if not yes:
             of = f"{row.name or dashed(row.id)} of {row.user} ({row.state})"
             fail(Exit.USAGE, f"{of} would be gone for good; nothing was done", "add --yes if that is meant")
-        self._end(asked.RemoveVm(row.id))
+        self._end(asked.RemoveVm(row.id, row.generation))
 
     def status(self) -> None:
         said = self._ask(asked.AskStatus(), asked.HostStatus)
@@ -190,7 +191,8 @@ class Desktop:
             fail(Exit.UNREACHABLE, f"atomd is not reached: {error}")
         if isinstance(said, Refused):
             why = "; ".join(f"{r.resource}: asked {r.asked}; {r.has}" for r in said.reasons)
-            fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code)
+            hints = dict.fromkeys(r.hint for r in said.reasons if r.hint)
+            fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code, *hints)
         return said
 
     def _say(self, document: dict[str, Any], sentence: str) -> None:

@@ -102,7 +102,7 @@ def test_a_vm_is_not_removed_unless_that_is_said_twice(
     assert "webmail of bob (running)" in capsys.readouterr().err
     assert {type(question) for question in asked} == {ListVms}
     run(tmp_path, "rm", "webmail", "--yes")
-    assert asked[-1] == RemoveVm(WEBMAIL.id)
+    assert asked[-1] == RemoveVm(WEBMAIL.id, WEBMAIL.generation)
 
 
 def test_a_name_of_several_users_is_told_with_all_of_them_and_nothing_is_done(
