@@ -21,6 +21,7 @@ from matcher.wire.framing import frame
 from matcher.wire.messages import (
     Answer,
     Asked,
+    AskVolumesUsed,
     Attach,
     Attached,
     Confirm,
@@ -39,6 +40,7 @@ from matcher.wire.messages import (
     Unfit,
     VmOffer,
     VolumeOffer,
+    VolumesUsed,
 )
 from matcher.wire.realm import Verb
 from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
@@ -160,6 +162,8 @@ class Attaching:
                     return await self._detach(question)
                 case Asked(pledge=pledge):
                     return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
+                case AskVolumesUsed(user_id=user_id):
+                    return VolumesUsed(self._quota.use_mib(UserId(user_id)))
                 case Forget(vid=vid):
                     return await self._forget(Vid(vid), await sysadmin(peer))
         except JournalCorrupt:

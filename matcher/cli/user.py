@@ -23,7 +23,7 @@ from matcher.cli.session import session
 from matcher.cli.tokens import emit_token
 from matcher.net.https import Door
 from matcher.trust.principal import name_problem
-from matcher.wire.realm import ChangeGrant, Done, Grant, Invited, InviteUser, Member, Use
+from matcher.wire.realm import ChangeGrant, Done, Grant, Invited, InviteUser, Member, Use, UserUses
 
 app = App(name="user", help="Add, show, change and revoke users; for admins.")
 _NOTHING = GrantOptions()
@@ -69,7 +69,9 @@ def ls(*, all_: All = False, output: Output = "table") -> None:
 
 @app.command
 def show(user: str, *, output: Output = "table") -> None:
-    """Show one user: grant, since when, until when, and what they use of each host that can be asked.
+    """Show one user: grant, since when, until when, and what they use of each host.
+
+    A host that can't be asked is there with what the others have heard of it, if they have.
 
     Parameters
     ----------
@@ -80,16 +82,21 @@ def show(user: str, *, output: Output = "table") -> None:
         now = standing(mine)
         member = find(members(mine, now.issuing)[0], "user", user)
         path = f"/v1/realm/uses/{member.id}"
-        said = ask_each(mine, (door for door, _ in now.hosts), lambda connection: connection.ask("GET", path, Use))
-    uses = {door: answer for door, answer in said if isinstance(answer, Use)}
-    silent = [door.host for door, answer in said if not isinstance(answer, Use)]
-    document = _document(member) | _uses_document(uses) | {"silent": silent}
+        said = ask_each(mine, (door for door, _ in now.hosts), lambda connection: connection.ask("GET", path, UserUses))
+    told = {door: answer for door, answer in said if isinstance(answer, UserUses)}
+    uses = {door.host: answer.here for door, answer in told.items()}
+    heard = _heard(told)
+    silent = [door.host for door, answer in said if not isinstance(answer, UserUses)]
+    silent += [door.host for door, _ in now.failed]
+    document = _document(member) | _uses_document(uses, heard) | {"silent": silent}
     rows = [("name", member.name), ("id", member.id), ("state", member.state), ("since", moment(member.since_s))]
     rows += grant_rows(member.grant or Grant())
     rows.append(("certificate until", moment(member.ends_s)))
-    rows += [(f"uses on {door.host}", use_text(use)) for door, use in uses.items()]
-    rows.append(("uses in all", use_text(total(uses.values())) if uses else "not known"))
+    rows += [(f"uses on {host}", use_text(use)) for host, use in uses.items()]
+    rows += [(f"uses on {host}", f"{use_text(use)}, as it told the others") for host, use in heard.items()]
+    rows.append(("uses in all", use_text(total((*uses.values(), *heard.values()))) if uses else "not known"))
     emit(output, {"user": document}, Table(("FIELD", "VALUE"), rows, [member.name]))
+    silent = [host for host in silent if host not in heard]
     if silent:
         note(f"electros: not told by {', '.join(silent)}: what {member.name} uses there")
 
@@ -160,8 +167,17 @@ def _document(member: Member) -> dict[str, Any]:
     }
 
 
-def _uses_document(uses: dict[Door, Use]) -> dict[str, Any]:
+def _heard(told: dict[Door, UserUses]) -> dict[str, Use]:
+    """Of hosts that did not tell us themselves, what they told the others a minute or two ago at most."""
+    asked = {door.host_id for door in told}
+    others = (each for answer in told.values() for each in answer.elsewhere if each.host_id not in asked)
+    return {each.host: Use(each.slots, each.ram_mib, each.vms, None) for each in others}
+
+
+def _uses_document(uses: dict[str, Use], heard: dict[str, Use]) -> dict[str, Any]:
+    """`null`: not known. `heard`: hosts that did not tell us themselves."""
     return {
-        "use": use_document(total(uses.values())) if uses else None,
-        "hosts": [{"host": door.host, "use": use_document(use)} for door, use in uses.items()],
+        "use": use_document(total((*uses.values(), *heard.values()))) if uses else None,
+        "hosts": [{"host": host, "use": use_document(use)} for host, use in uses.items()],
+        "heard": [{"host": host, "use": use_document(use)} for host, use in heard.items()],
     }

@@ -22,6 +22,7 @@ from matcher.wire import backdoor
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
 from matcher.wire.messages import (
     Asked,
+    AskVolumesUsed,
     Attach,
     Attached,
     Detach,
@@ -31,6 +32,7 @@ from matcher.wire.messages import (
     Message,
     Refused,
     Replies,
+    VolumesUsed,
 )
 from matcher.wire.realm import Done
 
@@ -44,7 +46,7 @@ SYSADMINS: tuple[type[Message], ...] = (
     *(backdoor.Inspected, backdoor.ListHolds, backdoor.HoldRows, backdoor.SetDrained, backdoor.EvictVm),
     *(backdoor.RemoveVm, backdoor.Ended, Done),
 )
-KINDS = (*DAEMONS, *SYSADMINS)  # the place is the number on the socket: new ones go last
+KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed)  # the place is the number on the socket: new ones go last
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

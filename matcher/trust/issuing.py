@@ -36,7 +36,7 @@ from matcher.trust.certificates import (
 from matcher.trust.documents import Signed, key_id, write_document
 from matcher.trust.grants import NOTHING, grant_problem
 from matcher.trust.identity import Identity, IdentityError, load_key
-from matcher.trust.principal import PrincipalKind, fingerprint, name_problem
+from matcher.trust.principal import PrincipalKind, fingerprint, is_fingerprint, name_problem
 from matcher.trust.requests import make_request, read_request
 from matcher.trust.verifier import REVOKED, Certified, Verifier
 from matcher.wire.codec import BadBytes, from_json, to_json
@@ -385,10 +385,6 @@ def has_issuer(folder: Path) -> bool:
 def entry_of(key: EllipticCurvePrivateKey, bundle: Bundle) -> IssuerEntry | None:
     wanted = key_id(key.public_key())
     return next((entry for entry in bundle.issuers if entry.key_id == wanted), None)
-
-
-def is_fingerprint(text: str) -> bool:
-    return len(text) == 64 and all(digit in "0123456789abcdef" for digit in text)
 
 
 def _reach(revocation: Revocation) -> float:

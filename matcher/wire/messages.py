@@ -408,6 +408,20 @@ class Forgotten(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class AskVolumesUsed(Message):
+    """atomd to storaged: how much of this host's volumes a user has."""
+
+    user_id: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class VolumesUsed(Message):
+    """Attached volumes, each once."""
+
+    mib: Annotated[int, Strict(), Ge(0), Le(2**40)]
+
+
+@dataclass(frozen=True, slots=True)
 class Refused(Message):
     """A typed no: `code` for programs, `reasons` for people."""
 

@@ -38,6 +38,7 @@ from matcher.wire.realm import (
     Admitted,
     ChangeGrant,
     Done,
+    HostUse,
     Invited,
     InviteHost,
     InviteUser,
@@ -47,6 +48,7 @@ from matcher.wire.realm import (
     Renew,
     Revoke,
     Use,
+    UserUses,
     Verb,
     Welcome,
     WhoAmI,
@@ -67,6 +69,7 @@ class Host:
     issuer: Issuer | None = None
     narrowing: Narrowing = field(default_factory=Narrowing)
     uses: dict[str, Use] = field(default_factory=dict)
+    heard: list[HostUse] = field(default_factory=list)
     vms: int = 0
     away: bool = False
     asked: list[str] = field(default_factory=list)
@@ -275,8 +278,8 @@ class Host:
     def _get_members(self, _: Principal, __: bytes) -> Members:
         return Members(self._desk().members(time.time()))
 
-    def _get_uses(self, _: Principal, user_id: str) -> Use:
-        return self.uses.get(user_id, Use())
+    def _get_uses(self, _: Principal, user_id: str) -> UserUses:
+        return UserUses(self.uses.get(user_id, Use()), tuple(self.heard))
 
     def _post_issuers(self, _: Principal, __: bytes) -> Renew:
         return Renew(make_request(self.issuer_key, self.name))

@@ -106,6 +106,9 @@ def test_a_user_has_what_was_granted_and_not_more(fresh: Lab, root: Person, home
     assert "ann" in json.dumps(who)
     vm = ann.asks("run", spec(home), "--name", "first", "--rank", 'host == "h1"')["vm"]
     assert vm["host"] == "h1"
+    shown = root.asks("user", "show", "ann")["user"]
+    assert {each["host"]: each["use"]["vms"] for each in shown["hosts"]} == {"h1": 1, "h2": 0}
+    assert shown["use"]["volumes_gb"] == 0
     until(lambda: not ann.asks("pledge", spec(home))["offers"], within_s=20)
     refused = ann.says("run", spec(home), "--name", "second", code=3)
     assert "grant" in refused.err, "on h1 by its own ledger, on h2 by what h1 tells"

@@ -16,6 +16,7 @@ from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import (
     Arch,
+    AskVolumesUsed,
     Attach,
     Attached,
     Confirm,
@@ -28,6 +29,7 @@ from matcher.wire.messages import (
     Role,
     VmAsk,
     VolumeClaim,
+    VolumesUsed,
 )
 from specs.ids import HostId
 from storaged.answering import Attaching, Proposer, StorageAnswers, admitting
@@ -105,6 +107,16 @@ async def test_a_confirm_of_a_stranger_or_for_another_host_attaches_nothing(
     answer = await ask(storage, Attach(confirmed(storage, who, to=to)))
     assert isinstance(answer, Refused)
     assert answer.code == code
+
+
+async def test_what_a_user_has_attached_is_told_and_of_others_nothing(storage: SimpleNamespace) -> None:
+    ann, bob = (storage.members[name].principal.id for name in ("ann", "bob"))
+    assert await ask(storage, AskVolumesUsed(ann)) == VolumesUsed(0)
+    await ask(storage, Attach(confirmed(storage)))
+    used = await ask(storage, AskVolumesUsed(ann))
+    assert isinstance(used, VolumesUsed)
+    assert used.mib > 0
+    assert await ask(storage, AskVolumesUsed(bob)) == VolumesUsed(0)
 
 
 async def test_a_second_vm_does_not_get_the_volume_until_the_first_lets_go(storage: SimpleNamespace) -> None:

@@ -11,9 +11,10 @@ from starlette.websockets import WebSocket
 
 from matcher.net.caller import Caller
 from matcher.net.door.routes import Route
+from matcher.trust.principal import is_fingerprint
 from matcher.wire.codec import BadBytes, M, from_json, to_json
 from matcher.wire.messages import Message, Reason, Refused
-from specs.ids import VmId, parse_id
+from specs.ids import UserId, VmId, parse_id
 
 T = TypeVar("T")
 
@@ -55,6 +56,14 @@ class Asking:
         if vm_id is None:
             raise Denied(refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours"))
         return VmId(vm_id)
+
+    @property
+    def user_id(self) -> UserId:
+        """Raises `Denied`."""
+        user_id = self.arguments["user"]
+        if not is_fingerprint(user_id):
+            raise Denied(refused("bad-request", "user", "a user", "a user's id has 64 hex digits", "electros user ls"))
+        return UserId(user_id)
 
     @property
     def websocket(self) -> WebSocket:

@@ -20,10 +20,11 @@ from matcher.wire.realm import (
     RealmStatus,
     Renew,
     Revoke,
+    UserUses,
     Welcome,
     WhoAmI,
 )
-from specs.ids import VmId
+from specs.ids import UserId, VmId
 
 
 class Console(Protocol):
@@ -41,8 +42,12 @@ class Host(Protocol):
 
     def about(self, caller: Caller) -> Answer: ...
 
-    def whoami(self, caller: Caller) -> WhoAmI:
+    async def whoami(self, caller: Caller) -> WhoAmI:
         """`ends_s` is filled in by the door, which has seen the certificate."""
+        ...
+
+    async def uses(self, user_id: UserId) -> UserUses:
+        """What any user has; for admins."""
         ...
 
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
