@@ -15,13 +15,12 @@ from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.net.upkeep import Upkeep, own_addresses
 from matcher.trust.bundle import Bundle
-from matcher.trust.certificates import public_key_of
+from matcher.trust.certificates import Scope, public_key_of
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.issuing import IssueError, make_issuer_key, open_issuer
 from matcher.trust.joining import admit
 from matcher.trust.principal import Principal, PrincipalKind, fingerprint
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
-from matcher.wire.envelope import TAG_KEY_BYTES
 from matcher.wire.framing import frame
 from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import (
@@ -118,7 +117,8 @@ class Desk:
         return refusal or Done(f"{ask.name} has another grant; what was granted before is good for nothing any more")
 
     async def revoke(self, ask: Revoke, caller: Caller) -> Done | Refused:
-        """A host that is removed takes the tag key with it, so that there is a new one."""
+        """Who is revoked takes the tag key with them, so that there is a new one: for a host at once; for a user once
+        the one before is over, see `Upkeep`."""
         issuer, about = self._issuer, f"{ask.kind} {ask.member}"
         if issuer is None or not self._issues:
             return self._not_here("realm.revoke", caller)
@@ -127,9 +127,8 @@ class Desk:
 
         def revoke() -> list[Signed[Message]]:
             documents: list[Signed[Message]] = [issuer.revoke(ask.kind, ask.member, ask.why, wall_s=time.time())]
-            if ask.kind == "host":
-                number = self._identity.key_number + 1
-                documents.append(issuer.new_tag_key(os.urandom(TAG_KEY_BYTES), number=number, wall_s=time.time()))
+            if ask.kind == "host" or (Scope.HOSTS in issuer.scopes and not self._identity.realm.older):
+                documents.append(self._upkeep.new_key())
             return documents
 
         named = issuer.find(ask.kind, ask.member, time.time())

@@ -20,7 +20,7 @@ import trio
 from matcher.net import multicast
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.net.peer import now_s
-from matcher.trust.certificates import Untrusted
+from matcher.trust.certificates import Scope, Untrusted
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.identity import Identity
 from matcher.trust.issuing import BEAT_S, IssueError, Issuer
@@ -29,9 +29,9 @@ from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
 from matcher.trust.spreading import Effect, Fetch, Peer, Save, Spreading, Tell
 from matcher.wire.codec import encode, to_json
-from matcher.wire.envelope import HOSTS, Kind, RealmSecret, TooLong, seal
+from matcher.wire.envelope import HOSTS, TAG_KEY_BYTES, Kind, RealmSecret, TooLong, seal
 from matcher.wire.messages import Message, Refused
-from matcher.wire.realm import Admitted, News, Renew, UserUse
+from matcher.wire.realm import Admitted, News, Renew, TagKey, UserUse
 from specs.ids import HostId
 
 REFRESH_S = 1.0
@@ -41,6 +41,7 @@ WARN_AFTER_S = 86_400.0
 STALE_AFTER_S = 7 * 86_400.0
 WARN_AGAIN_S = 3600.0
 PEERS_SAVED_S = 60.0
+NEW_KEY_WITHIN_S = 60.0  # so that of several issuers one replaces the tag key, and the others hear of it
 
 log = logging.getLogger("realm")
 
@@ -72,12 +73,13 @@ class Upkeep:
         self.identity = identity
         self.issuer: Issuer | None = None  # of this host, where it has one
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
+        self._random = SystemRandom()
         self._spreading = Spreading(
             identity,
             host=identity.principal.name,
             host_id=HostId(identity.principal.id),
             port=port,
-            random=SystemRandom(),
+            random=self._random,
             uses=uses,
             peers=load_peers(identity.folder),
             now_s=now_s(),
@@ -89,6 +91,7 @@ class Upkeep:
         self._present: int | None = None
         self._saved_peers: tuple[Peer, ...] = ()
         self._save_peers_s = self._renew_s = self._warn_s = self._beat_s = float("-inf")
+        self._new_key_s = float("inf")
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -128,6 +131,12 @@ class Upkeep:
         if Save() in effects:
             self.identity.save()
 
+    def new_key(self) -> Signed[TagKey]:
+        """The tag key that replaces today's; to be published. Raises `IssueError`."""
+        assert self.issuer is not None
+        number = self.identity.key_number + 1
+        return self.issuer.new_tag_key(os.urandom(TAG_KEY_BYTES), number=number, wall_s=time.time())
+
     # ---- inside
 
     def _until_due_s(self) -> float:
@@ -149,6 +158,7 @@ class Upkeep:
             self._spreading.tell_soon(now_s())
         self._perform(self._spreading.tick(now_s(), wall_s))
         self._issue(wall_s)
+        self._replace_key(wall_s)
         self._renew(wall_s)
         self._warn(wall_s)
         self._keep_peers()
@@ -215,6 +225,21 @@ class Upkeep:
             self.publish(documents)
         except OSError as error:
             log.error("a heartbeat can't be kept on the disk: %s", error)
+
+    def _replace_key(self, wall_s: float) -> None:
+        """What could not be done at once when somebody was revoked, or not by the issuer that did it."""
+        if self.issuer is None or Scope.HOSTS not in self.issuer.scopes or not self.identity.is_key_due(wall_s):
+            self._new_key_s = float("inf")
+            return
+        if self._new_key_s == float("inf"):
+            self._new_key_s = now_s() + self._random.uniform(0, NEW_KEY_WITHIN_S)
+        if now_s() < self._new_key_s:
+            return
+        self._new_key_s = float("inf")
+        try:
+            self.publish([self.new_key()])
+        except OSError as error:
+            log.error("a new tag key can't be kept on the disk: %s", error)
 
     def _renew(self, wall_s: float) -> None:
         if not self.identity.is_due(wall_s) or now_s() < self._renew_s + RENEW_RETRY_S or self._nursery is None:

@@ -169,6 +169,11 @@ class Bundle:
         return [r for r in self.revocations.values() if r.signatures[0][0] == issuer]
 
     @cached_property
+    def revoked_ms(self) -> tuple[int, ...]:
+        """When members were revoked, each as a whole; oldest first."""
+        return tuple(sorted(signed.says.at_ms for signed in self.revocations.values() if not signed.says.before_s))
+
+    @cached_property
     def _superseded(self) -> int:
         return sum(signed.says.before_s > 0 for signed in self.revocations.values())
 

@@ -1,9 +1,11 @@
 """The realm's keys for the tags of datagrams: today's, and for a while the one before. No I/O, no clock.
 
-They only keep outsiders' floods cheap, and say nothing of who sent what. A new one is made when a host is removed, so
-that it becomes an outsider here as well.
+They only keep outsiders' floods cheap, and say nothing of who sent what. A new one is made when a member is revoked, so
+that they become an outsider here as well; after a user, not before the one before is over, so that revoking many does
+not leave everybody behind.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -33,6 +35,12 @@ class TagKeys:
         newest, *older = [signed.says for signed in self.documents]
         is_over = abs(wall_s - newest.at_ms / 1000) > OVERLAP_S
         return RealmSecret(realm_id, newest.key, newest.number, () if is_over else tuple(each.key for each in older))
+
+    def are_outdated(self, bundle: Bundle, wall_s: float) -> bool:
+        """Whether somebody was revoked since today's key was made, and so may know it. Revocations of a time to come do
+        not count yet: else a wrong clock would make keys without end."""
+        made_ms, revoked_ms = self.documents[0].says.at_ms, bundle.revoked_ms
+        return bisect_right(revoked_ms, made_ms) < bisect_right(revoked_ms, int(wall_s * 1000))
 
     def to_bytes(self) -> bytes:
         return frame(signed.data for signed in self.documents)

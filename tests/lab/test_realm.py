@@ -88,6 +88,18 @@ def test_a_host_that_belongs_to_nobody_runs_and_says_what_to_do(fresh: Lab, root
     assert "h3" not in hosts(root)
 
 
+def test_who_is_revoked_takes_the_tag_key_with_them(root: Person, home: Path) -> None:
+    """First of all revocations here: of many in a row, the others wait until the key before is over."""
+
+    def numbers() -> set[int]:
+        return {each["key_number"] for each in root.asks("realm", "status")["realm"]["hosts"]}
+
+    user(root, home, "zoe")
+    assert numbers() == {1}
+    root.says("user", "revoke", "zoe")
+    until(lambda: numbers() == {2}, within_s=20)
+
+
 def test_a_token_is_good_once_and_at_its_own_host_alone(fresh: Lab, root: Person) -> None:
     token = root.token("realm", "invite", "h9")
     fresh.exec("h3", "atomd", "join", "--config", "/dev/null", token, check=False)

@@ -10,8 +10,10 @@ from matcher.net import multicast
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
 from matcher.net.desk import Desk
-from matcher.net.upkeep import STALE_AFTER_S, Upkeep, stale
+from matcher.net.upkeep import NEW_KEY_WITHIN_S, STALE_AFTER_S, Upkeep, stale
+from matcher.trust.certificates import Scope
 from matcher.trust.identity import load_identity
+from matcher.trust.tag_keys import OVERLAP_S
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
@@ -21,7 +23,7 @@ from tests.fakes.realms import FOUNDER, Realm, make_realm
 @pytest.fixture
 def realm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Realm:
     monkeypatch.setattr(multicast, "tell", lambda *_: 0)  # nothing of a test goes to the machine's links
-    return make_realm(tmp_path, "h1", "ann")
+    return make_realm(tmp_path, "h1", "ann", "bob", "carl")
 
 
 def upkeep_of(realm: Realm, name: str, *, port: int) -> Upkeep:
@@ -91,6 +93,52 @@ async def test_a_host_that_is_removed_takes_the_tag_key_with_it(realm: Realm, tm
     before = desk.status().key_number
     assert isinstance(await desk.revoke(Revoke("host", "h1"), admin(realm)), Done)
     assert desk.status().key_number == before + 1
+
+
+async def test_a_user_who_is_revoked_takes_the_tag_key_with_them(realm: Realm, tmp_path: Path) -> None:
+    desk = desk_of(realm, tmp_path)
+    assert isinstance(await desk.revoke(Revoke("user", "bob"), admin(realm)), Done)
+    assert desk.status().key_number == 2
+    assert load_identity(realm.folder / FOUNDER).key_number == 2
+
+
+async def test_of_many_users_who_are_revoked_no_key_is_replaced_before_the_last_one_is_over(
+    realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desk_of(realm, tmp_path)
+    upkeep, wall_s = desk._upkeep, time.time()
+    clock = [1000.0]
+    monkeypatch.setattr("matcher.net.upkeep.now_s", lambda: clock[0])
+
+    def works_for(seconds: float, wall_s: float) -> int:
+        upkeep.identity.tick(wall_s)
+        for _ in range(int(seconds)):
+            clock[0] += 1
+            upkeep._replace_key(wall_s)
+        return upkeep.identity.key_number
+
+    for name in ("bob", "carl"):
+        assert isinstance(await desk.revoke(Revoke("user", name), admin(realm)), Done)
+    assert works_for(NEW_KEY_WITHIN_S + 1, wall_s + 1) == 2, "who knows the first key alone is still understood"
+    assert works_for(NEW_KEY_WITHIN_S + 1, wall_s + OVERLAP_S + 1) == 3, "carl knew the second"
+    assert works_for(NEW_KEY_WITHIN_S + 1, wall_s + 3 * OVERLAP_S) == 3, "nobody was revoked since"
+    assert isinstance(await desk.revoke(Revoke("host", "h1"), admin(realm)), Done)
+    assert upkeep.identity.key_number == 4, "a host's is replaced at once"
+
+
+async def test_an_issuer_that_makes_no_keys_revokes_users_all_the_same_and_another_replaces_the_key(
+    realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desk_of(realm, tmp_path)
+    assert desk._issuer is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(desk._issuer), "scopes", frozenset({Scope.USERS}))
+        assert isinstance(await desk.revoke(Revoke("user", "bob"), admin(realm)), Done)
+        desk._upkeep._replace_key(time.time())
+    assert desk.status().key_number == 1
+    monkeypatch.setattr(desk._upkeep._random, "uniform", lambda *_: 0.0)
+    desk._upkeep._replace_key(time.time())
+    assert desk.status().key_number == 2
 
 
 async def test_a_host_can_not_remove_itself(realm: Realm, tmp_path: Path) -> None:
