@@ -57,6 +57,7 @@ class Desk:
 
     def status(self) -> RealmStatus:
         bundle, wall_s = self._identity.bundle, time.time()
+        mine = self._issuer.entry if self._issuer is not None else None
         heard_s = bundle.heard_s(wall_s)
         return RealmStatus(
             realm_id=bundle.anchor.realm_id,
@@ -70,6 +71,8 @@ class Desk:
             fresh_s=-1 if heard_s is None else max(0, int(wall_s - heard_s)),
             issues_here=self._issues,
             tokens_pending=self._tokens.count(now_s()),
+            issuer_here=mine.key_id.hex() if mine is not None else "",
+            issuers_end_s=tuple(int(entry.ends_s) for entry in bundle.issuers),
         )
 
     def bundle(self) -> bytes:

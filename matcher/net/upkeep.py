@@ -23,7 +23,7 @@ from matcher.net.peer import now_s
 from matcher.trust.certificates import Scope, Untrusted
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.identity import Identity
-from matcher.trust.issuing import BEAT_S, IssueError, Issuer
+from matcher.trust.issuing import BEAT_S, ENDING_S, IssueError, Issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
@@ -92,6 +92,7 @@ class Upkeep:
         self._saved_peers: tuple[Peer, ...] = ()
         self._save_peers_s = self._renew_s = self._warn_s = self._beat_s = float("-inf")
         self._new_key_s = float("inf")
+        self._warned_of_end_s = 0.0
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -242,10 +243,20 @@ class Upkeep:
             log.error("a new tag key can't be kept on the disk: %s", error)
 
     def _renew(self, wall_s: float) -> None:
-        if not self.identity.is_due(wall_s) or now_s() < self._renew_s + RENEW_RETRY_S or self._nursery is None:
+        if now_s() < self._renew_s + RENEW_RETRY_S or self._nursery is None:
+            return
+        if not self.identity.is_due(wall_s) and not self._is_orphan():
             return
         self._renew_s = now_s()
         self._nursery.start_soon(self._renew_leaf)
+
+    def _is_orphan(self) -> bool:
+        """The root has dropped the issuer that made our leaf."""
+        try:
+            self.identity.verifier.certified(self.identity.certificate)
+        except Untrusted:
+            return True
+        return False
 
     async def _renew_leaf(self) -> None:
         """From our own issuer where there is one, else from whoever gives it."""
@@ -253,11 +264,7 @@ class Upkeep:
         request = make_request(self.identity.key, mine.name)
         if self.issuer is not None:
             with contextlib.suppress(IssueError):
-                self._adopt(
-                    self.issuer.renew(
-                        self.identity.certificate, request, wall_s=time.time(), addresses=own_addresses()
-                    ).leaf
-                )
+                self._adopt(self._made_here(self.issuer, request))
                 return
         body = to_json(Renew(request)).encode()
         for peer in self.peers:
@@ -266,6 +273,13 @@ class Upkeep:
                 self._adopt(answer.leaf)
                 return
         log.warning("nobody renews this host's certificate, which ends in %s", _days(self.identity.expires_s))
+
+    def _made_here(self, issuer: Issuer, request: bytes) -> bytes:
+        """An issuer stays a member by its own word, whichever other one has let it in. Raises `IssueError`."""
+        wall_s, addresses, mine = time.time(), own_addresses(), self.identity
+        if self._is_orphan():
+            return issuer.admit("host", mine.principal.name, request, None, wall_s=wall_s, addresses=addresses).leaf
+        return issuer.renew(mine.certificate, request, wall_s=wall_s, addresses=addresses).leaf
 
     def _ask_renewal(self, peer: Peer, body: bytes) -> Admitted | None:
         door = Door(peer.name, peer.host_id, peer.address, peer.port)
@@ -290,6 +304,15 @@ class Upkeep:
             self._warn_s = now_s()
             since = f"for {_days(wall_s, heard_s)}" if heard_s is not None else "yet"
             log.warning("no issuer of the realm was heard %s; after 7 days this host takes no new VMs", since)
+        entry = self.issuer.entry if self.issuer is not None else None
+        if entry is not None and entry.ends_s - wall_s < ENDING_S and entry.ends_s != self._warned_of_end_s:
+            self._warned_of_end_s = entry.ends_s
+            mine = self.identity.principal.name
+            log.warning(
+                "the certificate of this host's issuer ends in %s; where the root key is: electros realm issuer add %s",
+                _days(entry.ends_s, wall_s),
+                mine,
+            )
 
     def _keep_peers(self) -> None:
         if now_s() < self._save_peers_s + PEERS_SAVED_S or self.peers == self._saved_peers:

@@ -47,6 +47,14 @@ class IssuerEntry:
     key_id: bytes
     root: x509.Certificate  # the one that signed it
 
+    @property
+    def ends_s(self) -> float:
+        return self.certificate.not_valid_after_utc.timestamp()
+
+    @property
+    def starts_s(self) -> float:
+        return self.certificate.not_valid_before_utc.timestamp()
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

@@ -272,7 +272,10 @@ class Members(Message):
 
 @dataclass(frozen=True, slots=True)
 class RealmStatus(Message):
-    """What a host knows of its realm. `fresh_s`: the age of the newest word of an issuer; -1: none was ever heard."""
+    """What a host knows of its realm. `fresh_s`: the age of the newest word of an issuer; -1: none was ever heard.
+
+    `issuers` are the ids of their keys, `issuers_end_s` the ends of their certificates, in one order. `issuer_here` is
+    the id of this host's own, or empty."""
 
     realm_id: ShortId
     name: Name
@@ -285,6 +288,8 @@ class RealmStatus(Message):
     fresh_s: Annotated[int, Strict(), Ge(-1), Le(2**40)]
     issues_here: Flag
     tokens_pending: Count
+    issuer_here: Label = ""
+    issuers_end_s: Annotated[tuple[Seconds, ...], MaxLen(64)] = ()
 
 
 @dataclass(frozen=True, slots=True)

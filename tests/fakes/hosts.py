@@ -227,6 +227,8 @@ class Host:
             int(time.time() - heard_s) if heard_s is not None else -1,
             self.issuer is not None and self.issuer.entry is not None,
             self.tokens.count(time.monotonic()),
+            self.issuer.entry.key_id.hex() if self.issuer is not None and self.issuer.entry else "",
+            tuple(int(entry.ends_s) for entry in bundle.issuers),
         )
 
     def _get_bundle(self, _: Principal, __: bytes) -> bytes:
@@ -282,7 +284,7 @@ class Host:
         return UserUses(self.uses.get(user_id, Use()), tuple(self.heard))
 
     def _post_issuers(self, _: Principal, __: bytes) -> Renew:
-        return Renew(make_request(self.issuer_key, self.name))
+        return Renew(self.issuer.request(self.name) if self.issuer else make_request(self.issuer_key, self.name))
 
     def is_issuer(self) -> bool:
         return entry_of(self.issuer_key, self.identity.bundle) is not None

@@ -205,10 +205,13 @@ def test_another_host_becomes_an_issuer_and_stands_in_for_the_first(fresh: Lab, 
     fresh.stop("h1", "atomd")
     gustav = user(root, home, "gustav")
     assert hosts(gustav) == {"h2"} or hosts(gustav) == {"h1", "h2"}, "storage of h1 may answer"
-    root.says("user", "revoke", "gustav")
     fresh.start("h1", "atomd")
     until(lambda: "h1" in hosts(root))
-    root.says("realm", "issuer", "remove", "h2")
+    until(lambda: hosts(root) == {"h1", "h2"})
+    removed = root.says("realm", "issuer", "remove", "h2")
+    assert "out at once, until they join or log in again: user gustav" in removed.err
+    assert hosts(root) == {"h1", "h2"}, "h1 has let both in"
+    assert gustav.says("ps", code=None).code != 0
 
 
 def test_a_client_without_a_name_says_whom_to_ask(fresh: Lab, root: Person, home: Path) -> None:

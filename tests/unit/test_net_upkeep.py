@@ -12,7 +12,9 @@ from matcher.net.caller import Caller
 from matcher.net.desk import Desk
 from matcher.net.upkeep import NEW_KEY_WITHIN_S, STALE_AFTER_S, Upkeep, stale
 from matcher.trust.certificates import Scope
-from matcher.trust.identity import load_identity
+from matcher.trust.identity import load_identity, load_key
+from matcher.trust.issuing import ENDING_S, make_issuer_key, open_issuer
+from matcher.trust.root import next_anchor
 from matcher.trust.tag_keys import OVERLAP_S
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
@@ -62,6 +64,37 @@ def test_a_revocation_told_by_ones_own_host_counts_at_once(realm: Realm) -> None
     me = storaged.identity.principal
     storaged.hears_news(News("h1", 0, bytes(32), 1, 7766, frame([told.data])), me, "10.0.0.1")
     assert not storaged.identity.verifier.is_member("user", realm["ann"].principal.id)
+
+
+async def test_an_issuer_stays_a_member_when_the_one_that_let_it_in_is_dropped(realm: Realm, tmp_path: Path) -> None:
+    upkeep = upkeep_of(realm, "h1", port=7766)
+    mine, folder = upkeep.identity, tmp_path / "second"
+    make_issuer_key(folder)
+    upkeep.issuer = open_issuer(folder, mine)
+    assert upkeep.issuer is not None
+    key, first = load_key(folder).public_key(), realm.issuer.entry
+    assert first is not None
+    mine.learn([next_anchor(realm.root, mine.bundle, wall_s=time.time(), add=key)], time.time())
+    assert not upkeep._is_orphan()
+    mine.learn([next_anchor(realm.root, mine.bundle, wall_s=time.time(), drop=first.key_id)], time.time())
+    assert upkeep._is_orphan()
+    await upkeep._renew_leaf()
+    assert not upkeep._is_orphan()
+    assert mine.verifier.principal(mine.certificate, time.time())[0].name == "h1"
+    assert load_identity(mine.folder).certificate == mine.certificate
+
+
+def test_the_end_of_an_issuer_is_told_once_in_its_hosts_log(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
+    upkeep = upkeep_of(realm, FOUNDER, port=7766)
+    upkeep.issuer = open_issuer(realm.folder / "issuer", upkeep.identity)
+    assert upkeep.issuer is not None
+    assert upkeep.issuer.entry is not None
+    ends_s = upkeep.issuer.entry.ends_s
+    upkeep._warn(ends_s - ENDING_S - 60)
+    assert "issuer ends" not in caplog.text
+    for left_s in (ENDING_S - 60, ENDING_S - 120):
+        upkeep._warn(ends_s - left_s)
+    assert caplog.text.count("issuer ends in 90.0 days") == 1
 
 
 def test_a_host_that_heard_no_issuer_for_a_week_takes_nothing_new(realm: Realm) -> None:
