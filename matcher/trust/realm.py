@@ -144,7 +144,8 @@ def _founded_before(root: Root, host: str, identity: Path, issuer: Path) -> Iden
     if mine.verifier.realm_id != root.realm_id or mine.principal.name != host or not has_issuer(issuer):
         raise RealmError(
             f"This host belongs to a realm already, as {mine.principal.kind} {mine.principal.name} of "
-            f"{mine.realm_name}: {identity} is not empty. To leave that realm for ever: rm -r {identity} {issuer}"
+            f"{mine.realm_name}: {identity} is not empty. To leave that realm for ever: "
+            f"rm -rf {identity} {issuer}/key.pem {issuer}/members.json"
         )
     return mine
 
@@ -157,7 +158,8 @@ def _first_issuer_key(root: Root, issuer: Path, anchor: Signed[Anchor] | None) -
         is_first = anchor is not None and [entry.key_id for entry in read_link(anchor).issuers] == [mine]
         if is_first or (anchor is None and not (issuer / "members.json").exists()):
             return key
-        raise RealmError(f"{issuer} holds another realm's issuer. If nobody needs it any more: rm -r {issuer}")
+        gone = f"rm -f {issuer}/key.pem {issuer}/members.json"  # the folder stays: it is hidden from storaged
+        raise RealmError(f"{issuer} holds another realm's issuer. If nobody needs it any more: {gone}")
     if anchor is not None:
         raise RealmError(
             f"The realm {root.name} has its first host already, and it is not this one. Here: atomd join TOKEN. "
