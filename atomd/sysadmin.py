@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
@@ -180,8 +181,7 @@ class Desktop:
         except local.LocalError as error:
             match error.__cause__:
                 case FileNotFoundError() | ConnectionRefusedError():
-                    hint = "see: systemctl status atomd; journalctl -u atomd"
-                    fail(Exit.UNREACHABLE, f"atomd is not running: nobody answers at {path}", hint)
+                    fail(Exit.UNREACHABLE, f"atomd does not serve: nobody answers at {path}", *self._why_down())
                 case PermissionError():
                     fail(Exit.DENIED, "only root and the members of group atomos may ask this host's atomd")
                 case trio.TooSlowError():
@@ -194,6 +194,19 @@ class Desktop:
             hints = dict.fromkeys(r.hint for r in said.reasons if r.hint)
             fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code, *hints)
         return said
+
+    def _why_down(self) -> tuple[str, ...]:
+        see = "see: systemctl status atomd; journalctl -u atomd"
+        try:
+            os.stat(self._config.identity / "leaf.pem")
+        except FileNotFoundError:
+            pass
+        except OSError:  # for root alone
+            return (f"where a host belongs to no realm yet, it waits for one; {see}",)
+        else:
+            return (see,)
+        first = "this host belongs to no realm yet: electros realm create NAME, on a realm's first host"
+        return (f"{first}; atomd join TOKEN, on any other", see)
 
     def _say(self, document: dict[str, Any], sentence: str) -> None:
         write(as_json(document) if self._is_json else printable(sentence))

@@ -125,7 +125,7 @@ def grant_rows(grant: Grant) -> list[tuple[str, str]]:
         ("shares a core", "as asked" if grant.overprovision_min == 1 else f"with {grant.overprovision_min} or more"),
         ("a VM lives", _shown(grant.lease_max_s, show_duration, "as long as it likes")),
         ("groups", ", ".join(grant.groups) or "-"),
-        ("until", _shown(grant.until_s, moment, "revoked")),
+        ("until", _shown(grant.until_s, moment, "no end")),
     ]
 
 

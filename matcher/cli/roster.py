@@ -29,6 +29,7 @@ Why = Annotated[str, Parameter(help="a word for the records, 120 characters at m
 def invite(host: str = "", *, output: Output = "table") -> None:
     """Print a token with which one new host joins; it is good once, for 15 minutes, at the host that made it.
 
+    Asking again for the same host makes a new one, and the one before is good for nothing.
     The token alone goes to stdout:  ssh root@h2 atomd join $(electros realm invite h2)
 
     Parameters

@@ -15,11 +15,11 @@ from matcher.cli.granting import (
     use_document,
     use_text,
 )
-from matcher.cli.issuers import UNKNOWN_HERE, ask_each, at_issuer, find, members, standing
+from matcher.cli.issuers import UNKNOWN_HERE, Standing, ask_each, at_issuer, find, members, standing
 from matcher.cli.moments import moment, moment_document
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.roster import All, Why, Yes, confirm, revoke, told_done
-from matcher.cli.session import session
+from matcher.cli.session import Session, session
 from matcher.cli.tokens import emit_token
 from matcher.net.https import Door
 from matcher.trust.principal import name_problem
@@ -33,7 +33,8 @@ _NOTHING = GrantOptions()
 def add(user: str, *, grant: GrantOptions = _NOTHING, output: Output = "table") -> None:
     """Print a token with which a person becomes a user:  electros login TOKEN
 
-    It is good once, for 15 minutes, at the host that made it. What you do not limit is not limited, but for PCI
+    It is good once, for 15 minutes, at the host that made it; asking again for the same user makes a new one, and the
+    one before is good for nothing. What you do not limit is not limited, but for PCI
     devices, of which there are none unless given. Limits count on each host by itself.
 
         electros user add ada --slots 16 --ram 64GiB --vms 8 --pci '10de:*=1' --lease-max 12h --until 90d
@@ -140,8 +141,20 @@ def revoke_user(user: str, *, why: Why = "", yes: Yes = False, output: Output = 
         is_me = member.id == mine.client.identity.principal.id
         whom = "YOURSELF" if is_me else f"user {member.name}"
         confirm(f"Revoke {whom} ({member.id[:16]}) for good?", yes=yes)
+        left = _left(mine, now, member)  # before, as who revokes themselves can ask nothing afterwards
         done = revoke(mine, member, why, now.issuing)
     told_done(output, {"revoked": {"kind": "user", "name": member.name, "id": member.id}}, member.name, done)
+    if left:
+        note(f"electros: VMs of {member.name} go on: {', '.join(left)}; to end them, there: atomctl ps; atomctl rm VM")
+
+
+def _left(mine: Session, now: Standing, member: Member) -> list[str]:
+    """Hosts with VMs of theirs, and how many there are."""
+    path = f"/v1/realm/uses/{member.id}"
+    to = (door for door, _ in now.hosts)
+    said = ask_each(mine, to, lambda connection: connection.ask("GET", path, UserUses))
+    uses = [(door.host, answer.here.vms) for door, answer in said if isinstance(answer, UserUses)]
+    return [f"{vms} on {host}" for host, vms in uses if vms]
 
 
 def _living(member: Member) -> Member:
@@ -153,7 +166,7 @@ def _living(member: Member) -> Member:
 
 def _until(member: Member) -> str:
     ends_s = member.grant.until_s if member.grant else None
-    return moment(ends_s) if ends_s is not None else "revoked"
+    return moment(ends_s) if ends_s is not None else "no end"
 
 
 def _document(member: Member) -> dict[str, Any]:

@@ -217,10 +217,12 @@ class Desk:
         except IssueError as error:
             return self._refuse(error.code, error.said, error.helps, caller, about)
         wall_s, time_s = time.time(), now_s()
-        if name and (issuer.is_taken(kind, name, wall_s) or name in self._tokens.names(kind, time_s)):
+        if name and issuer.is_taken(kind, name, wall_s):
             first = f"electros {'realm remove' if kind == 'host' else 'user revoke'} {name}"
-            hint = f"choose another name; or wait for its token to end; or first: {first}"
-            return self._refuse("name-taken", f"there is a {kind} {name} already, or invited", hint, caller, about)
+            hint = f"choose another name, or first: {first}"
+            return self._refuse("name-taken", f"there is a {kind} {name} already", hint, caller, about)
+        if name and (lost := self._tokens.withdraw(kind, name)):  # one name, one token: who lost it asks again
+            about = f"{about}, instead of token {lost}"
         token = self._tokens.issue(
             kind,
             name=name,

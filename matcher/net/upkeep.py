@@ -272,6 +272,9 @@ class Upkeep:
             if answer is not None:
                 self._adopt(answer.leaf)
                 return
+        if self._is_orphan():
+            log.warning("the realm's root has dropped the issuer that let this host in: atomd join --again TOKEN")
+            return
         log.warning("nobody renews this host's certificate, which ends in %s", _days(self.identity.expires_s))
 
     def _made_here(self, issuer: Issuer, request: bytes) -> bytes:

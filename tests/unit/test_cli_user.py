@@ -126,6 +126,20 @@ def test_a_revoked_user_is_out_everywhere(link: Link, capsys: pytest.CaptureFixt
             again()
 
 
+def test_who_revokes_is_told_of_the_vms_that_go_on(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    bob = link.realm.add("bob")
+    link["h1"].uses[bob.principal.id] = Use(2, 512, 3)
+    user.revoke_user("bob", yes=True)
+    assert "VMs of bob go on: 3 on h1; to end them, there: atomctl" in capsys.readouterr().err
+
+
+def test_nobody_is_told_of_their_own_vms_when_they_revoke_themselves(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user.revoke_user("ada", yes=True)
+    assert "is revoked" in capsys.readouterr().err
+
+
 def test_of_two_with_one_name_the_one_that_is_a_member_is_meant(link: Link) -> None:
     first = link.realm.add("bob")
     user.revoke_user("bob", yes=True)

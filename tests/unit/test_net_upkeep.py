@@ -16,6 +16,7 @@ from matcher.trust.identity import load_identity, load_key
 from matcher.trust.issuing import ENDING_S, make_issuer_key, open_issuer
 from matcher.trust.root import next_anchor
 from matcher.trust.tag_keys import OVERLAP_S
+from matcher.trust.tokens import read_token
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
@@ -180,15 +181,25 @@ async def test_a_host_can_not_remove_itself(realm: Realm, tmp_path: Path) -> Non
     assert said.code == "this-host"
 
 
-async def test_a_name_is_promised_to_one_token_at_a_time(realm: Realm, tmp_path: Path) -> None:
+async def test_a_name_of_a_member_is_promised_to_nobody_else(realm: Realm, tmp_path: Path) -> None:
     desk = desk_of(realm, tmp_path)
     assert not desk.is_joining()
     assert isinstance(await desk.invite_host(InviteHost("h7"), admin(realm)), Invited)
     assert desk.is_joining()
-    for taken in ("h7", "h1"):
-        said = await desk.invite_host(InviteHost(taken), admin(realm))
-        assert isinstance(said, Refused)
-        assert said.code == "name-taken"
+    said = await desk.invite_host(InviteHost("h1"), admin(realm))
+    assert isinstance(said, Refused)
+    assert said.code == "name-taken"
+
+
+async def test_who_has_lost_a_token_asks_again_and_the_lost_one_is_good_for_nothing(
+    realm: Realm, tmp_path: Path
+) -> None:
+    desk = desk_of(realm, tmp_path)
+    first, second = [await desk.invite_host(InviteHost("h7"), admin(realm)) for _ in range(2)]
+    assert isinstance(first, Invited)
+    assert isinstance(second, Invited)
+    assert list(desk._tokens._pending) == [read_token(second.token).token_id]
+    assert f"instead of token {read_token(first.token).token_id}" in (tmp_path / "audit").read_text()
 
 
 async def test_who_issues_nothing_says_so(realm: Realm, tmp_path: Path) -> None:
