@@ -159,7 +159,7 @@ def _tell(output: str, root: Root, host: Identity, mine: Identity, *, is_new: bo
     emit(output, document, Table(("REALM", "ID", "FIRST HOST", "ADMIN", "ROOT"), rows, [root.name]))
     if output == "table":
         note(f"electros: {'this is realm' if is_new else 'nothing was changed: this was realm'} {root.name}; next:")
-        note("  here              electros hosts; the daemons take it up by themselves, in a moment")
+        note("  here              electros hosts; the daemons take it up by themselves, in some seconds")
         note("  another host      electros realm invite HOST, and there: sudo atomd join TOKEN")
         note("  another person    electros user add USER, and there: electros login TOKEN")
         note("  when all is set   electros realm export-root FILE, and keep FILE far from here")
