@@ -90,11 +90,11 @@ class BackDoor:
                 return self._holds()
             case asked.SetDrained(on=on):
                 return await self._set_drained(peer, on=on)
-            case asked.EvictVm(vm_id=vm_id, force=force, why=why):
+            case asked.EvictVm(vm_id=vm_id, generation=generation, force=force, why=why):
                 evict = partial(self._compute.evict, now_s=now_s(), why=why, force=force)
-                return await self._act(peer, "vm.evict", vm_id, evict, State.STOPPING, why)
-            case asked.RemoveVm(vm_id=vm_id):
-                return await self._act(peer, "vm.remove", vm_id, self._compute.remove, State.REMOVING)
+                return await self._act(peer, "vm.evict", vm_id, generation, evict, State.STOPPING, why)
+            case asked.RemoveVm(vm_id=vm_id, generation=generation):
+                return await self._act(peer, "vm.remove", vm_id, generation, self._compute.remove, State.REMOVING)
         return refused("bad-request", "question", "a sysadmin's question", "something else", "")
 
     def _turned_away(self, peer: local.Peer) -> None:
@@ -190,13 +190,18 @@ class BackDoor:
         peer: local.Peer,
         what: str,
         vm_id: str,
+        generation: int,
         decide: Callable[[Vm], Effects | Refused],
         passing: State,
         why: str = "",
     ) -> asked.Ended | Refused:
-        """Decide, perform, note, and wait while the VM is `passing`."""
+        """Decide, perform, note, and wait while the VM is `passing`. A VM of another generation is another placement:
+        it came or went since the sysadmin looked."""
         vm = self._compute.vms.get(VmId(vm_id))
-        decided = decide(vm) if vm is not None else _not_found()
+        if vm is None:
+            decided: Effects | Refused = _not_found()
+        else:
+            decided = decide(vm) if vm.generation == generation else _replaced(vm)
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         of = f"{vm.confirm.name or 'no name'} of {vm.user_name} {vm.user_id[:16]}" if vm is not None else ""
         await self._note(peer, what, vm_id, refusal, "; ".join(text for text in (of, why) if text))
@@ -215,3 +220,8 @@ class BackDoor:
 
 def _not_found() -> Refused:
     return refused("not-found", "vm", "a VM", "no such VM here", "atomctl ps shows all")
+
+
+def _replaced(vm: Vm) -> Refused:
+    has = f"its user has placed it anew meanwhile: generation {vm.generation}"
+    return refused("replaced", "vm", "the VM as it was", has, "atomctl ps, then decide again")

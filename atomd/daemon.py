@@ -103,6 +103,7 @@ async def _serve(
         audit=audit,
         quota=quota,
         ledger=core.ledger,
+        uses=core.uses,
     )
     upkeep = Upkeep(
         identity,

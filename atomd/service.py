@@ -1,5 +1,6 @@
 """What stands behind the front door of a compute host: users' requests, judged and carried out."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from atomd.performing import Performer, moment
 from atomd.quota import Quota
 from atomd.refusals import refused
 from atomd.traits import arch_for
+from atomd.uses import Uses
 from matcher.net import local
 from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
@@ -31,15 +33,15 @@ from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import unframe
 from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
-from matcher.wire.realm import WhoAmI
-from matcher.wire.volumes import Asked, Replies
+from matcher.wire.realm import HOST_USES_MAX, Use, UserUses, WhoAmI
+from matcher.wire.volumes import Asked, AskVolumesUsed, Replies, VolumesUsed
 from specs.ids import HostId, OfferId, UserId, VmId, dashed
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
 UP_S = 40.0  # a libvirt call may take 30 s until it is unknown
 ENDED_S = 70.0  # a guest has 60 s to obey the power button
 ADDRESSES_S = 2.0
-STORAGE_S = 0.5  # to answer a pledge
+STORAGE_S = 0.5  # to answer a pledge, or what a user has
 LOG_MAX_BYTES = 256 * 1024
 USED_PCI_MAX = 64
 
@@ -62,8 +64,9 @@ class Service:
         audit: Audit,
         quota: Quota,
         ledger: Ledger[Claim],
+        uses: Uses,
     ) -> None:
-        self._quota, self._ledger = quota, ledger
+        self._quota, self._ledger, self._uses = quota, ledger, uses
         self._audit = audit
         self._identity, self._face = identity, face
         self._performer, self._compute = performer, performer.compute
@@ -78,7 +81,7 @@ class Service:
     def about(self, caller: Caller) -> Answer:
         return self._answers.about("0" * 32, len(self._compute.of_user(UserId(caller.id))))
 
-    def whoami(self, caller: Caller) -> WhoAmI:
+    async def whoami(self, caller: Caller) -> WhoAmI:
         return WhoAmI(
             name=caller.name,
             id=caller.id,
@@ -87,8 +90,12 @@ class Service:
             ends_s=0,
             grant=caller.who.grant,
             here=self._quota.here(caller.who),
-            use=self._quota.use(UserId(caller.id), self._ledger.committed()),
+            use=await self._use(UserId(caller.id)),
         )
+
+    async def uses(self, user_id: UserId) -> UserUses:
+        """What a user has here, and what other hosts tell of them; nothing for one that nobody knows."""
+        return UserUses(await self._use(user_id), self._uses.told(user_id, now_s())[:HOST_USES_MAX])
 
     async def confirm(self, envelope: bytes, caller: Caller) -> VmView | Refused:
         confirm = self._signed(envelope, Confirm, caller)
@@ -195,6 +202,20 @@ class Service:
         return own if isinstance(stored, Refused) else [*own, *unframe(stored.framed)]
 
     # ---- inside
+
+    async def _use(self, user_id: UserId) -> Use:
+        use = self._quota.use(user_id, self._ledger.committed())
+        return dataclasses.replace(use, volumes_mib=await self._volumes_mib(user_id))
+
+    async def _volumes_mib(self, user_id: UserId) -> int | None:
+        """Of volumes, as storaged counts them: none where no storaged runs. `None` where it does not answer, or is away
+        while VMs have volumes of it."""
+        try:
+            said = await local.ask(self._storaged_socket, AskVolumesUsed(user_id), VolumesUsed, timeout_s=STORAGE_S)
+        except local.LocalError as error:
+            has_none = not any(vm.volumes for vm in self._compute.of_user(user_id))
+            return 0 if has_none and isinstance(error.__cause__, FileNotFoundError) else None
+        return None if isinstance(said, Refused) else said.mib
 
     def _signed(self, envelope: bytes, cls: type[M], caller: Caller) -> M | Refused:
         """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""

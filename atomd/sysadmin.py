@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
@@ -101,14 +102,15 @@ class Desktop:
     def evict(self, word: str, *, force: bool, why: str) -> None:
         if len(why) > WHY_MAX:
             fail(Exit.USAGE, f"--why has {len(why)} characters, at most {WHY_MAX} are told")
-        self._end(asked.EvictVm(self._find(word).id, force, why))
+        row = self._find(word)
+        self._end(asked.EvictVm(row.id, row.generation, force, why))
 
     def remove(self, word: str, *, yes: bool) -> None:
         row = self._find(word)
         if not yes:
             of = f"{row.name or dashed(row.id)} of {row.user} ({row.state})"
             fail(Exit.USAGE, f"{of} would be gone for good; nothing was done", "add --yes if that is meant")
-        self._end(asked.RemoveVm(row.id))
+        self._end(asked.RemoveVm(row.id, row.generation))
 
     def status(self) -> None:
         said = self._ask(asked.AskStatus(), asked.HostStatus)
@@ -179,8 +181,7 @@ class Desktop:
         except local.LocalError as error:
             match error.__cause__:
                 case FileNotFoundError() | ConnectionRefusedError():
-                    hint = "see: systemctl status atomd; journalctl -u atomd"
-                    fail(Exit.UNREACHABLE, f"atomd is not running: nobody answers at {path}", hint)
+                    fail(Exit.UNREACHABLE, f"atomd does not serve: nobody answers at {path}", *self._why_down())
                 case PermissionError():
                     fail(Exit.DENIED, "only root and the members of group atomos may ask this host's atomd")
                 case trio.TooSlowError():
@@ -190,8 +191,22 @@ class Desktop:
             fail(Exit.UNREACHABLE, f"atomd is not reached: {error}")
         if isinstance(said, Refused):
             why = "; ".join(f"{r.resource}: asked {r.asked}; {r.has}" for r in said.reasons)
-            fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code)
+            hints = dict.fromkeys(r.hint for r in said.reasons if r.hint)
+            fail(Exit.NOT_FOUND if said.code == "not-found" else Exit.FAILED, why or said.code, *hints)
         return said
+
+    def _why_down(self) -> tuple[str, ...]:
+        see = "see: systemctl status atomd; journalctl -u atomd"
+        try:
+            os.stat(self._config.identity / "leaf.pem")
+        except FileNotFoundError:
+            pass
+        except OSError:  # for root alone
+            return (f"where a host belongs to no realm yet, it waits for one; {see}",)
+        else:
+            return (see,)
+        first = "this host belongs to no realm yet: electros realm create NAME, on a realm's first host"
+        return (f"{first}; atomd join TOKEN, on any other", see)
 
     def _say(self, document: dict[str, Any], sentence: str) -> None:
         write(as_json(document) if self._is_json else printable(sentence))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from atomd.hardware import Claim
 from atomd.lifecycle import Vm
 from atomd.quota import Elsewhere, Quota
-from matcher.wire.realm import Use, UserUse
+from matcher.wire.realm import HostUse, Use, UserUse
 from specs.ids import HostId, UserId
 
 FORGET_S = 90.0
@@ -39,15 +39,17 @@ class Uses:
                 self._of_user.setdefault(use.user, {})[host_id] = None
 
     def elsewhere(self, user_id: UserId, now_s: float) -> Elsewhere:
+        said = self.told(user_id, now_s)
+        use = Use(sum(each.slots for each in said), sum(each.ram_mib for each in said), sum(each.vms for each in said))
+        return Elsewhere(use, tuple(each.host for each in said))
+
+    def told(self, user_id: UserId, now_s: float) -> tuple[HostUse, ...]:
+        """What each other host last said of this user, by the hosts' names."""
         self._forget(now_s)
         user = user_id[:SHORT]
-        said = [self._said[host_id, user] for host_id in self._of_user.get(user, ())]
-        use = Use(
-            sum(each.slots for _, _, each in said),
-            sum(each.ram_mib for _, _, each in said),
-            sum(each.vms for _, _, each in said),
-        )
-        return Elsewhere(use, tuple(sorted(host for _, host, _ in said)))
+        said = [(host_id, *self._said[host_id, user][1:]) for host_id in self._of_user.get(user, ())]
+        told = [HostUse(host, host_id, use.slots, use.ram_mib, use.vms) for host_id, host, use in said]
+        return tuple(sorted(told, key=lambda each: (each.host, each.host_id)))
 
     def _forget(self, now_s: float) -> None:
         while self._said:

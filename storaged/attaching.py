@@ -27,6 +27,7 @@ from matcher.wire.messages import REASONS_MAX, Confirm, Message, Reason, Refused
 from matcher.wire.realm import Verb
 from matcher.wire.volumes import (
     Asked,
+    AskVolumesUsed,
     Attach,
     Attached,
     AttachedVolume,
@@ -36,6 +37,7 @@ from matcher.wire.volumes import (
     Forget,
     Forgotten,
     Replies,
+    VolumesUsed,
 )
 from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
 from storaged.attachments import Attachment
@@ -101,6 +103,8 @@ class Attaching:
                 return await self.detach(question, self._server)
             case Asked(pledge=pledge):
                 return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
+            case AskVolumesUsed(user_id=user_id):
+                return VolumesUsed(self._quota.use_mib(UserId(user_id)))
             case Forget(vid=vid):
                 return await self._forget(Vid(vid), await sysadmin(peer))
         return _refused("bad-request", "question", "not one that storaged answers", "")

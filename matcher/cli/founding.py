@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cyclopts import Parameter
 
 from matcher.cli import folders
@@ -18,9 +18,9 @@ from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.person import Person, person
 from matcher.net import multicast
 from matcher.trust.identity import Identity, IdentityError, is_identity, load_identity, write_identity
-from matcher.trust.issuing import IssueError, open_issuer
-from matcher.trust.principal import name_problem
-from matcher.trust.realm import EVERYTHING, RealmError, Root, create_root, found, open_root
+from matcher.trust.issuing import IssueError, Issuer, open_issuer
+from matcher.trust.principal import fingerprint, name_problem
+from matcher.trust.realm import EVERYTHING, RealmError, Root, create_root, found, member_key, open_root
 from matcher.trust.requests import make_request
 
 STATE = Path("/var/lib/atomos")
@@ -123,11 +123,24 @@ def _admin(me: Person, host: Identity, user: str, state: Path) -> Identity:
     issuer = open_issuer(state / "issuer", host)
     if issuer is None:
         raise RealmError("This host does not issue for its realm. An admin can invite you: electros user add")
-    key = generate_private_key(SECP256R1())
+    key = _admins_key(me, out, issuer, user)
     issued = issuer.admit("user", user, make_request(key, user), EVERYTHING, wall_s=time.time())
     with me.acting():
         write_identity(out, key, issued.leaf, host.bundle, host.tag_key_documents())
         return load_identity(out)
+
+
+def _admins_key(me: Person, out: Path, issuer: Issuer, user: str) -> EllipticCurvePrivateKey:
+    """One that a run that broke off has left, since the issuer may have written it down as this user's already. If it
+    did so for another name, or the user was revoked since, that key is of no use to anybody, and there is a new one."""
+    with me.acting():
+        key = member_key(out)
+    known = issuer.find("user", fingerprint(key.public_key()), time.time())
+    if known is None or (known.name == user and known.state != "revoked"):
+        return key
+    with me.acting():
+        (out / "key.pem").unlink()
+        return member_key(out)
 
 
 def _tell(output: str, root: Root, host: Identity, mine: Identity, *, is_new: bool) -> None:
@@ -146,7 +159,7 @@ def _tell(output: str, root: Root, host: Identity, mine: Identity, *, is_new: bo
     emit(output, document, Table(("REALM", "ID", "FIRST HOST", "ADMIN", "ROOT"), rows, [root.name]))
     if output == "table":
         note(f"electros: {'this is realm' if is_new else 'nothing was changed: this was realm'} {root.name}; next:")
-        note("  here              systemctl restart atomd storaged")
+        note("  here              electros hosts; the daemons take it up by themselves, in some seconds")
         note("  another host      electros realm invite HOST, and there: sudo atomd join TOKEN")
         note("  another person    electros user add USER, and there: electros login TOKEN")
         note("  when all is set   electros realm export-root FILE, and keep FILE far from here")

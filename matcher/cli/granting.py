@@ -108,7 +108,7 @@ def use_document(use: Use) -> dict[str, Any]:
         "slots": use.slots,
         "ram_mib": use.ram_mib,
         "vms": use.vms,
-        "volumes_gb": use.volumes_gb,
+        "volumes_gb": None if use.volumes_mib is None else gb_of(use.volumes_mib),
         "pci": [show_pci_limit(limit) for limit in use.pci],
     }
 
@@ -125,7 +125,7 @@ def grant_rows(grant: Grant) -> list[tuple[str, str]]:
         ("shares a core", "as asked" if grant.overprovision_min == 1 else f"with {grant.overprovision_min} or more"),
         ("a VM lives", _shown(grant.lease_max_s, show_duration, "as long as it likes")),
         ("groups", ", ".join(grant.groups) or "-"),
-        ("until", _shown(grant.until_s, moment, "revoked")),
+        ("until", _shown(grant.until_s, moment, "no end")),
     ]
 
 
@@ -146,12 +146,20 @@ def summary(grant: Grant | None) -> str:
 
 def use_text(use: Use) -> str:
     said = [f"{use.vms} VM{'s' if use.vms != 1 else ''}", f"{use.slots} slots", show_mib(use.ram_mib)]
-    said += [f"{use.volumes_gb} GB"] * (use.volumes_gb > 0)
+    if use.volumes_mib is None:
+        said.append("volumes not known")
+    elif use.volumes_mib:
+        said.append(f"{gb_of(use.volumes_mib)} GB")
     return ", ".join([*said, *(show_pci_limit(limit) for limit in use.pci)])
 
 
+def gb_of(mib: int) -> float:
+    """Exact, as volumes come in eighths of a GB; whole ones without a point."""
+    return mib // GB_MIB if mib % GB_MIB == 0 else mib / GB_MIB
+
+
 def total(uses: Iterable[Use]) -> Use:
-    """Of several hosts together."""
+    """Of several hosts together; what is not known of one of them is not known of all."""
     uses = tuple(uses)
     devices: dict[tuple[str, str], int] = {}
     for limit in (limit for use in uses for limit in use.pci):
@@ -160,7 +168,7 @@ def total(uses: Iterable[Use]) -> Use:
         sum(use.slots for use in uses),
         sum(use.ram_mib for use in uses),
         sum(use.vms for use in uses),
-        sum(use.volumes_gb for use in uses),
+        None if any(use.volumes_mib is None for use in uses) else sum(use.volumes_mib or 0 for use in uses),
         tuple(PciLimit(vendor, model, count) for (vendor, model), count in sorted(devices.items())),
     )
 

@@ -108,9 +108,10 @@ def rotate(
         raise Failure(Exit.UNREACHABLE, "no host has taken it", helps=helps)
 
 
-def hand_out(mine: Session, to: tuple[Door, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All that we know that the realm has signed, to each of these hosts: who has taken it, and who has not."""
-    body = frame(signed.data for signed in mine.client.identity.bundle.anchors)
+def hand_out(mine: Session, to: tuple[Door, ...], *more: Signed[Anchor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All that we know that the realm has signed, and `more`, to each of these hosts: who has taken it, and who has
+    not."""
+    body = frame(signed.data for signed in (*mine.client.identity.bundle.anchors, *more))
     said = ask_each(mine, to, lambda connection: connection.ask("POST", "/v1/realm/documents", Done, body))
     taken = tuple(door.host for door, answer in said if isinstance(answer, Done))
     return taken, tuple(door.host for door, answer in said if not isinstance(answer, Done))

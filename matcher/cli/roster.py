@@ -1,6 +1,7 @@
 """`electros realm invite, status, hosts, remove`: the realm's hosts, as its issuers and its hosts know them."""
 
 import sys
+import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -12,6 +13,7 @@ from matcher.cli.output import Output, Table, emit, note, printable
 from matcher.cli.session import Session, session, tell_silent
 from matcher.cli.tokens import emit_token
 from matcher.net.client import Said
+from matcher.trust.issuing import ENDING_S
 from matcher.trust.principal import name_problem
 from matcher.wire.messages import Answer, Role
 from matcher.wire.realm import Done, Invited, InviteHost, Member, RealmStatus, Revoke
@@ -27,6 +29,7 @@ Why = Annotated[str, Parameter(help="a word for the records, 120 characters at m
 def invite(host: str = "", *, output: Output = "table") -> None:
     """Print a token with which one new host joins; it is good once, for 15 minutes, at the host that made it.
 
+    Asking again for the same host makes a new one, and the one before is good for nothing.
     The token alone goes to stdout:  ssh root@h2 atomd join $(electros realm invite h2)
 
     Parameters
@@ -161,6 +164,7 @@ def _status_document(now: Standing) -> dict[str, Any]:
         "name": newest.name,
         "epoch": newest.epoch,
         "issuers": list(newest.issuers),
+        "issuers_until": [moment_document(ends_s) for ends_s in newest.issuers_end_s],
         "rotating": len(newest.roots) > 1,
         "roots": list(newest.roots),
         "key_number": max(status.key_number for _, status in now.hosts),
@@ -199,6 +203,7 @@ def _warnings(now: Standing, newest: RealmStatus) -> list[str]:
             said.append(f"{status.host} is at epoch {status.epoch}, others are at {newest.epoch}")
     if len({status.revocations for _, status in now.hosts}) > 1:
         said.append("hosts know of different revocations; if that lasts for more than a minute, look at their links")
+    said += _ending(now, newest)
     if len(newest.issuers) == 1:
         named = next((status.host for _, status in now.hosts if status.issues_here), newest.issuers[0])
         other = next((status.host for _, status in now.hosts if not status.issues_here), "HOST")
@@ -207,6 +212,19 @@ def _warnings(now: Standing, newest: RealmStatus) -> list[str]:
         said.append("there is no issuer: nobody can be invited, revoked or renewed")
     elif not now.issuing:
         said.append("no issuer is among the hosts that answer")
+    return said
+
+
+def _ending(now: Standing, newest: RealmStatus) -> list[str]:
+    """Issuers that the root has to certify anew. Those on hosts that do not answer are named by their keys."""
+    hosts = {status.issuer_here: status.host for _, status in now.hosts if status.issuer_here}
+    said = []
+    for key, ends_s in zip(newest.issuers, newest.issuers_end_s, strict=False):
+        left_s = ends_s - time.time()
+        if left_s < ENDING_S:
+            name = hosts.get(key, key)
+            when = f"{'ends' if left_s > 0 else 'ended'} on {moment(ends_s)}"
+            said.append(f"the issuer on {name} {when}; where the root key is: electros realm issuer add {name}")
     return said
 
 

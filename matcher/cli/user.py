@@ -15,15 +15,15 @@ from matcher.cli.granting import (
     use_document,
     use_text,
 )
-from matcher.cli.issuers import UNKNOWN_HERE, ask_each, at_issuer, find, members, standing
+from matcher.cli.issuers import UNKNOWN_HERE, Standing, ask_each, at_issuer, find, members, standing
 from matcher.cli.moments import moment, moment_document
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.roster import All, Why, Yes, confirm, revoke, told_done
-from matcher.cli.session import session
+from matcher.cli.session import Session, session
 from matcher.cli.tokens import emit_token
 from matcher.net.https import Door
 from matcher.trust.principal import name_problem
-from matcher.wire.realm import ChangeGrant, Done, Grant, Invited, InviteUser, Member, Use
+from matcher.wire.realm import ChangeGrant, Done, Grant, Invited, InviteUser, Member, Use, UserUses
 
 app = App(name="user", help="Add, show, change and revoke users; for admins.")
 _NOTHING = GrantOptions()
@@ -33,7 +33,8 @@ _NOTHING = GrantOptions()
 def add(user: str, *, grant: GrantOptions = _NOTHING, output: Output = "table") -> None:
     """Print a token with which a person becomes a user:  electros login TOKEN
 
-    It is good once, for 15 minutes, at the host that made it. What you do not limit is not limited, but for PCI
+    It is good once, for 15 minutes, at the host that made it; asking again for the same user makes a new one, and the
+    one before is good for nothing. What you do not limit is not limited, but for PCI
     devices, of which there are none unless given. Limits count on each host by itself.
 
         electros user add ada --slots 16 --ram 64GiB --vms 8 --pci '10de:*=1' --lease-max 12h --until 90d
@@ -69,7 +70,9 @@ def ls(*, all_: All = False, output: Output = "table") -> None:
 
 @app.command
 def show(user: str, *, output: Output = "table") -> None:
-    """Show one user: grant, since when, until when, and what they use of each host that can be asked.
+    """Show one user: grant, since when, until when, and what they use of each host.
+
+    A host that can't be asked is there with what the others have heard of it, if they have.
 
     Parameters
     ----------
@@ -80,16 +83,21 @@ def show(user: str, *, output: Output = "table") -> None:
         now = standing(mine)
         member = find(members(mine, now.issuing)[0], "user", user)
         path = f"/v1/realm/uses/{member.id}"
-        said = ask_each(mine, (door for door, _ in now.hosts), lambda connection: connection.ask("GET", path, Use))
-    uses = {door: answer for door, answer in said if isinstance(answer, Use)}
-    silent = [door.host for door, answer in said if not isinstance(answer, Use)]
-    document = _document(member) | _uses_document(uses) | {"silent": silent}
+        said = ask_each(mine, (door for door, _ in now.hosts), lambda connection: connection.ask("GET", path, UserUses))
+    told = {door: answer for door, answer in said if isinstance(answer, UserUses)}
+    uses = {door.host: answer.here for door, answer in told.items()}
+    heard = _heard(told)
+    silent = [door.host for door, answer in said if not isinstance(answer, UserUses)]
+    silent += [door.host for door, _ in now.failed]
+    document = _document(member) | _uses_document(uses, heard) | {"silent": silent}
     rows = [("name", member.name), ("id", member.id), ("state", member.state), ("since", moment(member.since_s))]
     rows += grant_rows(member.grant or Grant())
     rows.append(("certificate until", moment(member.ends_s)))
-    rows += [(f"uses on {door.host}", use_text(use)) for door, use in uses.items()]
-    rows.append(("uses in all", use_text(total(uses.values())) if uses else "not known"))
+    rows += [(f"uses on {host}", use_text(use)) for host, use in uses.items()]
+    rows += [(f"uses on {host}", f"{use_text(use)}, as it told the others") for host, use in heard.items()]
+    rows.append(("uses in all", use_text(total((*uses.values(), *heard.values()))) if uses else "not known"))
     emit(output, {"user": document}, Table(("FIELD", "VALUE"), rows, [member.name]))
+    silent = [host for host in silent if host not in heard]
     if silent:
         note(f"electros: not told by {', '.join(silent)}: what {member.name} uses there")
 
@@ -133,8 +141,20 @@ def revoke_user(user: str, *, why: Why = "", yes: Yes = False, output: Output = 
         is_me = member.id == mine.client.identity.principal.id
         whom = "YOURSELF" if is_me else f"user {member.name}"
         confirm(f"Revoke {whom} ({member.id[:16]}) for good?", yes=yes)
+        left = _left(mine, now, member)  # before, as who revokes themselves can ask nothing afterwards
         done = revoke(mine, member, why, now.issuing)
     told_done(output, {"revoked": {"kind": "user", "name": member.name, "id": member.id}}, member.name, done)
+    if left:
+        note(f"electros: VMs of {member.name} go on: {', '.join(left)}; to end them, there: atomctl ps; atomctl rm VM")
+
+
+def _left(mine: Session, now: Standing, member: Member) -> list[str]:
+    """Hosts with VMs of theirs, and how many there are."""
+    path = f"/v1/realm/uses/{member.id}"
+    to = (door for door, _ in now.hosts)
+    said = ask_each(mine, to, lambda connection: connection.ask("GET", path, UserUses))
+    uses = [(door.host, answer.here.vms) for door, answer in said if isinstance(answer, UserUses)]
+    return [f"{vms} on {host}" for host, vms in uses if vms]
 
 
 def _living(member: Member) -> Member:
@@ -146,7 +166,7 @@ def _living(member: Member) -> Member:
 
 def _until(member: Member) -> str:
     ends_s = member.grant.until_s if member.grant else None
-    return moment(ends_s) if ends_s is not None else "revoked"
+    return moment(ends_s) if ends_s is not None else "no end"
 
 
 def _document(member: Member) -> dict[str, Any]:
@@ -160,8 +180,17 @@ def _document(member: Member) -> dict[str, Any]:
     }
 
 
-def _uses_document(uses: dict[Door, Use]) -> dict[str, Any]:
+def _heard(told: dict[Door, UserUses]) -> dict[str, Use]:
+    """Of hosts that did not tell us themselves, what they told the others a minute or two ago at most."""
+    asked = {door.host_id for door in told}
+    others = (each for answer in told.values() for each in answer.elsewhere if each.host_id not in asked)
+    return {each.host: Use(each.slots, each.ram_mib, each.vms, None) for each in others}
+
+
+def _uses_document(uses: dict[str, Use], heard: dict[str, Use]) -> dict[str, Any]:
+    """`null`: not known. `heard`: hosts that did not tell us themselves."""
     return {
-        "use": use_document(total(uses.values())) if uses else None,
-        "hosts": [{"host": door.host, "use": use_document(use)} for door, use in uses.items()],
+        "use": use_document(total((*uses.values(), *heard.values()))) if uses else None,
+        "hosts": [{"host": host, "use": use_document(use)} for host, use in uses.items()],
+        "heard": [{"host": host, "use": use_document(use)} for host, use in heard.items()],
     }

@@ -15,13 +15,12 @@ from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.net.upkeep import Upkeep, own_addresses
 from matcher.trust.bundle import Bundle
-from matcher.trust.certificates import public_key_of
+from matcher.trust.certificates import Scope, public_key_of
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.issuing import IssueError, make_issuer_key, open_issuer
 from matcher.trust.joining import admit
 from matcher.trust.principal import Principal, PrincipalKind, fingerprint
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
-from matcher.wire.envelope import TAG_KEY_BYTES
 from matcher.wire.framing import frame
 from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import (
@@ -58,6 +57,7 @@ class Desk:
 
     def status(self) -> RealmStatus:
         bundle, wall_s = self._identity.bundle, time.time()
+        mine = self._issuer.entry if self._issuer is not None else None
         heard_s = bundle.heard_s(wall_s)
         return RealmStatus(
             realm_id=bundle.anchor.realm_id,
@@ -71,6 +71,8 @@ class Desk:
             fresh_s=-1 if heard_s is None else max(0, int(wall_s - heard_s)),
             issues_here=self._issues,
             tokens_pending=self._tokens.count(now_s()),
+            issuer_here=mine.key_id.hex() if mine is not None else "",
+            issuers_end_s=tuple(int(entry.ends_s) for entry in bundle.issuers),
         )
 
     def bundle(self) -> bytes:
@@ -122,7 +124,8 @@ class Desk:
         return refusal or Done(f"{ask.name} has another grant; what was granted before is good for nothing any more")
 
     async def revoke(self, ask: Revoke, caller: Caller) -> Done | Refused:
-        """A host that is removed takes the tag key with it, so that there is a new one."""
+        """Who is revoked takes the tag key with them, so that there is a new one: for a host at once; for a user once
+        the one before is over, see `Upkeep`."""
         issuer, about = self._issuer, f"{ask.kind} {ask.member}"
         if issuer is None or not self._issues:
             return self._not_here("realm.revoke", caller)
@@ -131,9 +134,8 @@ class Desk:
 
         def revoke() -> list[Signed[Message]]:
             documents: list[Signed[Message]] = [issuer.revoke(ask.kind, ask.member, ask.why, wall_s=time.time())]
-            if ask.kind == "host":
-                number = self._identity.key_number + 1
-                documents.append(issuer.new_tag_key(os.urandom(TAG_KEY_BYTES), number=number, wall_s=time.time()))
+            if ask.kind == "host" or (Scope.HOSTS in issuer.scopes and not self._identity.realm.older):
+                documents.append(self._upkeep.new_key())
             return documents
 
         named = issuer.find(ask.kind, ask.member, time.time())
@@ -219,10 +221,12 @@ class Desk:
         except IssueError as error:
             return self._refuse(error.code, error.said, error.helps, caller, about)
         wall_s, time_s = time.time(), now_s()
-        if name and (issuer.is_taken(kind, name, wall_s) or name in self._tokens.names(kind, time_s)):
+        if name and issuer.is_taken(kind, name, wall_s):
             first = f"electros {'realm remove' if kind == 'host' else 'user revoke'} {name}"
-            hint = f"choose another name; or wait for its token to end; or first: {first}"
-            return self._refuse("name-taken", f"there is a {kind} {name} already, or invited", hint, caller, about)
+            hint = f"choose another name, or first: {first}"
+            return self._refuse("name-taken", f"there is a {kind} {name} already", hint, caller, about)
+        if name and (lost := self._tokens.withdraw(kind, name)):  # one name, one token: who lost it asks again
+            about = f"{about}, instead of token {lost}"
         token = self._tokens.issue(
             kind,
             name=name,

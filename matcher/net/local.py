@@ -22,7 +22,18 @@ from matcher.wire import backdoor
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
-from matcher.wire.volumes import Asked, Attach, Attached, Detach, Detached, Forget, Forgotten, Replies
+from matcher.wire.volumes import (
+    Asked,
+    AskVolumesUsed,
+    Attach,
+    Attached,
+    Detach,
+    Detached,
+    Forget,
+    Forgotten,
+    Replies,
+    VolumesUsed,
+)
 
 FRAME_MAX_BYTES = BODY_MAX_BYTES + 64 * 1024
 QUESTION_S = 5.0  # to write a question, once connected
@@ -34,7 +45,7 @@ SYSADMINS: tuple[type[Message], ...] = (
     *(backdoor.Inspected, backdoor.ListHolds, backdoor.HoldRows, backdoor.SetDrained, backdoor.EvictVm),
     *(backdoor.RemoveVm, backdoor.Ended, Done),
 )
-KINDS = (*DAEMONS, *SYSADMINS)  # the place is the number on the socket: new ones go last
+KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed)  # the place is the number on the socket: new ones go last
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

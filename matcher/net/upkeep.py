@@ -20,18 +20,18 @@ import trio
 from matcher.net import multicast
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.net.peer import now_s
-from matcher.trust.certificates import Untrusted
+from matcher.trust.certificates import Scope, Untrusted
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.identity import Identity
-from matcher.trust.issuing import IssueError, Issuer
+from matcher.trust.issuing import ENDING_S, IssueError, Issuer
 from matcher.trust.peers import load_peers, save_peers
 from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
 from matcher.trust.spreading import Effect, Fetch, Give, Peer, Save, Spreading, Tell
 from matcher.wire.codec import encode, to_json
-from matcher.wire.envelope import HOSTS, Kind, RealmSecret, TooLong, seal
+from matcher.wire.envelope import HOSTS, TAG_KEY_BYTES, Kind, RealmSecret, TooLong, seal
 from matcher.wire.messages import Message, Refused
-from matcher.wire.realm import Admitted, News, Renew, UserUse
+from matcher.wire.realm import Admitted, News, Renew, TagKey, UserUse
 from specs.ids import HostId
 
 REFRESH_S = 1.0
@@ -42,6 +42,7 @@ STALE_AFTER_S = 7 * 86_400.0
 WARN_AGAIN_S = 3600.0
 PEERS_SAVED_S = 60.0
 SAVE_AGAIN_S = 10.0  # after the disk could not take it
+NEW_KEY_WITHIN_S = 60.0  # so that of several issuers one replaces the tag key, and the others hear of it
 
 log = logging.getLogger("realm")
 
@@ -73,12 +74,13 @@ class Upkeep:
         self.identity = identity
         self.issuer: Issuer | None = None  # of this host, where it has one
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
+        self._random = SystemRandom()
         self._spreading = Spreading(
             identity,
             host=identity.principal.name,
             host_id=HostId(identity.principal.id),
             port=port,
-            random=SystemRandom(),
+            random=self._random,
             uses=uses,
             peers=load_peers(identity.folder),
             now_s=now_s(),
@@ -90,7 +92,9 @@ class Upkeep:
         self._save_again_s = float("inf")
         self._present: int | None = None
         self._saved_peers: tuple[Peer, ...] = ()
-        self._save_peers_s = self._renew_s = self._warn_s = float("-inf")
+        self._save_peers_s = self._renew_s = self._warn_s = self._beat_s = float("-inf")
+        self._new_key_s = float("inf")
+        self._warned_of_end_s = 0.0
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -136,6 +140,12 @@ class Upkeep:
         if self._save_again_s < float("inf"):
             self._save()
 
+    def new_key(self) -> Signed[TagKey]:
+        """The tag key that replaces today's; to be published. Raises `IssueError`."""
+        assert self.issuer is not None
+        number = self.identity.key_number + 1
+        return self.issuer.new_tag_key(os.urandom(TAG_KEY_BYTES), number=number, wall_s=time.time())
+
     # ---- inside
 
     def _until_due_s(self) -> float:
@@ -159,6 +169,7 @@ class Upkeep:
             self._try_to_save()
         self._perform(self._spreading.tick(now_s(), wall_s))
         self._issue(wall_s)
+        self._replace_key(wall_s)
         self._renew(wall_s)
         self._warn(wall_s)
         self._keep_peers()
@@ -240,11 +251,36 @@ class Upkeep:
         except OSError as error:
             log.error("a heartbeat can't be kept on the disk: %s", error)
 
+    def _replace_key(self, wall_s: float) -> None:
+        """What could not be done at once when somebody was revoked, or not by the issuer that did it."""
+        if self.issuer is None or Scope.HOSTS not in self.issuer.scopes or not self.identity.is_key_due(wall_s):
+            self._new_key_s = float("inf")
+            return
+        if self._new_key_s == float("inf"):
+            self._new_key_s = now_s() + self._random.uniform(0, NEW_KEY_WITHIN_S)
+        if now_s() < self._new_key_s:
+            return
+        self._new_key_s = float("inf")
+        try:
+            self.publish([self.new_key()])
+        except OSError as error:
+            log.error("a new tag key can't be kept on the disk: %s", error)
+
     def _renew(self, wall_s: float) -> None:
-        if not self.identity.is_due(wall_s) or now_s() < self._renew_s + RENEW_RETRY_S or self._nursery is None:
+        if now_s() < self._renew_s + RENEW_RETRY_S or self._nursery is None:
+            return
+        if not self.identity.is_due(wall_s) and not self._is_orphan():
             return
         self._renew_s = now_s()
         self._nursery.start_soon(self._renew_leaf)
+
+    def _is_orphan(self) -> bool:
+        """The root has dropped the issuer that made our leaf."""
+        try:
+            self.identity.verifier.certified(self.identity.certificate)
+        except Untrusted:
+            return True
+        return False
 
     async def _renew_leaf(self) -> None:
         """From our own issuer where there is one, else from whoever gives it."""
@@ -252,11 +288,7 @@ class Upkeep:
         request = make_request(self.identity.key, mine.name)
         if self.issuer is not None:
             with contextlib.suppress(IssueError):
-                self._adopt(
-                    self.issuer.renew(
-                        self.identity.certificate, request, wall_s=time.time(), addresses=own_addresses()
-                    ).leaf
-                )
+                self._adopt(self._made_here(self.issuer, request))
                 return
         body = to_json(Renew(request)).encode()
         for peer in self.peers:
@@ -264,7 +296,17 @@ class Upkeep:
             if answer is not None:
                 self._adopt(answer.leaf)
                 return
+        if self._is_orphan():
+            log.warning("the realm's root has dropped the issuer that let this host in: atomd join --again TOKEN")
+            return
         log.warning("nobody renews this host's certificate, which ends in %s", _days(self.identity.expires_s))
+
+    def _made_here(self, issuer: Issuer, request: bytes) -> bytes:
+        """An issuer stays a member by its own word, whichever other one has let it in. Raises `IssueError`."""
+        wall_s, addresses, mine = time.time(), own_addresses(), self.identity
+        if self._is_orphan():
+            return issuer.admit("host", mine.principal.name, request, None, wall_s=wall_s, addresses=addresses).leaf
+        return issuer.renew(mine.certificate, request, wall_s=wall_s, addresses=addresses).leaf
 
     def _ask_renewal(self, peer: Peer, body: bytes) -> Admitted | None:
         door = Door(peer.name, peer.host_id, peer.address, peer.port)
@@ -289,6 +331,15 @@ class Upkeep:
             self._warn_s = now_s()
             since = f"for {_days(wall_s, heard_s)}" if heard_s is not None else "yet"
             log.warning("no issuer of the realm was heard %s; after 7 days this host takes no new VMs", since)
+        entry = self.issuer.entry if self.issuer is not None else None
+        if entry is not None and entry.ends_s - wall_s < ENDING_S and entry.ends_s != self._warned_of_end_s:
+            self._warned_of_end_s = entry.ends_s
+            mine = self.identity.principal.name
+            log.warning(
+                "the certificate of this host's issuer ends in %s; where the root key is: electros realm issuer add %s",
+                _days(entry.ends_s, wall_s),
+                mine,
+            )
 
     def _keep_peers(self) -> None:
         if now_s() < self._save_peers_s + PEERS_SAVED_S or self.peers == self._saved_peers:

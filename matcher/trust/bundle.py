@@ -47,6 +47,14 @@ class IssuerEntry:
     key_id: bytes
     root: x509.Certificate  # the one that signed it
 
+    @property
+    def ends_s(self) -> float:
+        return self.certificate.not_valid_after_utc.timestamp()
+
+    @property
+    def starts_s(self) -> float:
+        return self.certificate.not_valid_before_utc.timestamp()
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -167,6 +175,11 @@ class Bundle:
     def revocations_by(self, issuer: bytes) -> list[Signed[Revocation]]:
         """By the issuer's key id."""
         return [r for r in self.revocations.values() if r.signatures[0][0] == issuer]
+
+    @cached_property
+    def revoked_ms(self) -> tuple[int, ...]:
+        """When members were revoked, each as a whole; oldest first."""
+        return tuple(sorted(signed.says.at_ms for signed in self.revocations.values() if not signed.says.before_s))
 
     @cached_property
     def _superseded(self) -> int:

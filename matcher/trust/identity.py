@@ -80,6 +80,10 @@ class Identity:
         """Of today's tag key."""
         return self.realm.number
 
+    def is_key_due(self, wall_s: float) -> bool:
+        """Whether an issuer should replace the tag key: a revoked member may know it, and the one before is over."""
+        return not self.realm.older and self._tag_keys.are_outdated(self.bundle, wall_s)
+
     def sign(self, data: bytes) -> bytes:
         return signature.sign(self.key, data)
 

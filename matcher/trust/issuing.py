@@ -36,7 +36,7 @@ from matcher.trust.certificates import (
 from matcher.trust.documents import Signed, key_id, write_document
 from matcher.trust.grants import NOTHING, grant_problem
 from matcher.trust.identity import Identity, IdentityError, load_key
-from matcher.trust.principal import PrincipalKind, fingerprint, name_problem
+from matcher.trust.principal import PrincipalKind, fingerprint, is_fingerprint, name_problem
 from matcher.trust.requests import make_request, read_request
 from matcher.trust.tag_keys import TagKeys
 from matcher.trust.verifier import REVOKED, Certified, Verifier
@@ -46,6 +46,7 @@ from matcher.wire.messages import Message
 from matcher.wire.realm import MEMBERS_MAX, Grant, Heartbeat, Member, Revocation, Seconds, TagKey, Verb
 
 BEAT_S = 600.0  # between heartbeats
+ENDING_S = 90 * 86_400  # before its certificate's end: as no leaf outlives its issuer, those of users get shorter now
 FORGET_S = 90 * 86_400  # after a member's last leaf has ended; who was revoked stands in the bundle for ever
 WHY_MAX_BYTES = 120
 ADDRESSES_MAX = 8  # in a host's leaf, which each of its datagrams carries
@@ -290,7 +291,7 @@ class Issuer:
         entry = self._check_scope(kind, grant)
         if grant is not None and grant.until_s is not None and wall_s >= grant.until_s:
             raise IssueError("expired", f"what was granted to {name} has ended", "an admin can give another grant")
-        if wall_s >= entry.certificate.not_valid_after_utc.timestamp():
+        if wall_s >= entry.ends_s:
             raise IssueError("expired", "the issuer's own certificate has ended", "the realm's root can make another")
         member_id, granted = fingerprint(key), (grant or NOTHING) if kind == "user" else None
         leaf = make_leaf(
@@ -408,10 +409,6 @@ def has_issuer(folder: Path) -> bool:
 def entry_of(key: EllipticCurvePrivateKey, bundle: Bundle) -> IssuerEntry | None:
     wanted = key_id(key.public_key())
     return next((entry for entry in bundle.issuers if entry.key_id == wanted), None)
-
-
-def is_fingerprint(text: str) -> bool:
-    return len(text) == 64 and all(digit in "0123456789abcdef" for digit in text)
 
 
 def _reach(revocation: Revocation) -> float:

@@ -36,6 +36,10 @@ def fingerprint(public_key: EllipticCurvePublicKey) -> str:
     return sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
+def is_fingerprint(text: str) -> bool:
+    return len(text) == 64 and all(digit in "0123456789abcdef" for digit in text)
+
+
 def realm_id_of(root_key: EllipticCurvePublicKey) -> RealmId:
     return RealmId(fingerprint(root_key)[:16])
 

@@ -56,6 +56,7 @@ __all__ = [
     "import_root",
     "last_anchor",
     "make_member",
+    "member_key",
     "next_anchor",
     "open_root",
     "rotate_root",
@@ -84,7 +85,7 @@ def found(root: Root, *, host: str, identity: Path, issuer: Path, addresses: Col
             bundle = begin_bundle(anchor, root.certificate)
             tag_key = TagKey(root.realm_id, 1, os.urandom(TAG_KEY_BYTES), int(wall_s * 1000))
             keys = frame([write_document(tag_key, issuer_key).data])
-            key = _member_key(identity)
+            key = member_key(identity)
             leaf = _first_leaf(issuer_key, issuer, bundle, host, key, addresses, wall_s)
             write_identity(identity, key, leaf, bundle, keys)
             mine = load_identity(identity)
@@ -119,9 +120,20 @@ def make_member(
             ):
                 return
             raise RealmError(f"{out} holds an identity already, and it stays. Choose another folder.")
-        key = _member_key(out)
+        key = member_key(out)
         issued = issuer.admit(kind, name, make_request(key, name), grant, wall_s=time.time(), addresses=addresses)
         write_identity(out, key, issued.leaf, by.bundle, by.tag_key_documents())
+
+
+def member_key(folder: Path) -> EllipticCurvePrivateKey:
+    """A new member's, on the disk before anybody certifies it: who was interrupted has the same one again. Raises
+    `IdentityError` or `OSError`."""
+    if (folder / "key.pem").exists():
+        return load_key(folder)
+    key = generate_private_key(SECP256R1())
+    files.make_folder(folder)
+    files.write(folder / "key.pem", files.key_pem(key))
+    return key
 
 
 # ---- inside
@@ -132,7 +144,8 @@ def _founded_before(root: Root, host: str, identity: Path, issuer: Path) -> Iden
     if mine.verifier.realm_id != root.realm_id or mine.principal.name != host or not has_issuer(issuer):
         raise RealmError(
             f"This host belongs to a realm already, as {mine.principal.kind} {mine.principal.name} of "
-            f"{mine.realm_name}: {identity} is not empty. To leave that realm for ever: rm -r {identity} {issuer}"
+            f"{mine.realm_name}: {identity} is not empty. To leave that realm for ever: "
+            f"rm -rf {identity} {issuer}/key.pem {issuer}/members.json"
         )
     return mine
 
@@ -145,7 +158,8 @@ def _first_issuer_key(root: Root, issuer: Path, anchor: Signed[Anchor] | None) -
         is_first = anchor is not None and [entry.key_id for entry in read_link(anchor).issuers] == [mine]
         if is_first or (anchor is None and not (issuer / "members.json").exists()):
             return key
-        raise RealmError(f"{issuer} holds another realm's issuer. If nobody needs it any more: rm -r {issuer}")
+        gone = f"rm -f {issuer}/key.pem {issuer}/members.json"  # the folder stays: it is hidden from storaged
+        raise RealmError(f"{issuer} holds another realm's issuer. If nobody needs it any more: {gone}")
     if anchor is not None:
         raise RealmError(
             f"The realm {root.name} has its first host already, and it is not this one. Here: atomd join TOKEN. "
@@ -154,16 +168,6 @@ def _first_issuer_key(root: Root, issuer: Path, anchor: Signed[Anchor] | None) -
     key = generate_private_key(SECP256R1())
     files.make_folder(issuer)
     files.write(issuer / "key.pem", files.key_pem(key))
-    return key
-
-
-def _member_key(folder: Path) -> EllipticCurvePrivateKey:
-    """A new member's, on the disk before anybody certifies it: who was interrupted has the same one again."""
-    if (folder / "key.pem").exists():
-        return load_key(folder)
-    key = generate_private_key(SECP256R1())
-    files.make_folder(folder)
-    files.write(folder / "key.pem", files.key_pem(key))
     return key
 
 

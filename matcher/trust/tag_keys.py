@@ -1,12 +1,14 @@
 """The realm's keys for the tags of datagrams: today's, and for a while the one before. No I/O, no clock.
 
-They only keep outsiders' floods cheap, and say nothing of who sent what. A new one is made when a host is removed, so
-that it becomes an outsider here as well.
+They only keep outsiders' floods cheap, and say nothing of who sent what. A new one is made when a member is revoked, so
+that they become an outsider here as well; after a user, not before the one before is over, so that revoking many does
+not leave everybody behind.
 A key whose issuer the root has dropped stands behind all that an issuer of today has signed, whatever its number: who
 has not heard of it before will never take it, and two who tag with different keys do not hear each other. An issuer of
 today signs such a key anew (`orphan`); until then it is understood.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -44,6 +46,12 @@ class TagKeys:
         highest = max(self.documents, key=lambda each: each.says.number)
         same = [each for each in self.documents if each.says.number == highest.says.number]
         return None if any(_is_todays(each, bundle) for each in same) else highest
+
+    def are_outdated(self, bundle: Bundle, wall_s: float) -> bool:
+        """Whether somebody was revoked since today's key was made, and so may know it. Revocations of a time to come do
+        not count yet: else a wrong clock would make keys without end."""
+        made_ms, revoked_ms = self.documents[0].says.at_ms, bundle.revoked_ms
+        return bisect_right(revoked_ms, made_ms) < bisect_right(revoked_ms, int(wall_s * 1000))
 
     def to_bytes(self) -> bytes:
         return frame(signed.data for signed in self.documents)

@@ -149,10 +149,13 @@ class Tokens:
         self._pending[token.token_id] = Pending(kind, name, grant, by, token.secret, now_s + TOKEN_S)
         return token
 
-    def names(self, kind: str, now_s: float) -> set[str]:
-        """The names that unredeemed tokens have promised."""
-        self._forget(now_s)
-        return {p.name for p in self._pending.values() if p.kind == kind and p.name and not p.used_for}
+    def withdraw(self, kind: str, name: str) -> str | None:
+        """The unredeemed token that has promised this name is good for nothing any more; its id, if there was one."""
+        for token_id, pending in self._pending.items():
+            if (pending.kind, pending.name) == (kind, name) and not pending.used_for:
+                del self._pending[token_id]
+                return token_id
+        return None
 
     def judge(self, join: Join, server_leaf: bytes, now_s: float) -> Pending | TokenRefusal:
         """The pending token behind `join`, if its proof is right and it is unused, or was used by this very request."""

@@ -131,18 +131,22 @@ class SetDrained(Message):
 
 @dataclass(frozen=True, slots=True)
 class EvictVm(Message):
-    """End a VM against its user's will; they may start it again, elsewhere or here. `force`: at once."""
+    """End a VM against its user's will; they may start it again, elsewhere or here. `force`: at once.
+
+    `generation`: the one that the sysadmin saw; a later one is another placement, and stays."""
 
     vm_id: Id
+    generation: Generation
     force: Flag
     why: Why = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveVm(Message):
-    """End a VM of any user and forget it; its volumes stay."""
+    """End a VM of any user and forget it; its volumes stay. `generation` as in `EvictVm`."""
 
     vm_id: Id
+    generation: Generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ DER_MAX = 4096
 BUNDLE_MAX_BYTES = 8 << 20  # with as many revocations as a realm can have, and its links
 MEMBERS_MAX = 10_000  # in one answer
 USERS_IN_NEWS_MAX = 8
+HOST_USES_MAX = 256  # hosts that are told of in one answer
 
 ShortId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Group = Annotated[str, Strict(), StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
@@ -82,12 +83,13 @@ class Grant(Message):
 
 @dataclass(frozen=True, slots=True)
 class Use(Message):
-    """What one user has, in the units of `Grant`; `pci` are vendor:model with their number."""
+    """What one user has, in the units of `Grant`; `pci` are vendor:model with their number. `volumes_mib`, as volumes
+    come in parts of a GB; `None`: not known."""
 
     slots: Count = 0
     ram_mib: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0
     vms: Count = 0
-    volumes_gb: Count = 0
+    volumes_mib: Annotated[int, Strict(), Ge(0), Le(2**40)] | None = 0
     pci: Annotated[tuple[PciLimit, ...], MaxLen(64)] = ()
 
 
@@ -270,7 +272,10 @@ class Members(Message):
 
 @dataclass(frozen=True, slots=True)
 class RealmStatus(Message):
-    """What a host knows of its realm. `fresh_s`: the age of the newest word of an issuer; -1: none was ever heard."""
+    """What a host knows of its realm. `fresh_s`: the age of the newest word of an issuer; -1: none was ever heard.
+
+    `issuers` are the ids of their keys, `issuers_end_s` the ends of their certificates, in one order. `issuer_here` is
+    the id of this host's own, or empty."""
 
     realm_id: ShortId
     name: Name
@@ -283,6 +288,8 @@ class RealmStatus(Message):
     fresh_s: Annotated[int, Strict(), Ge(-1), Le(2**40)]
     issues_here: Flag
     tokens_pending: Count
+    issuer_here: Label = ""
+    issuers_end_s: Annotated[tuple[Seconds, ...], MaxLen(64)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +305,25 @@ class WhoAmI(Message):
     here: Grant
     use: Use
     narrowed: Annotated[tuple[Line, ...], MaxLen(16)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostUse(Message):
+    """What a host has last told the others of one user, within the last minute or two; it may have changed since."""
+
+    host: Label
+    host_id: Fingerprint
+    slots: Count
+    ram_mib: Annotated[int, Strict(), Ge(0), Le(2**40)]
+    vms: Count
+
+
+@dataclass(frozen=True, slots=True)
+class UserUses(Message):
+    """What one user has: `here` is exact, `elsewhere` is hearsay."""
+
+    here: Use
+    elsewhere: Annotated[tuple[HostUse, ...], MaxLen(HOST_USES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)

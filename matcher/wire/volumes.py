@@ -206,3 +206,17 @@ class Forgotten(Message):
     """What was done, as a sentence."""
 
     said: Line
+
+
+@dataclass(frozen=True, slots=True)
+class AskVolumesUsed(Message):
+    """atomd to storaged: how much of this host's volumes a user has."""
+
+    user_id: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class VolumesUsed(Message):
+    """Their own volumes and those attached, each once."""
+
+    mib: Annotated[int, Strict(), Ge(0), Le(2**40)]

@@ -35,10 +35,11 @@ from matcher.wire.realm import (
     Renew,
     Revoke,
     Use,
+    UserUses,
     Welcome,
     WhoAmI,
 )
-from specs.ids import VmId
+from specs.ids import UserId, VmId
 from tests.fakes.realms import FOUNDER, Realm
 
 VM_ID = VmId("a" * 32)
@@ -66,6 +67,7 @@ VM = VmView(
     specfile="{}",
 )
 ABOUT = Answer("0" * 32, "h0", Role.COMPUTE, 7766, 1, "0.1.0", 1, "a CPU", "X86_64", "kvm", 4, 3, 8192, 4096, 1, 0)
+ANN = UserId("a" * 64)
 NOT_FOUND = Refused("not-found", (Reason("vm", "a VM", "no such VM of yours here", ""),))
 
 
@@ -100,7 +102,10 @@ class FakeHost:
         self.asked.append(("about", caller))
         return ABOUT
 
-    def whoami(self, caller: Caller) -> WhoAmI:
+    async def uses(self, user_id: UserId) -> UserUses:
+        return UserUses(Use(vms=2)) if user_id == ANN else UserUses(Use())
+
+    async def whoami(self, caller: Caller) -> WhoAmI:
         return WhoAmI(caller.name, caller.id, "home", "h0", 0, caller.who.grant, caller.who.grant, Use(vms=1))
 
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused:

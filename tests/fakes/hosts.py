@@ -38,6 +38,7 @@ from matcher.wire.realm import (
     Admitted,
     ChangeGrant,
     Done,
+    HostUse,
     Invited,
     InviteHost,
     InviteUser,
@@ -47,6 +48,7 @@ from matcher.wire.realm import (
     Renew,
     Revoke,
     Use,
+    UserUses,
     Verb,
     Welcome,
     WhoAmI,
@@ -68,6 +70,7 @@ class Host:
     role: Role = Role.COMPUTE
     narrowing: Narrowing = field(default_factory=Narrowing)
     uses: dict[str, Use] = field(default_factory=dict)
+    heard: list[HostUse] = field(default_factory=list)
     vms: int = 0
     away: bool = False
     asked: list[str] = field(default_factory=list)
@@ -225,6 +228,8 @@ class Host:
             int(time.time() - heard_s) if heard_s is not None else -1,
             self.issuer is not None and self.issuer.entry is not None,
             self.tokens.count(time.monotonic()),
+            self.issuer.entry.key_id.hex() if self.issuer is not None and self.issuer.entry else "",
+            tuple(int(entry.ends_s) for entry in bundle.issuers),
         )
 
     def _get_bundle(self, _: Principal, __: bytes) -> bytes:
@@ -276,11 +281,11 @@ class Host:
     def _get_members(self, _: Principal, __: bytes) -> Members:
         return Members(self._desk().members(time.time()))
 
-    def _get_uses(self, _: Principal, user_id: str) -> Use:
-        return self.uses.get(user_id, Use())
+    def _get_uses(self, _: Principal, user_id: str) -> UserUses:
+        return UserUses(self.uses.get(user_id, Use()), tuple(self.heard))
 
     def _post_issuers(self, _: Principal, __: bytes) -> Renew:
-        return Renew(make_request(self.issuer_key, self.name))
+        return Renew(self.issuer.request(self.name) if self.issuer else make_request(self.issuer_key, self.name))
 
     def is_issuer(self) -> bool:
         return entry_of(self.issuer_key, self.identity.bundle) is not None

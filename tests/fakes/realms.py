@@ -105,9 +105,16 @@ class Papers:
         return key_id(self.issuers[issuer].public_key())
 
     def revocation(
-        self, member_id: str, *, by: str = "i0", kind: PrincipalKind = "user", before_s: int = 0, why: str = ""
+        self,
+        member_id: str,
+        *,
+        by: str = "i0",
+        kind: PrincipalKind = "user",
+        before_s: int = 0,
+        why: str = "",
+        at_s: float = NOW_S,
     ) -> Signed[Revocation]:
-        says = Revocation(self.realm_id, kind, member_id, before_s, int(NOW_S * 1000), why)
+        says = Revocation(self.realm_id, kind, member_id, before_s, int(at_s * 1000), why)
         return write_document(says, self.issuers[by])
 
     def heartbeat(self, at_s: float, count: int = 0, *, by: str = "i0") -> Signed[Heartbeat]:

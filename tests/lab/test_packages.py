@@ -144,13 +144,16 @@ def test_a_fresh_host_has_folders_a_group_and_units_and_is_told_what_comes_next(
     said = installed(machine, packages.host)
     assert "electros realm create NAME" in said
     assert "atomd join TOKEN" in said
-    modes = machine.sh("stat -c '%n %a %U:%G' /etc/atomos /run/atomos /var/lib/atomos /var/log/atomos /srv/atomos")
+    there = "/etc/atomos /run/atomos /var/lib/atomos /var/lib/atomos/issuer /var/log/atomos /srv/atomos"
+    modes = machine.sh(f"stat -c '%n %a %U:%G' {there} /var/log/atomos/audit.jsonl")
     assert modes.splitlines() == [
         "/etc/atomos 755 root:root",
         "/run/atomos 755 root:root",
         "/var/lib/atomos 700 root:root",
+        "/var/lib/atomos/issuer 700 root:root",
         "/var/log/atomos 2750 root:atomos",
         "/srv/atomos 755 root:root",
+        "/var/log/atomos/audit.jsonl 640 root:atomos",
     ]
     assert int(machine.sh("getent group atomos").split(":")[2]) < 1000
     assert machine.sh("getent passwd atomos-storage").endswith(":/nonexistent:/usr/sbin/nologin")
@@ -244,7 +247,6 @@ def test_what_storaged_begins_in_the_logs_folder_is_for_the_sysadmins_group(host
 
 
 def test_storaged_sees_neither_what_guests_wrote_nor_the_issuers_key_nor_libvirt(host: Machine) -> None:
-    host.run("systemctl", "restart", "storaged")  # the issuer came after it had started
     inside = f"nsenter --target {pid_of(host, 'storaged')} --mount"
     for hidden in ("/var/lib/atomos/issuer", "/var/lib/atomos/console", "/run/libvirt", "/root"):
         assert host.sh(f"ls -A {hidden}"), "or this proves nothing"

@@ -88,6 +88,18 @@ def test_a_host_that_belongs_to_nobody_runs_and_says_what_to_do(fresh: Lab, root
     assert "h3" not in hosts(root)
 
 
+def test_who_is_revoked_takes_the_tag_key_with_them(root: Person, home: Path) -> None:
+    """First of all revocations here: of many in a row, the others wait until the key before is over."""
+
+    def numbers() -> set[int]:
+        return {each["key_number"] for each in root.asks("realm", "status")["realm"]["hosts"]}
+
+    user(root, home, "zoe")
+    assert numbers() == {1}
+    root.says("user", "revoke", "zoe")
+    until(lambda: numbers() == {2}, within_s=20)
+
+
 def test_a_token_is_good_once_and_at_its_own_host_alone(fresh: Lab, root: Person) -> None:
     token = root.token("realm", "invite", "h9")
     fresh.exec("h3", "atomd", "join", "--config", "/dev/null", token, check=False)
@@ -106,6 +118,9 @@ def test_a_user_has_what_was_granted_and_not_more(fresh: Lab, root: Person, home
     assert "ann" in json.dumps(who)
     vm = ann.asks("run", spec(home), "--name", "first", "--rank", 'host == "h1"')["vm"]
     assert vm["host"] == "h1"
+    shown = root.asks("user", "show", "ann")["user"]
+    assert {each["host"]: each["use"]["vms"] for each in shown["hosts"]} == {"h1": 1, "h2": 0}
+    assert shown["use"]["volumes_gb"] == 0
     until(lambda: not ann.asks("pledge", spec(home))["offers"], within_s=20)
     refused = ann.says("run", spec(home), "--name", "second", code=3)
     assert "grant" in refused.err, "on h1 by its own ledger, on h2 by what h1 tells"
@@ -190,10 +205,13 @@ def test_another_host_becomes_an_issuer_and_stands_in_for_the_first(fresh: Lab, 
     fresh.stop("h1", "atomd")
     gustav = user(root, home, "gustav")
     assert hosts(gustav) == {"h2"} or hosts(gustav) == {"h1", "h2"}, "storage of h1 may answer"
-    root.says("user", "revoke", "gustav")
     fresh.start("h1", "atomd")
     until(lambda: "h1" in hosts(root))
-    root.says("realm", "issuer", "remove", "h2")
+    until(lambda: hosts(root) == {"h1", "h2"})
+    removed = root.says("realm", "issuer", "remove", "h2")
+    assert "out at once, until they join or log in again: user gustav" in removed.err
+    assert hosts(root) == {"h1", "h2"}, "h1 has let both in"
+    assert gustav.says("ps", code=None).code != 0
 
 
 def test_a_client_without_a_name_says_whom_to_ask(fresh: Lab, root: Person, home: Path) -> None:

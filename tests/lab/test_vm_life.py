@@ -195,6 +195,9 @@ def test_rm_ends_it_and_its_volume_is_free_for_another(lab: Any, vms: Vms) -> No
     vid = lab.volumes("h3")["h3-data"]
     first = vms.run("first", volumes=[vid])
     assert first["host"] == "h3"
+    used = {each["host"]: each["use"]["volumes_gb"] for each in electros(lab, "whoami").document["hosts"]}
+    assert used["h3"] > 0, "as the storaged of h3 counts it"
+    assert used["h1"] == 0
     removed = electros(lab, "rm", "--force", "first").document["removed"]
     assert removed == [{"id": first["id"], "name": "first", "host": "h3"}]
     assert "first" not in vms.ps()

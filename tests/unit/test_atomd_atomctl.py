@@ -21,7 +21,9 @@ ALL = [ANN, BOB, WEBMAIL]
 
 def settings(tmp_path: Path) -> str:
     path = tmp_path / "atomd.toml"
-    path.write_text(f'atomctl_socket = "{tmp_path}/socket"\naudit = "{tmp_path}/audit"\n')
+    path.write_text(
+        f'atomctl_socket = "{tmp_path}/socket"\naudit = "{tmp_path}/audit"\nidentity = "{tmp_path}/identity"\n'
+    )
     return str(path)
 
 
@@ -69,7 +71,16 @@ def test_a_vm_is_meant_by_name_uuid_or_the_start_of_either(word: str, found: lis
 
 def test_an_atomd_that_does_not_run_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "ps") == 6
-    assert capsys.readouterr().err.startswith("atomctl: atomd is not running")
+    assert capsys.readouterr().err.startswith("atomctl: atomd does not serve")
+
+
+def test_a_host_that_belongs_to_no_realm_is_told_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "ps") == 6
+    assert "electros realm create NAME" in capsys.readouterr().err
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "leaf.pem").touch()
+    assert run(tmp_path, "ps") == 6
+    assert "realm create" not in capsys.readouterr().err
 
 
 def test_a_reason_too_long_to_be_told_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +113,7 @@ def test_a_vm_is_not_removed_unless_that_is_said_twice(
     assert "webmail of bob (running)" in capsys.readouterr().err
     assert {type(question) for question in asked} == {ListVms}
     run(tmp_path, "rm", "webmail", "--yes")
-    assert asked[-1] == RemoveVm(WEBMAIL.id)
+    assert asked[-1] == RemoveVm(WEBMAIL.id, WEBMAIL.generation)
 
 
 def test_a_name_of_several_users_is_told_with_all_of_them_and_nothing_is_done(

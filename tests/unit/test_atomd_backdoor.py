@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from atomd.backdoor import BackDoor, Drain
+from atomd.lifecycle import State
 from matcher.net import local
 from matcher.net.audit import Audit
 from matcher.wire import backdoor as asked
 from matcher.wire.codec import encode
-from matcher.wire.messages import Refused
+from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
-from tests.fakes.one_host import OneHost
+from tests.fakes.one_host import VM_ID, OneHost
 
 ME = local.Peer(os.getpid(), os.geteuid(), frozenset())
 GID = 54321
@@ -78,7 +79,7 @@ async def test_all_users_vms_are_listed_and_one_is_evicted_with_the_reason(host:
     rows = await door.answer(asked.ListVms(), ME)
     assert isinstance(rows, asked.VmRows)
     assert [(row.name, row.user) for row in rows.rows] == [("web", "ann")]
-    ended = await door.answer(asked.EvictVm(vm_id, True, "a fan is broken"), ME)
+    ended = await door.answer(asked.EvictVm(vm_id, 1, True, "a fan is broken"), ME)
     assert isinstance(ended, asked.Ended)
     assert (ended.row.state, ended.row.why) == ("stopped", "its sysadmin ended it: a fan is broken")
     (line,) = noted(tmp_path)
@@ -102,9 +103,21 @@ async def test_a_pledge_is_seen_as_a_hold_until_it_lapses(
 
 
 async def test_a_vm_that_is_not_here_is_refused_and_noted(host: OneHost, tmp_path: Path) -> None:
-    said = await back_door(host, tmp_path).answer(asked.RemoveVm("a" * 32), ME)
+    said = await back_door(host, tmp_path).answer(asked.RemoveVm("a" * 32, 1), ME)
     assert isinstance(said, Refused)
     assert noted(tmp_path)[0]["outcome"] == "refused: not-found"
+
+
+@pytest.mark.parametrize("question", [asked.EvictVm(VM_ID, 1, True), asked.RemoveVm(VM_ID, 1)])
+async def test_a_vm_that_was_placed_anew_since_the_sysadmin_looked_goes_on(
+    host: OneHost, tmp_path: Path, question: Message
+) -> None:
+    host.running(name="web", vm_id=VM_ID, generation=2)
+    said = await back_door(host, tmp_path).answer(question, ME)
+    assert isinstance(said, Refused)
+    assert (said.code, host.compute.vms[VM_ID].state) == ("replaced", State.RUNNING)
+    assert "generation 2" in said.reasons[0].has
+    assert noted(tmp_path)[0]["outcome"] == "refused: replaced"
 
 
 def asks_as(path: Path, uid: int, groups: list[int]) -> bool:

@@ -1,6 +1,8 @@
 """What users change through the front door is noted with who, from where and the outcome; what they look at is not."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +13,20 @@ from atomd.answering import Face
 from atomd.domains import ConsoleBusy
 from atomd.lifecycle import State
 from atomd.performing import became
+from atomd.quota import Quota
 from atomd.service import Service
+from atomd.uses import Uses
+from matcher.net import local
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
+from matcher.net.peer import now_s
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
-from matcher.wire.messages import Abandon, Refused, Role
+from matcher.wire.messages import Abandon, AskVolumesUsed, Message, Refused, Role, VolumesUsed
+from matcher.wire.realm import HostUse, UserUse
 from specs.ids import HostId, VmId, dashed
-from tests.fakes.one_host import ANN, BOB, HOST, OneHost, a_vm
+from tests.fakes.one_host import ANN, BOB, HOST, VID, OneHost, a_vm
 from tests.fakes.realms import Realm, make_realm
 
 ANNS = Caller(Principal("user", ANN, "ann"), "10.0.0.7")
@@ -74,7 +81,12 @@ def realm(tmp_path_factory: pytest.TempPathFactory) -> Realm:
 
 
 @pytest.fixture
-def service(host: OneHost, realm: Realm, tmp_path: Path) -> Service:
+def uses() -> Uses:
+    return Uses()
+
+
+@pytest.fixture
+def service(host: OneHost, realm: Realm, uses: Uses, tmp_path: Path) -> Service:
     none = cast(Any, None)
     return Served(
         identity=realm["h1"],
@@ -84,8 +96,9 @@ def service(host: OneHost, realm: Realm, tmp_path: Path) -> Service:
         hypervisor=cast(Any, Terminal()),
         storaged_socket=tmp_path / "storaged",
         audit=Audit(tmp_path / "audit", "h1"),
-        quota=none,
+        quota=Quota(host="h1", kinds={}, vms=host.compute.ids_of),
         ledger=host.ledger,
+        uses=uses,
     )
 
 
@@ -175,6 +188,57 @@ async def test_a_line_is_there_before_the_answer_so_that_who_hangs_up_is_noted_a
         scope.cancel()
         await service.stop(vm_id, ANNS, force=True)
     assert [line[2] for line in noted(tmp_path)] == ["vm.kill"]
+
+
+# ---- what a user has
+
+
+@asynccontextmanager
+async def storaged(path: Path, answer: Message) -> AsyncIterator[None]:
+    """One that has one answer."""
+
+    async def reply(question: Message, _: local.Peer) -> Message:
+        assert question == AskVolumesUsed(ANN)
+        return answer
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(local.serve, path, reply)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_volumes_are_what_storaged_says_of_this_user(host: OneHost, service: Service, tmp_path: Path) -> None:
+    host.running()
+    async with storaged(tmp_path / "storaged", VolumesUsed(1152)):
+        told = await service.uses(ANN)
+    assert (told.here.vms, told.here.volumes_mib) == (1, 1152)
+
+
+async def test_where_no_storaged_runs_nobody_has_volumes(host: OneHost, service: Service) -> None:
+    host.running()
+    assert (await service.uses(ANN)).here.volumes_mib == 0
+
+
+async def test_volumes_of_a_storaged_that_is_away_or_says_no_are_not_known(
+    host: OneHost, service: Service, tmp_path: Path
+) -> None:
+    async with storaged(tmp_path / "storaged", Refused("bad-request", ())):
+        assert (await service.uses(ANN)).here.volumes_mib is None
+    assert (await service.uses(ANN)).here.volumes_mib is None, "its socket is there, and nobody behind it"
+    (tmp_path / "storaged").unlink()
+    assert (await service.uses(ANN)).here.volumes_mib == 0
+    host.running(volumes=(VID,))
+    assert (await service.uses(ANN)).here.volumes_mib is None, "a VM has some"
+
+
+async def test_what_others_have_told_of_a_user_stands_beside_what_is_here(
+    host: OneHost, service: Service, uses: Uses
+) -> None:
+    host.running()
+    uses.eat(HostId("2" * 64), "h2", [UserUse(ANN[:16], 3, 300, 2)], now_s())
+    told = await service.uses(ANN)
+    assert told.here.vms == 1
+    assert told.elsewhere == (HostUse("h2", "2" * 64, 3, 300, 2),)
 
 
 def test_what_becomes_of_a_vm_by_itself_has_words_of_its_own() -> None:

@@ -3,7 +3,7 @@
 from atomd import uses
 from atomd.quota import Quota
 from atomd.uses import FORGET_S, Uses, uses_here
-from matcher.wire.realm import Use, UserUse
+from matcher.wire.realm import HostUse, Use, UserUse
 from specs.ids import HostId, UserId
 from tests.fakes.one_host import OneHost
 
@@ -24,6 +24,14 @@ def test_what_all_hosts_say_of_a_user_adds_up_and_they_are_named() -> None:
     assert found.use == Use(5, 500, 2)
     assert found.hosts == ("h2", "h3")
     assert heard.elsewhere(UserId("c" * 64), NOW_S).hosts == ()
+
+
+def test_an_admin_is_told_host_by_host() -> None:
+    heard = Uses()
+    heard.eat(H3, "h3", [said(ANN, 3)], NOW_S)
+    heard.eat(H2, "h2", [said(ANN, 2), said(BOB, 7)], NOW_S)
+    assert heard.told(ANN, NOW_S) == (HostUse("h2", H2, 2, 200, 1), HostUse("h3", H3, 3, 300, 1))
+    assert heard.told(ANN, NOW_S + FORGET_S) == ()
 
 
 def test_a_newer_word_takes_the_place_of_the_older_and_nothing_is_a_word_too() -> None:

@@ -1,11 +1,22 @@
 """Grants as people type them: what is not limited is not limited, but devices and administration have to be given."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.granting import DEFAULT, GrantOptions, grant_document, grant_rows, granted, summary, total, use_text
+from matcher.cli.granting import (
+    DEFAULT,
+    GrantOptions,
+    grant_document,
+    grant_rows,
+    granted,
+    summary,
+    total,
+    use_document,
+    use_text,
+)
 from matcher.wire.realm import Grant, PciLimit, Use, Verb
 
 
@@ -122,8 +133,10 @@ def test_a_line_names_the_limits_that_there_are() -> None:
 
 
 def test_what_is_used_on_several_hosts_is_added_up() -> None:
-    one, two = Use(2, 512, 1, 10, (PciLimit("10de", "24b0", 1),)), Use(1, 512, 1, 0, (PciLimit("10de", "24b0", 2),))
+    one, two = Use(2, 512, 1, 10240, (PciLimit("10de", "24b0", 1),)), Use(1, 512, 1, 0, (PciLimit("10de", "24b0", 2),))
     both = total((one, two))
-    assert both == Use(3, 1024, 2, 10, (PciLimit("10de", "24b0", 3),))
+    assert both == Use(3, 1024, 2, 10240, (PciLimit("10de", "24b0", 3),))
+    assert total((one, replace(two, volumes_mib=None))).volumes_mib is None
+    assert use_document(replace(one, volumes_mib=1152))["volumes_gb"] == 1.125
     assert use_text(both) == "2 VMs, 3 slots, 1 GiB, 10 GB, 10de:24b0=3"
     assert total(()) == Use()

@@ -4,7 +4,10 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from matcher.cli import root as roots
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.founding import create
 from matcher.cli.person import Person, person
+from matcher.trust import files
 from matcher.trust.identity import load_identity
+from matcher.trust.issuing import open_issuer
 from matcher.trust.realm import open_root
 from matcher.wire.messages import Reason, Refused
 from matcher.wire.realm import Verb
@@ -79,6 +84,63 @@ def test_what_a_run_that_broke_off_has_left_undone_is_done(home: Path, monkeypat
     root = open_root(folders.data_folder() / "realm")
     create("home", host="h0", user="ada", state=home / "state")
     assert load_identity(folders.identity_folder()).bundle.anchor.realm_id == root.realm_id
+
+
+class Killed(BaseException):
+    """As kill -9, for all that catches errors."""
+
+
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> Iterator[Callable[[], bool]]:
+    """Die before (or `after`) the write of that number; whether it came to that."""
+    writes, number = files.write, 0
+
+    def write(path: Path, data: bytes) -> None:
+        nonlocal number
+        number += 1
+        if number == at and not after:
+            raise Killed
+        writes(path, data)
+        if number == at:
+            raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(files, "write", write)
+        yield lambda: number >= at
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_wherever_a_run_was_killed_the_same_again_makes_one_realm_with_one_admin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    for at in count(1):
+        home = tmp_path / str(at)
+        empty_home(home, monkeypatch)
+        with killed(monkeypatch, at, after=after) as was_killed:
+            create("home", host="h0", user="ada", state=home / "state")
+        create("home", host="h0", user="ada", state=home / "state")
+        mine, host = load_identity(folders.identity_folder()), load_identity(home / "state" / "identity")
+        root, issuer = open_root(folders.data_folder() / "realm"), open_issuer(home / "state" / "issuer", host)
+        assert {mine.verifier.realm_id, host.verifier.realm_id} == {root.realm_id}
+        assert issuer is not None
+        made = [(each.kind, each.name, each.id) for each in issuer.members(time.time())]
+        assert made == [("host", "h0", host.principal.id), ("user", "ada", mine.principal.id)]
+        if not was_killed():
+            break
+    assert at > 10, "or this test has lost sight of the writes"
+
+
+def test_who_was_killed_and_calls_themselves_otherwise_has_a_key_of_their_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr("matcher.cli.founding.write_identity", broken)
+        create("home", host="h0", user="adda", state=home / "state")
+    create("home", host="h0", user="ada", state=home / "state")
+    assert load_identity(folders.identity_folder()).principal.name == "ada"
 
 
 def test_a_host_of_another_realm_stays_there_and_no_root_is_left_behind(

@@ -12,6 +12,14 @@ import pytest
 
 from matcher.cli import folders, issuing, roster
 from matcher.cli.failures import Exit, Failure
+from matcher.cli.issuers import Standing
+from matcher.cli.issuing import YOUNG_S
+from matcher.cli.session import Heard
+from matcher.trust.bundle import IssuerEntry
+from matcher.trust.certificates import ISSUER_DAYS, public_key_of
+from matcher.trust.identity import load_identity
+from matcher.trust.issuing import ENDING_S, Issuer
+from matcher.trust.root import next_anchor
 from matcher.trust.tokens import read_token
 from matcher.wire.messages import Reason, Refused
 from matcher.wire.realm import Grant, Invited, Verb
@@ -258,6 +266,92 @@ def test_an_issuer_is_removed_by_its_host_or_its_id(link: Link, capsys: pytest.C
     (known,) = {entry.key_id.hex() for entry in link["h0"].identity.bundle.issuers} - {first.key_id.hex()}
     issuing.remove(known, folder=folder, yes=True)
     assert not link["h2"].is_issuer()
+
+
+def second_issuer(link: Link, tmp_path: Path) -> None:
+    """On h1, able to do all that the first one does."""
+    issuing.add("h1", folder=link.realm.root.folder)
+    link["h1"].issuer = Issuer(tmp_path, link["h1"].issuer_key, link["h1"].identity.verifier)
+
+
+def test_who_is_out_with_an_issuer_is_told_before_and_not_oneself_nor_another_issuer(
+    link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link.realm.add("bob")
+    second_issuer(link, tmp_path)
+    asked: list[str] = []
+
+    def no(question: str, *, yes: bool) -> None:
+        asked.append(question)
+        raise Failure(Exit.FAILED, "nothing was done")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("matcher.cli.issuing.confirm", no)
+        with pytest.raises(Failure, match="nothing was done"):
+            issuing.remove("h0", folder=link.realm.root.folder)
+    assert "join or log in again: host h0, host h2, user bob\n" in capsys.readouterr().err
+    assert "3 members out of the realm" in asked[0]
+    assert link["h2"].identity.bundle.anchor.epoch == 2, "nobody was told anything yet"
+    issuing.remove("h0", folder=link.realm.root.folder, yes=True)
+    assert {host.identity.bundle.anchor.epoch for host in link.hosts} == {3}, "also those that are out now"
+    me = load_identity(folders.identity_folder())
+    assert me.bundle.anchor.epoch == 3
+    assert link["h1"].identity.verifier.principal(me.certificate, time.time())[0].name == "ada"
+
+
+def test_nobody_drops_the_issuer_of_their_own_certificate_where_no_other_renews_it(link: Link) -> None:
+    issuing.add("h1", folder=link.realm.root.folder)
+    with pytest.raises(Failure, match="you would be out yourself"):
+        issuing.remove("h0", folder=link.realm.root.folder, yes=True)
+    assert link["h0"].identity.bundle.anchor.epoch == 2
+
+
+def test_an_issuer_that_can_not_be_asked_is_said_to_be_so(
+    link: Link, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second_issuer(link, tmp_path)
+    link["h1"].answers["GET /v1/realm/members"] = Refused("fault", ())
+    issuing.remove("h1", folder=link.realm.root.folder, yes=True)
+    assert "h1 can't be asked whom it has let in" in capsys.readouterr().err
+
+
+def certified_ago(link: Link, ago_s: float) -> IssuerEntry:
+    """The first issuer, as if the root had certified it then."""
+    before = link.realm.issuer.entry
+    assert before is not None
+    key, wall_s = public_key_of(before.certificate), time.time() - ago_s
+    link["h0"].learn(next_anchor(link.realm.root, link["h0"].identity.bundle, wall_s=wall_s, add=key))
+    (now,) = link["h0"].identity.bundle.issuers
+    return now
+
+
+def test_an_issuer_that_is_added_again_later_is_renewed_and_its_members_stay(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = link.realm.root.folder
+    for ago_s, said in ((YOUNG_S - 86_400, "that was handed out again"), (YOUNG_S + 60, "was renewed")):
+        before = certified_ago(link, ago_s)
+        issuing.add("h0", folder=folder)
+        assert said in capsys.readouterr().err
+    (now,) = link["h1"].identity.bundle.issuers
+    assert (now.key_id, now.scopes) == (before.key_id, before.scopes)
+    assert now.ends_s > before.ends_s + YOUNG_S
+    link["h1"].identity.verifier.principal(link.realm["h2"].certificate, time.time())
+
+
+@pytest.mark.parametrize(
+    ("left_s", "said"), [(ENDING_S + 60, ""), (ENDING_S - 60, "ends on"), (60, "ends on"), (-60, "ended on")]
+)
+def test_an_issuer_whose_certificate_ends_is_a_warning_from_ninety_days_before(
+    link: Link, left_s: float, said: str
+) -> None:
+    certified_ago(link, ISSUER_DAYS * 86_400 - left_s)
+    bundle = link["h0"].identity.bundle
+    status = replace(link["h0"]._get_realm(link.realm["ada"].principal, b""), issues_here=True)
+    warnings = roster._ending(Standing(((link["h0"].door, status),), (), Heard((), (), ())), status)
+    assert len(bundle.issuers) == 1
+    assert [f"the issuer on h0 {said}" in warning for warning in warnings] == [True] * (said != "")
+    assert all(warning.endswith("electros realm issuer add h0") for warning in warnings)
 
 
 def test_the_only_issuer_stays(link: Link) -> None:

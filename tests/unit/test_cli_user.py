@@ -15,7 +15,7 @@ from matcher.cli.whoami import whoami
 from matcher.trust.grants import Narrowing
 from matcher.trust.tokens import read_token
 from matcher.wire.messages import Reason, Refused
-from matcher.wire.realm import Grant, PciLimit, Use, Verb
+from matcher.wire.realm import Grant, HostUse, PciLimit, Use, Verb
 from tests.fakes.hosts import Link, keyboard
 
 
@@ -80,6 +80,25 @@ def test_a_host_that_does_not_tell_of_use_is_named(link: Link, capsys: pytest.Ca
     assert (shown["use"], shown["silent"]) == (None, ["h0", "h1"])
 
 
+def test_a_host_that_is_away_is_there_with_what_the_others_heard_of_it(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob = link.realm.add("bob")
+    h0, h1 = link["h0"], link["h1"]
+    h0.uses[bob.principal.id] = Use(2, 512, 1, 1280)
+    h0.heard = [HostUse("h1", h1.id, 1, 256, 1), HostUse("h9", "9" * 64, 4, 64, 3)]
+    user.show("bob", output="json")
+    shown = printed(capsys)["user"]
+    assert [each["host"] for each in shown["heard"]] == ["h9"], "h1 has told us itself, and knows better"
+    assert (shown["use"]["slots"], shown["use"]["volumes_gb"]) == (6, None)
+    h1.answers[f"GET /v1/realm/uses/{bob.principal.id}"] = Refused("fault", ())
+    user.show("bob")
+    said = capsys.readouterr()
+    assert "1 VM, 1 slots, 256 MiB, volumes not known, as it told the others" in said.out
+    assert "1.25 GB" in said.out
+    assert "not told" not in said.err
+
+
 def test_a_change_leaves_alone_what_it_does_not_name(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
     bob = link.realm.add("bob", Grant(verbs=(Verb.RUN,), slots=2, vms=3, groups=("a",)))
     user.change("bob", grant=GrantOptions(slots="8", vms="unlimited"))
@@ -107,6 +126,20 @@ def test_a_revoked_user_is_out_everywhere(link: Link, capsys: pytest.CaptureFixt
             again()
 
 
+def test_who_revokes_is_told_of_the_vms_that_go_on(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    bob = link.realm.add("bob")
+    link["h1"].uses[bob.principal.id] = Use(2, 512, 3)
+    user.revoke_user("bob", yes=True)
+    assert "VMs of bob go on: 3 on h1; to end them, there: atomctl" in capsys.readouterr().err
+
+
+def test_nobody_is_told_of_their_own_vms_when_they_revoke_themselves(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user.revoke_user("ada", yes=True)
+    assert "is revoked" in capsys.readouterr().err
+
+
 def test_of_two_with_one_name_the_one_that_is_a_member_is_meant(link: Link) -> None:
     first = link.realm.add("bob")
     user.revoke_user("bob", yes=True)
@@ -129,7 +162,7 @@ def test_nobody_of_that_name_is_not_found(link: Link, name: str) -> None:
 
 def test_i_am_told_who_i_am_what_i_may_and_what_i_use(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
     me = link.realm["ada"].principal
-    link["h0"].uses[me.id] = Use(2, 512, 1, 10)
+    link["h0"].uses[me.id] = Use(2, 512, 1, 10 * 1024)
     link["h1"].narrowing = Narrowing(slots=4)
     whoami(output="json")
     said = printed(capsys)

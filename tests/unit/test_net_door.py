@@ -28,10 +28,11 @@ from matcher.wire.realm import (
     Members,
     Renew,
     Revoke,
+    UserUses,
     Verb,
     WhoAmI,
 )
-from tests.fakes.door import VM_ID, Running, To, open_door, stranger_tls, until
+from tests.fakes.door import ANN, VM_ID, Running, To, open_door, stranger_tls, until
 from tests.fakes.realms import Realm, make_realm
 
 SHORT = Limits(handshake_s=0.1, request_s=0.1, idle_s=0.1, taking_s=0.1, watch_s=0.01)
@@ -339,6 +340,7 @@ async def test_a_member_may_not_ask_too_often(realm: Realm) -> None:
         ("POST", "/v1/realm/revocations"),
         ("POST", "/v1/realm/issuers"),
         ("GET", "/v1/realm/members"),
+        ("GET", "/v1/realm/uses/{user}"),
     ],
 )
 async def test_what_the_grant_lacks_is_refused_named_and_told_to_the_desk(realm: Realm, method: str, path: str) -> None:
@@ -350,6 +352,15 @@ async def test_what_the_grant_lacks_is_refused_named_and_told_to_the_desk(realm:
         assert "it has pledge" in refused.reasons[0].has
         assert door.desk.denials == [("lou", f"{method} {path.replace(VM_ID, '{id}')}")]
         assert (door.host.bodies, door.host.waiting) == ([], 0)
+
+
+async def test_an_admin_is_told_what_any_user_has(realm: Realm) -> None:
+    async with open_door(realm) as door:
+        to = await door.connect(realm["ann"])
+        status, said = await to.ask("GET", f"/v1/realm/uses/{ANN}")
+        assert (status, from_json(UserUses, said).here.vms) == (200, 2)
+        for wrong in ("ann", ANN[:16], "A" * 64):
+            assert refusal(await to.ask("GET", f"/v1/realm/uses/{wrong}")) == (400, "bad-request")
 
 
 async def test_who_may_only_pledge_sees_and_asks(realm: Realm) -> None:

@@ -24,7 +24,8 @@ def test_the_description_has_every_route_and_no_other() -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_route_is_found_by_a_path_of_its_own(route: object) -> None:
     assert route in ROUTES
-    found = Table().find(route.method, route.path.replace("{id}", "a" * 32), websocket=route.websocket)  # type: ignore[attr-defined]
+    path = route.path.replace("{id}", "a" * 32).replace("{user}", "a" * 64)  # type: ignore[attr-defined]
+    found = Table().find(route.method, path, websocket=route.websocket)  # type: ignore[attr-defined]
     assert found.route is route
 
 
@@ -39,7 +40,7 @@ def test_what_changes_something_or_shows_somebody_needs_a_verb() -> None:
 
 def test_the_realms_own_matters_are_for_admins() -> None:
     admins = {route.name for route in ROUTES if route.verb is Verb.ADMIN}
-    assert admins == {"invite_host", "invite_user", "change_grant", "revoke", "make_issuer", "members"}
+    assert admins == {"invite_host", "invite_user", "change_grant", "revoke", "make_issuer", "members", "uses"}
 
 
 def test_a_superseded_leaf_is_good_for_one_route() -> None:

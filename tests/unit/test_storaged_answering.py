@@ -15,7 +15,7 @@ from matcher.trust.identity import Identity
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import Arch, Confirm, Firmware, Message, Refused, Role, VmAsk, VolumeClaim
-from matcher.wire.volumes import Attach, Attached, Detach, Detached, Forget
+from matcher.wire.volumes import AskVolumesUsed, Attach, Attached, Detach, Detached, Forget, VolumesUsed
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting
 from storaged.attaching import Attaching
@@ -95,6 +95,16 @@ async def test_a_confirm_of_a_stranger_or_for_another_host_attaches_nothing(
     answer = await ask(storage, Attach(confirmed(storage, who, to=to)))
     assert isinstance(answer, Refused)
     assert answer.code == code
+
+
+async def test_what_a_user_has_attached_is_told_and_of_others_nothing(storage: SimpleNamespace) -> None:
+    ann, bob = (storage.members[name].principal.id for name in ("ann", "bob"))
+    assert await ask(storage, AskVolumesUsed(ann)) == VolumesUsed(0)
+    await ask(storage, Attach(confirmed(storage)))
+    used = await ask(storage, AskVolumesUsed(ann))
+    assert isinstance(used, VolumesUsed)
+    assert used.mib > 0
+    assert await ask(storage, AskVolumesUsed(bob)) == VolumesUsed(0)
 
 
 async def test_a_second_vm_does_not_get_the_volume_until_the_first_lets_go(storage: SimpleNamespace) -> None:

@@ -156,9 +156,9 @@ def test_a_realm_has_one_first_host(tmp_path: Path, home: Realm) -> None:
 def test_nothing_of_another_realm_is_touched(tmp_path: Path, home: Realm) -> None:
     other = create_root(tmp_path / "other", "other")
     before = content(tmp_path / "issuer"), content(tmp_path / "h0")
-    with pytest.raises(RealmError, match=r"belongs to a realm already, as host h0 of home.*rm -r"):
+    with pytest.raises(RealmError, match=r"belongs to a realm already, as host h0 of home.*rm -rf"):
         found(other, host="h0", identity=tmp_path / "h0", issuer=tmp_path / "issuer")
-    with pytest.raises(RealmError, match=r"another realm's issuer.*rm -r"):
+    with pytest.raises(RealmError, match=r"another realm's issuer.*rm -f \S+/issuer/key.pem"):
         found(other, host="h0", identity=tmp_path / "new", issuer=tmp_path / "issuer")
     with pytest.raises(RealmError, match="as host h0"):
         found(home.root, host="h5", identity=tmp_path / "h0", issuer=tmp_path / "issuer")

@@ -84,6 +84,20 @@ def test_what_is_on_ones_own_disk_was_judged_but_must_be_a_key() -> None:
         assert read_tag_keys(bad, gone, own=True) is None
 
 
+def test_a_key_is_outdated_once_somebody_was_revoked_who_may_know_it() -> None:
+    def is_outdated(*, at_s: float, now_s: float = NOW_S + 500, before_s: int = 0) -> bool:
+        bundle = HOME.bundle.add(HOME.revocation("a" * 64, before_s=before_s, at_s=at_s))
+        return keys(FIRST, SECOND).are_outdated(bundle, now_s)
+
+    assert not keys(FIRST, SECOND).are_outdated(HOME.bundle, NOW_S + 500)
+    assert not is_outdated(at_s=NOW_S + 99)
+    assert not is_outdated(at_s=NOW_S + 100), "they were made together"
+    assert is_outdated(at_s=NOW_S + 101)
+    assert not is_outdated(at_s=NOW_S + 101, before_s=int(NOW_S)), "another grant: still a member"
+    assert not is_outdated(at_s=NOW_S + 501), "by a clock that is ahead: not yet"
+    assert is_outdated(at_s=NOW_S + 501, now_s=NOW_S + 501)
+
+
 def test_no_key_is_shown() -> None:
     shown = repr(keys(FIRST)) + repr(keys(FIRST).secret(HOME.realm_id, NOW_S))
     assert "aaaa" not in shown

@@ -104,7 +104,7 @@ def test_it_is_redeemed_once_and_a_repeat_is_the_same_member(tokens: Tokens, tok
     assert tokens.judge(join(token), LEAF, 2.0) is first
     assert tokens.judge(join(token, b"another"), LEAF, 2.0) is TokenRefusal.NOT_GOOD
     assert tokens.count(2.0) == 0
-    assert tokens.names("user", 2.0) == set()
+    assert tokens.withdraw("user", "ann") is None, "it was redeemed"
     assert tokens.is_open(2.0)  # for the repeat
 
 
@@ -144,10 +144,16 @@ def test_an_unknown_token_is_not_good_even_with_a_proof_by_nothing(tokens: Token
 def test_it_ends(tokens: Tokens, token: Token) -> None:
     assert not isinstance(tokens.judge(join(token), LEAF, TOKEN_S - 1), TokenRefusal)
     assert tokens.is_open(TOKEN_S - 1)
-    assert tokens.names("user", TOKEN_S - 1) == {"ann"}
-    assert tokens.names("host", TOKEN_S - 1) == set()
+    assert tokens.withdraw("host", "ann") is None
+    assert tokens.withdraw("user", "bob") is None
     assert not tokens.is_open(TOKEN_S)
     assert tokens.judge(join(token), LEAF, TOKEN_S) is TokenRefusal.NOT_GOOD
+
+
+def test_a_withdrawn_token_is_good_for_nothing(tokens: Tokens, token: Token) -> None:
+    assert tokens.withdraw("user", "ann") == token.token_id
+    assert tokens.judge(join(token), LEAF, 1.0) is TokenRefusal.NOT_GOOD
+    assert not tokens.is_open(1.0)
 
 
 def test_how_many_may_wait_is_limited_and_redeemed_ones_do_not_count(

@@ -11,9 +11,10 @@ from starlette.websockets import WebSocket
 
 from matcher.net.caller import Caller
 from matcher.net.door.routes import Route
+from matcher.trust.principal import is_fingerprint
 from matcher.wire.codec import BadBytes, M, from_json, to_json
 from matcher.wire.messages import Message, Reason, Refused
-from specs.ids import Vid, VmId, parse_id
+from specs.ids import UserId, Vid, VmId, parse_id
 
 T = TypeVar("T")
 
@@ -64,6 +65,14 @@ class Asking:
             hint = "electros volume ls shows what you may see"
             raise Denied(refused("not-found", "volume", "a volume", "no such volume here", hint))
         return Vid(vid)
+
+    @property
+    def user_id(self) -> UserId:
+        """Raises `Denied`."""
+        user_id = self.arguments["user"]
+        if not is_fingerprint(user_id):
+            raise Denied(refused("bad-request", "user", "a user", "a user's id has 64 hex digits", "electros user ls"))
+        return UserId(user_id)
 
     @property
     def websocket(self) -> WebSocket:

@@ -21,6 +21,7 @@ from matcher.wire.realm import (
     RealmStatus,
     Renew,
     Revoke,
+    UserUses,
     Welcome,
     WhoAmI,
 )
@@ -35,7 +36,7 @@ from matcher.wire.volumes import (
     VolumeView,
     VolumeViews,
 )
-from specs.ids import Vid, VmId
+from specs.ids import UserId, Vid, VmId
 
 
 class Console(Protocol):
@@ -53,8 +54,12 @@ class Host(Protocol):
 
     def about(self, caller: Caller) -> Answer: ...
 
-    def whoami(self, caller: Caller) -> WhoAmI:
+    async def whoami(self, caller: Caller) -> WhoAmI:
         """`ends_s` is filled in by the door, which has seen the certificate."""
+        ...
+
+    async def uses(self, user_id: UserId) -> UserUses:
+        """What any user has; for admins."""
         ...
 
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...

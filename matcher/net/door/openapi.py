@@ -21,6 +21,13 @@ MEDIA = {
 }
 
 Json = dict[str, Any]
+PARAMETERS: dict[str, Json] = {
+    "id": {
+        "description": "the VM's UUID, with dashes or without",
+        "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+    },
+    "user": {"description": "the user's id", "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+}
 _REFUSED = {"$ref": "#/components/responses/Refused"}
 Mode = Literal["validation", "serialization"]
 
@@ -90,8 +97,7 @@ def _parameters(route: Route) -> list[Json]:
             "name": part[1:-1],
             "in": "path",
             "required": True,
-            "description": "a UUID, with dashes or without",
-            "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+            **PARAMETERS[part[1:-1]],
         }
         for part in route.parts
         if part.startswith("{")

@@ -27,6 +27,7 @@ class Rooms:
         return {
             "about": self._about,
             "whoami": self._whoami,
+            "uses": self._uses,
             "pledge": self._pledge,
             "confirm": self._confirm,
             "abandon": self._abandon,
@@ -43,8 +44,11 @@ class Rooms:
         return said(self._host.about(asking.caller))
 
     async def _whoami(self, asking: Asking) -> Response:
-        known = self._host.whoami(asking.caller)
+        known = await self._host.whoami(asking.caller)
         return said(dataclasses.replace(known, ends_s=int(self._verifier.certified(asking.leaf).ends_s)))
+
+    async def _uses(self, asking: Asking) -> Response:
+        return said(await self._host.uses(asking.user_id))
 
     async def _pledge(self, asking: Asking) -> Response:
         return octets(frame(granted(await self._host.pledge(await asking.body(), asking.caller))))

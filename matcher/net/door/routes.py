@@ -21,6 +21,7 @@ from matcher.wire.realm import (
     RealmStatus,
     Renew,
     Revoke,
+    UserUses,
     Verb,
     WhoAmI,
 )
@@ -266,6 +267,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("make_issuer", "POST", "/v1/realm/issuers", "A key for an issuer on this host", Renew, verb=Verb.ADMIN),
     Route("members", "GET", "/v1/realm/members", "All whom the issuer here knows", Members, verb=Verb.ADMIN),
+    Route(
+        "uses",
+        "GET",
+        "/v1/realm/uses/{user}",
+        "What a user has here, and what other hosts tell of them",
+        UserUses,
+        verb=Verb.ADMIN,
+    ),
 )
 
 
