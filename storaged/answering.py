@@ -159,7 +159,7 @@ class Attaching:
                 case Detach():
                     return await self._detach(question)
                 case Asked(pledge=pledge):
-                    return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
+                    return Replies(frame(self._pledged(pledge)))
                 case Forget(vid=vid):
                     return await self._forget(Vid(vid), await sysadmin(peer))
         except JournalCorrupt:
@@ -170,6 +170,13 @@ class Attaching:
             self._audit.note("atomd", what, "", outcome_of(refusal), why_of(refusal))
             return refusal
         return _refused("bad-request", "question", "not one that storaged answers", "")
+
+    def _pledged(self, envelope: bytes) -> list[bytes]:
+        """atomd has told its user already what is wrong with one that can't be read."""
+        try:
+            return self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+        except (BadBytes, Untrusted):
+            return []
 
     async def _attach(self, envelope: bytes) -> Attached | Refused:
         opened = self._confirm(envelope)

@@ -16,6 +16,7 @@ from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import (
     Arch,
+    Asked,
     Attach,
     Attached,
     Confirm,
@@ -25,6 +26,7 @@ from matcher.wire.messages import (
     Forget,
     Message,
     Refused,
+    Replies,
     Role,
     VmAsk,
     VolumeClaim,
@@ -121,6 +123,10 @@ async def test_a_confirm_that_is_served_after_its_detach_attaches_nothing(storag
     assert isinstance(late, Refused)
     assert late.code == "let-go"
     assert isinstance(await ask(storage, Attach(confirmed(storage, offer=OTHER_OFFER))), Attached)
+
+
+async def test_a_pledge_that_cannot_be_read_gets_no_answers(storage: SimpleNamespace) -> None:
+    assert await ask(storage, Asked(b"nonsense")) == Replies(b"")
 
 
 async def test_what_cannot_be_forgotten_is_refused_in_words(storage: SimpleNamespace) -> None:
