@@ -192,9 +192,10 @@ class Service:
     async def pledge(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused:
         """A pledge too long for a datagram: judged as any other, by the storage of this host as well, and answered on
         this connection."""
-        own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms(), caller_id=caller.id)
-        if own is None:
-            return refused("bad-request", "pledge", "your pledge, signed", "something else", "")
+        try:
+            own = self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms(), caller_id=caller.id)
+        except (BadBytes, Untrusted) as error:
+            return _unread("pledge", error)
         try:
             stored = await local.ask(self._storaged_socket, Asked(envelope), Replies, timeout_s=STORAGE_S)
         except local.LocalError:  # a host without storage, or one that is just starting
@@ -219,9 +220,7 @@ class Service:
 
     def _signed(self, envelope: bytes, cls: type[M], caller: Caller) -> M | Refused:
         """The message, if this user signed it for this host; who is at the other end of TLS must be the signer."""
-        bad = refused(
-            "bad-request", "envelope", f"your {cls.__name__.lower()}, signed for this host", "something else", ""
-        )
+        what = cls.__name__.lower()
         try:
             sealed = unseal(envelope, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
             audience = host_audience(HostId(self._identity.principal.id), Role.COMPUTE)
@@ -233,9 +232,13 @@ class Service:
                 wall_s=wall_ms() / 1000,
                 max_bytes=BODY_MAX_BYTES,
             )
-        except (BadBytes, Untrusted):
-            return bad
-        return message if isinstance(message, cls) and signer.id == caller.id else bad
+            if not isinstance(message, cls):
+                raise BadBytes("unexpected kind", sealed.kind.name.lower())
+            if signer.id != caller.id:
+                raise Untrusted("its certificate is not the caller's")
+        except (BadBytes, Untrusted) as error:
+            return _unread(what, error)
+        return message
 
     def _noted(self, caller: Caller, what: str, vm_id: str, answer: A, detail: str = "") -> A:
         """`answer`, once the audit has it."""
@@ -334,6 +337,12 @@ class _Watched:
     async def aclose(self) -> None:
         self._ended()
         await self._console.aclose()
+
+
+def _unread(what: str, error: BadBytes | Untrusted) -> Refused:
+    """A body that is no envelope of the caller's: what is wrong with it."""
+    has = f"it can't be read: {error}" if isinstance(error, BadBytes) else error.reason
+    return refused("bad-request", "envelope", f"your {what}, signed for this host", has, "")
 
 
 def _not_found() -> Refused:

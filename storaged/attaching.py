@@ -102,12 +102,19 @@ class Attaching:
             case Detach():
                 return await self.detach(question, self._server)
             case Asked(pledge=pledge):
-                return Replies(frame(self._intake.receive_body(pledge, now_s=now_s(), wall_ms=wall_ms()) or ()))
+                return Replies(frame(self._pledged(pledge)))
             case AskVolumesUsed(user_id=user_id):
                 return VolumesUsed(self._quota.use_mib(UserId(user_id)))
             case Forget(vid=vid):
                 return await self._forget(Vid(vid), await sysadmin(peer))
         return _refused("bad-request", "question", "not one that storaged answers", "")
+
+    def _pledged(self, envelope: bytes) -> list[bytes]:
+        """atomd has told its user already what is wrong with one that can't be read."""
+        try:
+            return self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+        except (BadBytes, Untrusted):
+            return []
 
     async def attach(self, envelope: bytes, host_id: HostId, address: str = "") -> Attached | Refused:
         """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`."""

@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError
 from matcher.cli import afterwards
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.lazily import register
-from matcher.cli.output import as_json, printable
+from matcher.cli.output import as_json
 
 STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
 
@@ -99,10 +99,7 @@ def _in_context(words: list[str]) -> list[str]:
 
 
 def _end(failure: Failure) -> NoReturn:
-    if _wants_json(sys.argv[1:]):
-        text = as_json(failure.document())
-    else:
-        text = "\n".join(printable(line) for line in failure.text().splitlines())
+    text = as_json(failure.document()) if _wants_json(sys.argv[1:]) else failure.text()
     sys.stderr.write(text + "\n")
     _leave(failure.exit_code)
 

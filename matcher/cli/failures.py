@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
+from matcher.cli.output import printable
 from matcher.scheduler.outcomes import HostReasons, Nearest
 from matcher.wire.messages import Reason
 
@@ -63,16 +64,19 @@ class Failure(Exception):
         return {"error": error}
 
     def text(self) -> str:
+        """For a terminal. No word of a host's begins a line of its own, which would pass for one of ours."""
         lines = [f"electros: {self.message}"]
         width = max((len(said.host) for said in self.hosts), default=0)
         for said in self.hosts:
             lines += [f"  {said.host:<{width}}  {line}" for line in _reason_lines(said.reasons)]
         for near in self.nearest[:1]:
             lines.append(f"  nearest: {near.host} fits with  {' '.join(f'--set {edit}' for edit in near.edits)}")
-        lines += [f"  {problem['path']}: {problem['problem']}" + _hint(problem["hint"]) for problem in self.problems]
+        for problem in self.problems:
+            lines.append(f"  {problem['path']}: {problem['problem']}")
+            lines += [f"      hint: {problem['hint']}"] if problem["hint"] else []
         if self.helps:
             lines.append(f"  {self.helps}")
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
 def refusal(host: str, reasons: Sequence[Reason]) -> dict[str, object]:
@@ -88,7 +92,3 @@ def refusal(host: str, reasons: Sequence[Reason]) -> dict[str, object]:
 
 def _reason_lines(reasons: Sequence[Reason]) -> list[str]:
     return [f"{r.resource}: asked {r.asked}; {r.has}" + (f" ({r.hint})" if r.hint else "") for r in reasons]
-
-
-def _hint(hint: str) -> str:
-    return f"\n      hint: {hint}" if hint else ""

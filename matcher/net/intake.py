@@ -171,10 +171,9 @@ class Intake:
             self.count(error.reason)
             return []
 
-    def receive_body(
-        self, data: bytes, *, now_s: float, wall_ms: int, caller_id: str | None = None
-    ) -> list[bytes] | None:
-        """The answers to a pledge that came over HTTPS, since it is too long for a datagram; `None` if it is none.
+    def receive_body(self, data: bytes, *, now_s: float, wall_ms: int, caller_id: str | None = None) -> list[bytes]:
+        """The answers to a pledge that came over HTTPS, since it is too long for a datagram. Raises `BadBytes` or
+        `Untrusted` if it is none.
 
         `caller_id` is the user at the other end, who must have signed it; `None` where that was asked already.
         """
@@ -183,7 +182,7 @@ class Intake:
             if sealed.kind is not Kind.PLEDGE:
                 raise BadBytes("unexpected kind")
             if self._ignores(sealed):
-                return None
+                return []
             came = _Came(sealed, None, BODY_MAX_BYTES, now_s, wall_ms)
             question, user = self._question(came)
             if caller_id not in (None, user.id):
@@ -194,7 +193,7 @@ class Intake:
             return []
         except (BadBytes, Untrusted) as error:
             self.count(error.reason)
-            return None
+            raise
 
     # ---- by kind
 

@@ -53,5 +53,5 @@ def _verified(
     sealed: Sealed, identity: Identity, key: EllipticCurvePublicKey, audience: bytes, max_bytes: int
 ) -> Message:
     if not verify(sealed, key, realm_id=identity.realm.realm_id, audience=audience):
-        raise BadBytes("signature")
+        raise BadBytes("signature", "not its certificate's, or not for this audience")
     return decode(MESSAGE_OF[sealed.kind], sealed.payload, max_bytes=max_bytes)

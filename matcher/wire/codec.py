@@ -126,7 +126,7 @@ def _walk_json(value: Any, depth: int) -> None:
     if depth > DEPTH_MAX:
         raise BadBytes("container", "too deep")
     if isinstance(value, str) and "\0" in value:
-        raise BadBytes("nul")
+        raise BadBytes("nul", "text with a NUL")
     if isinstance(value, dict):
         for item in value.items():
             _walk_json(item, depth)
@@ -181,7 +181,7 @@ def _walk(data: bytes) -> int:
             outer.append(left)
             left = count
     if at != end:
-        raise BadBytes("truncated" if at > end else "tail")
+        raise BadBytes("truncated") if at > end else BadBytes("tail", "more bytes than one message")
     return bins
 
 
@@ -205,7 +205,7 @@ def _long(data: bytes, at: int, first: int) -> tuple[int, int]:
 
 def _no_nul(data: bytes, start: int, stop: int) -> None:
     if data.find(0, start, stop) >= 0:
-        raise BadBytes("nul")
+        raise BadBytes("nul", "text with a NUL")
 
 
 def _float(data: bytes, at: int, form: Struct) -> int:

@@ -164,10 +164,12 @@ def unseal(data: bytes, *, realm: RealmSecret, max_bytes: int = DATAGRAM_MAX_BYT
     if not HEADER.size <= len(data) <= max_bytes:
         raise BadBytes("length")
     magic, version, number, realm_id, tag, *sizes = HEADER.unpack_from(data)
-    if magic != MAGIC or version != VERSION:
-        raise BadBytes("magic" if magic != MAGIC else "version")
+    if magic != MAGIC:
+        raise BadBytes("magic", "no envelope")
+    if version != VERSION:
+        raise BadBytes("version", f"{version}, and {VERSION} is known here")
     if realm_id.hex() != realm.realm_id:
-        raise BadBytes("realm")
+        raise BadBytes("realm", "another one")
     tag_key = b"" if is_kept else _key_of(tag, realm, data)
     if number not in _KINDS:
         raise BadBytes("kind")

@@ -187,6 +187,8 @@ def idle(job: dict[str, Any]) -> Any:
 
 
 def main() -> None:
+    from tests.attacks import bodies
+
     job = json.loads(sys.argv[1])
-    jobs = {"forge": forge, "replay": replay, "flood": flood, "knock": knock, "idle": idle}
+    jobs = {"forge": forge, "replay": replay, "flood": flood, "knock": knock, "idle": idle} | bodies.JOBS
     print(json.dumps(jobs[job.pop("do")](job)), flush=True)

@@ -154,21 +154,37 @@ async def test_bytes_that_the_caller_has_not_signed_are_refused_and_noted(servic
     assert outcomes == [("vm.confirm", "refused: bad-request"), ("vm.abandon", "refused: bad-request")]
 
 
+ABANDON = Abandon(NOBODYS, 1, "f" * 32, HOST)
+
+
+def signed(realm: Realm, payload: bytes) -> bytes:
+    ann, host_id = realm["ann"], HostId(realm["h1"].principal.id)
+    audience = host_audience(host_id, Role.COMPUTE)
+    return seal(Kind.ABANDON, payload, realm=ann.realm, signer=ann, audience=audience, max_bytes=BODY_MAX_BYTES)
+
+
+async def test_who_sends_what_cannot_be_read_is_told_why(service: Service, realm: Realm) -> None:
+    ann, somebody = Caller(realm["ann"].principal, "10.0.0.7"), ANNS
+    honest = signed(realm, encode(ABANDON))
+    wrong = {
+        "tail: more bytes": await service.abandon(signed(realm, encode(ABANDON) + b"\0"), ann),
+        "type: an extension": await service.abandon(signed(realm, b"\xd4\x05x"), ann),
+        "version: 2, and 1 is": await service.abandon(honest[:4] + b"\2" + honest[5:], ann),
+        "tag": await service.abandon(honest[:-1], ann),
+        "unexpected kind: abandon": await service.confirm(honest, ann),
+        "its certificate is not the caller's": await service.abandon(honest, somebody),
+    }
+    for why, answer in wrong.items():
+        assert isinstance(answer, Refused)
+        assert answer.code == "bad-request"
+        assert why in answer.reasons[0].has
+
+
 async def test_an_offer_that_a_user_lets_go_of_is_noted(
     host: OneHost, service: Service, realm: Realm, tmp_path: Path
 ) -> None:
-    ann = realm["ann"]
-    host_id = HostId(realm["h1"].principal.id)
-    abandon = Abandon(NOBODYS, 1, "f" * 32, HOST)
-    envelope = seal(
-        Kind.ABANDON,
-        encode(abandon),
-        realm=ann.realm,
-        signer=ann,
-        audience=host_audience(host_id, Role.COMPUTE),
-        max_bytes=BODY_MAX_BYTES,
-    )
-    await service.abandon(envelope, Caller(ann.principal, "10.0.0.7"))
+    envelope = signed(realm, encode(ABANDON))
+    await service.abandon(envelope, Caller(realm["ann"].principal, "10.0.0.7"))
     assert noted(tmp_path) == [("user ann", "10.0.0.7", "vm.abandon", dashed(NOBODYS), "ok")]
 
 

@@ -36,6 +36,21 @@ def test_the_nearest_host_comes_with_the_arguments_that_make_it_fit() -> None:
     assert "--set cpu.slots=2" in line
 
 
+def test_a_host_cannot_write_lines_of_its_own() -> None:
+    bad = "x\r\nelectros: all is well\x1b[2J\u2028y"
+    said = Failure(
+        Exit.FAILED,
+        f"h1 says no: {bad}",
+        hosts=[HostReasons(H1, bad, (Reason(bad, bad, bad, bad),))],
+        nearest=[Nearest(H1, bad, (bad,))],
+        problems=[{"path": bad, "problem": bad, "hint": bad}],
+        helps=bad,
+    )
+    lines = said.text().split("\n")
+    assert len(lines) == 6
+    assert all(line.isprintable() for line in lines)
+
+
 def test_a_program_gets_the_same_as_json() -> None:
     error = NOBODY.document()["error"]
     assert isinstance(error, dict)

@@ -297,6 +297,56 @@ async def test_a_head_without_end_is_refused(realm: Realm) -> None:
         assert (await to.answer())[0] == 431
 
 
+ASK = b"GET /v1/host HTTP/1.1\r\nHost: h0\r\n\r\n"
+PLEDGE = b"POST /v1/pledges HTTP/1.1\r\nHost: h0\r\nContent-Length: 1\r\n\r\nx"
+
+
+LF_ALONE = ASK.replace(b"\r", b"")
+CHUNKS = PLEDGE.replace(b"\r\n\r\nx", b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "status"),
+    [
+        (CHUNKS, 400),
+        (ASK.replace(b"/v1", b"http://h0/v1"), 400),
+        (LF_ALONE, None),
+        (ASK.replace(b"\r\n\r\n", b"\r\nX: y\n\n"), None),
+        (ASK + LF_ALONE, 200),
+    ],
+)
+async def test_a_request_that_others_may_read_as_another_is_the_last_of_its_connection(
+    realm: Realm, first: bytes, status: int | None
+) -> None:
+    async with open_door(realm) as door:
+        to = await door.connect(realm["ann"])
+        await to.tls.send_all(first + PLEDGE)
+        assert status is None or (await to.answer())[0] == status
+        assert await to.is_over()
+        assert door.host.bodies == []
+        assert door.counters["bare lf"] + door.counters["refused bad-request"] == 1
+
+
+async def test_a_bare_line_feed_is_found_wherever_a_head_is_cut(realm: Realm) -> None:
+    head = b"GET /v1/host HTTP/1.1\r\nHost: h0\r\nX: y\nZ: z\r\n\r\n"
+    async with open_door(realm) as door:
+        for at in range(1, len(head)):
+            to = await door.connect(realm["ann"])
+            with suppress(trio.BrokenResourceError):
+                await to.tls.send_all(head[:at])
+                await to.tls.send_all(head[at:])
+            assert await to.is_over()
+        assert door.counters["bare lf"] == len(head) - 1
+        assert door.host.asked == []
+
+
+async def test_what_is_asked_before_the_last_answer_is_answered_after_it(realm: Realm) -> None:
+    async with open_door(realm) as door:
+        to = await door.connect(realm["ann"])
+        await to.tls.send_all(PLEDGE + PLEDGE)
+        await until(lambda: len(door.host.bodies) == 2)
+
+
 async def test_a_member_may_not_have_too_many_requests_at_once_and_others_are_served(realm: Realm) -> None:
     async with open_door(realm, Limits(requests_per_member_max=2)) as door, trio.open_nursery() as nursery:
         for _ in range(2):

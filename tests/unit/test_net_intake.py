@@ -10,10 +10,11 @@ import pytest
 
 from matcher.net.budget import CLOCKS, NEWS
 from matcher.net.intake import COUNTERS_MAX, FRESH_MS, REPEAT_S, Arrival, Intake, Outgoing
+from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
-from matcher.wire.codec import encode
+from matcher.wire.codec import BadBytes, encode
 from matcher.wire.envelope import HOSTS, REALM, REPLAY_KEEP_S, Kind, host_audience, seal, unseal, user_audience
 from matcher.wire.messages import (
     DATAGRAM_MAX_BYTES,
@@ -471,18 +472,22 @@ def test_who_has_the_older_key_alone_is_answered_with_that(realm: Realm, daemon:
 # ---- bodies
 
 
-def body(intake: Intake, data: bytes, caller_id: str | None = None) -> list[bytes] | None:
+def body(intake: Intake, data: bytes, caller_id: str | None = None) -> list[bytes]:
     return intake.receive_body(data, now_s=1.0, wall_ms=NOW_MS, caller_id=caller_id)
 
 
-def test_a_body_is_a_pledge_of_its_caller_or_nothing(
+def test_a_body_is_a_pledge_of_its_caller_or_is_told_what_it_is_not(
     intake: Intake, daemon: Daemon, members: dict[str, Identity]
 ) -> None:
     ann, bob = members["ann"], members["bob"]
     pledge = sealed(PLEDGE, Kind.PLEDGE, ann)
-    assert body(intake, sealed(QUERY, Kind.QUERY, ann)) is None
-    assert body(intake, b"nonsense") is None
-    assert body(intake, pledge, bob.principal.id) is None
+    with pytest.raises(BadBytes, match="unexpected kind"):
+        body(intake, sealed(QUERY, Kind.QUERY, ann))
+    with pytest.raises(BadBytes, match="length"):
+        body(intake, b"nonsense")
+    with pytest.raises(Untrusted, match="not the caller's"):
+        body(intake, pledge, bob.principal.id)
+    assert intake.counters.total() == 3
     assert daemon.asked == []
     assert body(intake, pledge, ann.principal.id) == []
     assert daemon.asked == [(PLEDGE, "ann")]
@@ -498,9 +503,9 @@ def test_a_body_that_came_before_is_met_with_silence_and_by_a_datagram_too(
     assert intake.counters == {"pledge": 1, "heard before": 2}
 
 
-def test_a_body_that_the_daemon_ignores_is_none(daemon: Daemon, members: dict[str, Identity]) -> None:
+def test_a_body_that_the_daemon_ignores_gets_no_answers(daemon: Daemon, members: dict[str, Identity]) -> None:
     deaf = Intake(members["h1"], daemon, ignores=lambda _: True)
-    assert body(deaf, sealed(PLEDGE, Kind.PLEDGE, members["ann"])) is None
+    assert body(deaf, sealed(PLEDGE, Kind.PLEDGE, members["ann"])) == []
     assert daemon.asked == []
 
 

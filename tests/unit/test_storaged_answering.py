@@ -15,7 +15,7 @@ from matcher.trust.identity import Identity
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import Arch, Confirm, Firmware, Message, Refused, Role, VmAsk, VolumeClaim
-from matcher.wire.volumes import AskVolumesUsed, Attach, Attached, Detach, Detached, Forget, VolumesUsed
+from matcher.wire.volumes import Asked, AskVolumesUsed, Attach, Attached, Detach, Detached, Forget, Replies, VolumesUsed
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting
 from storaged.attaching import Attaching
@@ -121,6 +121,10 @@ async def test_a_confirm_that_is_served_after_its_detach_attaches_nothing(storag
     assert isinstance(late, Refused)
     assert late.code == "let-go"
     assert isinstance(await ask(storage, Attach(confirmed(storage, offer=OTHER_OFFER))), Attached)
+
+
+async def test_a_pledge_that_cannot_be_read_gets_no_answers(storage: SimpleNamespace) -> None:
+    assert await ask(storage, Asked(b"nonsense")) == Replies(b"")
 
 
 async def test_what_cannot_be_forgotten_is_refused_in_words(storage: SimpleNamespace) -> None:

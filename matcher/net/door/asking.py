@@ -31,11 +31,12 @@ STATUS = {
 
 
 class Denied(Exception):
-    """A refusal on its way out."""
+    """A refusal on its way out. `is_last`: nothing more is read on this connection."""
 
-    def __init__(self, refused: Refused) -> None:
+    def __init__(self, refused: Refused, *, is_last: bool = False) -> None:
         super().__init__(refused.code)
         self.refused = refused
+        self.is_last = is_last
 
 
 @dataclass(frozen=True, slots=True)

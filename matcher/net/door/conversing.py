@@ -3,11 +3,15 @@
     idle --first byte--> asking --last byte--> answering --> idle
       '-- idle_s            '-- request_s         '-- taking_s for each piece
 
+A head whose lines end otherwise than in CR LF is not read: who stands in between may take it for another one (RFC
+9112, 2.2 and 11.2).
+
 anycorn's h11 protocol turns bytes into ASGI and back; its server, which has no such limits, is not used. HTTP/2 is not
 spoken: whoever asks for it by other means than ALPN is hung up on.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -27,6 +31,8 @@ from matcher.net.door.secured import Secured
 HEAD_MAX_BYTES = 16 * 1024
 REQUESTS_MAX = 1000  # on one connection
 WEBSOCKET_MAX_BYTES = 64 * 1024
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 # As ASGI has it: what was asked, and how to read on and to answer.
 App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -64,7 +70,8 @@ class Conversation:
             await self._secured.close(is_heard=self._their_state in (h11.SEND_BODY, h11.ERROR))
 
     async def _asked(self, scope: Any, receive: Any, send: Any, *_: object) -> None:
-        await self._app(scope, receive, send)
+        if not self._is_over:
+            await self._app(scope, receive, send)
 
     async def _read(self) -> None:
         while not self._is_over:
@@ -80,6 +87,8 @@ class Conversation:
                 return
             if self._begun_s is None:
                 self._begun_s = trio.current_time()
+            if self._has_bare_lf(data):
+                return
             try:
                 await self._protocol.handle(RawData(data))
             except (H2CProtocolRequiredError, H2ProtocolAssumedError):
@@ -95,6 +104,16 @@ class Conversation:
             return self._begun_s + self._limits.request_s
         return math.inf  # it is our turn, or a console
 
+    def _has_bare_lf(self, data: bytes) -> bool:
+        """In the head that is coming in: in what has come of it already, and `data`."""
+        if self._their_state is not h11.IDLE:
+            return False
+        head = (self._protocol.connection.trailing_data[0] + data).partition(b"\r\n\r\n")[0]
+        if _BARE_LF.search(head) is None:
+            return False
+        self._counters["bare lf"] += 1
+        return True
+
     @property
     def _their_state(self) -> Any:
         return self._protocol.connection.their_state
@@ -109,6 +128,8 @@ class Conversation:
             case Updated(idle=True):
                 self._begun_s, self._idle_since_s = None, trio.current_time()
                 self._reading.deadline = self._deadline_s()
+                if self._has_bare_lf(b""):  # it came before the last answer was given
+                    self._end()
 
     async def _say(self, data: bytes) -> None:
         """To a side that can't, or won't, take it, nothing more is said. An answer's head waits for what follows it at

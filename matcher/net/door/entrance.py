@@ -81,7 +81,7 @@ class Entrance:
             await self._judged(line, found, connection, reply)
         except Denied as denied:
             self._counters[f"refused {denied.refused.code}"] += 1
-            await reply(no(denied.refused, {"Allow": ", ".join(found.methods)} if found.methods else None))
+            await reply(no(denied.refused, _headers(denied, found)))
         except Disconnected:
             return
         except Exception:
@@ -91,6 +91,8 @@ class Entrance:
     async def _judged(self, line: Line, found: Found, connection: HTTPConnection, reply: Reply) -> None:
         route = found.route
         who = judge(line.leaf, self._identity.verifier, is_superseded_enough=route is not None and route.superseded)
+        if (refusal := _unclear(connection)) is not None:
+            raise Denied(refusal, is_last=True)
         if connection.headers.get("origin"):  # a browser with the user's certificate would ask in the user's name
             raise Denied(refused("denied", "origin", "to be asked by a web page", "this door is not for web pages"))
         if route is None:
@@ -162,6 +164,20 @@ def _body_max_bytes(route: Route, who: Principal) -> int:
     if route.question is Octets.DOCUMENTS and who.kind == "user" and not who.may(Verb.ADMIN):
         return BODY_MAX_BYTES
     return route.body_max_bytes
+
+
+def _unclear(connection: HTTPConnection) -> Refused | None:
+    """What another reader may take for another request, or for one to another host (RFC 9112, 6.1 and 3.2.2)."""
+    if {"content-length", "transfer-encoding"} <= set(connection.headers.keys()):
+        return refused("bad-request", "body", "its end", "told twice, by a length and by chunks", "tell it once")
+    if connection.scope["path"][:1] != "/":
+        return refused("bad-request", "path", connection.scope["path"][:100], "no path; this door is no proxy")
+    return None
+
+
+def _headers(denied: Denied, found: Found) -> dict[str, str]:
+    allow = {"Allow": ", ".join(found.methods)} if found.methods else {}
+    return allow | ({"Connection": "close"} if denied.is_last else {})
 
 
 def _nothing_there(connection: HTTPConnection, found: Found) -> Refused:
