@@ -12,9 +12,12 @@ from matcher.net.caller import Caller
 from matcher.net.desk import Desk
 from matcher.net.upkeep import SAVE_AGAIN_S, STALE_AFTER_S, Upkeep, stale
 from matcher.trust.identity import load_identity
+from matcher.trust.spreading import Peer
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
+from specs.ids import HostId
+from tests.fakes.door import open_door
 from tests.fakes.realms import FOUNDER, Realm, crash_at, make_realm
 
 
@@ -157,3 +160,13 @@ async def test_nobody_is_told_that_it_is_done_already_while_it_is_in_memory_alon
     assert isinstance(again, Refused)
     assert again.code == "revoked"
     assert not load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)
+
+
+async def test_what_a_host_lacks_is_brought_to_its_front_door(realm: Realm) -> None:
+    upkeep, founder = upkeep_of(realm, "h1", port=7766), realm[FOUNDER].principal
+    revocation = realm.issuer.revoke("user", "ann", "", wall_s=time.time())
+    async with open_door(realm) as door:
+        peer = Peer(HostId(founder.id), FOUNDER, "127.0.0.1", door.port)
+        assert realm[FOUNDER].verifier.is_member("user", realm["ann"].principal.id)
+        await upkeep._give(peer, frame([revocation.data]))
+        assert not realm[FOUNDER].verifier.is_member("user", realm["ann"].principal.id)
