@@ -243,9 +243,9 @@ class Upkeep:
 
     def _issue(self, wall_s: float) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        if self.issuer is None:
+        documents = self.issuer.due(self.identity.tag_keys, now_s(), wall_s) if self.issuer is not None else []
+        if not documents:
             return
-        documents = self.issuer.due(self.identity.tag_keys, now_s(), wall_s)
         try:
             self.publish(documents)
         except OSError as error:

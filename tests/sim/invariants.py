@@ -3,6 +3,14 @@
 `Judge` watches a run: what hosts write, begin and acknowledge, and what persons are told. `check` is called after
 every event, `check_end` once faults have ended and a minute has passed. It judges by the world (domains, synced rows,
 what was said aloud), not by the objects' own opinion of themselves.
+
+I11 means three things here. What a host knows of its realm only grows: after every event its anchor's epoch is no lower
+and its revocations no fewer than before, and when a daemon starts, than when the last save before returned; a disk that
+was replaced by an older one begins anew from what lies on it, and takes nobody else back. Then, growing ends in one: a
+minute after faults end all hosts hold the same bundle and tag key, in memory and on the disk; where hosts tag with
+different keys, and so do not hear each other, they have the time that asking takes (`World._hear_each_other`). And no
+revocation gets lost on the way: what an admin was told is done, on the host of an issuer of today, is in force
+everywhere in the end.
 """
 
 from collections import Counter, defaultdict

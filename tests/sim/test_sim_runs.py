@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 ROUGH = (
     "loss=0.2,duplication=0.2,delay=0.2,crash=0.02,disk_full=0.02,libvirt_stall=0.02,storage_stall=0.02,"
     "storage_lost=0.2,partition=0.02,reboot=0.005,interrupt=0.1,client_crash=0.1,other_terminal=0.05,"
-    "start_slow=0.2,list_slow=0.2,virsh=0.02,clock=0.02,revoked=0.005"
+    "start_slow=0.2,list_slow=0.2,virsh=0.02,clock=0.02,revoked=0.005,narrowed=0.005,restore=0.002,split=0.005,"
+    "removed=0.003,anchor=0.005"
 )
 RACE = "none,loss=0.02,interrupt=0.02"
 

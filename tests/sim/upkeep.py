@@ -261,9 +261,10 @@ class Upkeep:
 
     def _issue(self) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
-        if self.issuer is None:
+        issuer, wall_s = self.issuer, self._host.wall_s
+        documents = issuer.due(self.identity.tag_keys, self._now_s, wall_s) if issuer is not None else []
+        if not documents:
             return
-        documents = self.issuer.due(self.identity.tag_keys, self._now_s, self._host.wall_s)
         try:
             self.publish(documents)
         except NotDone:

@@ -15,11 +15,14 @@ from matcher.trust.certificates import Scope
 from matcher.trust.identity import load_identity, load_key
 from matcher.trust.issuing import ENDING_S, make_issuer_key, open_issuer
 from matcher.trust.root import next_anchor
+from matcher.trust.spreading import Peer
 from matcher.trust.tag_keys import OVERLAP_S
 from matcher.trust.tokens import read_token
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
 from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
+from specs.ids import HostId
+from tests.fakes.door import open_door
 from tests.fakes.realms import FOUNDER, Realm, crash_at, make_realm
 
 
@@ -262,3 +265,13 @@ async def test_nobody_is_told_that_it_is_done_already_while_it_is_in_memory_alon
     assert isinstance(again, Refused)
     assert again.code == "revoked"
     assert not load_identity(realm.folder / FOUNDER).verifier.is_member("user", ann)
+
+
+async def test_what_a_host_lacks_is_brought_to_its_front_door(realm: Realm) -> None:
+    upkeep, founder = upkeep_of(realm, "h1", port=7766), realm[FOUNDER].principal
+    revocation = realm.issuer.revoke("user", "ann", "", wall_s=time.time())
+    async with open_door(realm) as door:
+        peer = Peer(HostId(founder.id), FOUNDER, "127.0.0.1", door.port)
+        assert realm[FOUNDER].verifier.is_member("user", realm["ann"].principal.id)
+        await upkeep._give(peer, frame([revocation.data]))
+        assert not realm[FOUNDER].verifier.is_member("user", realm["ann"].principal.id)
