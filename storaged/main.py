@@ -64,6 +64,42 @@ def volumes(*, config: Path = PATH) -> None:
 
 
 @app.command
+def adopt(path: Path, *, config: Path = PATH) -> None:
+    """Make a pool this host's own on your word: no other host uses it, and it is what should lie at its path.
+
+    Parameters
+    ----------
+    path
+        The pool, as in the settings.
+    config
+        The settings file; it may be missing.
+    """
+    import os
+
+    from matcher.net.audit import Audit
+    from matcher.net.starting import SettingsError, load_settings
+    from matcher.trust.identity import IdentityError, load_identity
+    from specs.ids import HostId
+    from storaged.beneath import Unusable
+    from storaged.pool import MEMORY
+    from storaged.pool import adopt as adopt_pool
+
+    try:
+        settings = load_settings(config, Config)
+        pool = next((each.named() for each in settings.pools if each.path == path), None)
+        if pool is None:
+            sys.exit(f"storaged: {str(path)!r} is no pool of this host; its pools are in {config}")
+        host = load_identity(settings.identity).principal
+        mark = adopt_pool(pool, HostId(host.id), settings.state / MEMORY)
+    except (SettingsError, IdentityError, Unusable) as error:
+        sys.exit(f"storaged: {error}")
+    except OSError as error:
+        sys.exit(f"storaged: {path}: {error.strerror}")
+    Audit(settings.audit, host.name).note(f"sysadmin uid {os.getuid()}", "pool.adopt", str(path), detail=mark.pool_id)
+    print(f"{path} is pool {mark.pool_id} of this host")  # noqa: T201
+
+
+@app.command
 def forget(vid: str, *, config: Path = PATH) -> None:
     """Free a volume on your word: no other host uses it, and its content is right as it is.
 

@@ -1,25 +1,25 @@
 """Which pool lies at a path, whose it is, and whether it is the one that was there before.
 
 A pool's root holds `pool.json`: {pool_id, owner, shared}. storaged writes it, once and durably, when it first uses a
-pool that has none; a person may change `owner` or `shared`. A pool of another host, or one that several hosts share, is
-read and not written, until hosts can agree on who writes.
+pool that has none. A pool of another host, or one that several hosts share, is read and not written, until hosts can
+agree on who writes.
 
 A pool that was unmounted leaves an empty folder at its path, and nothing there says so. So this host remembers, in a
 file of its own, which pool it used at which path: where another one lies there, or none, the path is refused with a
-sentence, and no pool is begun there, before a person has mounted it or has said that it is meant.
+sentence, and no pool is begun there, before a person has mounted it or has said that it is meant (`adopt`).
 """
 
 import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import NewType
 
 from specs.ids import HostId
-from storaged.beneath import Unusable, read_file, shown
+from storaged.beneath import Unusable, open_folder, read_file, shown
 from storaged.volume import PoolUse
 
 POOL = "pool.json"
@@ -87,7 +87,7 @@ class Pools:
             os.unlink(_new(self._host_id), dir_fd=folder)  # left by a crash, and maybe a second name of the mark
         mark, known = read_mark(folder), remembered.get(pool.path)
         if known is not None and (mark is None or mark.pool_id != known):
-            raise Unusable(_not_the_same(mark, known, self._memory))
+            raise Unusable(_not_the_same(mark, known))
         if mark is None:
             try:
                 mark = _begin(folder, self._host_id)
@@ -101,9 +101,23 @@ class Pools:
         if mark.shared:
             return f"its pool is shared by several hosts ({POOL}), which can't agree yet on who writes"
         if self._host_id is not None and mark.owner != self._host_id:
-            owner, us = mark.owner[:16], self._host_id
-            return f"its pool is that of host {owner}; where that one is gone for good, make {us} the owner in {POOL}"
+            return f"its pool is that of host {mark.owner[:16]}; where that one is gone for good: storaged adopt PATH"
         return ""
+
+
+def adopt(pool: Pool, host_id: HostId, memory: Path) -> Mark:
+    """On a person's word: what lies at the pool's path is this host's own pool, whatever was there before, and no other
+    host uses it. Counts from the next scan on. Raises `Unusable` or `OSError`."""
+    remembered = _remembered(memory)
+    with open_folder(pool.path) as folder:
+        try:
+            mark = read_mark(folder) or Mark(PoolId(token_hex(16)), host_id)
+        except Unusable:
+            mark = Mark(PoolId(token_hex(16)), host_id)
+        mark = replace(mark, owner=host_id)
+        _put(POOL, render_mark(mark), folder, _new(host_id))
+    _remember(memory, {**remembered, pool.path: mark.pool_id})
+    return mark
 
 
 def read_mark(folder: int) -> Mark | None:
@@ -116,7 +130,9 @@ def read_mark(folder: int) -> Mark | None:
         raise Unusable(f"{POOL} can't be read: {problem.strerror}") from problem
     mark = parse_mark(data)
     if mark is None:
-        raise Unusable(f"{POOL} is damaged, so that nobody knows which pool this is")
+        raise Unusable(
+            f"{POOL} is damaged, so that nobody knows which pool this is; where it is ours: storaged adopt PATH"
+        )
     return mark
 
 
@@ -176,18 +192,19 @@ def _remembered(memory: Path) -> dict[str, str]:
 def _remember(memory: Path, pools: dict[str, str]) -> None:
     pools = dict(list(pools.items())[-REMEMBERED_MAX:])
     try:
-        folder = os.open(memory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            new = f".{memory.name}.new"
-            with suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=folder)
-            _write(new, json.dumps(pools, indent=2).encode() + b"\n", folder)
-            os.rename(new, memory.name, src_dir_fd=folder, dst_dir_fd=folder)
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with open_folder(str(memory.parent)) as folder:
+            _put(memory.name, json.dumps(pools, indent=2).encode() + b"\n", folder, f".{memory.name}.new")
     except OSError as problem:
         raise Unusable(f"{memory} can't be written: {problem.strerror}") from problem
+
+
+def _put(name: str, data: bytes, folder: int, new: str) -> None:
+    """In the place of what was there, in one step, and on the disk when this returns."""
+    with suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=folder)
+    _write(new, data, folder)
+    os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
 
 
 def _write(name: str, data: bytes, folder: int) -> None:
@@ -198,12 +215,9 @@ def _write(name: str, data: bytes, folder: int) -> None:
         os.fsync(stream.fileno())
 
 
-def _not_the_same(mark: Mark | None, known: str, memory: Path) -> str:
+def _not_the_same(mark: Mark | None, known: str) -> str:
     here = f"pool {mark.pool_id} lies here" if mark else f"there is no {POOL} here"
-    return (
-        f"{here}, and this host has used pool {shown(known)} at this path: mount that one; "
-        f"if this one is meant, take the path's line out of {memory}"
-    )
+    return f"{here}, and this host has used pool {shown(known)}: mount that one; if this is meant: storaged adopt PATH"
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from specs.ids import UserId
+from specs.ids import UserId, dashed
+from storaged import main
 from storaged import pool as pool_module
 from storaged.beneath import Unusable
 from storaged.config import Config, PoolSettings
 from storaged.fit import offer_volumes
 from storaged.index import Index
-from storaged.pool import MEMORY, POOL, Mark, Pool, Pools, parse_mark, read_mark, render_mark
+from storaged.pool import MEMORY, POOL, Mark, Pool, Pools, adopt, parse_mark, read_mark, render_mark
 from storaged.testing import ALICE, BOB, H1, H2, make_volume, vid_of
 from storaged.volume import PoolUse, Snapshot
+from tests.fakes.realms import make_realm
 from tests.unit.test_storaged_fit import pledge
 
 ONE, TWO, THREE = vid_of(1), vid_of(2), vid_of(3)
@@ -206,12 +208,48 @@ def test_a_withheld_volume_that_is_private_is_nobody_elses_to_hear_of(root: Path
     assert [len(heard[user].reasons) for user in (ALICE, BOB)] == [2, 0]
 
 
-def test_a_pool_whose_owner_a_person_has_changed_is_given_again(root: Path) -> None:
+@pytest.mark.parametrize("mark", [{**GOOD, "owner": H2}, "damaged", "linked", None])
+def test_a_pool_that_a_person_adopts_is_given_again_and_keeps_its_id(root: Path, mark: object) -> None:
+    """Another host's, a damaged one, or one that is begun anew where another one was."""
     make_volume(root, ONE)
-    (root / POOL).write_text(json.dumps({**GOOD, "owner": H2}))
+    use(root)
+    (root / POOL).unlink()
+    if mark == "linked":
+        (root / POOL).symlink_to("/etc/hostname")
+    elif mark is not None:
+        (root / POOL).write_text(json.dumps(mark))
     assert not scan(root).volumes
-    (root / POOL).write_text(json.dumps(GOOD))
+    adopted = adopt(Pool(str(root)), H1, root.parent / MEMORY)
     assert set(scan(root).volumes) == {ONE}
+    assert mark_of(root) == {"pool_id": adopted.pool_id, "owner": H1, "shared": False}
+    assert (adopted.pool_id == GOOD["pool_id"]) == isinstance(mark, dict)
+    assert not (root / POOL).is_symlink()
+
+
+def test_a_shared_pool_stays_shared_whoever_adopts_it(root: Path) -> None:
+    (root / POOL).write_text(json.dumps({**GOOD, "owner": H2, "shared": True}))
+    assert adopt(Pool(str(root)), H1, root.parent / MEMORY).shared
+    assert "shared by several hosts" in use(root).withheld
+
+
+def test_the_command_adopts_a_pool_of_the_settings_and_no_other_folder(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = make_realm(root.parent / "realm", "h1")["h1"]
+    identity, settings, audit = (root.parent / name for name in ("realm/h1", "storaged.toml", "audit.jsonl"))
+    settings.write_text(f'identity = "{identity}"\nstate = "{root.parent}"\npools = ["{root}"]\naudit = "{audit}"\n')
+    (root / POOL).write_text(json.dumps({**GOOD, "owner": H2}))
+    make_volume(root, ONE)
+    main.volumes(config=settings)
+    assert f"that of host {H2[:16]}" in capsys.readouterr().err
+    main.adopt(root, config=settings)
+    main.volumes(config=settings)
+    said = capsys.readouterr()
+    assert (said.err, mark_of(root)["owner"]) == ("", host.principal.id)
+    assert dashed(ONE) in said.out
+    assert '"what": "pool.adopt"' in audit.read_text()
+    with pytest.raises(SystemExit, match="is no pool of this host"):
+        main.adopt(root.parent, config=settings)
 
 
 # ---- unmounted under way
@@ -222,19 +260,19 @@ def test_an_empty_folder_in_a_pools_place_is_refused_and_stays_empty(root: Path)
     pool_id = use(root).pool_id
     root.rename(root.with_name("unmounted"))
     root.mkdir()
-    assert f"there is no pool.json here, and this host has used pool {pool_id} at this path" in problem(root)
+    assert f"there is no pool.json here, and this host has used pool {pool_id}: mount that one" in problem(root)
     assert list(root.iterdir()) == []
 
 
-def test_another_pool_in_a_pools_place_is_refused_until_a_person_takes_the_line_out(root: Path) -> None:
+def test_another_pool_in_a_pools_place_is_refused_until_a_person_says_that_it_is_meant(root: Path) -> None:
     pool_id = use(root).pool_id
     (root / POOL).write_text(json.dumps(GOOD))
     make_volume(root, ONE)
     said = problem(root)
     assert f"pool {'a' * 32} lies here" in said
     assert f"used pool {pool_id}" in said
-    assert f"take the path's line out of {root.parent / MEMORY}" in said
-    (root.parent / MEMORY).write_text("{}")
+    assert said.endswith("storaged adopt PATH")
+    adopt(Pool(str(root)), H1, root.parent / MEMORY)
     assert set(scan(root).volumes) == {ONE}
 
 
