@@ -34,7 +34,12 @@ def status(sandbox: Sandbox) -> dict[str, list[str]]:
 
 @as_root
 def test_it_is_another_user_without_groups(sandbox: Sandbox) -> None:
-    facts = status(sandbox)
+    ours = os.getgroups()
+    os.setgroups([0, 4])
+    try:
+        facts = status(sandbox)
+    finally:
+        os.setgroups(ours)
     assert set(facts["Uid"]) == {str(NOBODY.pw_uid)}
     assert set(facts["Gid"]) == {str(NOBODY.pw_gid)}
     assert facts["Groups"] == []
