@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storaged.beneath import Unusable
-from storaged.images.sandbox import Failed, Sandbox
+from storaged.images.sandbox import SAID_MAX_BYTES, Failed, Sandbox
 
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -131,6 +131,7 @@ def test_what_it_says_is_bounded_and_printable(sandbox: Sandbox) -> None:
         sh(sandbox, "printf 'a\\033[2Jb'; head -c 3000000 /dev/zero | tr '\\0' x; exit 1")
     assert len(str(failed.value)) < 400
     assert str(failed.value).isprintable()
+    assert len(sh(sandbox, "head -c 3000000 /dev/zero | tr '\\0' x")) == SAID_MAX_BYTES
 
 
 def test_a_program_that_is_not_there_is_said_with_its_package(sandbox: Sandbox) -> None:
