@@ -212,3 +212,23 @@ def test_without_the_right_to_borrow_it_is_said(tmp_path: Path) -> None:
     _, status = os.waitpid(child, 0)
     os.close(file)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@as_root
+def test_a_service_that_is_not_root_becomes_another_user_with_four_capabilities(tmp_path: Path) -> None:
+    """As `AmbientCapabilities=` of a unit gives them; what it runs has none of them."""
+    caps = "-all,+chown,+kill,+setgid,+setuid"
+    service = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups", f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    code = (
+        "import os; from storaged.images.sandbox import Sandbox\n"
+        "sandbox, file = Sandbox.of('nobody'), os.memfd_create('image')\n"
+        "with sandbox.lent(file):\n"
+        "    said = sandbox.run(['sh', '-c', f'cat /proc/self/status /proc/self/fd/{file}'], files=[file], "
+        "file_max_bytes=0)\n"
+        "print(said)"
+    )
+    root = Path(__file__).parents[2]
+    said = subprocess.run([*service, sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    facts = {name: value.split() for name, _, value in (line.partition(":") for line in said.stdout.splitlines())}
+    assert set(facts["Uid"]) == {str(NOBODY.pw_uid)}
+    assert [int(facts[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
