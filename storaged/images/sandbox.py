@@ -3,8 +3,8 @@
 The program has no privileges, no network (where the kernel lets us take it away), an empty environment, bounds on
 memory, processor time, files and their size, and a deadline. It gets files by descriptor, so that no name can be
 exchanged under it, and dies with us: when the caller's `Progress` raises, when the thread that waits for it ends, when
-storaged is killed. As root it runs as a user of its own, who for that time owns the files that it is lent; otherwise
-as we do, without our capabilities.
+storaged is killed. Where we may (as root, or with four capabilities) it runs as a user of its own, who for that time
+owns the files that it is lent; otherwise as we do, without our capabilities. It still sees what any user may read.
 Only this file starts processes for storaged.
 """
 
@@ -34,6 +34,7 @@ PROCESSES_MAX = 256  # of that user, threads as well
 SAID_MAX_BYTES = 16 * 1024
 TICK_S = 0.1
 
+_CHOWN, _KILL, _SETGID, _SETUID, _SETPCAP, _SYS_ADMIN = 0, 5, 6, 7, 8, 21  # linux/capability.h
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PERCENT = re.compile(rb"\((\d+)\.\d+/100%\)")
 _PLACES = re.compile(r"(json:\{.*\}|'?/proc/self/fd/\d+'?)")
@@ -64,8 +65,9 @@ class Sandbox:
 
     @classmethod
     def of(cls, user: str | None = None, *, deadline_s: float = DEADLINE_S) -> "Sandbox":
-        """As `user` when we are root, by default the first of `USERS`; otherwise as ourselves. Raises `Unusable`."""
-        if os.geteuid() != 0:
+        """As `user` where we may become another, by default the first of `USERS`; otherwise as ourselves. Raises
+        `Unusable`."""
+        if not _may(_CHOWN, _KILL, _SETGID, _SETUID):
             return cls(os.geteuid(), os.getegid(), deadline_s)
         for name in (user,) if user is not None else USERS:
             with suppress(KeyError):
@@ -108,8 +110,10 @@ class Sandbox:
     def _privileges(self) -> list[str]:
         # setpriv sets the death signal last, after what would clear it.
         words = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--pdeathsig=KILL"]
-        if os.geteuid() == 0:
-            words += [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--bounding-set=-all"]
+        if self.uid != os.geteuid():
+            words += [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
+        if _may(_SETPCAP):
+            words += ["--bounding-set=-all"]
         return [*words, "--"]
 
 
@@ -129,10 +133,17 @@ def _limits(file_max_bytes: int) -> list[str]:
 @cache
 def _network() -> list[str]:
     """What takes the network away; nothing where the kernel, or our own unit, allows no namespaces."""
-    own = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    # In a user namespace of its own it could not become another user any more; and that counts for more.
+    own = ["--user", "--map-current-user"] if not _may(_SYS_ADMIN) and not _may(_SETUID) else []
     words = ["unshare", *own, "--net", "--"]
     tried = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, env={"PATH": _PATH})  # noqa: S603
     return words if tried.returncode == 0 else []
+
+
+def _may(*capabilities: int) -> bool:
+    with open("/proc/thread-self/status") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return all(effective >> capability & 1 for capability in capabilities)
 
 
 def _program(name: str) -> str:

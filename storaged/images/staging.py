@@ -96,16 +96,19 @@ def _locked_folder(root: int) -> tuple[str, int]:
         os.mkdir(name, 0o700, dir_fd=root)
         with suppress(FileNotFoundError):
             folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-            if lock(folder) and is_still(folder, name, root):
+            if lock(folder, without=True) and is_still(folder, name, root):
                 return name, folder
             os.close(folder)
 
 
-def lock(folder: int) -> bool:
+def lock(folder: int, *, without: bool) -> bool:
+    """Whether nobody else has it. `without`: what to say where folders can't be locked, as on NFS."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return without
     return True
 
 

@@ -16,14 +16,18 @@ class Swept:
     left: int
 
 
-def sweep(pool: str) -> Swept:
-    """Harmless at any time and quick, so that it may come with each rescan: what is left today is gone tomorrow."""
+def sweep(pool: str, *, alone: bool = False) -> Swept:
+    """Harmless at any time and quick, so that it may come with each rescan: what is left today is gone tomorrow.
+
+    `alone`: the caller knows that nothing is being made in this pool now, by this server or another. Without that word
+    nothing is swept where folders can't be locked.
+    """
     deleted = left = 0
     try:
         with open_folder(pool) as root:
             names = [name for name in os.listdir(root) if name.startswith((NEW, GONE))]
             for name in names:
-                if _swept(pool, name, root):
+                if _swept(pool, name, root, alone):
                     deleted += 1
                 else:
                     left += 1
@@ -32,12 +36,13 @@ def sweep(pool: str) -> Swept:
     return Swept(deleted, left)
 
 
-def _swept(pool: str, name: str, root: int) -> bool:
+def _swept(pool: str, name: str, root: int, alone: bool) -> bool:
     try:
         with open_folder(name, within=root) as folder:
-            if not (lock(folder) and is_still(folder, name, root) and settle(pool, folder)):
+            mine = lock(folder, without=alone) and is_still(folder, name, root)
+            if not (mine and settle(pool, folder)):
                 return False
             delete(name, root)
     except OSError:
-        return False  # not a folder, or a filesystem that locks none
+        return False  # not a folder
     return not exists(name, root)

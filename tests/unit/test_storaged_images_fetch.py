@@ -1,6 +1,8 @@
 """An image is fetched from a URL, and a server that cheats, dawdles or leads astray is told from one that doesn't."""
 
 import datetime
+import hashlib
+import os
 import socket
 import ssl
 import threading
@@ -17,6 +19,12 @@ from cryptography.x509.oid import NameOID
 
 from storaged.beneath import Unusable
 from storaged.images.fetch import REDIRECTS_MAX, Fetching, fetched
+from storaged.images.importing import Incoming, import_image
+from storaged.images.sandbox import Sandbox
+from storaged.index import Index
+from storaged.metadata import Metadata
+from storaged.testing import vid_of
+from tests.fakes.qcow2 import Qcow2
 
 Answer = Callable[[socket.socket, bytes], None]
 OPEN = Fetching(allowed=(ip_network("127.0.0.0/8"),))
@@ -270,6 +278,25 @@ def test_a_port_where_nobody_listens_is_said() -> None:
         port = listening.getsockname()[1]
     with pytest.raises(Unusable, match="can't be reached: Connection refused"):
         get(f"http://127.0.0.1:{port}/")
+
+
+def test_an_image_is_imported_from_where_it_is(serve: Callable[..., Server], tmp_path: Path) -> None:
+    image = Qcow2().image()
+    server = serve(sends(image))
+    with fetched(f"http://127.0.0.1:{server.port}/debian.qcow2", most_bytes=MOST, how=OPEN) as found:
+        incoming = Incoming(found.stream, size_bytes=found.size_bytes, sha256=hashlib.sha256(image).hexdigest())
+        import_image(Sandbox.of(), str(tmp_path), vid_of(1), Metadata(128, "debian"), incoming, most_mib=128)
+    assert Index().scan([tmp_path]).volumes[vid_of(1)].name == "debian"
+
+
+def test_a_server_that_hangs_up_under_way_leaves_nothing(serve: Callable[..., Server], tmp_path: Path) -> None:
+    image = Qcow2().image()
+    server = serve(says(f"HTTP/1.1 200 OK\nContent-Length: {len(image)}", image[:-1]))
+    with fetched(f"http://127.0.0.1:{server.port}/", most_bytes=MOST, how=OPEN) as found:
+        incoming = Incoming(found.stream, size_bytes=found.size_bytes)
+        with pytest.raises(Unusable, match="hung up"):
+            import_image(Sandbox.of(), str(tmp_path), vid_of(1), Metadata(128, "debian"), incoming, most_mib=128)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 
 from matcher.wire.messages import ImageFormat
 from storaged.beneath import Unusable
@@ -241,4 +242,26 @@ def test_compressed_clusters_that_unpack_to_more_than_they_may_are_harmless(tmp_
     image = image[: 2 * CLUSTER] + struct.pack(">6H", *[1] * 6).ljust(CLUSTER, b"\0") + image[3 * CLUSTER :]
     with pytest.raises(Unusable, match="qemu-img"):
         take(tmp_path, image)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_task_that_is_cancelled_ends_the_program_and_leaves_nothing(tmp_path: Path) -> None:
+    """As a daemon does it: the thread is waited for, so that nothing goes on behind its back."""
+    data = os.urandom(100 * MIB)
+    steps: set[str] = set()
+    with trio.CancelScope() as scope:
+
+        def progress(step: str, _done: int, _total: int) -> None:
+            steps.add(step)
+            if step == "convert":
+                trio.from_thread.run_sync(scope.cancel)
+            trio.from_thread.check_cancelled()
+
+        def work() -> None:
+            wanted, incoming = Metadata(128, "new", format=QCOW2), Incoming(io.BytesIO(data), RAW)
+            import_image(SANDBOX, str(tmp_path), ONE, wanted, incoming, most_mib=128, progress=progress)
+
+        await trio.to_thread.run_sync(work)
+    assert scope.cancelled_caught
+    assert steps == {"copy", "convert"}
     assert os.listdir(tmp_path) == []

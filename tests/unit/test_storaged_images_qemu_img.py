@@ -44,6 +44,19 @@ def test_a_backing_file_is_not_followed(tmp_path: Path, target: int) -> None:
     assert os.pread(target, MIB, 0) == bytes(MIB)
 
 
+def test_a_check_looks_for_no_other_file(tmp_path: Path) -> None:
+    source = opened(tmp_path, Qcow2(backing=b"/nowhere"))
+    qemu_img.check_qcow2(SANDBOX, source)
+    os.close(source)
+
+
+def test_what_is_not_qcow2_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    source = opened(tmp_path, Qcow2(magic=b"KDMV"))
+    with pytest.raises(Unusable, match="not in qcow2 format"):
+        qemu_img.check_qcow2(SANDBOX, source)
+    os.close(source)
+
+
 def test_an_external_data_file_is_not_opened(tmp_path: Path, target: int) -> None:
     """Its name is QEMU's to follow; who it runs as may not."""
     secret = tmp_path / "secret"

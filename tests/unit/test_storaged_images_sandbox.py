@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storaged.beneath import Unusable
-from storaged.images.sandbox import Failed, Sandbox
+from storaged.images.sandbox import SAID_MAX_BYTES, Failed, Sandbox
 
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -34,7 +34,12 @@ def status(sandbox: Sandbox) -> dict[str, list[str]]:
 
 @as_root
 def test_it_is_another_user_without_groups(sandbox: Sandbox) -> None:
-    facts = status(sandbox)
+    ours = os.getgroups()
+    os.setgroups([0, 4])
+    try:
+        facts = status(sandbox)
+    finally:
+        os.setgroups(ours)
     assert set(facts["Uid"]) == {str(NOBODY.pw_uid)}
     assert set(facts["Gid"]) == {str(NOBODY.pw_gid)}
     assert facts["Groups"] == []
@@ -126,6 +131,7 @@ def test_what_it_says_is_bounded_and_printable(sandbox: Sandbox) -> None:
         sh(sandbox, "printf 'a\\033[2Jb'; head -c 3000000 /dev/zero | tr '\\0' x; exit 1")
     assert len(str(failed.value)) < 400
     assert str(failed.value).isprintable()
+    assert len(sh(sandbox, "head -c 3000000 /dev/zero | tr '\\0' x")) == SAID_MAX_BYTES
 
 
 def test_a_program_that_is_not_there_is_said_with_its_package(sandbox: Sandbox) -> None:
@@ -206,3 +212,23 @@ def test_without_the_right_to_borrow_it_is_said(tmp_path: Path) -> None:
     _, status = os.waitpid(child, 0)
     os.close(file)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@as_root
+def test_a_service_that_is_not_root_becomes_another_user_with_four_capabilities(tmp_path: Path) -> None:
+    """As `AmbientCapabilities=` of a unit gives them; what it runs has none of them."""
+    caps = "-all,+chown,+kill,+setgid,+setuid"
+    service = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups", f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    code = (
+        "import os; from storaged.images.sandbox import Sandbox\n"
+        "sandbox, file = Sandbox.of('nobody'), os.memfd_create('image')\n"
+        "with sandbox.lent(file):\n"
+        "    said = sandbox.run(['sh', '-c', f'cat /proc/self/status /proc/self/fd/{file}'], files=[file], "
+        "file_max_bytes=0)\n"
+        "print(said)"
+    )
+    root = Path(__file__).parents[2]
+    said = subprocess.run([*service, sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    facts = {name: value.split() for name, _, value in (line.partition(":") for line in said.stdout.splitlines())}
+    assert set(facts["Uid"]) == {str(NOBODY.pw_uid)}
+    assert [int(facts[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]

@@ -1,5 +1,6 @@
 """What a crash left in a pool is cleared away, and nothing else."""
 
+import errno
 import fcntl
 import json
 import os
@@ -139,3 +140,22 @@ def test_two_sweeps_at_once_do_each_other_no_harm(tmp_path: Path) -> None:
     assert sweep(str(tmp_path)) == Swept(deleted=0, left=1)
     os.close(other)
     assert sweep(str(tmp_path)) == Swept(deleted=1, left=0)
+
+
+def test_where_folders_can_not_be_locked_a_sweep_needs_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS; making something goes on all the same."""
+
+    def unlockable(_file: int, _how: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    with staged(str(tmp_path)):
+        assert len(os.listdir(tmp_path)) == 1
+    left_behind(tmp_path, {"data.img": "half"})
+    assert sweep(str(tmp_path)) == Swept(deleted=0, left=1)
+    assert sweep(str(tmp_path), alone=True) == Swept(deleted=1, left=0)
+
+
+def test_a_word_is_not_enough_against_a_lock(tmp_path: Path) -> None:
+    with staged(str(tmp_path)):
+        assert sweep(str(tmp_path), alone=True) == Swept(deleted=0, left=1)
