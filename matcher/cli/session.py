@@ -206,7 +206,7 @@ def no_host_in_reach(heard: Heard | None = None) -> Failure:
         for said in (heard.clocks if heard else ())
         if isinstance(said.message, Clock)
     ]
-    helps = "is atomd running on a host of this link and realm? One that has just come to it needs some seconds"
+    helps = "is atomd running on a host of this link, and of this realm? A new one needs some seconds"
     return Failure(Exit.UNREACHABLE, "no host in reach has answered", helps="; ".join(behind) or helps)
 
 
