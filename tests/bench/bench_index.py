@@ -28,14 +28,14 @@ from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.principal import Principal
 from matcher.trust.realm import EVERYTHING
-from matcher.wire.messages import Attached, Pledge, Policy, Role
+from matcher.wire.messages import Pledge, Policy, Role
 from specs.ids import UserId, dashed
 from storaged.answering import Proposer, StorageAnswers, admitting
 from storaged.catalogue import Catalogue
 from storaged.claims import VolumeShare
 from storaged.config import Config, PoolSettings
 from storaged.journal import Journal
-from storaged.keeper import Keeper
+from storaged.keeper import Keeper, Kept
 from storaged.metadata import Metadata, write_metadata
 from storaged.quota import Quota
 from storaged.testing import ALICE, H1, make_volume, vid_of, vm_of
@@ -172,17 +172,18 @@ def pledge(random: Random, vids: tuple[str, ...], dry: bool) -> Pledge:
 async def pledges(catalogue: Catalogue, folder: Path, count: int) -> None:
     random, snapshot = Random(7), catalogue.snapshot
     journal = Journal(folder / "journal")
-    keeper = Keeper(journal, host_id=H1)
+    keeper = Keeper(journal, server=H1)
     quota = Quota(host="h1", shares=keeper.shares, snapshot=snapshot)
     ledger = Ledger[VolumeShare](admitting(keeper, snapshot), quota.allows)
     proposer = Proposer("h1", H1, keeper, snapshot, quota)
     offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=ledger, random=Random(1))
-    answers = StorageAnswers("h1", offering, snapshot, catalogue.missed, lambda: "")
+    answers = StorageAnswers("h1", 7767, offering, snapshot, catalogue.missed, lambda: "")
     now_s = 0.0
     for attached in (0, ATTACHED):
         for vm in range(1, attached + 1):
-            given = keeper.attach([vid_of(vm)], snapshot(), vm_id=vm_of(vm), generation=1, user_id=UserId("c" * 64))
-            assert isinstance(given, Attached)
+            user_id = UserId("c" * 64)
+            given = keeper.attach([vid_of(vm)], snapshot(), vm_id=vm_of(vm), generation=1, user_id=user_id, host_id=H1)
+            assert isinstance(given, Kept)
         for wanted in (1, 16):
             took = []
             for _ in range(PLEDGES):
@@ -195,11 +196,8 @@ async def pledges(catalogue: Catalogue, folder: Path, count: int) -> None:
                 assert len(replies[0].volumes) == wanted  # type: ignore[union-attr]
             took.sort()
             what = f"pledge of {wanted} volumes, {attached} attached"
-            row(
-                what,
-                median(took),
-                f"p99 {took[len(took) * 99 // 100] * 1e3:.2f} ms, slowest {took[-1] * 1e3:.2f} ms, of cpu, with its hold",
-            )
+            p99, slowest = took[len(took) * 99 // 100] * 1e3, took[-1] * 1e3
+            row(what, median(took), f"p99 {p99:.2f} ms, slowest {slowest:.2f} ms, of cpu, with its hold")
     journal.close()
 
 

@@ -256,7 +256,7 @@ def test_a_rescan_opens_no_volume_that_it_knows(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(index, "SETTLED_NS", 0)
     make_volume(tmp_path / "team", ONE)
     make_volume(tmp_path / "team", TWO, meta=b"{")
-    right = Right(vid_of(3), Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+    right = Right(vid_of(3), Epoch(1, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True)
     (make_volume(tmp_path / "team", vid_of(3)) / RECORD).write_bytes(render_right(right))
     (make_volume(tmp_path / "team", vid_of(4), meta=b"{") / RECORD).write_bytes(b"{")
     scanner = Index()
@@ -336,7 +336,9 @@ def test_a_bad_volume_that_is_mended_is_noticed(tmp_path: Path, monkeypatch: pyt
     scanner = Index()
     assert ONE in scanner.scan([tmp_path]).bad
     if name == RECORD:
-        (folder / RECORD).write_bytes(render_right(Right(ONE, Epoch(1, "0" * 16), H1, ALICE, vm_of(1), 1, held=False)))
+        (folder / RECORD).write_bytes(
+            render_right(Right(ONE, Epoch(1, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=False))
+        )
     else:
         (folder / name).write_bytes(good)
     assert ONE in scanner.scan([tmp_path]).volumes
@@ -347,7 +349,7 @@ def test_a_record_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     folder = make_volume(tmp_path, ONE)
     scanner = Index()
     for counter in (1, 2):
-        right = Right(ONE, Epoch(counter, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+        right = Right(ONE, Epoch(counter, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True)
         (folder / RECORD).write_bytes(render_right(right))  # in place: the folder stays as it is
         assert scanner.scan([tmp_path]).volumes[ONE].right == right
 
@@ -453,7 +455,7 @@ def test_a_file_that_becomes_a_link_between_the_check_and_its_opening_is_not_fol
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = make_volume(tmp_path / "pool", ONE)
-    right = Right(ONE, Epoch(7, "0" * 16), H1, ALICE, vm_of(1), 1, held=True)
+    right = Right(ONE, Epoch(7, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True)
     (folder / RECORD).write_bytes(render_right(right))
     outside = make_volume(tmp_path / "outside", ONE, name="secret")
     (outside / RECORD).write_bytes(render_right(right))
