@@ -1,11 +1,12 @@
-"""What users may have done to volumes: made, renamed, enlarged, converted, copied, removed. Each is a job.
+"""What users may have done to volumes: made, imported, renamed, enlarged, converted, copied, removed: each a job.
 
 A volume is its owner's to change; one that nobody owns is for admins. What needs the bytes at rest is refused while the
 volume is attached or held, and nobody is given it until the job has ended.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -14,17 +15,20 @@ from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
 from matcher.wire.messages import Reason, Refused
-from matcher.wire.realm import Verb
-from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, RemoveVolume, VolumeView
+from matcher.wire.realm import Done, Verb
+from matcher.wire.volumes import ChangeVolume, CloneVolume, ImportVolume, NewVolume, RemoveVolume, VolumeView
 from specs.ids import OfferId, UserId, Vid, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
 from storaged.images import changing, making
-from storaged.images.copying import Progress
+from storaged.images.copying import Progress, Stream
+from storaged.images.fetch import fetched
+from storaged.images.importing import Incoming, import_image, source_max_bytes
 from storaged.images.sandbox import Sandbox
 from storaged.jobs import Job, Jobs, Order, Tell
 from storaged.metadata import Metadata
 from storaged.quota import Quota
+from storaged.uploads import Uploads
 from storaged.views import Views
 from storaged.volume import Snapshot, Volume
 
@@ -65,10 +69,24 @@ class Changes:
         self._shelf, self._jobs, self._ledger, self._quota = shelf, jobs, ledger, quota
         self._turn, self._audit = turn, audit
         self._promised: dict[Vid, Promised] = {}  # by jobs that run
+        self._uploads = Uploads()
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         async with self._turn:
             return self._create(new, caller)
+
+    async def import_(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._import(asked, caller)
+
+    async def upload(self, vid: Vid, pieces: AsyncIterator[bytes], caller: Caller) -> Done | Refused:
+        """The image that an import waits for."""
+        upload = self._uploads.waiting(vid, UserId(caller.id))
+        if upload is None:
+            return _no("not-found", vid, "take its image", "no import of yours waits for it here", "")
+        if await self._uploads.feed(upload, pieces):
+            return Done("taken in")
+        return _no("not-wanted", vid, "take its image", "the import has ended; its own answer says why", "")
 
     async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         async with self._turn:
@@ -89,31 +107,67 @@ class Changes:
         order = Order(UserId(caller.id), vid, "made", new, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
-        metadata = Metadata(
-            size_mib=new.size_mib,
-            name=new.name,
-            bootable=new.bootable,
-            private=new.private,
-            shareable=new.shareable,
-            readonly=new.readonly,
-            format=new.format,
-            owner=UserId(caller.id),
+        promised = self._taken(new, caller)
+        if isinstance(promised, Refused):
+            return promised
+
+        def work(_: Progress) -> None:
+            making.create(Sandbox.of(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
+
+        return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
+
+    def _import(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
+        vid = Vid(asked.new.vid)
+        order = Order(UserId(caller.id), vid, "imported", asked, changes=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        promised = self._taken(asked.new, caller)
+        if isinstance(promised, Refused):
+            return promised
+        upload = None if asked.url else self._uploads.open(vid, order.user_id)
+        take = partial(self._take, asked, _metadata(asked.new, caller), promised)
+
+        def work(progress: Progress) -> None:
+            if upload is not None:
+                try:
+                    take(upload, asked.size_bytes, progress)
+                finally:
+                    trio.from_thread.run_sync(self._uploads.close, vid)
+            else:
+                with fetched(asked.url, most_bytes=source_max_bytes(promised.size_mib)) as found:
+                    take(found.stream, found.size_bytes, progress)
+
+        started = self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
+        if isinstance(started, Refused) and upload is not None:
+            self._uploads.close(vid)
+        return started
+
+    def _take(
+        self,
+        asked: ImportVolume,
+        metadata: Metadata,
+        promised: Promised,
+        stream: Stream,
+        size_bytes: int,
+        progress: Progress,
+    ) -> None:
+        incoming = Incoming(stream, asked.stated, asked.sha256 or None, size_bytes)
+        sandbox, most_mib = Sandbox.of(), promised.size_mib
+        import_image(
+            sandbox, promised.pool, Vid(asked.new.vid), metadata, incoming, most_mib=most_mib, progress=progress
         )
-        hold = self._ledger.held(OfferId(new.offer_id), now_s())
+
+    def _taken(self, new: NewVolume, caller: Caller) -> Promised | Refused:
+        """The room that an offer has held for the volume; it is promised to its job from here on."""
+        vid, offer_id = Vid(new.vid), OfferId(new.offer_id)
+        hold = self._ledger.held(offer_id, now_s())
         room = hold.claim.room if hold is not None and hold.user_id == caller.id else None
         if room is None or hold is None or str(hold.claim.vm_id) != vid or room.size_mib < new.size_mib:
             return _no("hold-lapsed", vid, "make it", "the room that was offered is not held any more", "try again")
         if self._knows(vid):
             return _no("exists", vid, "make it", "there is a volume with this UUID", "electros volume inspect")
-        self._ledger.release(OfferId(new.offer_id))  # what it held is promised to the job from here on
-        most_mib = self._most_mib(caller, room.pool)
-        pool = room.pool
-
-        def work(_: Progress) -> None:
-            making.create(Sandbox.of(), pool, vid, metadata, most_mib=most_mib)
-
-        promised = Promised(order.user_id, pool, new.size_mib)
-        return self._start(order, caller, folder_of(pool, vid), work, promised=promised)
+        self._ledger.release(offer_id)
+        return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)))
 
     def _change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
@@ -273,6 +327,19 @@ class Changes:
             return volume
         whose = "nobody owns it, so that it is for admins" if volume.owner is None else "it is another user's"
         return _no("denied", vid, "change it", whose, "clone it: electros volume clone")
+
+
+def _metadata(new: NewVolume, caller: Caller) -> Metadata:
+    return Metadata(
+        size_mib=new.size_mib,
+        name=new.name,
+        bootable=new.bootable,
+        private=new.private,
+        shareable=new.shareable,
+        readonly=new.readonly,
+        format=new.format,
+        owner=UserId(caller.id),
+    )
 
 
 def folder_of(pool: str, vid: Vid) -> str:

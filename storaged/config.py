@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from matcher.net import audit, multicast
 from specs.units import GB_MIB
+from storaged.export import tgt
 from storaged.pool import VOLUMES_MAX, Pool
 
 PORT = 7767  # beside atomd's front door
-ISCSI_PORT = 7768  # a sysadmin's own targets have 3260
 
 PATH = Path("/etc/atomos/storaged.toml")
 
@@ -55,7 +55,7 @@ class Config(BaseModel):
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[PoolSettings, ...], MaxLen(64)] = (PoolSettings(path=Path("/srv/atomos")),)
     audit: Path = audit.PATH
-    iscsi_port: Annotated[int, Ge(0), Le(65535)] = ISCSI_PORT
+    iscsi_port: Annotated[int, Ge(0), Le(65535)] = tgt.PORT
     exports: Path = Path("/run/atomos/exports")
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT

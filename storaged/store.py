@@ -3,9 +3,12 @@
 Another user's private volume is "not found", whoever asks for what.
 """
 
+from collections.abc import AsyncIterator
+
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
 from matcher.wire.messages import Refused
+from matcher.wire.realm import Done
 from matcher.wire.volumes import (
     VOLUMES_LISTED_MAX,
     Attached,
@@ -13,6 +16,7 @@ from matcher.wire.volumes import (
     CloneVolume,
     Detach,
     Detached,
+    ImportVolume,
     NewVolume,
     VolumeView,
     VolumeViews,
@@ -39,6 +43,12 @@ class Store:
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         return await self._changes.create(new, caller)
+
+    async def import_(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
+        return await self._changes.import_(asked, caller)
+
+    async def upload(self, vid: Vid, pieces: AsyncIterator[bytes], caller: Caller) -> Done | Refused:
+        return await self._changes.upload(vid, pieces, caller)
 
     async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         return await self._changes.change(vid, change, caller)

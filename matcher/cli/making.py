@@ -1,9 +1,9 @@
 """`electros volume create`: room is pledged for, offers hold it, and the volume is made at the best of those hosts."""
 
-import dataclasses
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -19,13 +19,10 @@ from matcher.net.https import Door
 from matcher.scheduler.choosing import tie
 from matcher.scheduler.outcomes import HostReasons
 from matcher.scheduler.pledging import Errand, make_pledge
-from matcher.wire.messages import ImageFormat, Pledge, Reveal, Role, Unfit, VolumeAsk, VolumeOffer
+from matcher.wire.messages import ImageFormat, Message, Pledge, Reveal, Role, Unfit, VolumeAsk, VolumeOffer
 from matcher.wire.realm import Verb
 from matcher.wire.volumes import NewVolume, VolumeView
 from specs.ids import HostId, PledgeId, Vid, VmId, new_id
-
-MAKE_S = 60.0
-ASKS_MAX = 3  # of one host that was asked and did not answer
 
 Name = Annotated[str, Parameter(help="what people call it; names may repeat, UUIDs don't")]
 Host = Annotated[str | None, Parameter(help="make it on this host; without it, where most room is left")]
@@ -51,9 +48,9 @@ def create(
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
     with session() as mine:
         vid = Vid(new_id(mine.random))
-        rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
         new = NewVolume(vid, "", name, mib, image_format, bootable, private, shareable, readonly)
-        made = _made(mine, rooms, new)
+        rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
+        made = made_at_best(mine, rooms, "/v1/volumes", lambda offer_id: replace(new, offer_id=offer_id))
     note(f"electros: {name} is made on {made.host}")
     emit(output, {"volume": document(made)}, volumes_table([made]))
 
@@ -122,14 +119,21 @@ def _heard(mine: Session, pledge: Pledge) -> Sequence[Said]:
     return tuple(heard.values())
 
 
-def _made(mine: Session, rooms: Rooms, new: NewVolume) -> VolumeView:
-    """At the first host that does not refuse; one that was asked and says nothing may have made it."""
+def made_at_best(
+    mine: Session,
+    rooms: Rooms,
+    path: str,
+    body: Callable[[str], Message],
+    begun: Callable[[Door], None] = lambda _: None,
+) -> VolumeView:
+    """At the first host that does not refuse; one that was asked and says nothing may have made it. `body` is the order
+    for an offer's id; `begun` is called when a host has begun with it. Raises `Failure`."""
     refusal: Failure | None = None
     try:
         for room in rooms.rooms:
-            body = dataclasses.replace(new, offer_id=room.offer.offer_id)
+            order = body(room.offer.offer_id)
             try:
-                return ordered(mine, room.door, "POST", "/v1/volumes", body)
+                return ordered(mine, room.door, "POST", path, order, partial(begun, room.door))
             except Failure as failure:
                 if failure.code == "unknown":
                     raise

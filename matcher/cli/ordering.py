@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from itertools import chain
 
 from matcher.cli.failures import Exit, Failure
@@ -16,15 +17,23 @@ LINE_S = 30.0  # a host that is at it says something each half second
 AGAIN_MAX = 5  # times that nothing was heard, one after the other
 
 
-def ordered(mine: Session, door: Door, method: str, path: str, body: Message | None = None) -> VolumeView:
-    """The volume as it is then. Hosts know a repeated order by its words, so that it is done once. Raises `Failure`,
-    with the code "unknown" where it may have been done."""
+def ordered(
+    mine: Session,
+    door: Door,
+    method: str,
+    path: str,
+    body: Message | None = None,
+    begun: Callable[[], None] = lambda: None,
+) -> VolumeView:
+    """The volume as it is then. Hosts know a repeated order by its words, so that it is done once. `begun` is called
+    when the host has begun, each time that it says so anew. Raises `Failure`, with the code "unknown" where it may have
+    been done."""
     progress = Progress()
     said, is_sure = "", True
     try:
         for _ in range(AGAIN_MAX):
             try:
-                return _followed(mine, door, method, path, body, progress)
+                return _followed(mine, door, (method, path, body), progress, begun)
             except Unreachable as error:
                 if is_sure:
                     raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
@@ -39,12 +48,18 @@ def ordered(mine: Session, door: Door, method: str, path: str, body: Message | N
 
 
 def _followed(
-    mine: Session, door: Door, method: str, path: str, body: Message | None, progress: Progress
+    mine: Session,
+    door: Door,
+    order: tuple[str, str, Message | None],
+    progress: Progress,
+    begun: Callable[[], None],
 ) -> VolumeView:
+    method, path, body = order
     with mine.client.interrupts.waiting(), mine.client.connect(door, timeout_s=LINE_S) as connection:
         first = connection.first(method, path, VolumeProgress, body)
         if isinstance(first, Refused):
             raise refused(door.host, first)
+        begun()
         for line in chain((first,), connection.rest(VolumeProgress, LINE_S)):
             if line.volume is not None:
                 return line.volume

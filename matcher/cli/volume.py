@@ -22,6 +22,7 @@ register(
     app,
     {
         "create": ("making:create", "Make a new, empty volume."),
+        "import": ("importing:import_", "Make a volume from an image: a file, or a URL."),
         "rename": ("reshaping:rename", "Give a volume another name."),
         "resize": ("reshaping:resize", "Make a volume larger."),
         "convert": ("reshaping:convert", "Give a volume another image format."),

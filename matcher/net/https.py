@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, client_tls, peer_principal
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONNECT_S = 0.8
 ANSWER_MAX_BYTES = 16 << 20
 LINE_MAX_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20  # of a file that is sent
 
 # What a host's TLS says of one's own certificate, by OpenSSL's names for the alerts (RFC 8446, 6.2).
 _ALERTS = {
@@ -56,6 +57,14 @@ class Door:
     host_id: str
     address: str
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is sent of an open file, from where it stands."""
+
+    file: BinaryIO
+    size_bytes: int
 
 
 class Connection:
@@ -126,6 +135,12 @@ class Connection:
         """The bare TLS connection, pinned, for a protocol of its own."""
         return self._connect()
 
+    def upload(self, path: str, file: BinaryIO, size_bytes: int, answer: type[M]) -> M | Refused:
+        """Put so many bytes of a file there; one JSON answer. Raises `Unreachable` or `Unanswered`."""
+        response = self._request("PUT", path, Body(file, size_bytes))
+        data = self._read(response, ANSWER_MAX_BYTES)
+        return _refusal(response.status, data) if response.status >= 400 else _parsed(answer, data)
+
     def _line(self, lines: http.client.HTTPResponse, of: type[M]) -> M:
         try:
             line = lines.readline(LINE_MAX_BYTES)
@@ -135,15 +150,17 @@ class Connection:
             raise EOFError
         return _parsed(of, line)
 
-    def _request(self, method: str, path: str, body: bytes | Message | None) -> http.client.HTTPResponse:
+    def _request(self, method: str, path: str, body: "bytes | Message | Body | None") -> http.client.HTTPResponse:
         self.close()
         self._socket = self._connect()
-        asking = http.client.HTTPConnection("host")  # only a name for the Host header
+        asking = http.client.HTTPConnection("host", blocksize=BLOCK_BYTES)  # only a name for the Host header
         asking.sock = self._socket
         headers = {"Connection": "close"}
         if body is not None:
-            headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        data = to_json(body).encode() if isinstance(body, Message) else body
+            headers["Content-Type"] = "application/json" if isinstance(body, Message) else "application/octet-stream"
+        if isinstance(body, Body):
+            headers["Content-Length"] = str(body.size_bytes)
+        data = to_json(body).encode() if isinstance(body, Message) else body.file if isinstance(body, Body) else body
         try:
             asking.request(method, path, body=data, headers=headers)
             self._response = asking.getresponse()

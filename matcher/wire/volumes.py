@@ -81,6 +81,22 @@ class NewVolume(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class ImportVolume(Message):
+    """Make a volume from an image: what is at `url`, or, where that is empty, what is put at `/v1/uploads/VID` then.
+
+    `new` has the format in which it is kept, and the size that it gets at least. `stated` is the image's own format,
+    null where its first bytes shall tell; `sha256` its checksum, empty where nobody knows; `size_bytes` how long it is,
+    0 where that is not known.
+    """
+
+    new: NewVolume
+    url: Annotated[str, Strict(), StringConstraints(max_length=2048)] = ""
+    stated: ImageFormat | None = None
+    sha256: Annotated[str, Strict(), StringConstraints(max_length=64, pattern=r"^([0-9a-f]{64})?$")] = ""
+    size_bytes: Annotated[int, Strict(), Ge(0), Le(2**60)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeVolume(Message):
     """What is null stays as it is."""
 

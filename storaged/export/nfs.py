@@ -23,7 +23,7 @@ from storaged.export.keeping import Kept
 from storaged.export.serving import CALL_S, Rejected, Serving, Silent
 from storaged.volume import Epoch
 
-PORT = 20490  # beside an NFS server of the machine's own
+PORT = 7769  # beside an NFS server of the machine's own
 _TO = ("--dest=org.ganesha.nfsd", "/org/ganesha/nfsd/ExportMgr")
 _METHOD = "org.ganesha.nfsd.exportmgr"
 _ITS_OWN = ("Error org.freedesktop.DBus.Error.InvalidFileContent", "Error org.freedesktop.DBus.Error.InvalidArgs")

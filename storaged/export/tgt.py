@@ -29,7 +29,7 @@ from storaged.export.tgt_words import Code, Request, Target
 from storaged.export.writers import Writers, serves, writers_of
 
 TID_MAX = 2**31 - 1
-PORT = 3261  # beside a tgtd of the machine's own
+PORT = 7768  # beside a tgtd of the machine's own, which has 3260
 
 
 @dataclass(frozen=True, slots=True)

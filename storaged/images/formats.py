@@ -46,7 +46,7 @@ def decide_format(start: bytes, stated: ImageFormat | None) -> ImageFormat | Bad
     if seen is not None:
         return Bad(
             f"the image begins as {seen}; raw and qcow2 alone are taken. "
-            "Say --format raw if it is a raw disk that begins so"
+            "Say --image-format raw if it is a raw disk that begins so"
         )
     return ImageFormat.RAW
 

@@ -1,6 +1,6 @@
 """What every room of the front door works with: one question by one caller, and typed answers, yes or no."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -98,6 +98,14 @@ class Asking:
                 if len(body) > self.body_max_bytes:
                     raise self._too_large()
         return bytes(body)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """A long body, as it comes. Raises `Disconnected`."""
+        assert isinstance(self.connection, Request)
+        async with aclosing(self.connection.stream()) as chunks:
+            async for chunk in chunks:
+                if chunk:
+                    yield chunk
 
     async def message(self, cls: type[M]) -> M:
         """The JSON in the body. Raises `Denied`."""

@@ -31,6 +31,7 @@ from matcher.wire.volumes import (
     CloneVolume,
     Detach,
     Detached,
+    ImportVolume,
     NewVolume,
     VolumeProgress,
     VolumeView,
@@ -147,6 +148,12 @@ class Store(Protocol):
     async def volume(self, vid: Vid, caller: Caller) -> VolumeView | Refused: ...
 
     async def create(self, new: NewVolume, caller: Caller) -> Work | Refused: ...
+
+    async def import_(self, asked: ImportVolume, caller: Caller) -> Work | Refused: ...
+
+    async def upload(self, vid: Vid, pieces: AsyncIterator[bytes], caller: Caller) -> Done | Refused:
+        """The image of an import that waits for it; returns when all of it was taken."""
+        ...
 
     async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Work | Refused: ...
 

@@ -30,6 +30,7 @@ from matcher.net.door.secured import Secured
 
 HEAD_MAX_BYTES = 16 * 1024
 REQUESTS_MAX = 1000  # on one connection
+UPLOAD_WINDOW_BYTES = 64 * 1024  # of a long body, within the time of one request
 WEBSOCKET_MAX_BYTES = 64 * 1024
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -41,12 +42,23 @@ App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[Non
 class Conversation:
     """All requests of one connection, one after the other."""
 
-    def __init__(self, secured: Secured, address: str, app: App, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        secured: Secured,
+        address: str,
+        app: App,
+        uploads: Callable[[], bool],
+        limits: Limits,
+        counters: Counter[str],
+    ) -> None:
+        """`uploads` tells whether the body that is coming in may be long, as long as it keeps coming."""
+        self._uploads = uploads
         self._secured, self._address = secured, address
         self._app, self._limits, self._counters = app, limits, counters
         self._protocol: H11Protocol
         self._reading = trio.CancelScope()
-        self._begun_s: float | None = None  # the first byte of the request that is coming in
+        self._begun_s: float | None = None  # the first byte of the request, or the window of a body, that is coming in
+        self._window_bytes = 0
         self._idle_since_s = trio.current_time()
         self._is_over = False
         self._head = b""
@@ -89,11 +101,22 @@ class Conversation:
                 self._begun_s = trio.current_time()
             if self._has_bare_lf(data):
                 return
+            given_s = trio.current_time()
             try:
                 await self._protocol.handle(RawData(data))
             except (H2CProtocolRequiredError, H2ProtocolAssumedError):
                 self._counters["http/2"] += 1
                 return
+            self._keeps_coming(len(data), trio.current_time() - given_s)
+
+    def _keeps_coming(self, size: int, waited_s: float) -> None:
+        """A long body gets a new window for each `UPLOAD_WINDOW_BYTES`; that we took our time counts for nobody."""
+        if self._begun_s is None or not self._uploads():
+            return
+        self._begun_s += waited_s
+        self._window_bytes += size
+        if self._window_bytes >= UPLOAD_WINDOW_BYTES:
+            self._begun_s, self._window_bytes = trio.current_time(), 0
 
     def _deadline_s(self) -> float:
         """Until when the other side must have said something more."""

@@ -44,6 +44,7 @@ class Line:
     leaf: bytes
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     lasting: int = 0
+    uploads: bool = False  # the body that is coming in is long, and judged by its pace
 
 
 class Entrance:
@@ -99,6 +100,7 @@ class Entrance:
             raise Denied(_nothing_there(connection, found))
         caller = Caller(who, line.address)
         self._check_right(route, caller)
+        line.uploads = route.question is Octets.IMAGE
         with self._counted(line, route, caller.id):
             asking = Asking(route, found.arguments, caller, line.leaf, connection, _body_max_bytes(route, who))
             response = await self._handlers[route.name](asking)

@@ -15,6 +15,7 @@ VERSION = "1"
 MEDIA = {
     Octets.ENVELOPE: "application/octet-stream",
     Octets.ENVELOPES: "application/octet-stream",
+    Octets.IMAGE: "application/octet-stream",
     Octets.DOCUMENTS: "application/octet-stream",
     Octets.LOG: "application/octet-stream",
     Octets.OPENAPI: "application/json",

@@ -31,6 +31,7 @@ from matcher.wire.volumes import (
     CloneVolume,
     Detach,
     Detached,
+    ImportVolume,
     NewVolume,
     VolumeProgress,
     VolumeView,
@@ -38,6 +39,7 @@ from matcher.wire.volumes import (
 )
 
 DOCUMENTS_MAX_BYTES = 4 << 20  # of a request with documents by a host or an admin: a whole bundle
+IMAGE_MAX_BYTES = 1 << 50  # whoever takes it knows how much there may be
 PARTS_MAX = 6  # of a path
 
 
@@ -52,6 +54,7 @@ class Octets(Enum):
 
     ENVELOPE = "a signed envelope"
     ENVELOPES = "envelopes, each behind its length (4 bytes, big-endian)"
+    IMAGE = "an image, as it is"
     DOCUMENTS = "signed documents, each behind its length (4 bytes, big-endian)"
     LOG = "what the guest has written"
     OPENAPI = "this document"
@@ -99,6 +102,8 @@ class Route:
     def body_max_bytes(self) -> int:
         if self.question is None:
             return 0
+        if self.question is Octets.IMAGE:
+            return IMAGE_MAX_BYTES
         return DOCUMENTS_MAX_BYTES if self.question is Octets.DOCUMENTS else BODY_MAX_BYTES
 
 
@@ -177,6 +182,16 @@ ROUTES: tuple[Route, ...] = (
         NewVolume,
         verb=Verb.RUN,
     ),
+    Route(
+        "import_volume",
+        "POST",
+        "/v1/imports",
+        "Make a volume from an image, in the room that an offer holds",
+        Lines(VolumeProgress),
+        ImportVolume,
+        verb=Verb.RUN,
+    ),
+    Route("upload", "PUT", "/v1/uploads/{id}", "The image of an import", Done, Octets.IMAGE, verb=Verb.RUN),
     Route(
         "change_volume",
         "PATCH",

@@ -211,7 +211,7 @@ class _Door:
     async def _converse(self, secured: Secured, line: Line) -> None:
         """A member's requests; or the answer that they are none any more, from a share of its own."""
         answer = partial(self._entrance.answer, line)
-        conversation = Conversation(secured, line.address, answer, self._limits, self.counters)
+        conversation = Conversation(secured, line.address, answer, lambda: line.uploads, self._limits, self.counters)
         if not self._is_good(line.leaf, time.time()):
             await self._refuse(conversation, line)
             return

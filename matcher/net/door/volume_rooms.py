@@ -1,13 +1,14 @@
 """The rooms for volumes: what users ask of a storage host. A `Store` decides."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from starlette.responses import Response, StreamingResponse
 
 from matcher.net.door.asking import Asking, Handler, granted, said
 from matcher.net.door.behind import Store, Work
 from matcher.wire.codec import to_json
-from matcher.wire.volumes import ChangeVolume, CloneVolume, Detach, NewVolume
+from matcher.wire.volumes import ChangeVolume, CloneVolume, Detach, ImportVolume, NewVolume
 
 
 class VolumeRooms:
@@ -20,6 +21,8 @@ class VolumeRooms:
             "volumes": self._volumes,
             "volume": self._volume,
             "new_volume": self._create,
+            "import_volume": self._import,
+            "upload": self._upload,
             "change_volume": self._change,
             "clone_volume": self._clone,
             "remove_volume": self._remove,
@@ -35,6 +38,13 @@ class VolumeRooms:
 
     async def _create(self, asking: Asking) -> Response:
         return _told(granted(await self._store.create(await asking.message(NewVolume), asking.caller)))
+
+    async def _import(self, asking: Asking) -> Response:
+        return _told(granted(await self._store.import_(await asking.message(ImportVolume), asking.caller)))
+
+    async def _upload(self, asking: Asking) -> Response:
+        async with aclosing(asking.pieces()) as pieces:
+            return said(granted(await self._store.upload(asking.vid, pieces, asking.caller)))
 
     async def _change(self, asking: Asking) -> Response:
         change = await asking.message(ChangeVolume)
