@@ -84,18 +84,23 @@ def test_where_a_person_was_at_it_only_our_own_image_goes(tmp_path: Path) -> Non
         "[" * 100_000,
         "[]",
         {"path": 7, "old": "data.img", "new": "b"},
-        {"path": "P", "old": "../../x", "new": "b"},
-        {"path": "P", "old": "meta.json", "new": "attachment.json"},
+        {"path": "P", "old": "data.img", "new": "../outside"},
+        {"path": "P", "old": "data.img", "new": "attachment.json"},
+        {"path": "P", "old": "data.img", "new": ".hidden"},
         {"path": "P", "old": "data.img"},
         {"path": "P", "old": ["data.img"], "new": "b"},
     ],
 )
 def test_a_note_that_was_not_written_to_its_end_changes_nothing(tmp_path: Path, note: object) -> None:
     folder = make_volume(tmp_path, ONE)
+    others = [tmp_path / "outside", folder / "attachment.json", folder / ".hidden"]
+    for other in others:
+        other.touch()
     text = (note if isinstance(note, str) else json.dumps(note)).replace("P", str(folder))
     left_behind(tmp_path, {"replaces.json": text})
     assert sweep(str(tmp_path)) == Swept(deleted=1, left=0)
-    assert sorted(os.listdir(folder)) == ["data.img", "meta.json"]
+    assert all(other.exists() for other in others)
+    assert sorted(os.listdir(folder)) == [".hidden", "attachment.json", "data.img", "meta.json"]
 
 
 def test_a_note_never_leads_out_of_the_pool(tmp_path: Path) -> None:
