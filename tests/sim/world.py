@@ -105,9 +105,14 @@ class World:
         )
 
     def _hear_each_other(self) -> None:
-        """Hosts that tag with different keys find each other again by asking alone, which takes its time."""
-        end_s = self.timeline.now_s + ASKS_S * len(self.hosts)
-        while is_parted(self.hosts) and self.timeline.now_s < end_s and self.timeline.step():
+        """Hosts that tag with different keys find each other again by asking alone, which takes its time; and then they
+        have as long as the others had."""
+        settled_s, end_s = self.timeline.now_s, self.timeline.now_s + ASKS_S * len(self.hosts)
+        while self.timeline.now_s < end_s:
+            if is_parted(self.hosts):
+                settled_s = self.timeline.now_s + SETTLES_S
+            if self.timeline.now_s >= settled_s or not self.timeline.step():
+                return
             self.judge.check(self.hosts)
 
     # ---- who is there
