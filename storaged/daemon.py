@@ -108,7 +108,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
     proposer = Proposer(host, host_id, keeper, catalogue.snapshot, quota)
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
-    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.bundle.short_digest)
+    answers = StorageAnswers(host, offering, catalogue.snapshot, catalogue.missed, lambda: identity.short_digest)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit)
