@@ -92,7 +92,7 @@ async def _serve(
         network=config.network,
         nursery=nursery,
     )
-    answers = ComputeAnswers(face, core.offering, core.ledger, compute, lambda: identity.bundle.short_digest)
+    answers = ComputeAnswers(face, core.offering, core.ledger, compute, lambda: identity.short_digest)
     service = Service(
         identity=identity,
         face=face,

@@ -75,7 +75,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         offering,
         catalogue.snapshot,
         catalogue.missed,
-        lambda: identity.bundle.short_digest,
+        lambda: identity.short_digest,
     )
     jobs = Jobs(nursery)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)

@@ -60,12 +60,9 @@ def import_(
         mine = stack.enter_context(session())
         new = replace(new, vid=new_id(mine.random))
         asked = ImportVolume(new, "", stated, _digest(sha256))
+        begun: Callable[[Door], None] = _nothing
         if image.startswith(("https://", "http://")):
-            room_mib, asked, begun = (
-                least_mib if size is not None else URL_ROOM_MIB,
-                replace(asked, url=image),
-                _nothing,
-            )
+            room_mib, asked = least_mib if size is not None else URL_ROOM_MIB, replace(asked, url=image)
         else:
             file = stack.enter_context(_opened(image))
             length = os.fstat(file.fileno()).st_size

@@ -76,6 +76,9 @@ class Session:
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
         self._follow(heard)
+        has_door = any(door_of(said) for said in heard.values())  # else nobody was asked: who is out may answer alone
+        if not has_door and not clocks and self.known.doors() and self._is_behind():
+            return self.query(match, exact=exact, patience_s=patience_s)
         expected &= self.known.peers()
         names = self.known.names()
         silent = tuple(sorted({names[peer] for peer in expected - heard.keys()} - _names(heard.values())))
@@ -84,14 +87,12 @@ class Session:
                 self.known.remember(heard.values())
             self.client.known = self.known.doors()
             self.doors |= {said.host_id: door for said in heard.values() if (door := door_of(said)) is not None}
-        elif not clocks and self.known.doors() and self._is_behind():
-            return self.query(match, exact=exact, patience_s=patience_s)
         return Heard(tuple(heard.values()), silent, tuple(clocks.values()))
 
     def _follow(self, heard: dict[tuple[str, str], Said]) -> None:
         """Ask whoever knows something else of the realm than we do; then, who was removed has not spoken."""
         identity = self.client.identity
-        asked = {identity.bundle.short_digest, ""}
+        asked = {identity.short_digest, ""}
         for said in list(heard.values()):
             door = door_of(said)
             assert isinstance(said.message, Answer)

@@ -43,8 +43,8 @@ def catch_up(mine: Session) -> bool:
                 return True
         except (Unreachable, Unanswered):
             continue
-        if isinstance(answer, bytes):
-            return take(identity, answer)
+        if isinstance(answer, bytes) and take(identity, answer):  # who knows nothing new may be out itself
+            return True
     return False
 
 

@@ -105,11 +105,6 @@ class Bundle:
             known.update(each)
         return known.digest()
 
-    @property
-    def short_digest(self) -> str:
-        """16 hex digits of it: enough to see that another knows something else."""
-        return self.digest.hex()[:16]
-
     @cached_property
     def orphans(self) -> dict[Digest, Signed[Revocation]]:
         """Revocations that no issuer of today stands behind; they are in force here all the same."""

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,12 @@ class Identity:
     def key_number(self) -> int:
         """Of today's tag key."""
         return self.realm.number
+
+    @property
+    def short_digest(self) -> str:
+        """16 hex digits of the bundle's digest and of today's tag key's number, which two hosts may have heard of one
+        after the other: enough to see that another knows something else."""
+        return sha256(self.bundle.digest + self.key_number.to_bytes(4, "big")).hexdigest()[:16]
 
     def is_key_due(self, wall_s: float) -> bool:
         """Whether an issuer should replace the tag key: a revoked member may know it, and the one before is over."""

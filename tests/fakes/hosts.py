@@ -126,6 +126,7 @@ class Host:
             9,
             self.vms,
             0,
+            realm=self.identity.short_digest,
         )
         return Said(said, self.id, "127.0.0.1")
 

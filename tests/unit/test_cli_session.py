@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from matcher.cli import afterwards, folders
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.session import LEARN_S, Session, session
+from matcher.net.client import Said
 from matcher.net.https import Door
 from matcher.trust.identity import Identity, load_identity
 from matcher.trust.realm import EVERYTHING
-from matcher.wire.messages import Reason, Refused
+from matcher.wire.messages import Answer, Query, Reason, Refused, Role
 from matcher.wire.realm import Grant, RealmStatus, Verb
-from tests.fakes.hosts import Link, keyboard
+from tests.fakes.hosts import Host, Link, keyboard
 
 
 @pytest.fixture
@@ -136,6 +138,43 @@ def test_who_was_away_while_the_tag_key_changed_is_heard_again(link: Link) -> No
     assert mine_now().realm.number == 3
 
 
+def test_the_new_tag_key_is_learned_also_where_a_host_that_answers_first_has_heard_of_the_revocation_alone(
+    link: Link,
+) -> None:
+    issuer, now_s = link.realm.issuer, time.time()
+    revoked = issuer.revoke("host", "h1", "", wall_s=now_s)
+    link["h1"].identity.learn([revoked], now_s)
+    link["h0"].identity.learn([revoked, issuer.new_tag_key(os.urandom(32), number=2, wall_s=now_s)], now_s)
+    link.hosts.reverse()
+    with session() as mine:
+        assert [said.message.host for said in mine.query().answers] == ["h0"]
+    assert mine_now().key_number == 2
+
+
+def test_a_removed_host_that_alone_understands_an_old_tag_key_is_not_taken_for_the_realm(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage alone, which has no door to be asked at."""
+    hear_of_all()
+    h1, answer = link["h1"], Host.answer
+
+    def of_storage(host: Host, query: Query) -> Said:
+        said = answer(host, query)
+        assert isinstance(said.message, Answer)
+        storage = replace(said.message, role=Role.STORAGE, front_door_port=0)
+        return replace(said, message=storage) if host is h1 else said
+
+    monkeypatch.setattr(Host, "answer", of_storage)
+    h1.away = True
+    link["h0"].learn(link.realm.issuer.revoke("host", "h1", "", wall_s=time.time()))
+    rotate_tag_key(link)
+    h1.away = False
+    assert h1.hears(mine_now())
+    assert not link["h0"].hears(mine_now())
+    with session() as mine:
+        assert [said.message.host for said in mine.query().answers] == ["h0"]
+
+
 def test_nobody_is_asked_by_https_where_nobody_is_known(link: Link) -> None:
     rotate_tag_key(link)
     with session() as mine:
@@ -162,13 +201,13 @@ def test_a_revoked_person_is_told_so_at_a_door_as_well(link: Link) -> None:
     assert (failed.value.exit_code, failed.value.code) == (Exit.DENIED, "revoked")
 
 
-def test_hosts_that_are_just_silent_cost_one_look_and_no_more(link: Link) -> None:
+def test_hosts_that_are_just_silent_cost_one_look_each_and_no_more(link: Link) -> None:
     hear_of_all()
     link.silent = {"h0", "h1"}
     with session() as mine:
         for _ in range(2):
             assert mine.query(patience_s=0.05).answers == ()
-    assert sum(host.asked.count("GET /v1/realm/bundle") for host in link.hosts) == 1
+    assert [host.asked.count("GET /v1/realm/bundle") for host in link.hosts] == [1, 1]
 
 
 def test_an_expired_identity_says_what_helps(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
