@@ -165,6 +165,11 @@ def chap_of(key: bytes, vid: Vid, epoch: Epoch) -> Chap:
     return Chap(digest[:8].hex(), base64.urlsafe_b64encode(digest[8:]).decode())
 
 
+def rivals(seen: Observed, export: Export) -> bool:
+    """One volume has one writer: another epoch of it that is still served."""
+    return seen.vid == export.image.vid and seen.epoch != export.epoch and not (seen.readonly and export.image.readonly)
+
+
 def refused(export: Export, code: str, has: str, hint: str) -> Refused:
     asked = f"by {export.kind}"
     return Refused(code, (Reason(f"volume {export.image.vid}", asked, has[:120], hint[:160]),))

@@ -22,7 +22,7 @@ from matcher.wire.messages import ImageFormat
 from storaged.beneath import Unusable
 from storaged.export import tgt_words as words
 from storaged.export.child import Command
-from storaged.export.description import LUN, Access, Export, Image, Kind, Observed, Refused, refused
+from storaged.export.description import LUN, Access, Export, Image, Kind, Observed, Refused, refused, rivals
 from storaged.export.keeping import Kept
 from storaged.export.serving import AGAIN_S, CALL_S, Rejected, Serving, Silent
 from storaged.export.tgt_words import Code, Request, Target
@@ -86,7 +86,7 @@ class Tgt(Serving):
         return frozenset(target.seen for target in await self._targets() if target.seen is not None)
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
-        rival = next((seen for seen in found if _rivals(seen, export)), None)
+        rival = next((seen for seen in found if rivals(seen, export)), None)
         if rival is not None:
             has = f"epoch {rival.epoch.counter} is still exported"
             return refused(export, "another-epoch", has, "that has to be cut first")
@@ -203,8 +203,3 @@ class Tgt(Serving):
         if len(answer) != size:
             raise Silent("tgtd said less than it announced")
         return code, answer[words.ANSWER.size :].rstrip(b"\0").decode(errors="replace")
-
-
-def _rivals(seen: Observed, export: Export) -> bool:
-    """One volume has one writer: another epoch of it that is still served."""
-    return seen.vid == export.image.vid and seen.epoch != export.epoch and not (seen.readonly and export.image.readonly)

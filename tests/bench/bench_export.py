@@ -20,7 +20,8 @@ from storaged.export.description import Access, Cut, Image
 from storaged.testing import make_volume, vid_of
 from tests.bench.lab import machine
 from tests.fakes.exporter_contract import export_of
-from tests.fakes.tgt_world import TgtWorld, options_of
+from tests.fakes.iscsi_world import options_of
+from tests.fakes.tgt_world import TgtWorld
 
 SIZE_MIB = 256
 ROUNDS = 7

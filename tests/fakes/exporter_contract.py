@@ -44,13 +44,15 @@ class World(Protocol):
 
     async def write(self, access: Access, data: bytes) -> bool: ...
     def writing(self, access: Access) -> AbstractAsyncContextManager[Writer]: ...
+    async def restart(self) -> None:
+        """The daemon is killed and begins anew, beside what serves."""
+
+
+class ServerWorld(World, Protocol):
     async def freeze(self) -> None: ...
     async def thaw(self) -> None: ...
     async def kill(self) -> None:
         """The server; it comes back by itself."""
-
-    async def restart(self) -> None:
-        """The daemon is killed and begins anew, beside the server that runs."""
 
 
 def bytes_of(image: Image) -> bytes:
@@ -179,45 +181,6 @@ class ExporterContract:
         assert isinstance(answer, Unknown), "the volume still has a writer, whoever that is"
         assert await world.read(access, 4) == bytes(4)
 
-    async def test_a_frozen_server_makes_a_cut_unknown_and_the_next_one_certain(self, world: World) -> None:
-        image = world.image(1)
-        access = await exported(world, export_of(image))
-        async with world.writing(access) as writer:
-            await stamped(writer)
-            await world.freeze()
-            with trio.fail_after(PATIENCE_S):
-                assert isinstance(await world.exporter.cut(image), Unknown)
-                assert isinstance(await world.exporter.export(export_of(world.image(2))), Unknown)
-                assert isinstance(await world.exporter.observe(), Unknown)
-            await world.thaw()
-            with trio.fail_after(PATIENCE_S):
-                while await world.exporter.cut(image) != Cut():
-                    await trio.lowlevel.checkpoint()
-            at_the_cut = bytes_of(image)
-            await trio.sleep(SETTLE_S)
-            assert bytes_of(image) == at_the_cut
-        await served(world, export_of(world.image(2)))
-
-    async def test_a_killed_server_comes_back_with_all_exports_and_a_writer_sees_no_error(self, world: World) -> None:
-        one, two = export_of(world.image(1)), export_of(world.image(2))
-        await exported(world, two)
-        async with world.writing(await exported(world, one)) as writer:
-            await stamped(writer, 16)
-            await world.kill()
-            await served(world, one, two)
-            await stamped(writer, 64)
-            assert not writer.error
-
-    async def test_a_cut_is_certain_while_the_server_is_dead(self, world: World) -> None:
-        image = world.image(1)
-        access = await exported(world, export_of(image))
-        await world.kill()
-        with trio.fail_after(PATIENCE_S):
-            while await world.exporter.cut(image) != Cut():
-                await trio.lowlevel.checkpoint()
-        await served(world)
-        assert await world.read(access, 4) is None
-
     async def test_a_new_daemon_keeps_sessions_of_what_is_wanted_and_cuts_the_rest(self, world: World) -> None:
         one, two, three = (export_of(world.image(n)) for n in (1, 2, 3))
         await exported(world, two)
@@ -276,3 +239,48 @@ class ExporterContract:
         export = export_of(world.image(1))
         assert export.chap is not None
         assert export.chap.secret not in repr(await exported(world, export)) + repr(export)
+
+
+class ServerContract(ExporterContract):
+    """And where a process serves, which may hang or die."""
+
+    async def test_a_frozen_server_makes_a_cut_unknown_and_the_next_one_certain(self, world: ServerWorld) -> None:
+        image = world.image(1)
+        access = await exported(world, export_of(image))
+        async with world.writing(access) as writer:
+            await stamped(writer)
+            await world.freeze()
+            with trio.fail_after(PATIENCE_S):
+                assert isinstance(await world.exporter.cut(image), Unknown)
+                assert isinstance(await world.exporter.export(export_of(world.image(2))), Unknown)
+                assert isinstance(await world.exporter.observe(), Unknown)
+            await world.thaw()
+            with trio.fail_after(PATIENCE_S):
+                while await world.exporter.cut(image) != Cut():
+                    await trio.lowlevel.checkpoint()
+            at_the_cut = bytes_of(image)
+            await trio.sleep(SETTLE_S)
+            assert bytes_of(image) == at_the_cut
+        await served(world, export_of(world.image(2)))
+
+    async def test_a_killed_server_comes_back_with_all_exports_and_a_writer_sees_no_error(
+        self, world: ServerWorld
+    ) -> None:
+        one, two = export_of(world.image(1)), export_of(world.image(2))
+        await exported(world, two)
+        async with world.writing(await exported(world, one)) as writer:
+            await stamped(writer, 16)
+            await world.kill()
+            await served(world, one, two)
+            await stamped(writer, 64)
+            assert not writer.error
+
+    async def test_a_cut_is_certain_while_the_server_is_dead(self, world: ServerWorld) -> None:
+        image = world.image(1)
+        access = await exported(world, export_of(image))
+        await world.kill()
+        with trio.fail_after(PATIENCE_S):
+            while await world.exporter.cut(image) != Cut():
+                await trio.lowlevel.checkpoint()
+        await served(world)
+        assert await world.read(access, 4) is None

@@ -23,7 +23,7 @@ from storaged.export.nfs import Nfs, Place
 from storaged.testing import H1, H2, make_volume, vid_of
 from storaged.volume import Epoch
 from tests.fakes.exporter_contract import MANY, PATIENCE_S, SETTLE_S, exported, served
-from tests.fakes.tgt_world import free_port
+from tests.fakes.iscsi_world import free_port
 
 pytestmark = [
     pytest.mark.lab,

@@ -13,7 +13,8 @@ import trio
 from storaged.export.description import Cut, Image
 from storaged.testing import H1, H2
 from tests.fakes.exporter_contract import bytes_of, export_of, exported, served, stamped
-from tests.fakes.tgt_world import BLOCK, BLOCKS, QemuWriter, TgtWorld
+from tests.fakes.iscsi_world import BLOCK, BLOCKS, QemuWriter
+from tests.fakes.tgt_world import TgtWorld
 
 pytestmark = [
     pytest.mark.lab,

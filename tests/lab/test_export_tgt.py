@@ -18,8 +18,9 @@ from storaged.export import keeping
 from storaged.export import tgt_words as words
 from storaged.export.description import Access, Cut, Kind, Refused, Unknown
 from storaged.export.tgt import Tgt
-from tests.fakes.exporter_contract import ExporterContract, export_of, exported, served, stamped
-from tests.fakes.tgt_world import CALL_S, TgtWorld
+from tests.fakes.exporter_contract import ServerContract, export_of, exported, served, stamped
+from tests.fakes.iscsi_world import CALL_S
+from tests.fakes.tgt_world import TgtWorld
 
 pytestmark = [
     pytest.mark.lab,
@@ -49,7 +50,7 @@ def told(world: TgtWorld) -> bytes:
     return seen + (world.portal.folder / "tgtd.log").read_bytes()
 
 
-class TestTgt(ExporterContract):
+class TestTgt(ServerContract):
     async def test_the_secret_is_in_no_argument_and_no_log(self, world: TgtWorld) -> None:
         access = await exported(world, export_of(world.image(1)))
         await world.read(access, 4)

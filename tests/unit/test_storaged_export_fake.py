@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.fakes.exporter import FakeWorld
-from tests.fakes.exporter_contract import ExporterContract
+from tests.fakes.exporter_contract import ServerContract
 
 
 @pytest.fixture
@@ -18,5 +18,5 @@ async def world(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[FakeWorl
     world.running.cancel()
 
 
-class TestFake(ExporterContract):
+class TestFake(ServerContract):
     pass
