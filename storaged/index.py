@@ -118,10 +118,13 @@ class _Seen:
         self.ignored = Ignored()
 
     def snapshot(self) -> Snapshot:
-        uses = tuple(use for _, use in self.pools.values())
-        found = gathered((place.found for place in self.places.values()), self.misplaced.values(), uses)
-        over = (_over(use) for use in found.pools if use.limit_mib is not None and use.promised_mib > use.limit_mib)
-        return replace(found, problems=(*self.problems, *over), ignored=self.ignored)
+        return gathered(
+            (place.found for place in self.places.values()),
+            self.misplaced.values(),
+            [use for _, use in self.pools.values()],
+            problems=self.problems,
+            ignored=self.ignored,
+        )
 
 
 class _Walk:
@@ -392,8 +395,3 @@ def _packed(facts: os.stat_result) -> bytes:
 def _vid_of(name: str) -> Vid | None:
     vid = parse_id(name.removesuffix(FOLDER).removeprefix("vid."))
     return None if vid is None else Vid(vid)
-
-
-def _over(use: PoolUse) -> str:
-    promised, limit = use.promised_mib / 1024, (use.limit_mib or 0) / 1024
-    return f"pool {shown(use.path)}: its volumes have {promised:.6g} GB together, its limit is {limit:.6g} GB"
