@@ -168,6 +168,7 @@ class _Walk:
 
     def _look_at(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
+        ignored = self.seen.ignored  # is of the last scan
         self.seen.misplaced.pop(path, None)
         known = self.seen.places.pop(path, None)
         if known is not None:
@@ -175,6 +176,7 @@ class _Walk:
             self._known = {path: known}
         with open_beneath(self._root, parent) as folder, suppress(FileNotFoundError):
             self._named_as_volume(name, folder, path)
+        self.seen.ignored = ignored
 
     def _walk(self, folder: int, path: str, depth: int) -> None:
         if not self._first_visit(os.fstat(folder)):
