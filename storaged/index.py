@@ -223,6 +223,9 @@ class _Walk:
         elif not stat.S_ISREG(facts.st_mode):
             kind = "a special file"
             self._ignore(specials=1)
+        if len(self.seen.misplaced) >= VOLUMES_MAX:
+            self._problem(f"more than {VOLUMES_MAX} files and links named like volumes; some are left out")
+            return
         self.seen.misplaced[path] = BadVolume(shown(path), f"it is {kind}, not a folder", _vid_of(name))
 
     def _volume(self, name: str, parent: int, path: str, facts: os.stat_result) -> None:

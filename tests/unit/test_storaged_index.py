@@ -532,6 +532,7 @@ def test_nothing_from_outside_comes_in_however_names_are_exchanged_meanwhile(tmp
         ("DEPTH_MAX", 2, "deeper than 2"),
         ("ENTRIES_MAX", 3, "more than 3 names"),
         ("VOLUMES_MAX", 1, "more than 1 volumes"),
+        ("VOLUMES_MAX", 1, "more than 1 files and links"),
     ],
 )
 def test_every_limit_is_said_when_it_is_reached(
@@ -541,6 +542,7 @@ def test_every_limit_is_said_when_it_is_reached(
     make_volume(tmp_path / "a/b/c", ONE)
     for number in range(2, 6):
         make_volume(tmp_path / "many", vid_of(number))
+        (tmp_path / f"{vid_of(number)}.elimg").write_text("")
     assert any(words in problem for problem in scan(tmp_path).problems)
 
 
