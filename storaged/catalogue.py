@@ -39,7 +39,7 @@ class Catalogue:
         self._index = Index(Pools(host_id, config.state / MEMORY))
         self._rescan_s = config.rescan_s
         self._snapshot = Snapshot()
-        self._said: tuple[str, ...] = ()
+        self._said: frozenset[str] = frozenset()
         self._hints: Hints | None = None
         self._is_all_watched = True
         self._missed = trio.Event()
@@ -67,7 +67,7 @@ class Catalogue:
                     log.info("pool %s: %d things that were half-made are gone", shown(use.path), swept.deleted)
 
     async def scan(self) -> None:
-        """Look at all pools again; what is wrong there is told once, and again when it changes."""
+        """Look at all pools again; what is wrong there is told once, and again when it comes back."""
         self._again = frozenset()
         took_s = await self._see(partial(self._index.scan, self._pools))
         now_s = trio.current_time()
@@ -143,10 +143,10 @@ class Catalogue:
         return snapshot, wrong, self._hints.watch(self._index.watchable()) if self._hints is not None else Watched()
 
     def _tell(self, wrong: tuple[str, ...]) -> None:
-        if wrong != self._said:
-            self._said = wrong
-            for complaint in wrong:
+        for complaint in wrong:
+            if complaint not in self._said:
                 log.warning("%s", complaint)
+        self._said = frozenset(wrong)
 
     def _heed(self, watched: Watched) -> None:
         """What is watched from now on may have changed just before: it is looked at once more."""

@@ -6,17 +6,21 @@ Pure.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from specs.ids import Vid
-from storaged.volume import BadVolume, Conflict, Found, PoolUse, Snapshot, Volume, shown
+from specs.units import GB_MIB
+from storaged.volume import BadVolume, Conflict, Found, Ignored, PoolUse, Snapshot, Volume, shown
 
 
 def gathered(
     found: Iterable[Found],
-    misplaced: Iterable[BadVolume] = (),
-    pools: Sequence[PoolUse] = (),
+    misplaced: Iterable[BadVolume],
+    pools: Sequence[PoolUse],
+    *,
+    problems: Iterable[str],
+    ignored: Ignored,
 ) -> Snapshot:
     """`misplaced` are named like volumes and are no folders: where a vid has a folder, they don't count. `pools` come
     without their sums."""
@@ -26,15 +30,18 @@ def gathered(
     for each in misplaced:
         if each.vid is None or not gathering.has(each.vid):
             gathering.add(each)
+    uses = tuple(
+        replace(pool, promised_mib=gathering.promised_mib[pool.path], volumes=gathering.counts[pool.path])
+        for pool in pools
+    )
     return Snapshot(
         volumes=gathering.volumes,
         bad=gathering.bad,
         conflicts={vid: _conflict(vid, copies) for vid, copies in gathering.crowds.items()},
         nameless=tuple(gathering.nameless),
-        pools=tuple(
-            replace(pool, promised_mib=gathering.promised_mib[pool.path], volumes=gathering.counts[pool.path])
-            for pool in pools
-        ),
+        problems=(*problems, *_overfull(uses)),
+        ignored=ignored,
+        pools=uses,
     )
 
 
@@ -70,6 +77,13 @@ class _Gathering:
     def _crowd(self, vid: Vid, found: Found) -> None:
         first = self.volumes.pop(vid, None) or self.bad.pop(vid, None)
         self.crowds.setdefault(vid, [first] if first else []).append(found)
+
+
+def _overfull(uses: Iterable[PoolUse]) -> Iterator[str]:
+    for use in uses:
+        if use.limit_mib is not None and use.promised_mib > use.limit_mib:
+            promised, limit = use.promised_mib / GB_MIB, use.limit_mib / GB_MIB
+            yield f"pool {shown(use.path)}: its volumes have {promised:.6g} GB together, its limit is {limit:.6g} GB"
 
 
 def _withheld(volume: Volume, why: str) -> BadVolume:

@@ -19,7 +19,7 @@ import trio
 WATCHES_MAX = 8192  # each costs the kernel one or two KiB, and all programs of a user share fs.inotify.max_user_watches
 PATHS_MAX = 256  # changed at once; beyond, everything is looked at
 READ_BYTES = 64 * 1024
-READS_MAX = 64  # in one go, so that a flood does not hold the loop up; what is left is a hint still
+READS_MAX = 4  # in one go, so that a flood does not hold the loop up; what is left is a hint still
 NAMED = ".elimg"
 
 _EVENT = Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name

@@ -118,10 +118,13 @@ class _Seen:
         self.ignored = Ignored()
 
     def snapshot(self) -> Snapshot:
-        uses = tuple(use for _, use in self.pools.values())
-        found = gathered((place.found for place in self.places.values()), self.misplaced.values(), uses)
-        over = (_over(use) for use in found.pools if use.limit_mib is not None and use.promised_mib > use.limit_mib)
-        return replace(found, problems=(*self.problems, *over), ignored=self.ignored)
+        return gathered(
+            (place.found for place in self.places.values()),
+            self.misplaced.values(),
+            [use for _, use in self.pools.values()],
+            problems=self.problems,
+            ignored=self.ignored,
+        )
 
 
 class _Walk:
@@ -165,6 +168,7 @@ class _Walk:
 
     def _look_at(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
+        ignored = self.seen.ignored  # is of the last scan
         self.seen.misplaced.pop(path, None)
         known = self.seen.places.pop(path, None)
         if known is not None:
@@ -172,6 +176,7 @@ class _Walk:
             self._known = {path: known}
         with open_beneath(self._root, parent) as folder, suppress(FileNotFoundError):
             self._named_as_volume(name, folder, path)
+        self.seen.ignored = ignored
 
     def _walk(self, folder: int, path: str, depth: int) -> None:
         if not self._first_visit(os.fstat(folder)):
@@ -218,6 +223,9 @@ class _Walk:
         elif not stat.S_ISREG(facts.st_mode):
             kind = "a special file"
             self._ignore(specials=1)
+        if len(self.seen.misplaced) >= VOLUMES_MAX:
+            self._problem(f"more than {VOLUMES_MAX} files and links named like volumes; some are left out")
+            return
         self.seen.misplaced[path] = BadVolume(shown(path), f"it is {kind}, not a folder", _vid_of(name))
 
     def _volume(self, name: str, parent: int, path: str, facts: os.stat_result) -> None:
@@ -392,8 +400,3 @@ def _packed(facts: os.stat_result) -> bytes:
 def _vid_of(name: str) -> Vid | None:
     vid = parse_id(name.removesuffix(FOLDER).removeprefix("vid."))
     return None if vid is None else Vid(vid)
-
-
-def _over(use: PoolUse) -> str:
-    promised, limit = use.promised_mib / 1024, (use.limit_mib or 0) / 1024
-    return f"pool {shown(use.path)}: its volumes have {promised:.6g} GB together, its limit is {limit:.6g} GB"

@@ -59,6 +59,10 @@ def volumes(*, config: Path = PATH) -> None:
     for volume in snapshot.volumes.values():
         traits = [trait for trait in ("bootable", "shareable", "readonly", "private") if getattr(volume, trait)]
         print(dashed(volume.vid), f"{volume.size_mib} MiB", volume.format, volume.name, *traits, sep="  ")  # noqa: T201
+    withheld = {pool.withheld for pool in snapshot.pools}
+    for bad in snapshot.bad.values():
+        if bad.vid is not None and bad.reason in withheld:
+            print(dashed(bad.vid), bad.path, "not given for writing", sep="  ")  # noqa: T201
     for complaint in complaints(snapshot):
         print(f"storaged: {complaint}", file=sys.stderr)  # noqa: T201
 

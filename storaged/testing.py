@@ -18,6 +18,21 @@ def vm_of(number: int) -> VmId:
     return VmId(f"{number:032x}")
 
 
+def a_tick_later(folder: Path) -> None:
+    """Wait until the filesystem's clock has moved on: only then does a change to what is there now show in its stat."""
+    first = _now_ns(folder)
+    while _now_ns(folder) == first:
+        pass
+
+
+def _now_ns(folder: Path) -> int:
+    clock = folder / ".clock"
+    clock.touch()
+    now_ns = clock.stat().st_ctime_ns
+    clock.unlink()
+    return now_ns
+
+
 def make_volume(
     pool: Path,
     vid: Vid,

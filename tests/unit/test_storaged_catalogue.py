@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from specs.ids import dashed
 from storaged import catalogue as catalogue_module
 from storaged import hints
 from storaged.catalogue import COMPLAINTS_MAX, Catalogue, complaints
@@ -171,6 +172,20 @@ async def test_a_pool_that_is_unmounted_is_noticed_by_a_look_as_well(kept: Catal
     (unmount(pool) / "team" / folder.name / "meta.json").write_text("{size: .125, name: gone}")
     await until(lambda: not kept.snapshot().volumes)
     assert "used pool" in kept.snapshot().problems[0]
+
+
+async def test_what_is_wrong_is_told_once_and_again_when_it_comes_back(
+    pool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue = a_catalogue(pool)
+    folders = [make_volume(pool, vid, meta=b"{") for vid in (ONE, TWO)]
+    told = []
+    for meta in (b"{", b"{", b"{size: .125}", b"{"):
+        (folders[0] / "meta.json").write_bytes(meta)
+        caplog.clear()
+        await catalogue.scan()
+        told.append([dashed(vid) in caplog.text for vid in (ONE, TWO)])
+    assert told == [[True, True], [False, False], [False, False], [True, False]]
 
 
 def test_of_very_many_complaints_the_first_are_told_and_the_rest_counted() -> None:

@@ -98,9 +98,10 @@ def test_a_queue_that_ran_over_is_everything(pool: Path, hints: Hints) -> None:
     for number in range(most // 2 + 10):  # two events each, and no two alike in a row
         os.close(os.open(pool / NAME / str(number % 2), os.O_WRONLY | os.O_CREAT))
         os.chmod(pool / NAME / str(number % 2), 0o600)
-    taken = [hints.take() for _ in range(4)]
+    taken = []
+    while hint := hints.take() if not taken or taken[-1] != Hint() else None:
+        taken.append(hint)
     assert WHOLE in taken
-    assert taken[-1] == Hint()
 
 
 def test_a_flood_is_taken_in_bounded_gulps(pool: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch) -> None:

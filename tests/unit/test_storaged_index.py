@@ -18,7 +18,7 @@ from storaged import beneath, index
 from storaged.index import Index
 from storaged.metadata import META_MAX_BYTES
 from storaged.record import RECORD, render_right
-from storaged.testing import ALICE, H1, make_volume, vid_of, vm_of
+from storaged.testing import ALICE, H1, a_tick_later, make_volume, vid_of, vm_of
 from storaged.volume import Epoch, Right, Snapshot
 
 ONE, TWO = vid_of(1), vid_of(2)
@@ -235,6 +235,7 @@ def test_a_rescan_reads_again_only_what_changed(tmp_path: Path, monkeypatch: pyt
     assert sorted(read) == [ONE, TWO]
     assert scanner.scan([tmp_path]) == before
     assert sorted(read) == [ONE, TWO]
+    a_tick_later(tmp_path)
     (tmp_path / f"{dashed(TWO)}.elimg/meta.json").write_text("{size: .125, name: new}")
     assert scanner.scan([tmp_path]).volumes[TWO].name == "new"
     assert sorted(read) == [ONE, TWO, TWO]
@@ -320,6 +321,7 @@ def test_no_change_to_a_settled_volume_is_missed(tmp_path: Path, monkeypatch: py
     scanner, looker = Index(), Index()
     before = scanner.scan([tmp_path / "pool"])
     assert looker.scan([tmp_path / "pool"]) == before
+    a_tick_later(tmp_path)
     CHANGES[change](folder, tmp_path / "away")
     after = scan(tmp_path / "pool")
     assert after != before
@@ -335,6 +337,7 @@ def test_a_bad_volume_that_is_mended_is_noticed(tmp_path: Path, monkeypatch: pyt
     (folder / name).write_text("{")
     scanner = Index()
     assert ONE in scanner.scan([tmp_path]).bad
+    a_tick_later(tmp_path)
     if name == RECORD:
         (folder / RECORD).write_bytes(
             render_right(Right(ONE, Epoch(1, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=False))
@@ -349,6 +352,7 @@ def test_a_record_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     folder = make_volume(tmp_path, ONE)
     scanner = Index()
     for counter in (1, 2):
+        a_tick_later(tmp_path)
         right = Right(ONE, Epoch(counter, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True)
         (folder / RECORD).write_bytes(render_right(right))  # in place: the folder stays as it is
         assert scanner.scan([tmp_path]).volumes[ONE].right == right
@@ -530,6 +534,7 @@ def test_nothing_from_outside_comes_in_however_names_are_exchanged_meanwhile(tmp
         ("DEPTH_MAX", 2, "deeper than 2"),
         ("ENTRIES_MAX", 3, "more than 3 names"),
         ("VOLUMES_MAX", 1, "more than 1 volumes"),
+        ("VOLUMES_MAX", 1, "more than 1 files and links"),
     ],
 )
 def test_every_limit_is_said_when_it_is_reached(
@@ -539,6 +544,7 @@ def test_every_limit_is_said_when_it_is_reached(
     make_volume(tmp_path / "a/b/c", ONE)
     for number in range(2, 6):
         make_volume(tmp_path / "many", vid_of(number))
+        (tmp_path / f"{vid_of(number)}.elimg").write_text("")
     assert any(words in problem for problem in scan(tmp_path).problems)
 
 

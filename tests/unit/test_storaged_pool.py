@@ -241,12 +241,14 @@ def test_the_command_adopts_a_pool_of_the_settings_and_no_other_folder(
     (root / POOL).write_text(json.dumps({**GOOD, "owner": H2}))
     make_volume(root, ONE)
     main.volumes(config=settings)
-    assert f"that of host {H2[:16]}" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"that of host {H2[:16]}" in said.err
+    assert f"{dashed(ONE)}  {root}/{dashed(ONE)}.elimg  not given for writing" in said.out
     main.adopt(root, config=settings)
     main.volumes(config=settings)
     said = capsys.readouterr()
     assert (said.err, mark_of(root)["owner"]) == ("", host.principal.id)
-    assert dashed(ONE) in said.out
+    assert f"{dashed(ONE)}  128 MiB  raw" in said.out
     assert '"what": "pool.adopt"' in audit.read_text()
     with pytest.raises(SystemExit, match="is no pool of this host"):
         main.adopt(root.parent, config=settings)
