@@ -212,7 +212,9 @@ class Daemon:
         volumes = tuple(
             OfferedVolume(vid, vid[:4], 1024, ImageFormat.RAW, True, False, False, self.host.vids[vid]) for vid in here
         )
-        return [VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes)]
+        return [
+            VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes, PORT)
+        ]
 
     # ---- the front door
 
