@@ -242,7 +242,9 @@ class HostRules(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.host.up.items()]
+        observed = [
+            Observed(vm_id, generation, vm_id in self.host.stalled) for vm_id, generation in self.host.up.items()
+        ]
         self.looks.append((self.host.compute.look(), observed))
 
     @precondition(lambda self: self.looks)
