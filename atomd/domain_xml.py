@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from unicodedata import bidirectional, category
-from uuid import UUID
 
 from lxml import etree
 
@@ -362,7 +361,7 @@ def secret_xml(usage: str) -> str:
     """`ephemeral`: in libvirtd's memory, never on its disk. `private`: nobody reads it back, root with virsh neither.
     The UUID follows from the usage, so that one that stayed behind is taken over and not in the way."""
     secret = etree.Element("secret", ephemeral="yes", private="yes")
-    _add(secret, "uuid", str(UUID(bytes=sha256(b"atomos-secret:" + usage.encode()).digest()[:16])))
+    _add(secret, "uuid", dashed(sha256(b"atomos-secret:" + usage.encode()).hexdigest()[:32]))
     _add(_add(secret, "usage", type="iscsi"), "target", usage)
     return etree.tostring(secret, encoding="unicode")
 
