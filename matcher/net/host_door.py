@@ -73,7 +73,7 @@ class HostLine:
                 raise NotAdmitted(f"{self.host} does not take this host's certificate") from error
             raise Unanswered(f"{self.host}: {error.__cause__ or error or 'the connection broke'}") from error
         except h11.RemoteProtocolError as error:
-            raise Unanswered(f"{self.host} does not speak HTTP: {error}") from error
+            raise Unanswered(f"{self.host} gives no whole answer: {error}") from error
         try:
             if status >= 400:
                 return from_json(Refused, data, max_bytes=BODY_MAX_BYTES)
