@@ -85,6 +85,7 @@ class FakeHypervisor:
         self.networks = {"default": False}  # name: active
         self.starts: list[VmId] = []
         self.secrets: dict[VmId, tuple[DomainSecret, ...]] = {}  # as each start came with
+        self.kept: set[str] = set()  # usages of secrets that are there now
         self.down: str | None = None
         self._next_start: str | None = None
         self._swallow = False
@@ -100,6 +101,7 @@ class FakeHypervisor:
 
     def come_back(self) -> None:
         self.down = None
+        self.kept.clear()
         self._say(Resync())
 
     def fail_next_start(self, reason: str) -> None:
@@ -147,6 +149,7 @@ class FakeHypervisor:
         if wanted - {secret.usage for secret in secrets}:
             raise StartFailed("Secret not found")
         self.secrets[vm_id_of(xml)] = tuple(secrets)
+        self.kept -= {secret.usage for secret in secrets}
         vm_id = vm_id_of(xml)
         if vm_id in self.by_id:
             if self.by_id[vm_id].seen.name == domain_name(vm_id):

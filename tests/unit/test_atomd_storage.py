@@ -100,8 +100,11 @@ async def test_where_one_can_not_be_reached_no_other_is_told_anything(net: Net) 
     assert not net.h2.heard
 
 
-async def test_whatever_is_at_a_users_address_the_sentence_is_the_same(net: Net) -> None:
+async def test_whatever_is_at_a_users_address_the_sentence_is_the_same(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A closed port, silence, another protocol, another host: who chose the address does not learn which."""
+    monkeypatch.setattr(storage, "REACH_S", 0.3)
     said = set()
 
     async def talks(plain: trio.SocketStream) -> None:
