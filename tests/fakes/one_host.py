@@ -45,6 +45,7 @@ ANN, BOB = UserId("a" * 64), UserId("b" * 64)
 ASK = VmAsk(1, True, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
 NAMES = {ANN: "ann", BOB: "bob"}
 VID = "e" * 32
+DATA = "c" * 32
 VM_ID = VmId("d" * 32)
 THREADS = 4
 BOOT = "boot 1"

@@ -6,10 +6,9 @@ from atomd.lifecycle import State
 from atomd.volumes import Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import HostId
-from tests.fakes.one_host import VID, OneHost
+from tests.fakes.one_host import DATA, VID, OneHost
 
 H2 = HostId("2" * 64)
-DATA = "c" * 32
 IN_USE = Refused("volume-in-use", (Reason("volume", "it", "taken", "wait"),))
 UNREACHED = Silent("h2, which has its volume, can't be reached", asked=False)
 
