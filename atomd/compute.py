@@ -17,6 +17,7 @@ from typing import assert_never
 
 from atomd import refusals as no
 from atomd.admission import Admission, is_as_pledged, standing
+from atomd.away import Away, why_lost
 from atomd.closed import Closed
 from atomd.effects import (
     AttachVolumes,
@@ -42,7 +43,6 @@ from atomd.moment import Moment
 from atomd.reconcile import Action, Observed, Step, reconcile
 from atomd.refusals import name_taken, not_next, refused, silent, too_old, unattached
 from atomd.remembered import forgettable, remembered
-from atomd.stalled import Stalled, why_lost, why_waiting
 from atomd.stopping import IGNORED, Due, Stopping, why_evicted
 from atomd.volumes import Answer, Silent, some_may_be_attached
 from matcher.offers.ledger import Ledger, Refusal, User
@@ -61,7 +61,7 @@ class Compute:
         self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim], admission: Admission
     ) -> None:
         self.vms: dict[VmId, Vm] = {}
-        self.stalled = Stalled()
+        self.away = Away()
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering, self._admission = ledger, offering, admission
@@ -247,17 +247,16 @@ class Compute:
         return [JournalForget(vm), Changed(vm_id)]
 
     def reached(self, vm_id: VmId, generation: int, answer: Answer, now_s: float) -> Effects:
-        """Storage has spoken, or not, about a VM that is paused as a volume fails it; see `atomd.stalled`."""
-        self.stalled.answered(vm_id, now_s)
+        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.away`."""
         vm = self._at(vm_id, generation)
         if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._busy or vm.is_cut:
+            self.away.forget(vm_id)
             return []
+        self.away.answered(vm_id, answer, now_s)
         if (lost := why_lost(vm, answer)) is not None:
             return self._end_anyway(vm, dataclasses.replace(vm, why=lost, is_cut=True), now_s, force=True)
-        if isinstance(answer, Attached):
-            return [ResumeDomain(vm)] if self.stalled.why(vm_id) else []
-        self.stalled.waits(vm_id, why_waiting(answer))
-        return [Changed(vm_id)]
+        resumes = isinstance(answer, Attached) and self.away.is_stalled(vm_id)
+        return [ResumeDomain(vm)] if resumes else [Changed(vm_id)]
 
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
@@ -319,7 +318,7 @@ class Compute:
         busy = self._busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
-        self.stalled.seen({step.vm_id for step in steps if step.action is Action.STALLED})
+        self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
         tidied: list[Effects] = [[JournalForget(vm)] for vm in forgettable(self.vms, self._older, self._litter)]
         return tidied + [self._step(step, up, now_s) for step in steps]
 
@@ -452,10 +451,10 @@ class Compute:
                 return self._bring_up(vm, step.action, now_s)
             case Action.RUNS:
                 return self._run(vm)
-            case Action.STALLED if vm.is_cut:  # it could not be destroyed
+            case Action.WATCH if vm.is_cut:  # it could not be destroyed
                 return [self._destroy(vm)]
-            case Action.STALLED:
-                return [ReachVolumes(vm)] if self.stalled.is_due(vm.vm_id, now_s) else []
+            case Action.WATCH:
+                return [ReachVolumes(vm)] if self.away.is_due(vm.vm_id, now_s) else []
             case Action.ENDED:
                 return self._has_ended(vm)
             case Action.REMOVE:

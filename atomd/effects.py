@@ -40,7 +40,7 @@ class DetachVolumes:
 
 @dataclass(frozen=True, slots=True)
 class ReachVolumes:
-    """Attach again what a running VM has already, as its domain can't reach it."""
+    """Attach again what a running VM has already, to learn whether it still has it."""
 
     vm: Vm
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import trio
 
 from atomd import effects as wanted
+from atomd.away import why_waiting
 from atomd.compute import Compute
 from atomd.domain_xml import DomainSpec, domain_secrets, domain_xml
 from atomd.domains import (
@@ -38,7 +39,6 @@ from atomd.lifecycle import State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
-from atomd.stalled import why_waiting
 from atomd.traits import arch_for
 from atomd.volumes import Answer, Silent
 from matcher.net.audit import Audit
@@ -234,9 +234,9 @@ class Performer:
 
     async def _reach(self, vm: Vm) -> None:
         answer = await self._storage.attach(vm)
-        log.info("%s is paused, as a volume fails it: %s", vm.vm_id, type(answer).__name__.lower())
         self.apply(self.compute.reached(vm.vm_id, vm.generation, answer, now_s()))
-        await self._soon()
+        if self.compute.away.is_stalled(vm.vm_id):
+            await self._soon()
 
     async def _opened(self, vm: Vm) -> Answer:
         """What the VM's domain is to open. The servers are asked anew where a secret is needed that is not in memory

@@ -29,7 +29,7 @@ class Action(StrEnum):
     START = "start"  # promised, and not there yet
     RESTART = "restart"  # was running before the host's own reboot
     RUNS = "runs"  # promised, and up: write that down
-    STALLED = "stalled"  # it is up, and a volume across the network fails it
+    WATCH = "watch"  # it is up, and has volumes of other hosts
     ENDED = "ended"  # it was up, and no longer is
     REMOVE = "remove"  # `rm` was under way
     QUARANTINE = "quarantine"  # ours by its name, unknown to the journal
@@ -70,7 +70,7 @@ def _action(vm: Vm, domain: Observed | None, boot_id: str) -> Action | None:
             return Action.RUNS if domain is not None else Action.START
         case State.RUNNING | State.STOPPING:
             if domain is not None:
-                return Action.STALLED if domain.stalled and is_away(vm.volumes) else None
+                return Action.WATCH if is_away(vm.volumes) else None
             rebooted = vm.boot_id != boot_id and vm.state is State.RUNNING
             return Action.RESTART if rebooted else Action.ENDED
         case State.STOPPED | State.FAILED:

@@ -280,7 +280,7 @@ class Service:
             host=self._face.host,
             host_id=self._identity.principal.id,
             state=vm.state,
-            why=vm.why or self._compute.stalled.why(vm.vm_id),
+            why=vm.why or self._compute.away.why(vm.vm_id),
             domain=domain_name(vm.vm_id),
             accelerator=hardware.accelerator,
             arch=arch_for(ask, hardware) or Arch.X86_64,

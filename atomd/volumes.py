@@ -7,7 +7,7 @@ leads QEMU to one.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 
 from matcher.wire.messages import REASONS_MAX, Address, Confirm, ImageFormat, Reason, Refused
 from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
@@ -43,10 +43,8 @@ def may_be_a_host(ip: str) -> bool:
         address = ip_address(ip)
     except ValueError:
         return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     here = address.is_loopback or address.is_unspecified or address.is_link_local
-    return not (here or address.is_multicast or address.is_reserved)
+    return not (here or address.is_multicast or address.is_reserved)  # an IPv4 address in IPv6 is reserved
 
 
 def joined(confirm: Confirm, answers: Mapping[HostId, Answer], own: HostId) -> Answer:

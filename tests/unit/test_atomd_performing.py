@@ -190,11 +190,20 @@ async def test_a_guest_that_was_paused_by_an_export_goes_on_when_it_is_back(
     vm_id = VmId(confirm.vm_id)
     running.storage.next = [SILENT, BUSY]
     running.hypervisor.fail_io(vm_id)
-    await running.until(lambda: running.host.compute.stalled.why(vm_id) == f"paused: {SILENT.why}")
+    await running.until(lambda: running.host.compute.away.why(vm_id) == f"paused: {SILENT.why}")
     await running.until(lambda: not running.storage.next)
     await running.until(lambda: running.hypervisor.by_id[vm_id].seen.state.value == "running")
-    await running.until(lambda: not running.host.compute.stalled.why(vm_id))
+    await running.until(lambda: not running.host.compute.away.why(vm_id))
     assert running.vm(confirm).state is State.RUNNING
+
+
+async def test_qemus_word_that_it_has_paused_a_guest_is_followed_at_once(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.hypervisor.fail_io(VmId(confirm.vm_id))
+    await trio.sleep(performing.RECONCILE_S / 10)
+    assert running.storage.attaches == 2
 
 
 async def test_a_guest_whose_volume_was_taken_over_is_destroyed_and_failed(
@@ -224,7 +233,14 @@ async def test_what_a_sysadmin_has_paused_is_left_alone(running: Running, autoju
     running.hypervisor.pause(vm_id)
     await trio.sleep(120)
     assert running.hypervisor.by_id[vm_id].seen.state.value == "paused"
-    assert running.storage.attaches == 1
+
+
+async def test_a_guest_whose_volume_was_taken_over_is_found_out_though_it_does_not_stop(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.storage.next = [OVER]
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
 
 
 async def test_storage_that_stays_silent_is_asked_now_and_then(running: Running, autojump_clock: MockClock) -> None:

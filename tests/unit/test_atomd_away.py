@@ -1,12 +1,12 @@
-"""A VM whose volume fails it is paused, asked for, and goes on alone where nobody else can have written."""
+"""A VM with volumes of other hosts is watched, and goes on only where nobody else can have written."""
 
 from dataclasses import replace
 
 from atomd import effects as wanted
+from atomd.away import ASK_AGAIN_S, PAUSED, WATCH_S, Away, why_lost
 from atomd.effects import Effect
 from atomd.lifecycle import State, Vm
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.stalled import ASK_AGAIN_S, PAUSED, Stalled, why_lost
 from atomd.volumes import Answer, Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from matcher.wire.volumes import Attached
@@ -54,7 +54,7 @@ def test_what_comes_back_as_it_was_goes_on() -> None:
     assert there(host, confirm).state is State.RUNNING
     host.stalled.clear()
     host.reconcile()
-    assert host.compute.stalled.why(vm.vm_id) == ""
+    assert host.compute.away.why(vm.vm_id) == ""
     assert not host.slow
 
 
@@ -108,14 +108,14 @@ def test_a_domain_that_could_not_be_destroyed_is_destroyed_again_without_asking_
 def test_while_nobody_answers_it_waits_and_says_for_whom() -> None:
     host, confirm = stalled_host()
     vm = asked(host)
-    assert host.compute.stalled.why(vm.vm_id) == PAUSED
+    assert host.compute.away.why(vm.vm_id) == f"paused: {PAUSED}"
     for said, why in (
         (Silent("h2, which has its volume, does not answer"), "paused: h2, which has its volume, does not answer"),
         (BUSY, "paused: volume e: its pool is not mounted"),
     ):
         answer(host, vm, said)
         assert there(host, confirm).state is State.RUNNING
-        assert host.compute.stalled.why(vm.vm_id) == why
+        assert host.compute.away.why(vm.vm_id) == why
         host.now_s += ASK_AGAIN_S
         vm = asked(host)
 
@@ -180,17 +180,49 @@ def test_a_vm_being_stopped_by_its_user_fails_as_well_where_its_volumes_are_lost
     assert there(host, confirm).state is State.FAILED
 
 
-def test_only_what_qemu_paused_and_only_with_volumes_of_other_hosts_is_stalled() -> None:
+def test_one_that_is_well_is_asked_about_now_and_then() -> None:
+    host, confirm = stalled_host()
+    host.stalled.clear()
+    vm = asked(host)
+    answer(host, vm, attached_for(vm))
+    assert not waiting(host, wanted.ResumeDomain)
+    host.now_s += WATCH_S - 1
+    host.reconcile()
+    assert not waiting(host, wanted.ReachVolumes)
+    host.now_s += 1
+    assert asked(host).vm_id == confirm.vm_id
+
+
+def test_one_that_qemu_never_paused_is_ended_as_well_where_it_lost_its_volumes() -> None:
+    """QEMU logs in again and again to a target that is gone for good, and says nothing."""
+    host, confirm = stalled_host()
+    host.stalled.clear()
+    answer(host, asked(host), OVER)
+    host.destroy()
+    assert there(host, confirm).state is State.FAILED
+
+
+def test_a_server_that_is_silent_is_told_of_though_qemu_has_not_noticed() -> None:
+    host, confirm = stalled_host()
+    host.stalled.clear()
+    vm = asked(host)
+    answer(host, vm, Silent("h2, which has its volume, does not answer"))
+    assert host.compute.away.why(VmId(confirm.vm_id)) == "h2, which has its volume, does not answer"
+    host.now_s += WATCH_S
+    answer(host, asked(host), attached_for(vm))
+    assert host.compute.away.why(VmId(confirm.vm_id)) == ""
+
+
+def test_only_volumes_of_other_hosts_are_watched() -> None:
     host, confirm = stalled_host()
     away = replace(a_vm(State.RUNNING), volumes=there(host, confirm).volumes)
-    at_home = a_vm(State.RUNNING)
 
     def steps(vm: Vm, *, stalled: bool) -> tuple[Step, ...]:
         return reconcile([vm], [Observed(VM_ID, 1, stalled)], boot_id=BOOT, busy=())
 
-    assert steps(away, stalled=True) == (Step(Action.STALLED, VM_ID),)
-    assert steps(away, stalled=False) == ()
-    assert steps(at_home, stalled=True) == ()
+    for stalled in (False, True):
+        assert steps(away, stalled=stalled) == (Step(Action.WATCH, VM_ID),)
+        assert steps(a_vm(State.RUNNING), stalled=stalled) == ()
 
 
 def test_refusals_that_may_pass_are_no_loss() -> None:
@@ -202,12 +234,14 @@ def test_refusals_that_may_pass_are_no_loss() -> None:
     assert why_lost(vm, Attached(())) is None
 
 
-def test_nothing_is_remembered_of_a_vm_that_is_no_longer_stalled() -> None:
-    stalled = Stalled()
-    stalled.seen({VM_ID})
-    assert stalled.is_due(VM_ID, 1.0)
-    stalled.seen(())
-    stalled.answered(VM_ID, 2.0)
-    stalled.waits(VM_ID, "h2 is silent")
-    assert stalled.why(VM_ID) == ""
-    assert stalled.is_due(VM_ID, 2.0)
+def test_nothing_is_remembered_of_a_vm_that_is_gone() -> None:
+    away = Away()
+    away.seen({VM_ID}, {VM_ID})
+    assert away.is_due(VM_ID, 1.0)
+    away.answered(VM_ID, Silent("h2 is silent"), 2.0)
+    away.seen((), ())
+    assert away.why(VM_ID) == ""
+    assert away.is_due(VM_ID, 2.0)
+    away.forget(VM_ID)
+    assert not away._asked_s
+    assert not away._silence
