@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection
 
 from atomd.hardware import Claim
 from atomd.lease import Lease, begin
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import PROMISED, State, Vm
 from atomd.moment import Moment
 from atomd.quota import Quota, Want
 from atomd.refusals import REVOKED, WHY_REVOKED, over_grant
 from matcher.offers.ledger import User
-from matcher.wire.messages import Confirm, Pledge, Refused
+from matcher.wire.messages import Abandon, Confirm, Pledge, Refused
 from specs.ids import UserId, VmId
 
 
@@ -67,3 +67,13 @@ def is_as_pledged(confirm: Confirm, pledge: Pledge) -> bool:
     asked = (confirm.pledge_id, confirm.vm_id, confirm.generation, confirm.vm)
     vids = tuple(volume.vid for volume in confirm.volumes)
     return (*asked, vids) == (pledge.pledge_id, pledge.vm_id, pledge.generation, pledge.vm, pledge.volumes)
+
+
+def standing(vm: Vm, older: Vm | None, abandon: Abandon, *, undone: bool) -> Vm | None:
+    """The promise that an abandon comes too late for: of this very offer, or of a later generation. `undone`: the VM's
+    own confirm was refused."""
+    if older is not None and older.offer_id == abandon.offer_id:
+        return older
+    meant = vm.offer_id == abandon.offer_id or vm.generation > abandon.generation
+    was_promised = vm.state is State.REMOVING and not undone
+    return vm if meant and (vm.state in PROMISED or was_promised) else None

@@ -16,7 +16,8 @@ from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from atomd import refusals as no
-from atomd.admission import Admission, is_as_pledged
+from atomd.admission import Admission, is_as_pledged, standing
+from atomd.away import Away, why_lost
 from atomd.closed import Closed
 from atomd.effects import (
     AttachVolumes,
@@ -29,17 +30,21 @@ from atomd.effects import (
     JournalAbandoned,
     JournalForget,
     Quarantined,
+    ReachVolumes,
     RebootDomain,
+    ResumeDomain,
     ShutDownDomain,
     StartDomain,
 )
 from atomd.hardware import Claim
 from atomd.lease import Lease
-from atomd.lifecycle import PROMISED, RUNS, State, Vm
+from atomd.lifecycle import RUNS, State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import name_taken, not_next, refused, too_old, unattached
+from atomd.refusals import name_taken, not_next, refused, silent, too_old, unattached
+from atomd.remembered import forgettable, remembered
 from atomd.stopping import IGNORED, Due, Stopping, why_evicted
+from atomd.volumes import Answer, Silent, some_may_be_attached
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Confirm, Refused
@@ -56,6 +61,7 @@ class Compute:
         self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim], admission: Admission
     ) -> None:
         self.vms: dict[VmId, Vm] = {}
+        self.away = Away()
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering, self._admission = ledger, offering, admission
@@ -70,23 +76,14 @@ class Compute:
     # ---- the journal
 
     def restore(self, vms: Collection[Vm], abandoned: Collection[OfferId], moment: Moment) -> None:
-        """Take up where the last run ended; call it once, before anything else, then reconcile.
-
-        One generation of a VM counts, the newest. Below a PREPARED one, the stopped one that it would replace is kept;
-        any other older row is one that could not be forgotten in time.
-        """
+        """Take up where the last run ended; call it once, before anything else, then reconcile."""
         for offer_id in abandoned:
             self._closed.abandon(offer_id)
-        for vm in sorted(vms, key=lambda vm: vm.generation):
-            before = self.vms.get(vm.vm_id)
-            if before is not None:
-                if vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED):
-                    self._older[before.vm_id] = before
-                else:
-                    self._litter[before.vm_id, before.generation] = before
-            self.vms[vm.vm_id] = vm
+        for vm in vms:
             if vm.lease is not None:
                 self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
+        kept = remembered(vms)
+        self.vms, self._older, self._litter = kept.vms, kept.older, kept.litter
         for vm in self.vms.values():
             if vm.state in RUNS:
                 self._ledger.restore(vm.offer_id, vm.claim)
@@ -175,8 +172,10 @@ class Compute:
         offer_id = OfferId(abandon.offer_id)
         vm = self.vms.get(VmId(abandon.vm_id))
         mine = vm if vm is not None and vm.user_id == user_id else None
-        if mine is not None and (stands := self._standing(mine, abandon)) is not None:
-            return stands, []
+        if mine is not None:
+            undone = self._closed.is_refused(mine.offer_id)
+            if (stands := standing(mine, self._older.get(mine.vm_id), abandon, undone=undone)) is not None:
+                return stands, []
         hold = self._ledger.held(offer_id, now_s)
         if hold is not None and hold.user_id != user_id:
             return None, []
@@ -221,17 +220,12 @@ class Compute:
             return []
         if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
             return self._not_now(vm, "evict")
-        evicted = dataclasses.replace(vm, state=State.STOPPING, why=why_evicted(why))
-        self.vms[vm.vm_id] = evicted
-        if vm.state is State.RUNNING:
-            self._stopping.pressed(vm.vm_id, now_s)
-        ending = self._destroy(evicted) if force else ShutDownDomain(evicted)
-        return [Journal(evicted, before=vm), ending, Changed(vm.vm_id)]
+        return self._end_anyway(vm, dataclasses.replace(vm, why=why_evicted(why)), now_s, force=force)
 
     # ---- from slow work
 
-    def attached(self, vm_id: VmId, generation: int, answer: Attached | Refused | None) -> Effects:
-        """Storage has spoken; `None`: it could not be asked, or did not say, so that a detach has to follow."""
+    def attached(self, vm_id: VmId, generation: int, answer: Answer) -> Effects:
+        """Storage has spoken, or not."""
         vm = self._at(vm_id, generation)
         if vm is None or vm.state not in (State.PREPARED, State.RUNNING, State.REMOVING):
             return []
@@ -245,11 +239,24 @@ class Compute:
         if isinstance(answer, Attached):
             return self._commit(vm, answer)
         if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
-            return self._end(vm, State.STOPPED, unattached(answer)) if answer is not None else []
-        if answer is None:
-            return self._undo(vm, no.SILENT)
-        self._drop(vm, answer)
+            return self._end(vm, State.STOPPED, unattached(answer)) if isinstance(answer, Refused) else []
+        refusal = silent(answer) if isinstance(answer, Silent) else answer
+        if some_may_be_attached(vm.confirm, answer):
+            return self._undo(vm, refusal)
+        self._drop(vm, refusal)
         return [JournalForget(vm), Changed(vm_id)]
+
+    def reached(self, vm_id: VmId, generation: int, answer: Answer, now_s: float) -> Effects:
+        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.away`."""
+        vm = self._at(vm_id, generation)
+        if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._busy or vm.is_cut:
+            self.away.forget(vm_id)
+            return []
+        self.away.answered(vm_id, answer, now_s)
+        if (lost := why_lost(vm, answer)) is not None:
+            return self._end_anyway(vm, dataclasses.replace(vm, why=lost, is_cut=True), now_s, force=True)
+        resumes = isinstance(answer, Attached) and self.away.is_stalled(vm_id)
+        return [ResumeDomain(vm)] if resumes else [Changed(vm_id)]
 
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
@@ -273,7 +280,7 @@ class Compute:
             return []
         if vm.state is State.REMOVING:
             return self._detach(vm)
-        return self._end(vm, State.STOPPED, vm.ends_because) if vm.state in (State.RUNNING, State.STOPPING) else []
+        return self._end(vm, vm.ends_as, vm.ends_because) if vm.state in (State.RUNNING, State.STOPPING) else []
 
     def ended(self, vm_id: VmId, *, crashed: bool, why: str) -> None:
         """libvirt says that a domain has ended; it does not say of which generation, and may say it late. So these
@@ -311,7 +318,9 @@ class Compute:
         busy = self._busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
-        return self._tidied() + [self._step(step, up, now_s) for step in steps]
+        self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
+        tidied: list[Effects] = [[JournalForget(vm)] for vm in forgettable(self.vms, self._older, self._litter)]
+        return tidied + [self._step(step, up, now_s) for step in steps]
 
     # ---- inside
 
@@ -343,15 +352,6 @@ class Compute:
         """The VM that an offer has become."""
         vms = (*self.vms.values(), *self._older.values())
         return next((vm for vm in vms if vm.offer_id == offer_id), None)
-
-    def _standing(self, vm: Vm, abandon: Abandon) -> Vm | None:
-        """The promise that an abandon comes too late for: of this very offer, or of a later generation."""
-        older = self._older.get(vm.vm_id)
-        if older is not None and older.offer_id == abandon.offer_id:
-            return older
-        meant = vm.offer_id == abandon.offer_id or vm.generation > abandon.generation
-        was_promised = vm.state is State.REMOVING and not self._closed.is_refused(vm.offer_id)
-        return vm if meant and (vm.state in PROMISED or was_promised) else None
 
     def _refuse(self, offer_id: OfferId, user_id: UserId, refusal: Refused, now_s: float) -> Refused:
         hold = self._ledger.held(offer_id, now_s)
@@ -386,6 +386,15 @@ class Compute:
         self._stopping.pressed(vm.vm_id, now_s)
         return [stopping, self._destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
 
+    def _end_anyway(self, vm: Vm, ending: Vm, now_s: float, *, force: bool) -> Effects:
+        """Whatever its user wishes; `ending` is the VM with the reason."""
+        stopping = dataclasses.replace(ending, state=State.STOPPING)
+        self.vms[vm.vm_id] = stopping
+        if vm.state is State.RUNNING:
+            self._stopping.pressed(vm.vm_id, now_s)
+        end = self._destroy(stopping) if force else ShutDownDomain(stopping)
+        return [Journal(stopping, before=vm), end, Changed(vm.vm_id)]
+
     def _due(self, vm: Vm, now_s: float) -> Effects:
         lease = self.lease_of(vm)
         over = lease if lease is not None and lease.is_over(now_s) else None
@@ -419,6 +428,8 @@ class Compute:
         return DestroyDomain(vm)
 
     def _detach(self, vm: Vm) -> Effects:
+        """Compute is free at once: a storage host that is gone keeps its volumes, and nothing else."""
+        self._ledger.release(vm.offer_id)
         if vm.confirm.volumes:
             self._busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
@@ -436,18 +447,14 @@ class Compute:
         match step.action:
             case Action.UNDO:
                 return self._undo(vm, self._closed.refusal(vm.offer_id) or no.UNDONE)
-            case Action.START | Action.RESTART if why := self._kept_down(vm, now_s):
-                return self._end(vm, State.STOPPED, why)
-            case Action.START:
-                self._busy.add(vm.vm_id)
-                return [StartDomain(vm)]
-            case Action.RESTART:
-                if not vm.confirm.volumes:
-                    return self._commit(vm, Attached(()))
-                self._busy.add(vm.vm_id)
-                return [AttachVolumes(vm)]
+            case Action.START | Action.RESTART:
+                return self._bring_up(vm, step.action, now_s)
             case Action.RUNS:
                 return self._run(vm)
+            case Action.WATCH if vm.is_cut:  # it could not be destroyed
+                return [self._destroy(vm)]
+            case Action.WATCH:
+                return [ReachVolumes(vm)] if self.away.is_due(vm.vm_id, now_s) else []
             case Action.ENDED:
                 return self._has_ended(vm)
             case Action.REMOVE:
@@ -456,12 +463,17 @@ class Compute:
 
     def _has_ended(self, vm: Vm) -> Effects:
         if vm.state is State.STOPPING:
-            return self._end(vm, State.STOPPED, vm.ends_because)
+            return self._end(vm, vm.ends_as, vm.ends_because)
         crashed, why = self._last_words.get(vm.vm_id, (False, "it ended while atomd was not watching"))
         return self._end(vm, State.FAILED if crashed else State.STOPPED, why)
 
-    def _kept_down(self, vm: Vm, now_s: float) -> str | None:
-        return self._admission.kept_down(vm, self.lease_of(vm), now_s) if vm.boot_id != self._boot_id else None
+    def _bring_up(self, vm: Vm, action: Action, now_s: float) -> Effects:
+        if vm.boot_id != self._boot_id and (why := self._admission.kept_down(vm, self.lease_of(vm), now_s)):
+            return self._end(vm, State.STOPPED, why)
+        if action is Action.RESTART and not vm.confirm.volumes:
+            return self._commit(vm, Attached(()))
+        self._busy.add(vm.vm_id)
+        return [StartDomain(vm)] if action is Action.START else [AttachVolumes(vm)]
 
     def _at(self, vm_id: VmId, generation: int) -> Vm | None:
         vm = self.vms.get(vm_id)
@@ -479,11 +491,6 @@ class Compute:
         else:
             self.vms[vm.vm_id] = older
         self._closed.settle(vm.offer_id, refusal)
-
-    def _tidied(self) -> list[Effects]:
-        """Rows that are left over are forgotten, unless their place has been taken by a VM of the same name."""
-        used = {(vm.vm_id, vm.generation) for vm in (*self.vms.values(), *self._older.values())}
-        return [[JournalForget(self._litter.pop(life))] for life in [*self._litter] if life not in used]
 
     def _not_now(self, vm: Vm, verb: str) -> Refused:
         state = "busy" if vm.vm_id in self._busy else vm.state

@@ -29,6 +29,7 @@ from atomd.placement import admits
 from atomd.quota import Quota
 from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
+from atomd.storage import Storage
 from atomd.uses import Uses, uses_here
 from matcher.net import peer
 from matcher.net.audit import Audit
@@ -87,7 +88,7 @@ async def _serve(
         hypervisor=hypervisor,
         hardware=hardware,
         host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
-        storaged_socket=config.storaged_socket,
+        storage=Storage(identity, config.storaged_socket),
         console_folder=_console_folder(config.state),
         network=config.network,
         nursery=nursery,

@@ -5,17 +5,17 @@ places only: the title, made harmless and escaped, and the names of required CPU
 table. Paths, networks and devices come from this host. The XML is built by a library, so that nothing can inject.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from unicodedata import bidirectional, category
 
 from lxml import etree
 
-from atomd.domains import StartFailed
+from atomd.domains import DomainSecret, StartFailed
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, Firmware
-from matcher.wire.volumes import AttachedVolume
+from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId, dashed, parse_id
 
 NAME_PREFIX = "atomos-"
@@ -276,7 +276,7 @@ def _endings(domain: _Element, spec: DomainSpec) -> None:
 def _devices(domain: _Element, spec: DomainSpec) -> None:
     x86 = PLATFORMS[spec.arch].is_x86
     devices = _add(domain, "devices")
-    _disks(devices, spec.volumes)
+    _disks(devices, spec)
     _add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
     _network(devices, spec)
     _serial(devices, spec.console_log)
@@ -293,28 +293,25 @@ def _devices(domain: _Element, spec: DomainSpec) -> None:
         _add(devices, "panic", model="isa")  # a guest's kernel panic is seen as a crash, not as a busy CPU
 
 
-def _disks(devices: _Element, volumes: tuple[AttachedVolume, ...]) -> None:
+def _disks(devices: _Element, spec: DomainSpec) -> None:
     """Bootable volumes first, else in the user's order: vda is what the machine boots from."""
-    ordered = sorted(volumes, key=lambda volume: not volume.bootable)
+    ordered = sorted(spec.volumes, key=lambda volume: not volume.bootable)
     for place, volume in enumerate(ordered):
-        _disk(devices, volume, place)
+        _disk(devices, volume, place, spec.vm_id)
 
 
-def _disk(devices: _Element, volume: AttachedVolume, place: int) -> None:
-    """`cache='writeback'`: a guest's flush reaches the disk, and the host's page cache serves the rest. `none` would
-    need O_DIRECT, which not every filesystem under a pool has, and a VM that can't start is worse than a cached one;
-    two guests on one host stay coherent, since both go through the one page cache. `io='threads'` follows from it:
-    native AIO blocks on cached files. On an I/O error the guest pauses and can go on; it never sees a broken disk.
-    The format is stated and the chain ends here: QEMU neither probes nor opens a backing file that a header names."""
-    assert volume.path.startswith("/"), "storage names absolute paths"
-    if not volume.path.isprintable():  # XML has no way to say it, and nobody means it
-        raise StartFailed(f"the volume's path {volume.path!a} holds characters that libvirt can't take: rename it")
-    disk = _add(devices, "disk", type="file", device="disk")
-    driver = {"name": "qemu", "type": volume.format.value, "cache": "writeback", "io": "threads"}
+def _disk(devices: _Element, volume: AttachedVolume, place: int, vm_id: VmId) -> None:
+    """On an I/O error the guest pauses and can go on; it never sees a broken disk. The format is stated and the chain
+    ends here: QEMU neither probes nor opens a backing file that a header names."""
+    disk = _add(devices, "disk", type="file" if volume.iscsi is None else "network", device="disk")
+    driver = {"name": "qemu", "type": volume.format.value}
     errors = {"error_policy": "stop", "rerror_policy": "stop"}
     discard = {} if volume.readonly else {"discard": "unmap"}  # what a guest frees, the pool gets back
-    _add(disk, "driver", **driver, **errors, **discard)
-    _add(disk, "source", file=volume.path)
+    _add(disk, "driver", **driver, **_caching(volume), **errors, **discard)
+    if volume.iscsi is None:
+        _add(disk, "source", file=_path(volume))
+    else:
+        _iscsi(disk, volume.iscsi, secret_usage(vm_id, volume.vid))
     _add(disk, "backingStore")
     _add(disk, "target", dev=_disk_name(place), bus="virtio")
     if volume.readonly:
@@ -324,6 +321,49 @@ def _disk(devices: _Element, volume: AttachedVolume, place: int) -> None:
     _add(disk, "serial", volume.vid[:DISK_SERIAL_MAX])
     if volume.bootable:
         _add(disk, "boot", order=place + 1)
+
+
+def _caching(volume: AttachedVolume) -> dict[str, str]:
+    """A guest's flush reaches the disk either way.
+
+    A file: `writeback`, the host's page cache serves the rest. `none` would need O_DIRECT, which not every filesystem
+    under a pool has, and a VM that can't start is worse than a cached one; two guests on one host stay coherent, since
+    both go through the one page cache. `io='threads'` follows from it: native AIO blocks on cached files.
+    A target: `none`. QEMU itself speaks iSCSI, past this host's page cache, whatever is said here; `none` says so, and
+    a flush becomes the server's SYNCHRONIZE CACHE."""
+    return {"cache": "writeback", "io": "threads"} if volume.iscsi is None else {"cache": "none"}
+
+
+def _path(volume: AttachedVolume) -> str:
+    assert volume.path.startswith("/"), "storage names absolute paths"
+    if not volume.path.isprintable():  # XML has no way to say it, and nobody means it
+        raise StartFailed(f"the volume's path {volume.path!a} holds characters that libvirt can't take: rename it")
+    return volume.path
+
+
+def _iscsi(disk: _Element, target: IscsiTarget, usage: str) -> None:
+    """As `target`'s initiator, with the secret that libvirt knows under `usage`: no secret is ever in the XML."""
+    source = _add(disk, "source", protocol="iscsi", name=f"{target.target}/{target.lun}")
+    _add(source, "host", name=target.portal.ip, port=target.portal.port)
+    _add(_add(source, "auth", username=target.user), "secret", type="iscsi", usage=usage)
+    _add(_add(source, "initiator"), "iqn", name=target.initiator)
+
+
+def secret_usage(vm_id: VmId, vid: str) -> str:
+    return f"{NAME_PREFIX}{vm_id}-{vid}"
+
+
+def domain_secrets(vm_id: VmId, secrets: Iterable[ChapSecret]) -> tuple[DomainSecret, ...]:
+    return tuple(DomainSecret(secret_usage(vm_id, secret.vid), secret.secret) for secret in secrets)
+
+
+def secret_xml(usage: str) -> str:
+    """`ephemeral`: in libvirtd's memory, never on its disk. `private`: nobody reads it back, root with virsh neither.
+    The UUID follows from the usage, so that one that stayed behind is taken over and not in the way."""
+    secret = etree.Element("secret", ephemeral="yes", private="yes")
+    _add(secret, "uuid", dashed(sha256(b"atomos-secret:" + usage.encode()).hexdigest()[:32]))
+    _add(_add(secret, "usage", type="iscsi"), "target", usage)
+    return etree.tostring(secret, encoding="unicode")
 
 
 def _disk_name(place: int) -> str:

@@ -3,7 +3,8 @@
 `HypervisorLike` is what the daemon holds: libvirt on a host, a fake in tests. One contract suite keeps both to it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +27,8 @@ class DomainState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ObservedDomain:
     """A domain as it is now. `ours`: our name or our metadata. The tag's parts are `None` where they are missing,
-    garbled, or disagree with the name; `vm_id` is the domain's UUID without dashes, whoever's it is."""
+    garbled, or disagree with the name; `vm_id` is the domain's UUID without dashes, whoever's it is. `why` is told of a
+    paused one, as far as it is known."""
 
     vm_id: VmId
     name: str
@@ -34,6 +36,16 @@ class ObservedDomain:
     user_id: UserId | None
     state: DomainState
     ours: bool
+    why: "Why | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSecret:
+    """What opens a disk: the domain's XML refers to it by its `usage`. It is with the hypervisor for as long as the
+    start takes, and is neither listed nor read back."""
+
+    usage: str
+    value: str = field(repr=False)
 
 
 class What(StrEnum):
@@ -154,8 +166,8 @@ class HypervisorLike(Protocol):
 
     async def domains(self) -> tuple[ObservedDomain, ...]: ...
 
-    async def start(self, xml: str) -> None:
-        """Raises `DomainExists` or `StartFailed`."""
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
+        """Raises `DomainExists` or `StartFailed`. Whatever comes of it, no secret stays behind."""
 
     async def shutdown(self, vm_id: VmId) -> None:
         """Press the power button; the guest decides. Raises `NoDomain` or `NotNow`, as the others do."""

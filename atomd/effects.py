@@ -39,6 +39,13 @@ class DetachVolumes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReachVolumes:
+    """Attach again what a running VM has already, to learn whether it still has it."""
+
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
 class StartDomain:
     vm: Vm
 
@@ -50,6 +57,11 @@ class ShutDownDomain:
 
 @dataclass(frozen=True, slots=True)
 class RebootDomain:
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeDomain:
     vm: Vm
 
 
@@ -77,9 +89,11 @@ Effect = (
     Durable
     | AttachVolumes
     | DetachVolumes
+    | ReachVolumes
     | StartDomain
     | ShutDownDomain
     | RebootDomain
+    | ResumeDomain
     | DestroyDomain
     | Changed
     | Quarantined

@@ -15,7 +15,7 @@ a sysadmin's own domain by choosing that one's UUID.
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +26,23 @@ import libvirt
 import trio
 from lxml import etree
 
-from atomd.domain_xml import GUEST_AGENT, NAME_PREFIX, NAMESPACE, PLATFORMS, domain_name, read_tag, vm_id_of
+from atomd.domain_xml import (
+    GUEST_AGENT,
+    NAME_PREFIX,
+    NAMESPACE,
+    PLATFORMS,
+    domain_name,
+    read_tag,
+    secret_xml,
+    vm_id_of,
+)
 from atomd.domains import (
     Capabilities,
     ConnectionLost,
     ConsoleBusy,
     DomainEvent,
     DomainExists,
+    DomainSecret,
     DomainState,
     Event,
     HypervisorDown,
@@ -215,6 +225,7 @@ class Hypervisor:
             connection.registerCloseCallback(self._on_close, lost)
             lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
             line = _Line(connection, connection.domainEventRegisterAny(None, lifecycle, self._on_lifecycle, None))
+            _forget_secrets(connection)
         except libvirt.libvirtError:
             connection.close()
             raise
@@ -290,10 +301,12 @@ class Hypervisor:
         """All on this host, those that are not ours too."""
         return await self._call("listing domains", _observe_all, changes=False)
 
-    async def start(self, xml: str) -> None:
-        """Start a transient domain: when it ends, it is gone. Returns once its vCPUs run."""
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
+        """Start a transient domain: when it ends, it is gone. Returns once its vCPUs run. QEMU keeps the secrets to
+        itself, to connect anew; libvirt has them for the length of this call."""
         vm_id = vm_id_of(xml)
-        await self._call(f"starting {domain_name(vm_id)}", partial(_create, xml=xml, vm_id=vm_id), changes=True)
+        create = partial(_create, xml=xml, vm_id=vm_id, secrets=secrets)
+        await self._call(f"starting {domain_name(vm_id)}", create, changes=True)
 
     async def shutdown(self, vm_id: VmId) -> None:
         await self._on_domain("shutting down", vm_id, lambda domain: domain.shutdown())
@@ -481,8 +494,12 @@ def _find(connection: Any, vm_id: VmId) -> Any:
     return connection.lookupByName(domain_name(vm_id))
 
 
-def _create(connection: Any, *, xml: str, vm_id: VmId) -> None:
+def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainSecret]) -> None:
+    kept = []
     try:
+        for secret in secrets:
+            kept.append(connection.secretDefineXML(secret_xml(secret.usage)))
+            kept[-1].setValue(secret.value.encode())
         connection.createXML(xml, 0)
     except libvirt.libvirtError as error:
         if not connection.isAlive():
@@ -491,6 +508,19 @@ def _create(connection: Any, *, xml: str, vm_id: VmId) -> None:
             if _find(connection, vm_id).isActive():
                 raise DomainExists(f"{domain_name(vm_id)} runs already") from error
         raise StartFailed(explain_start(_plain(error))) from error
+    finally:
+        for each in kept:
+            with contextlib.suppress(libvirt.libvirtError):  # it goes with libvirtd at the latest
+                each.undefine()
+
+
+def _forget_secrets(connection: Any) -> None:
+    """Those that an atomd which died in a start has left. A start that is under way on another connection may lose
+    its own, and fails; that connection has broken, and its start is unknown and comes again."""
+    with contextlib.suppress(libvirt.libvirtError):  # a libvirtd without secrets has none of ours
+        for secret in connection.listAllSecrets(0):
+            if secret.usageID().startswith(NAME_PREFIX):
+                secret.undefine()
 
 
 def _destroy(domain: Any) -> None:
@@ -511,7 +541,7 @@ def _observe_all(connection: Any) -> tuple[ObservedDomain, ...]:
 def _observe(domain: Any) -> ObservedDomain | None:
     """`None` where it ended while we looked."""
     try:
-        state, _ = domain.state()
+        state, because = domain.state()
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
@@ -531,6 +561,7 @@ def _observe(domain: Any) -> ObservedDomain | None:
         user_id=tag.user_id if agrees else None,
         state=_STATES.get(state, DomainState.UNKNOWN),
         ours=name.startswith(NAME_PREFIX) or metadata is not None,
+        why=_PAUSED.get(because) if state == libvirt.VIR_DOMAIN_PAUSED else None,
     )
 
 
@@ -629,6 +660,8 @@ _STATES = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
 }
+
+_PAUSED = {libvirt.VIR_DOMAIN_PAUSED_USER: Why.ASKED, libvirt.VIR_DOMAIN_PAUSED_IOERROR: Why.IO_ERROR}
 
 _LIFECYCLE: dict[tuple[int, int | None], tuple[What, Why | None, str]] = {
     (libvirt.VIR_DOMAIN_EVENT_STARTED, None): (What.STARTED, None, ""),

@@ -24,6 +24,18 @@ _START_HINTS = tuple(
             "QEMU's user may not open the volume at {0}: let it read and write the image and enter the folders above",
         ),
         (r'Failed to get "|Failed to lock', "a volume is in use by another process on this host, such as another VM"),
+        (
+            r"iSCSI.*(?:authorization|authentication) failure",
+            "a volume's host does not take this host's word any more: the volume may have another holder by now",
+        ),
+        (
+            r"iSCSI: Failed to connect|iscsi.*(?:No route|timed out|refused)",
+            "a volume's host can't be reached for iSCSI",
+        ),
+        (
+            r"Unknown protocol 'iscsi'|[Uu]nknown driver 'iscsi'|module.*iscsi",
+            "this host's QEMU can't use volumes of other hosts: install qemu-block-extra",
+        ),
         (r"Image is not in (\w+) format", "a volume's meta.json says {0}, but its image is no such thing"),
         (r"no network with matching name '(.+?)'", "libvirt has no network '{0}' on this host"),
         (r"network '(.+?)' is not active", "the network '{0}' of this host is not active: virsh net-start {0}"),

@@ -1,7 +1,7 @@
 """The states of a VM on its host, and what may follow what. Pure.
 
     PREPARED --attached--> COMMITTED --started--> RUNNING --stop--> STOPPING --domain gone--> STOPPED
-        |                      |                     |                                          |
+        |                      |                     |               '--volumes lost--> FAILED   |
         | refused, crash       '--start refused--> FAILED <--crashed--'  domain gone --> STOPPED |
         v                                            |                                          |
     REMOVING <---------------------- rm -------------+------------------------------------------'
@@ -38,7 +38,7 @@ FOLLOWS: dict[State, frozenset[State]] = {
     State.PREPARED: frozenset({State.COMMITTED, State.REMOVING}),
     State.COMMITTED: frozenset({State.RUNNING, State.STOPPED, State.FAILED, State.REMOVING}),
     State.RUNNING: frozenset({State.STOPPING, State.STOPPED, State.FAILED, State.COMMITTED, State.REMOVING}),
-    State.STOPPING: frozenset({State.RUNNING, State.STOPPED, State.REMOVING}),
+    State.STOPPING: frozenset({State.RUNNING, State.STOPPED, State.FAILED, State.REMOVING}),
     State.STOPPED: frozenset({State.REMOVING}),
     State.FAILED: frozenset({State.REMOVING}),
     State.REMOVING: frozenset(),
@@ -54,7 +54,7 @@ class Vm:
 
     `envelope` is the user's confirm as it was received: `storaged` judges it again at each attach. `why` is a
     sentence about the state, for a person, or empty. `boot_id` is the kernel's boot in which the domain last started,
-    or was to start.
+    or was to start. `is_cut`: its volumes are others' now, so that it ends as FAILED.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -69,6 +69,7 @@ class Vm:
     why: str = ""
     boot_id: str = ""
     lease: Lease | None = None
+    is_cut: bool = False
 
     @property
     def vm_id(self) -> VmId:
@@ -86,6 +87,11 @@ class Vm:
     def ends_because(self) -> str:
         """Why others than its user are ending it, which is then ended in any case; else empty."""
         return self.why if self.state is State.STOPPING else ""
+
+    @property
+    def ends_as(self) -> State:
+        """When its domain is gone, after STOPPING."""
+        return State.FAILED if self.is_cut else State.STOPPED
 
     def to(self, state: State, why: str = "") -> "Vm":
         assert state in FOLLOWS[self.state], f"{self.state} -> {state}"

@@ -6,13 +6,16 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 from atomd import effects as wanted
+from atomd.away import why_waiting
 from atomd.compute import Compute
-from atomd.domain_xml import DomainSpec, domain_xml
+from atomd.domain_xml import DomainSpec, domain_secrets, domain_xml
 from atomd.domains import (
     ConnectionLost,
     DomainEvent,
@@ -35,17 +38,18 @@ from atomd.journal import Journal, JournalFull
 from atomd.lifecycle import State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Observed
+from atomd.refusals import unattached
 from atomd.traits import arch_for
-from matcher.net import local
+from atomd.volumes import Answer, Silent
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
-from matcher.wire.volumes import Attach, Attached, Detach, Detached
+from matcher.wire.volumes import Attached, ChapSecret
 from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0
 RETRY_S = 2.0  # after an answer that never came
-STORAGE_S = 10.0
+ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable"})  # refusals of a storage host that may pass
 
 log = logging.getLogger("atomd")
 
@@ -80,6 +84,14 @@ def became(before: Vm | None, vm: Vm) -> str:
     return BECAME.get(vm.state, "")
 
 
+class StorageLike(Protocol):
+    """All storage servers of a VM together: see `atomd.storage`."""
+
+    async def attach(self, vm: Vm) -> Answer: ...
+
+    async def detach(self, vm: Vm) -> bool: ...
+
+
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -91,7 +103,7 @@ class Performer:
         hypervisor: HypervisorLike,
         hardware: Hardware,
         host_threads: frozenset[int],
-        storaged_socket: Path,
+        storage: StorageLike,
         console_folder: Path,
         network: str,
         nursery: trio.Nursery,
@@ -100,11 +112,12 @@ class Performer:
         self.compute = compute
         self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
         self._host_threads, self._network = host_threads, network
-        self._storaged_socket, self._console_folder = storaged_socket, console_folder
+        self._storage, self._console_folder = storage, console_folder
         self._nursery, self._audit = nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
         self._quarantined: set[VmId] = set()
+        self._secrets: dict[tuple[VmId, int], tuple[ChapSecret, ...]] = {}  # from an attach to the start, and no longer
 
     def apply(self, effects: Effects) -> Refused | None:
         """Perform in order. Where the journal cannot take a step, the rest is dropped and the step refused."""
@@ -191,56 +204,72 @@ class Performer:
                 await self._attach(vm)
             case wanted.DetachVolumes(vm=vm):
                 await self._detach(vm)
+            case wanted.ReachVolumes(vm=vm):
+                await self._reach(vm)
             case wanted.StartDomain(vm=vm):
                 await self._start(vm)
             case wanted.DestroyDomain(vm=vm):
                 await self._destroy(vm)
             case wanted.ShutDownDomain(vm=vm):
-                await self._press(vm, reboot=False)
+                await self._tell(vm, self._hypervisor.shutdown)
             case wanted.RebootDomain(vm=vm):
-                await self._press(vm, reboot=True)
+                await self._tell(vm, self._hypervisor.reboot)
+            case wanted.ResumeDomain(vm=vm):
+                await self._resume(vm)
 
     async def _attach(self, vm: Vm) -> None:
-        answer: Attached | Refused | None
-        try:
-            answer = await local.ask(self._storaged_socket, Attach(vm.envelope), Attached, timeout_s=STORAGE_S)
-        except local.LocalError as error:
-            log.warning("storaged: %s", error)
-            answer = None
+        answer = await self._storage.attach(vm)
+        if isinstance(answer, Attached) and answer.secrets:
+            self._secrets[vm.vm_id, vm.generation] = answer.secrets
         self.apply(self.compute.attached(vm.vm_id, vm.generation, answer))
-        if answer is None:
+        if isinstance(answer, Silent):
             await self._soon()
 
     async def _detach(self, vm: Vm) -> None:
-        done = False
-        try:
-            question = Detach(vm.vm_id, vm.generation, vm.offer_id)
-            answer = await local.ask(self._storaged_socket, question, Detached, timeout_s=STORAGE_S)
-            done = isinstance(answer, Detached)
-        except local.LocalError as error:
-            log.warning("storaged: %s", error)
+        self._secrets.pop((vm.vm_id, vm.generation), None)
+        done = await self._storage.detach(vm)
         self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
         if not done:
             await self._soon()
 
+    async def _reach(self, vm: Vm) -> None:
+        answer = await self._storage.attach(vm)
+        self.apply(self.compute.reached(vm.vm_id, vm.generation, answer, now_s()))
+        if self.compute.away.is_stalled(vm.vm_id):
+            await self._soon()
+
+    async def _opened(self, vm: Vm) -> Answer:
+        """What the VM's domain is to open. The servers are asked anew where a secret is needed that is not in memory
+        any more; they say the same again."""
+        secrets = self._secrets.pop((vm.vm_id, vm.generation), ())
+        needed = sum(volume.iscsi is not None for volume in vm.volumes)
+        return Attached(vm.volumes, secrets) if len(secrets) == needed else await self._storage.attach(vm)
+
     async def _start(self, vm: Vm) -> None:
         failure: str | None = None
+        opened = await self._opened(vm)
+        if isinstance(opened, Silent) or (isinstance(opened, Refused) and opened.code in ASK_AGAIN):
+            await self._start_later(vm, why_waiting(opened))
+            return
+        if isinstance(opened, Refused):
+            self.apply(self.compute.started(vm.vm_id, vm.generation, unattached(opened)))
+            return
         try:
             await self._hypervisor.ensure_network(self._network)
-            await self._hypervisor.start(domain_xml(self._spec(vm)))
+            await self._hypervisor.start(domain_xml(self._spec(vm, opened)), domain_secrets(vm.vm_id, opened.secrets))
         except DomainExists as error:
             if not await self._is_up(vm):  # another generation's domain is still there
-                await self._start_later(vm, error)
+                await self._start_later(vm, str(error))
                 return
         except (HypervisorDown, Unknown) as error:
-            await self._start_later(vm, error)
+            await self._start_later(vm, str(error))
             return
         except (StartFailed, HypervisorError) as error:
             failure = str(error)
         self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
-    async def _start_later(self, vm: Vm, error: HypervisorError) -> None:
-        log.warning("%s: %s", vm.vm_id, error)
+    async def _start_later(self, vm: Vm, why: str) -> None:
+        log.warning("%s: %s", vm.vm_id, why)
         self.compute.start_unknown(vm.vm_id)
         await self._soon()
 
@@ -263,12 +292,18 @@ class Performer:
         if not done:
             await self._soon()
 
-    async def _press(self, vm: Vm, *, reboot: bool) -> None:
+    async def _tell(self, vm: Vm, tell: Callable[[VmId], Awaitable[None]]) -> None:
         try:
-            await (self._hypervisor.reboot(vm.vm_id) if reboot else self._hypervisor.shutdown(vm.vm_id))
+            await tell(vm.vm_id)
         except HypervisorError as error:
             log.warning("%s: %s", vm.vm_id, error)
             await self._soon()
+
+    async def _resume(self, vm: Vm) -> None:
+        """Its volumes are back. Where they are not, after all, it is paused again, and looked at again."""
+        log.info("%s goes on, as its volumes are back", vm.vm_id)
+        await self._tell(vm, self._hypervisor.resume)
+        self._look_again.set()
 
     def _hear(self, event: Event) -> None:
         match event:
@@ -276,7 +311,7 @@ class Performer:
                 said = WHY_ENDED.get(why, "it ended on its host") if why else "it ended on its host"
                 self.compute.ended(vm_id, crashed=why in (Why.CRASHED, Why.FAILED), why=said)
                 self._look_again.set()
-            case Resync():
+            case Resync() | DomainEvent(what=What.PAUSED, why=Why.IO_ERROR):
                 self._look_again.set()
             case ConnectionLost(reason=reason):
                 log.warning("libvirt: %s", reason)
@@ -286,7 +321,7 @@ class Performer:
     async def _observe(self) -> tuple[Observed, ...]:
         gone = (DomainState.SHUT_OFF, DomainState.CRASHED)
         return tuple(
-            Observed(domain.vm_id, domain.generation or 0, paused=domain.state is DomainState.PAUSED)
+            Observed(domain.vm_id, domain.generation or 0, stalled=domain.why is Why.IO_ERROR)
             for domain in await self._hypervisor.domains()
             if domain.ours and domain.state not in gone
         )
@@ -301,7 +336,7 @@ class Performer:
             log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
             self._audit.note("atomd", "vm.quarantined", dashed(vm_id), detail="no commitment explains this domain")
 
-    def _spec(self, vm: Vm) -> DomainSpec:
+    def _spec(self, vm: Vm, opened: Attached) -> DomainSpec:
         ask, claim = vm.confirm.vm, vm.claim
         return DomainSpec(
             vm_id=vm.vm_id,
@@ -318,7 +353,7 @@ class Performer:
             console_log=str(self.console_log(vm.vm_id)),
             numa=claim.numa,
             pci=claim.pci,
-            volumes=vm.volumes,
+            volumes=opened.volumes,
             flags=ask.flags,
             firmware=ask.firmware,
             qemu_agent=ask.qemu_agent,

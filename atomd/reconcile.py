@@ -10,16 +10,18 @@ from enum import StrEnum
 from typing import assert_never
 
 from atomd.lifecycle import State, Vm
+from atomd.volumes import is_away
 from specs.ids import VmId
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A domain of ours as libvirt has it now; `generation` is 0 where its metadata lacks one."""
+    """A domain of ours as libvirt has it now; `generation` is 0 where its metadata lacks one. `stalled`: QEMU paused it
+    on an I/O error. (What a sysadmin has paused is theirs, and left alone.)"""
 
     vm_id: VmId
     generation: int
-    paused: bool
+    stalled: bool
 
 
 class Action(StrEnum):
@@ -27,6 +29,7 @@ class Action(StrEnum):
     START = "start"  # promised, and not there yet
     RESTART = "restart"  # was running before the host's own reboot
     RUNS = "runs"  # promised, and up: write that down
+    WATCH = "watch"  # it is up, and has volumes of other hosts
     ENDED = "ended"  # it was up, and no longer is
     REMOVE = "remove"  # `rm` was under way
     QUARANTINE = "quarantine"  # ours by its name, unknown to the journal
@@ -48,7 +51,7 @@ def reconcile(
     for vm in vms:
         known[vm.vm_id] = vm.generation
         domain = there.get(vm.vm_id)
-        action = _action(vm, domain is not None and domain.generation == vm.generation, boot_id)
+        action = _action(vm, domain if domain is not None and domain.generation == vm.generation else None, boot_id)
         if action is not None and vm.vm_id not in busy:
             steps.append(Step(action, vm.vm_id))
     steps += [
@@ -59,19 +62,19 @@ def reconcile(
     return tuple(steps)
 
 
-def _action(vm: Vm, is_up: bool, boot_id: str) -> Action | None:
+def _action(vm: Vm, domain: Observed | None, boot_id: str) -> Action | None:
     match vm.state:
         case State.PREPARED:
             return Action.UNDO
         case State.COMMITTED:
-            return Action.RUNS if is_up else Action.START
+            return Action.RUNS if domain is not None else Action.START
         case State.RUNNING | State.STOPPING:
-            if is_up:
-                return None
+            if domain is not None:
+                return Action.WATCH if is_away(vm.volumes) else None
             rebooted = vm.boot_id != boot_id and vm.state is State.RUNNING
             return Action.RESTART if rebooted else Action.ENDED
         case State.STOPPED | State.FAILED:
-            return Action.QUARANTINE if is_up else None
+            return Action.QUARANTINE if domain is not None else None
         case State.REMOVING:
             return Action.REMOVE
     assert_never(vm.state)

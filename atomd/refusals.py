@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from atomd.lifecycle import State, Vm
+from atomd.volumes import Silent, told
 from matcher.offers.ledger import Refusal
 from matcher.wire.messages import REASONS_MAX, Confirm, Reason, Refused
-from matcher.wire.volumes import Attached
 from specs.ids import UserId
 
 
@@ -44,18 +44,21 @@ def stale_realm(why: str) -> Refused:
     return refused("stale-realm", "realm", "a new VM", why, "is an issuer's host up? electros realm status")
 
 
-def unattached(answer: Attached | Refused) -> str:
-    """For a VM that should have come back with its host."""
-    reasons = answer.reasons if isinstance(answer, Refused) else ()
-    told = "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)
-    return f"its volumes could not be attached after the host started{': ' if told else ''}{told}"
+def unattached(refusal: Refused) -> str:
+    """For a VM that is promised already."""
+    return f"its volumes could not be attached{': ' if refusal.reasons else ''}{told(refusal.reasons)}"
+
+
+def silent(silence: Silent) -> Refused:
+    if silence.asked:
+        return refused("storage", "volumes", "the volumes attached", silence.why, "ask its sysadmin")
+    return refused("not-reachable", "volumes", "the volumes attached", silence.why, "is it up? electros hosts")
 
 
 REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
 ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
 UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
 DRAINED = refused("drained", "host", "a new VM", "drained by its sysadmin", "run it again")
-SILENT = refused("storage", "volumes", "the volumes attached", "storaged does not answer", "ask its sysadmin")
 REVOKED = refused("revoked", "user", "a VM", "you are no member of this realm any more", "ask an admin")
 OVER_GRANT = refused(Refusal.OVER_GRANT, "grant", "this offer", "more than your grant allows here", "electros whoami")
 WHY_REVOKED = "its user was revoked"

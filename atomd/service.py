@@ -304,7 +304,7 @@ class Service:
             host=self._face.host,
             host_id=self._identity.principal.id,
             state=vm.state,
-            why=vm.why,
+            why=vm.why or self._compute.away.why(vm.vm_id),
             domain=domain_name(vm.vm_id),
             accelerator=hardware.accelerator,
             arch=arch_for(ask, hardware) or Arch.X86_64,
@@ -316,10 +316,14 @@ class Service:
             numa=claim.numa,
             ram_mib=ask.ram_mib,
             pci=claim.pci,
-            volumes=tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable) for v in vm.volumes),
+            volumes=self._volumes(vm),
             specfile=vm.confirm.specfile,
             lease_ends_s=lease.ends_s(moment()) if lease is not None and vm.state in RUNS else 0,
         )
+
+    def _volumes(self, vm: Vm) -> tuple[VmVolume, ...]:
+        servers = {claim.vid: claim.server for claim in vm.confirm.volumes}
+        return tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable, servers.get(v.vid)) for v in vm.volumes)
 
 
 class _Watched:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matcher.cli.output import Table
-from matcher.wire.messages import VmView
+from matcher.wire.messages import VmView, VmVolume
 from specs.ids import dashed
 
 
@@ -38,10 +38,19 @@ def vm_detail(vm: VmView) -> dict[str, Any]:
         "ram_mib": vm.ram_mib,
         "pci": list(vm.pci),
         "lease_ends": _utc(vm.lease_ends_s) if vm.lease_ends_s else None,
-        "volumes": [
-            {"vid": v.vid, "format": v.format.value, "readonly": v.readonly, "bootable": v.bootable} for v in vm.volumes
-        ],
+        "volumes": [_volume(volume, vm.host_id) for volume in vm.volumes],
         "specfile": _specfile(vm.specfile),
+    }
+
+
+def _volume(volume: VmVolume, host_id: str) -> dict[str, Any]:
+    """`from` is the id of the host that has it, or "here": the VM's own."""
+    return {
+        "vid": volume.vid,
+        "format": volume.format.value,
+        "readonly": volume.readonly,
+        "bootable": volume.bootable,
+        "from": volume.server if volume.server not in (None, host_id) else "here",
     }
 
 

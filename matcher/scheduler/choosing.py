@@ -1,6 +1,7 @@
 """From the offers heard, the joint choices: a host for the VM and a server for each of its volumes, best first.
 
-    feasible: every asked volume is on the VM's own host, or can be reached from there
+    feasible: every asked volume is on the VM's own host, or can be reached from there: its server exports it, and was
+              heard at an address that means the same to other hosts
     rank:     a real host before a pretended one, the preferred host, then the user's expression; without one,
               volumes at home, KVM before emulation, and the score that each host gave itself under the policy
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 
-from matcher.scheduler.heard import Answers, Heard
+from matcher.scheduler.heard import Answers, Heard, door
 from matcher.wire.messages import Accelerator, Reach, VmOffer, VolumeClaim, VolumeOffer
 from specs.ids import HostId, OfferId, PledgeId, Vid
 
@@ -50,10 +51,9 @@ class Volumes:
         for heard in sorted(offers, key=lambda heard: tie(pledge_id, heard.host_id), reverse=True):
             for volume in heard.offer.volumes:
                 vid = Vid(volume.vid)
-                claim = VolumeClaim(vid, heard.host_id, heard.offer.offer_id)
-                self._local[vid, heard.host_id] = claim
-                if volume.reach is Reach.NETWORK:
-                    self._remote[vid] = claim
+                self._local[vid, heard.host_id] = VolumeClaim(vid, heard.host_id, heard.offer.offer_id)
+                if volume.reach is Reach.NETWORK and (found := door(heard)) is not None:
+                    self._remote[vid] = VolumeClaim(vid, heard.host_id, heard.offer.offer_id, found)
 
     def claim(self, vid: Vid, host_id: HostId) -> VolumeClaim | None:
         """How a VM on this host would get the volume: from the host itself if it can."""

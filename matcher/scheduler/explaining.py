@@ -7,9 +7,9 @@ one did not offer.
 from collections.abc import Collection, Iterable, Sequence
 
 from matcher.scheduler.choosing import Volumes
-from matcher.scheduler.heard import Answers, host_names
+from matcher.scheduler.heard import Answers, door, host_names
 from matcher.scheduler.outcomes import HostReasons, Nearest, NoHostFits, NoHostInReach, VolumeMissing
-from matcher.wire.messages import REASONS_MAX, Clock, Reason, Role
+from matcher.wire.messages import REASONS_MAX, Clock, Reach, Reason, Role
 from specs.ids import HostId, PledgeId, Vid
 
 PRETENDS = Reason(
@@ -80,9 +80,12 @@ class _Explainer:
         self._offers_vm = {heard.host_id for heard in answers.vms.values()}
         self._pretend = {heard.host_id for heard in answers.vms.values() if heard.offer.pretended}
         self._has: dict[Vid, list[HostId]] = {vid: [] for vid in asked}
+        self._unaskable: dict[Vid, HostId] = {}  # exported, by a server that no other host could ask
         for heard in answers.volumes.values():
             for volume in heard.offer.volumes:
                 self._has.setdefault(Vid(volume.vid), []).append(heard.host_id)
+                if volume.reach is Reach.NETWORK and door(heard) is None:
+                    self._unaskable[Vid(volume.vid)] = heard.host_id
 
     def reasons(self, host_id: HostId) -> tuple[Reason, ...]:
         own = self._own(host_id, Role.COMPUTE)
@@ -140,7 +143,10 @@ class _Explainer:
             return f"see what {self.names[withholding[0]]} says of it"
         if not self._has[vid]:
             return "check the id; its host may be down"
-        return "volumes are used on their own host: make room there, or move the volume"
+        if vid in self._unaskable:
+            there = self.names[self._unaskable[vid]]
+            return f"{there} exports it, but was heard at a link-local address, which means nothing to others: use IPv4"
+        return f"{self.names[self._has[vid][0]]} does not export it: make room there, or move the volume"
 
     def _late(self, host_id: HostId) -> tuple[Reason, ...]:
         clock, heard_s = self._answers.clocks.get(host_id, (None, 0.0))

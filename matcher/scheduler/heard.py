@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Generic, TypeVar
 
-from matcher.wire.messages import Clock, Pledge, Role, Unfit, VmOffer, VolumeOffer
+from matcher.wire.messages import Address, Clock, Pledge, Role, Unfit, VmOffer, VolumeOffer
 from specs.ids import HostId, OfferId
 
 ANSWERS_MAX = 16_384  # of each sort; a flood of answers must not grow memory
@@ -22,6 +23,13 @@ class Heard(Generic[Offer]):
     address: str
     after_s: float = 0.0  # from the pledge to this answer
     lapses_s: float = float("inf")
+
+
+def door(heard: Heard[VolumeOffer]) -> Address | None:
+    """Where another host can ask this server for its volumes; `None` where it has no door for others, or was heard at
+    an address that means another machine, or none, elsewhere: a link-local one."""
+    port = heard.offer.front_door_port
+    return Address(heard.address, port) if port and not ip_address(heard.address).is_link_local else None
 
 
 class Answers:

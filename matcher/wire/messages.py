@@ -371,10 +371,13 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class VmVolume(Message):
+    """`server` is the host whose storaged gives it."""
+
     vid: Id
     format: ImageFormat
     readonly: Flag
     bootable: Flag
+    server: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)

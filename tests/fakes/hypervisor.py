@@ -5,6 +5,7 @@ Domains start at once and their guests obey the power button. A test plays the w
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
@@ -17,6 +18,7 @@ from atomd.domains import (
     ConsoleBusy,
     DomainEvent,
     DomainExists,
+    DomainSecret,
     DomainState,
     Event,
     HypervisorDown,
@@ -82,6 +84,8 @@ class FakeHypervisor:
         self.by_id: dict[VmId, FakeDomain] = {}
         self.networks = {"default": False}  # name: active
         self.starts: list[VmId] = []
+        self.secrets: dict[VmId, tuple[DomainSecret, ...]] = {}  # as each start came with
+        self.kept: set[str] = set()  # usages of secrets that are there now
         self.down: str | None = None
         self._next_start: str | None = None
         self._swallow = False
@@ -97,6 +101,7 @@ class FakeHypervisor:
 
     def come_back(self) -> None:
         self.down = None
+        self.kept.clear()
         self._say(Resync())
 
     def fail_next_start(self, reason: str) -> None:
@@ -121,8 +126,12 @@ class FakeHypervisor:
         self._end(vm_id, Why.CRASHED, "the guest crashed")
 
     def pause(self, vm_id: VmId) -> None:
-        self._become(vm_id, DomainState.PAUSED)
+        self._become(vm_id, DomainState.PAUSED, Why.ASKED)
         self._say(DomainEvent(vm_id, What.PAUSED, Why.ASKED, "paused by somebody on this host"))
+
+    def fail_io(self, vm_id: VmId) -> None:
+        self._become(vm_id, DomainState.PAUSED, Why.IO_ERROR)
+        self._say(DomainEvent(vm_id, What.PAUSED, Why.IO_ERROR, "paused: a volume can't be read or written"))
 
     def add(self, seen: ObservedDomain) -> None:
         """A domain that nobody asked us for."""
@@ -134,8 +143,13 @@ class FakeHypervisor:
         await self._ask()
         return tuple(domain.seen for domain in self.by_id.values())
 
-    async def start(self, xml: str) -> None:
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
         await self._ask()
+        wanted = {each.get("usage") for each in etree.fromstring(xml).iterfind("devices/disk/source/auth/secret")}
+        if wanted - {secret.usage for secret in secrets}:
+            raise StartFailed("Secret not found")
+        self.secrets[vm_id_of(xml)] = tuple(secrets)
+        self.kept -= {secret.usage for secret in secrets}
         vm_id = vm_id_of(xml)
         if vm_id in self.by_id:
             if self.by_id[vm_id].seen.name == domain_name(vm_id):
@@ -208,9 +222,9 @@ class FakeHypervisor:
             raise NoDomain(f"{domain_name(vm_id)}: there is no such domain on this host")
         return domain
 
-    def _become(self, vm_id: VmId, state: DomainState) -> None:
+    def _become(self, vm_id: VmId, state: DomainState, why: Why | None = None) -> None:
         domain = self.by_id[vm_id]
-        domain.seen = dataclasses.replace(domain.seen, state=state)
+        domain.seen = dataclasses.replace(domain.seen, state=state, why=why)
 
     def _end(self, vm_id: VmId, why: Why, detail: str) -> None:
         self._end_console(self.by_id.pop(vm_id))

@@ -11,13 +11,14 @@ from typing import Protocol
 import pytest
 import trio
 
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml, secret_usage
 from atomd.domains import (
     ConnectionLost,
     Console,
     ConsoleBusy,
     DomainEvent,
     DomainExists,
+    DomainSecret,
     DomainState,
     Event,
     HypervisorDown,
@@ -29,6 +30,8 @@ from atomd.domains import (
     What,
     Why,
 )
+from matcher.wire.messages import Address, ImageFormat
+from matcher.wire.volumes import AttachedVolume, IscsiTarget
 from specs.ids import VmId
 
 PATIENCE_S = 30.0
@@ -44,6 +47,13 @@ class World(Protocol):
         """It may come back by itself."""
 
     async def begin_libvirt(self) -> None: ...
+    async def secrets(self) -> tuple[str, ...]:
+        """The usages of those that libvirt has now."""
+        ...
+
+    async def leave_secret(self, usage: str) -> None:
+        """As an atomd that died in the middle of a start."""
+
     async def add_foreign(self, vm_id: VmId, name: str) -> None:
         """A sysadmin's own running domain with this UUID, no work of ours."""
 
@@ -98,6 +108,30 @@ class HypervisorContract:
         newer = dataclasses.replace(world.spec, generation=world.spec.generation + 1)
         with pytest.raises(DomainExists):
             await world.hypervisor.start(domain_xml(newer))
+
+    async def test_secrets_are_there_for_the_start_and_never_stay(self, world: World) -> None:
+        secret = DomainSecret(secret_usage(world.spec.vm_id, "a" * 32), "0123456789abcdef")
+        await world.hypervisor.ensure_network(world.spec.network)
+        await world.hypervisor.start(domain_xml(world.spec), (secret,))
+        assert await world.secrets() == ()
+        with pytest.raises(DomainExists):
+            await world.hypervisor.start(domain_xml(world.spec), (secret,))
+        assert await world.secrets() == ()
+
+    async def test_a_disk_whose_secret_is_missing_does_not_start(self, world: World) -> None:
+        target = IscsiTarget(Address("127.0.0.1", 1), "iqn.2026-01.atomos:none", 1, "iqn.2026-01.atomos:h", "nobody")
+        volume = AttachedVolume("a" * 32, "", ImageFormat.RAW, False, False, True, target)
+        await world.hypervisor.ensure_network(world.spec.network)
+        with pytest.raises(StartFailed):
+            await world.hypervisor.start(domain_xml(dataclasses.replace(world.spec, volumes=(volume,))))
+        assert world.spec.vm_id not in {domain.vm_id for domain in await world.hypervisor.domains()}
+
+    async def test_a_secret_that_was_left_behind_is_neither_in_the_way_nor_kept(self, world: World) -> None:
+        secret = DomainSecret(secret_usage(world.spec.vm_id, "a" * 32), "0123456789abcdef")
+        await world.leave_secret(secret.usage)
+        await world.hypervisor.ensure_network(world.spec.network)
+        await world.hypervisor.start(domain_xml(world.spec), (secret,))
+        assert await world.secrets() == ()
 
     async def test_a_guest_that_obeys_the_power_button_is_told_from_a_destroyed_one(self, world: World) -> None:
         await started(world)

@@ -14,6 +14,7 @@ from atomd.moment import Moment
 from atomd.occupancy import charged_mib
 from atomd.quota import Quota
 from atomd.reconcile import Observed
+from atomd.volumes import Answer, Silent
 from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal
@@ -21,6 +22,7 @@ from matcher.trust.realm import EVERYTHING
 from matcher.wire.messages import (
     Abandon,
     Accelerator,
+    Address,
     Arch,
     Confirm,
     Firmware,
@@ -35,7 +37,7 @@ from matcher.wire.messages import (
 )
 from matcher.wire.realm import Grant
 from matcher.wire.seal import Seal
-from matcher.wire.volumes import Attached, AttachedVolume
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import HostId, OfferId, UserId, VmId, new_id
 
 HOST = HostId("f" * 64)
@@ -43,6 +45,7 @@ ANN, BOB = UserId("a" * 64), UserId("b" * 64)
 ASK = VmAsk(1, True, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
 NAMES = {ANN: "ann", BOB: "bob"}
 VID = "e" * 32
+DATA = "c" * 32
 VM_ID = VmId("d" * 32)
 THREADS = 4
 BOOT = "boot 1"
@@ -77,6 +80,8 @@ class OneHost:
         self.told: list[VmId] = []
         self.quarantined: list[VmId] = []
         self.up: dict[VmId, int] = {}  # domains, with their generation
+        self.stalled: set[VmId] = set()  # those that QEMU has paused on an I/O error
+        self.servers: dict[str, HostId] = {}  # of volumes that are not on this host
         self._begin()
 
     def _begin(self) -> None:
@@ -127,7 +132,7 @@ class OneHost:
         return self.confirm_of(pledge, offer.offer_id, name)
 
     def confirm_of(self, pledge: Pledge, offer_id: str, name: str = "") -> Confirm:
-        claims = tuple(VolumeClaim(vid, HOST, "0" * 32) for vid in pledge.volumes)
+        claims = tuple(VolumeClaim(vid, self.servers.get(vid, HOST), "0" * 32) for vid in pledge.volumes)
         assert pledge.vm is not None
         return Confirm(pledge.vm_id, pledge.generation, pledge.pledge_id, offer_id, HOST, name, pledge.vm, claims, "")
 
@@ -172,10 +177,9 @@ class OneHost:
         assert not isinstance(effect, wanted.JournalAbandoned | wanted.Changed | wanted.Quarantined | wanted.Journal)
         return effect.vm
 
-    def attach(self, answer: Attached | Refused | None = None, *, silent: bool = False) -> Refused | None:
+    def attach(self, answer: Answer | None = None, *, silent: bool = False) -> Refused | None:
         vm = self.take(wanted.AttachVolumes)
-        volumes = (AttachedVolume(claim.vid, "/x", ImageFormat.RAW, False, False, True) for claim in vm.confirm.volumes)
-        said = None if silent else answer or Attached(tuple(volumes))
+        said = Silent("storaged is silent") if silent else answer or attached_for(vm)
         return self.apply(self.compute.attached(vm.vm_id, vm.generation, said))
 
     def detach(self, *, done: bool = True) -> Refused | None:
@@ -198,7 +202,7 @@ class OneHost:
         self.reconcile_with(self.compute.look())
 
     def reconcile_with(self, looked: Looked) -> None:
-        observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.up.items()]
+        observed = [Observed(vm_id, generation, vm_id in self.stalled) for vm_id, generation in self.up.items()]
         for effects in self.compute.reconcile(observed, looked, self.now_s):
             self.apply(effects)
 
@@ -269,6 +273,18 @@ class OneHost:
 
 def _fits(residents: Sequence[Claim], claim: Claim) -> bool:
     return not any(set(claim.threads) & set(other.threads) for other in residents)
+
+
+def attached_for(vm: Vm, epoch: int = 1) -> Attached:
+    """Files where the claims are on this host, exports in this epoch where they are not."""
+    volumes = []
+    for claim in vm.confirm.volumes:
+        iqn = f"iqn.2026-01.atomos:{claim.vid}.{epoch}"
+        away = IscsiTarget(Address("10.0.0.2", 3260), iqn, 1, f"{iqn}.h", f"u{epoch}")
+        target = None if claim.server == HOST else away
+        path = "/x" if target is None else ""
+        volumes.append(AttachedVolume(claim.vid, path, ImageFormat.RAW, False, False, True, target))
+    return Attached(tuple(volumes), tuple(ChapSecret(v.vid, f"s{epoch}") for v in volumes if v.iscsi))
 
 
 def again(confirm: Confirm, **changes: object) -> Confirm:

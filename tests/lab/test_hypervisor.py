@@ -16,7 +16,7 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml, secret_usage, secret_xml
 from atomd.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
 from atomd.hypervisor import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX, Hypervisor
 from matcher.wire.messages import Accelerator, Arch, ImageFormat
@@ -60,6 +60,14 @@ class LabWorld:
 
     async def begin_libvirt(self) -> None:
         await self.in_thread(partial(self.lab.start, HOST, "libvirtd"))
+
+    async def secrets(self) -> tuple[str, ...]:
+        listed = await trio.to_thread.run_sync(partial(self.lab.virsh, HOST, "secret-list"))
+        return tuple(line for line in listed.splitlines() if "atomos-" in line)
+
+    async def leave_secret(self, usage: str) -> None:
+        (self.lab.folder(HOST) / "lib" / "secret.xml").write_text(secret_xml(usage))
+        await self.virsh("secret-define", "/var/lib/atomos/secret.xml")
 
     async def add_foreign(self, vm_id: VmId, name: str) -> None:
         xml = self.lab.folder(HOST) / "lib" / "foreign.xml"
@@ -126,6 +134,12 @@ class TestLibvirt(HypervisorContract):
         assert "--a,</title> <b>\ufffdtsal" in world.lab.virsh(HOST, "list", "--title")
         assert world.lab.virsh(HOST, "list", "--autostart", "--name").split() == []
         assert world.lab.virsh(HOST, "list", "--persistent", "--name").split() == []
+
+    async def test_secrets_of_a_start_that_was_cut_short_go_with_the_next_connection(self, world: LabWorld) -> None:
+        await world.leave_secret(secret_usage(world.spec.vm_id, "a" * 32))
+        assert await world.secrets() != ()
+        async with Hypervisor.open(uri_of(world.lab)):
+            assert await world.secrets() == ()
 
     async def test_the_console_log_has_what_the_guest_said(self, world: LabWorld) -> None:
         await started(world)

@@ -17,12 +17,16 @@ from atomd.compute import Looked
 from atomd.effects import Effect
 from atomd.lifecycle import PROMISED, RUNS, State, Vm
 from atomd.reconcile import Observed
+from atomd.volumes import Answer, Silent
 from matcher.trust.realm import EVERYTHING
 from matcher.wire.messages import Confirm, Reason, Refused
-from specs.ids import OfferId, UserId, VmId
-from tests.fakes.one_host import ANN, BOB, VID, Crashed, OneHost
+from specs.ids import HostId, OfferId, UserId, VmId
+from tests.fakes.one_host import ANN, BOB, DATA, VID, Crashed, OneHost, attached_for
 
 IN_USE = Refused("volume-in-use", (Reason("volume", "it", "taken", "wait"),))
+OVER = Refused("generation-over", (Reason("volume", "it", "generation 9 has it", "electros ps"),))
+BUSY = Refused("unavailable", ())
+VOLUMES = st.sampled_from([(), (VID,), (DATA,), (VID, DATA)])  # `DATA` is another host's
 USERS = st.sampled_from([ANN, ANN, BOB])
 IS_KEPT = PROMISED
 NOT_ABOUT_THE_OFFER = ("another-body",)  # somebody else's words; the offer itself stands
@@ -38,7 +42,9 @@ class HostRules(RuleBasedStateMachine):
         self.acknowledged: dict[OfferId, Confirm] = {}
         self.refused: set[OfferId] = set()
         self.attached: dict[VmId, int] = {}  # as storage has it: the generation
+        self.lost: set[tuple[VmId, int]] = set()  # lives whose volumes others have by now
         self.looks: list[tuple[Looked, list[Observed]]] = []
+        self.host.servers[DATA] = HostId("9" * 64)
 
     @contextlib.contextmanager
     def crashing(self) -> Iterator[None]:
@@ -50,12 +56,12 @@ class HostRules(RuleBasedStateMachine):
 
     # ---- users
 
-    @rule(user=USERS, volumes=st.booleans(), name=st.sampled_from(["", "web"]), late=st.booleans())
-    def run(self, user: UserId, volumes: bool, name: str, late: bool) -> None:
-        self._offer(self.host.pledge(volumes=[VID] if volumes else []), user, name, late)
+    @rule(user=USERS, volumes=VOLUMES, name=st.sampled_from(["", "web"]), late=st.booleans())
+    def run(self, user: UserId, volumes: tuple[str, ...], name: str, late: bool) -> None:
+        self._offer(self.host.pledge(volumes=volumes), user, name, late)
 
-    @rule(volumes=st.booleans(), then=st.sampled_from(["", "stop", "force", "rm"]))
-    def run_on_a_good_day(self, volumes: bool, then: str) -> None:
+    @rule(volumes=VOLUMES, then=st.sampled_from(["", "stop", "force", "rm"]))
+    def run_on_a_good_day(self, volumes: tuple[str, ...], then: str) -> None:
         """A VM that is up, or stopping, or stopped: a random walk alone gets there seldom."""
         self.run(ANN, volumes, "", late=False)
         self.carry_on()
@@ -175,6 +181,8 @@ class HostRules(RuleBasedStateMachine):
     @rule(answer=st.sampled_from(["attached", "attached", "refused", "silent", "silent but attached"]))
     def attach(self, answer: str) -> None:
         vm = next(effect.vm for effect in self.host.slow if isinstance(effect, wanted.AttachVolumes))
+        if (vm.vm_id, vm.generation) in self.lost:
+            answer = "refused"
         if "attached" in answer:
             self.attached[vm.vm_id] = vm.generation
         with self.crashing():
@@ -196,10 +204,13 @@ class HostRules(RuleBasedStateMachine):
     @rule(answer=st.sampled_from(["up", "up", "failed", "unknown", "unknown but up", "crash but up"]))
     def start(self, answer: str) -> None:
         vm = self.host.take(wanted.StartDomain)
+        if (vm.vm_id, vm.generation) in self.lost:  # storage refuses, or the login fails
+            answer = "failed"
         if vm.vm_id in self.host.up:
             answer = "up" if answer == "failed" else answer  # "it exists already"
-        if "up" in answer:
-            self.host.up.setdefault(vm.vm_id, vm.generation)
+        if "up" in answer and vm.vm_id not in self.host.up:
+            self.host.up[vm.vm_id] = vm.generation
+            self.host.stalled.discard(vm.vm_id)
         with self.crashing():
             if answer == "crash but up":
                 raise Crashed
@@ -217,6 +228,33 @@ class HostRules(RuleBasedStateMachine):
             self.host.up.pop(vm.vm_id, None)
         with self.crashing():
             self.host.destroy(done=answer == "done")
+
+    @precondition(lambda self: self.host.up)
+    @rule(data=st.data(), lost=st.booleans())
+    def a_volume_fails(self, data: st.DataObject, lost: bool) -> None:
+        """Its server is gone for a while, or another VM has it now."""
+        life = data.draw(st.sampled_from(sorted(self.host.up.items())))
+        if any(volume.iscsi for volume in self.host.rows[life].volumes):
+            self.host.stalled.add(life[0])
+            if lost:
+                self.lost.add(life)
+
+    @precondition(lambda self: self._waits(wanted.ReachVolumes))
+    @rule(answer=st.sampled_from(["as before", "silent", "not now"]))
+    def reach(self, answer: str) -> None:
+        vm = self.host.take(wanted.ReachVolumes)
+        said: Answer = {"as before": attached_for(vm), "silent": Silent("h2 is silent"), "not now": BUSY}[answer]
+        if (vm.vm_id, vm.generation) in self.lost:
+            said = OVER
+        with self.crashing():
+            self.host.apply(self.host.compute.reached(vm.vm_id, vm.generation, said, self.host.now_s))
+
+    @precondition(lambda self: self._waits(wanted.ResumeDomain))
+    @rule()
+    def resume(self) -> None:
+        vm = self.host.take(wanted.ResumeDomain)
+        assert (vm.vm_id, vm.generation) not in self.lost or vm.vm_id not in self.host.stalled, "I3"
+        self.host.stalled.discard(vm.vm_id)
 
     @precondition(lambda self: self.host.up)
     @rule(data=st.data(), crashed=st.booleans(), told=st.booleans())
@@ -242,7 +280,9 @@ class HostRules(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        observed = [Observed(vm_id, generation, paused=False) for vm_id, generation in self.host.up.items()]
+        observed = [
+            Observed(vm_id, generation, vm_id in self.host.stalled) for vm_id, generation in self.host.up.items()
+        ]
         self.looks.append((self.host.compute.look(), observed))
 
     @precondition(lambda self: self.looks)
@@ -351,6 +391,10 @@ class HostRules(RuleBasedStateMachine):
                     self.start("up")
                 case wanted.DestroyDomain():
                     self.destroy("done")
+                case wanted.ReachVolumes():
+                    self.reach("as before")
+                case wanted.ResumeDomain():
+                    self.resume()
                 case other:
                     raise AssertionError(other)
 
@@ -362,6 +406,8 @@ class HostRules(RuleBasedStateMachine):
         assert {(vm.vm_id, vm.generation): vm for vm in vms.values()} == host.rows
         running = {vm.vm_id: vm.generation for vm in vms.values() if vm.state is State.RUNNING}
         assert running == host.up
+        assert not self.lost & set(running.items()), "I5: it would write what others have"
+        assert not host.stalled & set(running), "its volumes are back, and it stands still"
         assert sorted(claim.vm_id for claim in host.ledger.committed()) == sorted(running)
         assert set(self.attached) <= {vm.vm_id for vm in vms.values() if vm.confirm.volumes}
 

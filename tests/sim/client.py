@@ -277,7 +277,7 @@ class Person:
             case VmOffer():
                 effects = placing.heard_vm(reply, host.host_id, host.name, now_s)
             case VolumeOffer():
-                effects = placing.heard_volume(reply, host.host_id, host.name, now_s)
+                effects = placing.heard_volume(reply, host.host_id, "10.0.0.1", now_s)
             case Unfit():
                 effects = placing.heard_unfit(reply, host.host_id, now_s)
         self._perform(placing, effects)

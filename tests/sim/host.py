@@ -23,6 +23,7 @@ from atomd.placement import admits
 from atomd.quota import Quota
 from atomd.reconcile import Observed
 from atomd.service import DECIDED_S, ENDED_S
+from atomd.volumes import Silent
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.scheduler.outcomes import Abandoned, Committed
@@ -248,7 +249,9 @@ class Daemon:
         volumes = tuple(
             OfferedVolume(vid, vid[:4], 1024, ImageFormat.RAW, True, False, False, self.host.vids[vid]) for vid in here
         )
-        return [VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes)]
+        return [
+            VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes, PORT)
+        ]
 
     # ---- the front door
 
@@ -383,7 +386,7 @@ class Daemon:
                 libvirt.shut_down(vm.vm_id, self._mine(self._pressed))
 
     def _attached(self, vm: Vm, answer: Attached | Refused | None) -> None:
-        self.apply(self.compute.attached(vm.vm_id, vm.generation, answer))
+        self.apply(self.compute.attached(vm.vm_id, vm.generation, answer or Silent("storaged is silent")))
         if answer is None:
             self._soon()
 

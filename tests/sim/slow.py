@@ -135,7 +135,7 @@ class Libvirt:
 
     def list_all(self, told: Callable[[tuple[Observed, ...] | None], None]) -> None:
         def work(answer: Callable[[tuple[Observed, ...] | None], None]) -> None:
-            seen = tuple(Observed(d.vm_id, d.generation, paused=False) for d in self.domains.values())
+            seen = tuple(Observed(d.vm_id, d.generation, stalled=False) for d in self.domains.values())
             late_s = self._random.uniform(*(OLD_NEWS_S if self._happens(self.faults.list_slow) else (0.001, 0.05)))
             self._timeline.after(late_s, lambda: answer(seen))
 

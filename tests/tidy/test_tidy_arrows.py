@@ -37,7 +37,7 @@ SOLE_IMPORTERS = {
     "libvirt": {"atomd.hypervisor"},
     "pyudev": {"atomd.devices"},
     "anycorn": {"matcher.net.door.conversing"},
-    "h11": {"matcher.net.door.conversing"},
+    "h11": {"matcher.net.door.conversing", "matcher.net.host_door"},  # a door's two sides
     "starlette": {
         f"matcher.net.door.{room}"
         for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")

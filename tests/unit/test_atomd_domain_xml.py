@@ -7,9 +7,21 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from atomd.domain_xml import DomainSpec, Tag, domain_xml, enforced_flags, mac_address, read_tag, safe_title, vm_id_of
-from matcher.wire.messages import Accelerator, Arch, Firmware, ImageFormat
-from matcher.wire.volumes import AttachedVolume
+from atomd.domain_xml import (
+    DomainSpec,
+    Tag,
+    domain_secrets,
+    domain_xml,
+    enforced_flags,
+    mac_address,
+    read_tag,
+    safe_title,
+    secret_usage,
+    secret_xml,
+    vm_id_of,
+)
+from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
+from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId
 
 VM_ID = VmId("5a" * 16)
@@ -109,6 +121,55 @@ def test_formats_are_stated_and_the_chain_ends_at_the_image() -> None:
     (disk,) = built(volumes=(volume("a", format=ImageFormat.QCOW2),)).iterfind("devices/disk")
     assert disk.find("driver").get("type") == "qcow2"
     assert len(disk.find("backingStore")) == 0
+
+
+TARGET = IscsiTarget(Address("10.0.0.2", 3261), "iqn.2026-01.atomos:h2:v1", 3, "iqn.2026-01.atomos:h1", "v1e7")
+
+
+def test_a_target_is_opened_by_qemu_as_the_initiator_that_the_server_expects() -> None:
+    (disk,) = built(volumes=(volume("a", path="", iscsi=TARGET, bootable=True),)).iterfind("devices/disk")
+    source = disk.find("source")
+    assert (disk.get("type"), disk.get("device")) == ("network", "disk")
+    assert dict(source.attrib) == {"protocol": "iscsi", "name": "iqn.2026-01.atomos:h2:v1/3"}
+    assert dict(source.find("host").attrib) == {"name": "10.0.0.2", "port": "3261"}
+    assert source.find("initiator/iqn").get("name") == "iqn.2026-01.atomos:h1"
+    assert source.find("auth").get("username") == "v1e7"
+    assert dict(source.find("auth/secret").attrib) == {"type": "iscsi", "usage": secret_usage(VM_ID, "a" * 32)}
+    assert (disk.find("serial").text, disk.find("boot").get("order")) == ("a" * 20, "1")
+
+
+def test_a_target_is_flushed_at_its_server_and_pauses_the_guest_on_an_error() -> None:
+    away, here = built(volumes=(volume("a", path="", iscsi=TARGET), volume("b"))).iterfind("devices/disk")
+    assert away.find("driver").get("cache") == "none"
+    assert away.find("driver").get("type") == "raw"
+    assert here.find("driver").get("cache") == "writeback"
+    for disk in (away, here):
+        assert disk.find("driver").get("error_policy") == disk.find("driver").get("rerror_policy") == "stop"
+
+
+def test_a_target_is_read_only_or_shareable_as_a_file_is() -> None:
+    domain = built(
+        volumes=(
+            volume("a", path="", iscsi=TARGET, readonly=True),
+            volume("b", path="", iscsi=TARGET, shareable=True),
+        )
+    )
+    readonly, shareable = domain.iterfind("devices/disk")
+    assert readonly.find("readonly") is not None
+    assert readonly.find("driver").get("discard") is None
+    assert shareable.find("shareable") is not None
+
+
+def test_a_secret_is_never_in_xml_and_is_kept_in_memory_alone() -> None:
+    (secret,) = domain_secrets(VM_ID, [ChapSecret("a" * 32, "top secret")])
+    assert (secret.usage, secret.value) == (secret_usage(VM_ID, "a" * 32), "top secret")
+    assert "top secret" not in repr(secret)
+    kept = etree.fromstring(secret_xml(secret.usage))
+    assert (kept.get("ephemeral"), kept.get("private")) == ("yes", "yes")
+    assert kept.find("usage").get("type") == "iscsi"
+    assert kept.findtext("usage/target") == secret.usage
+    assert kept.findtext("uuid") == etree.fromstring(secret_xml(secret.usage)).findtext("uuid"), "taken over, not added"
+    assert kept.findtext("uuid") != etree.fromstring(secret_xml(secret_usage(VM_ID, "b" * 32))).findtext("uuid")
 
 
 def test_read_only_and_shareable_are_said() -> None:

@@ -42,6 +42,12 @@ class FakeWorld:
     async def begin_libvirt(self) -> None:
         self.hypervisor.come_back()
 
+    async def secrets(self) -> tuple[str, ...]:
+        return tuple(self.hypervisor.kept)
+
+    async def leave_secret(self, usage: str) -> None:
+        self.hypervisor.kept.add(usage)
+
     async def add_foreign(self, vm_id: VmId, name: str) -> None:
         self.hypervisor.add(ObservedDomain(vm_id, name, None, None, DomainState.RUNNING, ours=False))
 

@@ -44,6 +44,18 @@ FILE = '-blockdev {"driver":"file","filename":"/pool/x.img","auto-read-only":tru
             f"{QEMU}{FILE}'file' driver requires '/pool' to be a regular file",
             "libvirt did not start it: QEMU says: 'file' driver requires '/pool' to be a regular file",
         ),
+        (
+            f"{QEMU}-blockdev {{}}: iSCSI: Failed to connect to LUN : Failed to log in: Authentication failure(513)",
+            "a volume's host does not take this host's word any more: the volume may have another holder by now",
+        ),
+        (
+            f"{QEMU}-blockdev {{}}: iSCSI: Failed to connect to LUN : Failed to connect to 10.0.0.2",
+            "a volume's host can't be reached for iSCSI",
+        ),
+        (
+            f"{QEMU}-blockdev {{}}: Unknown driver 'iscsi'",
+            "this host's QEMU can't use volumes of other hosts: install qemu-block-extra",
+        ),
         ("something\nnew", "libvirt did not start it: something new"),
     ],
 )

@@ -12,7 +12,7 @@ THIS_BOOT, LAST_BOOT = BOOT, "an earlier boot"
 
 
 def up(*, vm_id: VmId = VM_ID, generation: int = 1) -> Observed:
-    return Observed(vm_id, generation, paused=False)
+    return Observed(vm_id, generation, stalled=False)
 
 
 @pytest.mark.parametrize(

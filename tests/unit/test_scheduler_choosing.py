@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
+
 from matcher.scheduler.choosing import Choice, choices, ranked
 from matcher.scheduler.heard import ANSWERS_MAX, Answers
 from matcher.scheduler.ranking import compile_ranking
 from matcher.wire.messages import (
     Accelerator,
+    Address,
     Arch,
     ImageFormat,
     OfferedVolume,
@@ -31,17 +34,22 @@ def vm(host_id: HostId, **changes: object) -> VmOffer:
     return replace(offer, **changes)  # type: ignore[arg-type]
 
 
-def stored(host_id: HostId, *vids: str, reach: Reach = Reach.LOCAL) -> VolumeOffer:
+def stored(host_id: HostId, *vids: str, reach: Reach = Reach.LOCAL, port: int = 7767) -> VolumeOffer:
     volumes = tuple(OfferedVolume(vid, "v", 64, ImageFormat.RAW, True, False, False, reach) for vid in vids)
-    return VolumeOffer(PLEDGE.pledge_id, f"{host_id[0]}" * 31 + "e", f"h{host_id[0]}", 3, 3000, volumes)
+    return VolumeOffer(PLEDGE.pledge_id, f"{host_id[0]}" * 31 + "e", f"h{host_id[0]}", 3, 3000, volumes, port)
 
 
-def heard(offers: dict[HostId, VmOffer], stores: dict[HostId, VolumeOffer], asked: tuple[str, ...] = ()) -> Answers:
+def heard(
+    offers: dict[HostId, VmOffer],
+    stores: dict[HostId, VolumeOffer],
+    asked: tuple[str, ...] = (),
+    stores_at: str = "10.0.0.1",
+) -> Answers:
     answers = Answers(replace(PLEDGE, volumes=asked), 0.0)
     for host_id, offer in offers.items():
         answers.vm(offer, host_id, "10.0.0.1", 0.001)
     for host_id, store in stores.items():
-        answers.volume(store, host_id, "10.0.0.1", 0.001)
+        answers.volume(store, host_id, stores_at, 0.001)
     return answers
 
 
@@ -64,6 +72,23 @@ def test_a_volume_at_home_beats_one_across_the_network() -> None:
     answers = heard({H1: vm(H1, score=0.9), H2: vm(H2, score=0.1)}, stores, (ROOT,))
     assert order(answers) == [H2, H1]
     assert [c.volumes_away for c in ranked(choices(answers, now_s=0.01))] == [0, 1]
+
+
+def test_a_claim_on_another_host_says_where_that_one_can_be_asked_and_one_at_home_does_not() -> None:
+    stores = {H1: stored(H1, DATA), H2: stored(H2, ROOT, reach=Reach.NETWORK)}
+    (choice,) = choices(heard({H1: vm(H1)}, stores, (ROOT, DATA), stores_at="10.0.0.2"), now_s=0.01)
+    assert [claim.door for claim in choice.claims] == [Address("10.0.0.2", 7767), None]
+
+
+@pytest.mark.parametrize("address", ["fe80::2%7", "169.254.0.2"])
+def test_a_server_heard_at_an_address_of_the_clients_own_link_can_not_be_asked_by_others(address: str) -> None:
+    stores = {H2: stored(H2, ROOT, reach=Reach.NETWORK)}
+    assert order(heard({H1: vm(H1), H2: vm(H2)}, stores, (ROOT,), stores_at=address)) == [H2]
+
+
+def test_a_server_without_a_door_gives_to_its_own_host_alone() -> None:
+    stores = {H2: stored(H2, ROOT, reach=Reach.NETWORK, port=0)}
+    assert order(heard({H1: vm(H1), H2: vm(H2)}, stores, (ROOT,))) == [H2]
 
 
 def test_claims_name_the_servers_in_the_order_asked() -> None:

@@ -76,6 +76,35 @@ def test_a_host_that_fits_learns_where_the_volume_is_and_why_that_host_does_not_
     assert outcome.nearest == (Nearest(H2, "h2", ("pci.0.quantity=1",)),)
 
 
+@pytest.mark.parametrize(
+    ("reach", "address", "hint"),
+    [
+        (Reach.LOCAL, "10.0.0.2", "h2 does not export it: make room there, or move the volume"),
+        (
+            Reach.NETWORK,
+            "fe80::2%7",
+            "h2 exports it, but was heard at a link-local address, which means nothing to oth",
+        ),
+    ],
+)
+def test_what_would_bring_a_volume_into_reach_is_said(reach: Reach, address: str, hint: str) -> None:
+    answers = Answers(PLEDGE, 0.0)
+    answers.vm(OFFER, H1, "10.0.0.1", 0.0)
+    answers.unfit(unfit("h2", RAM), H2, 0.0)
+    there = replace(store("h2", ROOT).volumes[0], reach=reach)
+    answers.volume(replace(store("h2"), volumes=(there,), front_door_port=7767), H2, address, 0.0)
+    told = {unfit.host: unfit.reasons for unfit in host_reasons(answers, wall_ms=1_000_000, now_s=0.3)}
+    assert told["h1"][0].hint.startswith(hint)
+
+
+def test_a_volume_that_every_host_can_reach_is_nobodys_reason() -> None:
+    answers = Answers(PLEDGE, 0.0)
+    answers.unfit(unfit("h1", RAM), H1, 0.0)
+    there = replace(store("h2", ROOT).volumes[0], reach=Reach.NETWORK)
+    answers.volume(replace(store("h2"), volumes=(there,), front_door_port=7767), H2, "10.0.0.2", 0.0)
+    assert says(answers)["h1"] == [("ram", "64 GiB", "41.5 GiB free")]
+
+
 def test_an_unfit_host_without_the_volume_is_not_near() -> None:
     answers = Answers(PLEDGE, 0.0)
     answers.unfit(unfit("h1", RAM), H1, 0.0)

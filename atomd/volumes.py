@@ -1,0 +1,109 @@
+"""One VM's volumes, seen from its host: which servers to ask for them, and what their answers come to. Pure.
+
+Each server is asked for the volumes that the user's confirm claims from it, and judges them by that confirm. What comes
+back from another host is looked at twice: it may name an iSCSI target, and never a file of this host or a format that
+leads QEMU to one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from matcher.wire.messages import REASONS_MAX, Address, Confirm, ImageFormat, Reason, Refused
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
+from specs.ids import HostId
+
+# What a storage host says when a volume has a new holder, or none: nothing brings it back to this life of the VM.
+TAKEN_OVER = frozenset({"generation-over", "volume-in-use", "volume-held-elsewhere", "other-volumes", "let-go"})
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """No answer that counts; `why` is a sentence. Where nobody was `asked`, nothing has happened anywhere."""
+
+    why: str
+    asked: bool = True
+
+
+Answer = Attached | Refused | Silent
+
+
+def servers_of(confirm: Confirm) -> dict[HostId, Address | None]:
+    """In the order of the claims, each with the door that its first claim names."""
+    servers: dict[HostId, Address | None] = {}
+    for claim in confirm.volumes:
+        servers.setdefault(HostId(claim.server), claim.door)
+    return servers
+
+
+def may_be_a_host(ip: str) -> bool:
+    """Whether another host can be at this address: who names it must not make this host talk to itself, to a group, or
+    to what means another machine on each link (link-local ones, where clouds keep their secrets as well)."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return False
+    here = address.is_loopback or address.is_unspecified or address.is_link_local
+    return not (here or address.is_multicast or address.is_reserved)  # an IPv4 address in IPv6 is reserved
+
+
+def joined(confirm: Confirm, answers: Mapping[HostId, Answer], own: HostId) -> Answer:
+    """One answer for all servers, the volumes in the order of the claims. A refusal counts before a silence: who else
+    has granted is to be told that nothing came of it."""
+    refusals = [answer for answer in answers.values() if isinstance(answer, Refused)]
+    if refusals:
+        reasons = [reason for refused in refusals for reason in refused.reasons]
+        return Refused(refusals[0].code, tuple(reasons[:REASONS_MAX]))
+    volumes: dict[str, AttachedVolume] = {}
+    secrets: list[ChapSecret] = []
+    for server, answer in answers.items():
+        assert not isinstance(answer, Refused)
+        if isinstance(answer, Silent):
+            return answer
+        claimed = [claim.vid for claim in confirm.volumes if claim.server == server]
+        if not _is_good(claimed, answer, is_own=server == own):
+            return Silent(f"storaged of host {server[:16]} gives what was not asked for")
+        volumes |= {volume.vid: volume for volume in answer.volumes}
+        secrets += answer.secrets
+    return Attached(tuple(volumes[claim.vid] for claim in confirm.volumes), tuple(secrets))
+
+
+def some_may_be_attached(confirm: Confirm, answer: Silent | Refused) -> bool:
+    """Whether a detach has to follow: who was silent may have attached, and of several servers the others have."""
+    return answer.asked if isinstance(answer, Silent) else len(servers_of(confirm)) > 1
+
+
+def _is_good(claimed: list[str], answer: Attached, *, is_own: bool) -> bool:
+    if sorted(claimed) != sorted(volume.vid for volume in answer.volumes):
+        return False
+    opened = {secret.vid for secret in answer.secrets}
+    away = {volume.vid for volume in answer.volumes if volume.iscsi is not None}
+    return away == opened and (not away if is_own else all(_is_export(volume) for volume in answer.volumes))
+
+
+def _is_export(volume: AttachedVolume) -> bool:
+    """Raw alone: a qcow2 header may name files, and would be read on this host."""
+    target = volume.iscsi
+    return (
+        target is not None and not volume.path and volume.format is ImageFormat.RAW and may_be_a_host(target.portal.ip)
+    )
+
+
+def is_away(volumes: Iterable[AttachedVolume]) -> bool:
+    """Whether any of them comes over the network."""
+    return any(volume.iscsi is not None for volume in volumes)
+
+
+def is_same(before: Iterable[AttachedVolume], now: Iterable[AttachedVolume]) -> bool:
+    """Whether a domain that has `before` open goes on with `now`: the same targets in the same epochs."""
+    return {_key(volume) for volume in before} == {_key(volume) for volume in now}
+
+
+def _key(volume: AttachedVolume) -> tuple[object, ...]:
+    target = volume.iscsi
+    return volume.vid, volume.path, target and (target.target, target.lun, target.initiator, target.user)
+
+
+def told(reasons: Iterable[Reason]) -> str:
+    """Reasons as one sentence about a VM."""
+    return "; ".join(f"{reason.resource}: {reason.has}" for reason in reasons)

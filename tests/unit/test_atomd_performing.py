@@ -1,0 +1,252 @@
+"""What was decided, done: with a hypervisor and storage in memory, and a real journal."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from atomd import performing
+from atomd.domain_xml import secret_usage
+from atomd.domains import DomainSecret
+from atomd.journal import Journal
+from atomd.lifecycle import State, Vm
+from atomd.performing import Performer
+from atomd.volumes import Answer, Silent
+from matcher.net.audit import Audit
+from matcher.wire.messages import Confirm, Reason, Refused
+from specs.ids import HostId, VmId
+from tests.fakes.hypervisor import FakeHypervisor
+from tests.fakes.one_host import DATA, OneHost, attached_for
+from tests.unit.test_atomd_fit import HOST as HARDWARE
+
+H2 = HostId("2" * 64)
+SECRET = "s1"
+LOOK_S, LOOKS_MAX = 0.25, 400  # of the test's own clock
+OVER = Refused("generation-over", (Reason("volume c", "to write", "generation 2 has it on h3", ""),))
+BUSY = Refused("unavailable", (Reason("volume c", "to use it", "its pool is not mounted", ""),))
+SILENT = Silent("h2, which has its volume, does not answer")
+
+
+class FakeStorage:
+    """Says what a test wants next, and else grants; `epoch` changes when a person has freed the volumes."""
+
+    def __init__(self) -> None:
+        self.next: list[Answer] = []
+        self.epoch = 1
+        self.attaches = self.detaches = 0
+
+    async def attach(self, vm: Vm) -> Answer:
+        await trio.lowlevel.checkpoint()
+        self.attaches += 1
+        return self.next.pop(0) if self.next else attached_for(vm, self.epoch)
+
+    async def detach(self, vm: Vm) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.detaches += 1
+        return True
+
+
+class Running:
+    """An atomd, as far as it performs. A test that crashes it begins another on the same journal."""
+
+    def __init__(self, folder: Path, nursery: trio.Nursery, host: OneHost, hypervisor: FakeHypervisor) -> None:
+        self.folder, self.host, self.hypervisor = folder, host, hypervisor
+        self.storage = FakeStorage()
+        self.journal = Journal(folder / "atomd.sqlite")
+        self.audit = Audit(folder / "audit", "h1")
+        self.performer = Performer(
+            compute=host.compute,
+            journal=self.journal,
+            hypervisor=hypervisor,
+            hardware=replace(HARDWARE),
+            host_threads=frozenset(),
+            storage=self.storage,
+            console_folder=folder,
+            network="default",
+            nursery=nursery,
+            audit=self.audit,
+        )
+        self._nursery = nursery
+
+    def begin(self) -> None:
+        for task in (self.performer.follow, self.performer.keep_reconciled):
+            self._nursery.start_soon(task)
+
+    def confirm(self) -> Confirm:
+        """A user takes an offer for a VM with a volume of h2."""
+        self.host.servers[DATA] = H2
+        confirm = self.host.offered(self.host.pledge(volumes=[DATA]), name="web")
+        decided = self.host.compute.confirm(confirm, b"envelope", self.host.who(), self.host.moment())
+        assert not isinstance(decided, Refused)
+        assert self.performer.apply(decided) is None
+        return confirm
+
+    def vm(self, confirm: Confirm) -> Vm:
+        return self.host.compute.vms[VmId(confirm.vm_id)]
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        for _ in range(LOOKS_MAX):
+            if is_so():
+                return
+            await trio.sleep(LOOK_S)
+        raise AssertionError("it never was so")
+
+
+@pytest.fixture
+async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    monkeypatch.setattr(performing, "now_s", trio.current_time)
+    async with trio.open_nursery() as nursery:
+        running = Running(tmp_path, nursery, OneHost(), FakeHypervisor())
+        running.begin()
+        yield running
+        nursery.cancel_scope.cancel()
+    running.journal.close()
+    running.audit.close()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def up(running: Running) -> Confirm:
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    return confirm
+
+
+async def test_a_domain_starts_with_the_secret_of_its_volume(running: Running, autojump_clock: MockClock) -> None:
+    confirm = await up(running)
+    vm_id = VmId(confirm.vm_id)
+    assert running.hypervisor.secrets[vm_id] == (DomainSecret(secret_usage(vm_id, DATA), SECRET),)
+    assert running.storage.attaches == 1, "one question is enough"
+    assert not running.performer._secrets
+
+
+async def test_no_secret_is_in_journal_audit_or_log(
+    running: Running, autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    running.storage.epoch = 987654321  # its secret is found nowhere by chance
+    confirm = await up(running)
+    assert running.hypervisor.secrets[VmId(confirm.vm_id)][0].value == "s987654321"
+    written = contents(tmp_path)
+    assert len(written) >= 2
+    assert not [path for path, content in written.items() if b"s987654321" in content]
+    assert "s987654321" not in caplog.text
+
+
+async def test_a_start_that_was_not_answered_asks_storage_again_for_its_secret(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """As after a restart of atomd, which has forgotten it."""
+    confirm = running.confirm()
+    running.hypervisor.lose()
+    await running.until(lambda: running.vm(confirm).state is State.COMMITTED)
+    await trio.sleep(1)
+    assert not running.performer._secrets
+    running.hypervisor.come_back()
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    assert running.hypervisor.secrets[VmId(confirm.vm_id)][0].value == SECRET
+    assert running.storage.attaches > 1
+
+
+@pytest.mark.parametrize("answer", [SILENT, BUSY])
+async def test_a_start_waits_for_storage_that_does_not_say(
+    running: Running, autojump_clock: MockClock, answer: Answer
+) -> None:
+    confirm = running.confirm()
+    running.storage.next = [attached_for(running.vm(confirm)), answer, answer]
+    running.hypervisor.lose()
+    await running.until(lambda: running.vm(confirm).state is State.COMMITTED)
+    await trio.sleep(1)
+    running.hypervisor.come_back()
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    assert not running.storage.next
+
+
+async def test_a_start_whose_volumes_are_anothers_by_now_fails_in_a_sentence(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = running.confirm()
+    running.storage.next = [attached_for(running.vm(confirm)), OVER]
+    running.hypervisor.lose()
+    await running.until(lambda: running.vm(confirm).state is State.COMMITTED)
+    await trio.sleep(1)
+    running.hypervisor.come_back()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    why = "its volumes could not be attached: volume c: generation 2 has it on h3"
+    assert running.vm(confirm).why == why
+    assert not running.hypervisor.starts
+
+
+async def test_a_guest_that_was_paused_by_an_export_goes_on_when_it_is_back(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    vm_id = VmId(confirm.vm_id)
+    running.storage.next = [SILENT, BUSY]
+    running.hypervisor.fail_io(vm_id)
+    await running.until(lambda: running.host.compute.away.why(vm_id) == f"paused: {SILENT.why}")
+    await running.until(lambda: not running.storage.next)
+    await running.until(lambda: running.hypervisor.by_id[vm_id].seen.state.value == "running")
+    await running.until(lambda: not running.host.compute.away.why(vm_id))
+    assert running.vm(confirm).state is State.RUNNING
+
+
+async def test_qemus_word_that_it_has_paused_a_guest_is_followed_at_once(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.hypervisor.fail_io(VmId(confirm.vm_id))
+    await trio.sleep(performing.RECONCILE_S / 10)
+    assert running.storage.attaches == 2
+
+
+async def test_a_guest_whose_volume_was_taken_over_is_destroyed_and_failed(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    vm_id = VmId(confirm.vm_id)
+    running.storage.next = [SILENT, OVER]
+    running.hypervisor.fail_io(vm_id)
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert vm_id not in running.hypervisor.by_id
+    assert running.vm(confirm).why == "its volumes were taken over: volume c: generation 2 has it on h3"
+
+
+async def test_a_guest_never_goes_on_with_a_volume_of_another_epoch(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.storage.epoch = 2
+    running.hypervisor.fail_io(VmId(confirm.vm_id))
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+
+
+async def test_what_a_sysadmin_has_paused_is_left_alone(running: Running, autojump_clock: MockClock) -> None:
+    confirm = await up(running)
+    vm_id = VmId(confirm.vm_id)
+    running.hypervisor.pause(vm_id)
+    await trio.sleep(120)
+    assert running.hypervisor.by_id[vm_id].seen.state.value == "paused"
+
+
+async def test_a_guest_whose_volume_was_taken_over_is_found_out_though_it_does_not_stop(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.storage.next = [OVER]
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+
+
+async def test_storage_that_stays_silent_is_asked_now_and_then(running: Running, autojump_clock: MockClock) -> None:
+    confirm = await up(running)
+    running.storage.next = [SILENT] * 1000
+    running.hypervisor.fail_io(VmId(confirm.vm_id))
+    await trio.sleep(60)
+    asked = running.storage.attaches - 1
+    assert 10 <= asked <= 60 / performing.RETRY_S + 2
