@@ -7,12 +7,16 @@ the same one. A lock keeps two terminals of one user apart.
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
 from matcher.scheduler.pledging import Errand
-from specs.ids import VmId
+from specs.ids import Vid, VmId, parse_id
+
+RECORDS_MAX = 4096
 
 
 def last_generation(vm_id: VmId) -> int:
@@ -34,6 +38,37 @@ def keep(errand: Errand, host: str = "", host_id: str = "") -> None:
         "specfile": errand.specfile,
     }
     folders.write_json(_path(errand.vm_id), record)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A VM as it was run from here last."""
+
+    vm_id: VmId
+    generation: int
+    name: str
+    host: str
+    volumes: tuple[Vid, ...]
+    specfile: str
+
+
+def named(meant: str) -> Record | None:
+    """The one whose name or id this is; `None` where there is none, or more than one of a name."""
+    folder = folders.state_folder() / "vms"
+    paths = sorted(folder.glob("*.json"))[:RECORDS_MAX] if folder.is_dir() else []
+    found = [record for path in paths if (record := _record(folders.read_json(path))) is not None]
+    hits = [record for record in found if record.name == meant or record.vm_id == parse_id(meant)]
+    return hits[0] if len(hits) == 1 else None
+
+
+def _record(found: Any) -> Record | None:
+    try:
+        vids = tuple(Vid(vid) for vid in map(str, found["volumes"]))
+        record = Record(VmId(found["id"]), found["generation"], found["name"], found["host"], vids, found["specfile"])
+    except (KeyError, TypeError):
+        return None
+    texts = (record.vm_id, record.name, record.host, record.specfile)
+    return record if isinstance(record.generation, int) and all(isinstance(text, str) for text in texts) else None
 
 
 def forget(vm_id: VmId) -> None:

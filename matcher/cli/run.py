@@ -51,6 +51,7 @@ WaitFor = Annotated[
     Literal["committed", "running", "address"],
     Parameter(help="return when the host has promised it, when it runs, or when the guest has an address"),
 ]
+Elsewhere = Annotated[bool, Parameter(help="its host is dead: start it on another one", negative="")]
 Timeout = Annotated[float, Parameter(help="how many seconds to wait for that; the VM stays, whatever comes")]
 
 
@@ -106,11 +107,15 @@ def start(
     policy: PolicyName = Policy.PACK,
     allow_emulation: Emulation = None,
     lease: Lease = None,
+    elsewhere: Elsewhere = False,
     wait: WaitFor = "running",
     timeout: Timeout = UP_S,
     output: Output = "table",
 ) -> None:
     """Start a stopped VM again: it is pledged anew, and prefers the host where it was.
+
+    A VM whose host has died is started on another one with --elsewhere, if its volumes are not on the dead host. Should
+    that host live after all, the VM there has lost its volumes and ends.
 
     Parameters
     ----------
@@ -119,7 +124,14 @@ def start(
     """
     lease_s = lease_seconds(lease)
     with session(*SOON) as mine:
-        found = mine.one(vm)
+        found = _still_there(mine, vm, elsewhere=elsewhere)
+        if isinstance(found, records.Record):
+            with records.alone(found.vm_id):
+                errand = _again(found, policy, allows_emulation(allow_emulation), lease_s)
+                placed = _place(mine, Placing(errand, random=mine.random), errand, found.name, output, wait)
+            now = _await_up(mine, placed, wait, timeout)
+            emit(output, {"vm": vm_document(now)}, vms_table([now]))
+            return
         if found.vm.state in ("running", "committed"):
             note(f"electros: {found.vm.name} is {found.vm.state} on {found.vm.host} already")
             now = _await_up(mine, found, wait, timeout)
@@ -134,7 +146,23 @@ def start(
         emit(output, {"vm": vm_document(now)}, vms_table([now]))
 
 
-def _again(vm: VmView, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:
+def _still_there(mine: Session, meant: str, *, elsewhere: bool) -> Found | records.Record:
+    """The VM where it is; or what was kept of it here, where its host does not answer and the person knows that. Raises
+    `Failure`."""
+    try:
+        return mine.one(meant)
+    except Failure as failure:
+        kept = records.named(meant) if failure.exit_code is Exit.NOT_FOUND else None
+        if kept is None:
+            raise
+        if elsewhere:
+            return kept
+        said = f"{kept.name} was run on {kept.host or 'a host'}, which does not answer"
+        helps = f"if that host is dead: electros start {kept.name} --elsewhere"
+        raise Failure(Exit.UNREACHABLE, said, helps=helps) from None
+
+
+def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:
     """The same VM, one generation on; noted before anybody hears of it. Raises `Failure`."""
     from specs.problems import SpecError
     from specs.specfile import parse_specfile
@@ -145,9 +173,12 @@ def _again(vm: VmView, policy: Policy, allow_emulation: bool, lease_s: int) -> E
         said = f"{vm.host} keeps a specfile of {vm.name} that can't be read"
         raise Failure(Exit.FAILED, said, helps="run it anew: electros run SPECFILE, with its volumes") from None
     ask = vm_ask(spec, allow_emulation=allow_emulation, lease_s=lease_s)
-    vids = tuple(Vid(volume.vid) for volume in vm.volumes)
-    generation = max(vm.generation, records.last_generation(VmId(vm.id))) + 1
-    errand = Errand(VmId(vm.id), generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+    if isinstance(vm, records.Record):
+        vm_id, vids = vm.vm_id, vm.volumes
+    else:
+        vm_id, vids = VmId(vm.id), tuple(Vid(volume.vid) for volume in vm.volumes)
+    generation = max(vm.generation, records.last_generation(vm_id)) + 1
+    errand = Errand(vm_id, generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
     try:
         records.keep(errand)
     except OSError as error:
