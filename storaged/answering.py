@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from matcher.net.audit import Audit, outcome_of, why_of
+from matcher.net.audit import Audit, named, outcome_of, why_of
 from matcher.net.intake import Intake
 from matcher.net.local import Peer, sysadmin
 from matcher.net.peer import now_s, wall_ms
@@ -187,7 +187,7 @@ class Attaching:
         attached = await self._attach_for(confirm, user)
         vids = ", ".join(dashed(claim.vid) for claim in confirm.volumes)
         detail = f"{vids}; generation {confirm.generation}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
-        who = f"user {user.name} {user.id[:16]}"
+        who = named(user)
         self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
         return attached
 

@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from matcher.net.caller import Caller
+from matcher.trust.principal import Principal
 from matcher.wire.messages import Refused
+from matcher.wire.realm import Member
 
 PATH = Path("/var/log/atomos/audit.jsonl")
 GROUP = "atomos"  # its members may read it, as they may use the back door
@@ -70,7 +72,7 @@ class Audit:
         self, who: Caller | str, what: str, about: str = "", outcome: str = OK, detail: str = "", *, address: str = ""
     ) -> None:
         """Write one line; never raises. `about`: ids; `outcome`: see `outcome_of`. A `Caller` brings its address."""
-        name = f"{who.who.kind} {who.name} {who.id[:16]}" if isinstance(who, Caller) else who
+        name = named(who.who) if isinstance(who, Caller) else who
         address = (who.address if isinstance(who, Caller) else address) or "local"
         left_out = 0
         if outcome != OK:
@@ -116,6 +118,11 @@ class Audit:
         if not self._is_failing:
             self._is_failing = True
             log.error("the audit can't be written, requests go on without: %s: %s", self.path, error.strerror or error)
+
+
+def named(who: Principal | Member) -> str:
+    """As the audit knows them: names may come again, keys don't."""
+    return f"{who.kind} {who.name} {who.id[:16]}"
 
 
 def outcome_of(answer: object) -> str:
