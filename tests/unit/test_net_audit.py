@@ -19,9 +19,9 @@ from matcher.net import audit_reading
 from matcher.net.audit import (
     FILES_KEPT,
     LINE_MAX_BYTES,
-    SOURCE_BURST,
+    SOURCE,
     SOURCES_MAX,
-    TOTAL_BURST,
+    TOTAL,
     Audit,
     line_of,
 )
@@ -30,6 +30,7 @@ from matcher.net.caller import Caller
 from matcher.trust.principal import Principal
 
 LINES = 300
+SOURCE_BURST, TOTAL_BURST = int(SOURCE.burst), int(TOTAL.burst)
 
 
 @given(st.dictionaries(st.sampled_from(["who", "what", "about", "outcome", "detail"]), st.text(max_size=3000)))
