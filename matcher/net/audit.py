@@ -5,7 +5,9 @@
 
 Everything beyond printable ASCII is escaped, so that no name can forge a line, colour a terminal or turn its text
 around. A line is one `write` to a file opened for appending, so both daemons of a host may share the file; only who
-turns it over takes a lock, and nobody waits for it. Nobody can fill a disk: lines, files and refusals have limits.
+turns it over takes a lock, and nobody waits for it. An empty line may stand between two, which readers pass over: who
+sees the other's line half written takes it for one that a full disk ended early, and begins a new one. Nobody can fill
+a disk: lines, files and refusals have limits.
 A line that can't be written is counted, told once in the daemon's log, and never fails the request.
 """
 

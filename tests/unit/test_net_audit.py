@@ -56,8 +56,10 @@ def test_two_processes_that_write_and_turn_over_at_once_lose_and_tear_nothing(tm
     for writer in writers:
         writer.join()
     files = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    texts = [path.read_text() for path in files]
+    lines = [json.loads(line) for text in texts for line in text.splitlines() if line]
     assert len(files) > 1
+    assert all(text.endswith("\n") for text in texts)
     expected = {(who, str(number)) for who in "ab" for number in range(LINES)}
     assert sorted((line["who"], line["about"]) for line in lines) == sorted(expected)
 
