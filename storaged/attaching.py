@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from matcher.net.audit import Audit, outcome_of, why_of
+from matcher.net.audit import Audit, named, outcome_of, why_of
 from matcher.net.intake import Intake
 from matcher.net.local import Peer, sysadmin
 from matcher.net.peer import now_s, wall_ms
@@ -128,7 +128,7 @@ class Attaching:
         vids = ", ".join(dashed(claim.vid) for claim in self._claims(confirm))
         what = f"{vids} to host {host_id[:16]}; generation {confirm.generation}"
         detail = f"{what}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
-        who = f"user {user.name} {user.id[:16]}"
+        who = named(user)
         self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
         said = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
         log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, said)

@@ -5,7 +5,9 @@
 
 Everything beyond printable ASCII is escaped, so that no name can forge a line, colour a terminal or turn its text
 around. A line is one `write` to a file opened for appending, so both daemons of a host may share the file; only who
-turns it over takes a lock, and nobody waits for it. Nobody can fill a disk: lines, files and refusals have limits.
+turns it over takes a lock, and nobody waits for it. An empty line may stand between two, which readers pass over: who
+sees the other's line half written takes it for one that a full disk ended early, and begins a new one. Nobody can fill
+a disk: lines, files and refusals have limits.
 A line that can't be written is counted, told once in the daemon's log, and never fails the request.
 """
 
@@ -24,7 +26,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from matcher.net.caller import Caller
+from matcher.net.token_bucket import Rate, TokenBucket
+from matcher.trust.principal import Principal
 from matcher.wire.messages import Refused
+from matcher.wire.realm import Member
 
 PATH = Path("/var/log/atomos/audit.jsonl")
 GROUP = "atomos"  # its members may read it, as they may use the back door
@@ -36,8 +41,8 @@ FILE_MAX_BYTES = 64 << 20
 FILES_KEPT = 8  # besides the one that is written
 FIELD_MAX = {"host": 64, "who": 160, "from": 64, "what": 40, "about": 240, "outcome": 80, "detail": 1024}
 # Refusals cost their sender nothing, so lines about them have a price: all of one source, and all together.
-SOURCE_BURST, SOURCE_PER_S = 20, 1 / 6
-TOTAL_BURST, TOTAL_PER_S = 200, 1.0
+SOURCE = Rate(per_s=1 / 6, burst=20)
+TOTAL = Rate(per_s=1.0, burst=200)
 SOURCES_MAX = 1024
 SUMMARIES_MAX = 16  # at one time, of what was left out
 SETTLE_S = 10.0
@@ -70,7 +75,7 @@ class Audit:
         self, who: Caller | str, what: str, about: str = "", outcome: str = OK, detail: str = "", *, address: str = ""
     ) -> None:
         """Write one line; never raises. `about`: ids; `outcome`: see `outcome_of`. A `Caller` brings its address."""
-        name = f"{who.who.kind} {who.name} {who.id[:16]}" if isinstance(who, Caller) else who
+        name = named(who.who) if isinstance(who, Caller) else who
         address = (who.address if isinstance(who, Caller) else address) or "local"
         left_out = 0
         if outcome != OK:
@@ -116,6 +121,11 @@ class Audit:
         if not self._is_failing:
             self._is_failing = True
             log.error("the audit can't be written, requests go on without: %s: %s", self.path, error.strerror or error)
+
+
+def named(who: Principal | Member) -> str:
+    """As the audit knows them: names may come again, keys don't."""
+    return f"{who.kind} {who.name} {who.id[:16]}"
 
 
 def outcome_of(answer: object) -> str:
@@ -223,56 +233,47 @@ def _opened(path: Path) -> int:
 
 
 @dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at_s: float
+class _Source:
+    bucket: TokenBucket
     left_out: int = 0
-
-    def fill(self, burst: float, per_s: float, now_s: float) -> None:
-        self.tokens = min(burst, self.tokens + (now_s - self.at_s) * per_s)
-        self.at_s = now_s
 
 
 class _Throttle:
     """How many lines about refusals may be written; what is left out is counted for its source."""
 
     def __init__(self, now_s: float) -> None:
-        self._total = _Bucket(TOTAL_BURST, now_s)
-        self._sources: OrderedDict[str, _Bucket] = OrderedDict()
+        self._total = TokenBucket(TOTAL, now_s)
+        self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._of_forgotten = 0
 
-    def take(self, source: str, now_s: float) -> int | None:
+    def take(self, name: str, now_s: float) -> int | None:
         """How many of this source were left out before this line; `None`: it is left out as well."""
-        bucket = self._bucket(source, now_s)
-        bucket.fill(SOURCE_BURST, SOURCE_PER_S, now_s)
-        self._total.fill(TOTAL_BURST, TOTAL_PER_S, now_s)
-        if bucket.tokens < 1 or self._total.tokens < 1:
-            bucket.left_out += 1
+        source = self._source(name, now_s)
+        if not (self._total.has(now_s) and source.bucket.take(now_s)):
+            source.left_out += 1
             return None
-        bucket.tokens -= 1
-        self._total.tokens -= 1
-        left_out, bucket.left_out = bucket.left_out, 0
+        self._total.take(now_s)
+        left_out, source.left_out = source.left_out, 0
         return left_out
 
     def settle(self, now_s: float | None) -> list[tuple[str, int]]:
         """Sources of which something was left out, and that could be written of again by `now_s` (`None`: all)."""
         told: list[tuple[str, int]] = []
-        for source, bucket in self._sources.items():
-            if now_s is not None:
-                bucket.fill(SOURCE_BURST, SOURCE_PER_S, now_s)
-            if bucket.left_out and (now_s is None or bucket.tokens >= 1) and len(told) < SUMMARIES_MAX:
-                told.append((source, bucket.left_out))
-                bucket.left_out = 0
+        for name, source in self._sources.items():
+            is_due = source.left_out and (now_s is None or source.bucket.has(now_s))
+            if is_due and len(told) < SUMMARIES_MAX:
+                told.append((name, source.left_out))
+                source.left_out = 0
         if self._of_forgotten:
             told.append(("others", self._of_forgotten))
             self._of_forgotten = 0
         return told
 
-    def _bucket(self, source: str, now_s: float) -> _Bucket:
-        bucket = self._sources.get(source)
-        if bucket is None:
+    def _source(self, name: str, now_s: float) -> _Source:
+        source = self._sources.get(name)
+        if source is None:
             if len(self._sources) >= SOURCES_MAX:
                 self._of_forgotten += self._sources.popitem(last=False)[1].left_out
-            bucket = self._sources[source] = _Bucket(SOURCE_BURST, now_s)
-        self._sources.move_to_end(source)
-        return bucket
+            source = self._sources[name] = _Source(TokenBucket(SOURCE, now_s))
+        self._sources.move_to_end(name)
+        return source

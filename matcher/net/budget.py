@@ -6,27 +6,13 @@ Before the signature is checked nobody is known, and anyone may write another's 
 what checking costs, the total one last, so that it is kept for what the others have let through. Behind the signature a
 member uses up their own share alone.
 
-Every map has its limit. When one is full, who was silent longest is forgotten and would start with a full bucket:
-nobody is shut out because others are many. Pure: callers pass `now_s`, one monotonic clock.
+Every map has its limit (`matcher.net.token_bucket`). Pure: callers pass `now_s`, one monotonic clock.
 """
 
-from collections import OrderedDict
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """`burst` at once, then `per_s`."""
-
-    per_s: float
-    burst: float
-
-    def most_in(self, seconds: float) -> float:
-        """No more than this passes in any span of this length."""
-        return self.burst + self.per_s * seconds
-
+from matcher.net.token_bucket import Rate, TokenBucket, TokenBuckets
 
 # 20 hosts and 50 clients on one link, some of these in scripts that loop: an `electros run` is some six datagrams to
 # each host in half a second or more. A host offers one user three holds of some seconds: pledging faster is in vain.
@@ -46,58 +32,17 @@ LEAVES_MAX = 4096
 MEMBERS_MAX = 4096
 
 
-class Bucket:
-    """Full at first."""
-
-    __slots__ = ("_at_s", "_rate", "_tokens")
-
-    def __init__(self, rate: Rate, now_s: float = float("-inf")) -> None:
-        self._rate, self._at_s, self._tokens = rate, now_s, rate.burst
-
-    def take(self, now_s: float, weight: float = 1.0) -> bool:
-        """Whether there was as much left; if not, nothing is taken."""
-        rate = self._rate
-        if now_s > self._at_s:
-            self._tokens = min(rate.burst, self._tokens + (now_s - self._at_s) * rate.per_s)
-            self._at_s = now_s
-        if self._tokens < weight:
-            return False
-        self._tokens -= weight
-        return True
-
-
-class Buckets:
-    """One bucket for each key, `keys_max` at most."""
-
-    def __init__(self, rate: Rate, *, keys_max: int) -> None:
-        self._rate, self._keys_max = rate, keys_max
-        self._buckets: OrderedDict[str | bytes, Bucket] = OrderedDict()  # silent longest first
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def take(self, key: str | bytes, now_s: float, weight: float = 1.0) -> bool:
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if len(self._buckets) >= self._keys_max:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = Bucket(self._rate, now_s)
-        else:
-            self._buckets.move_to_end(key)
-        return bucket.take(now_s, weight)
-
-
 class Budget:
     """One daemon's."""
 
     def __init__(self) -> None:
-        self._sources = Buckets(SOURCE, keys_max=SOURCES_MAX)
-        self._leaves = Buckets(LEAF, keys_max=LEAVES_MAX)
-        self._strangers, self._total, self._reveals = Bucket(STRANGERS), Bucket(TOTAL), Bucket(REVEALS)
-        self.pledges = Buckets(PLEDGES, keys_max=MEMBERS_MAX)
-        self.queries = Buckets(QUERIES, keys_max=MEMBERS_MAX)
-        self.news = Buckets(NEWS, keys_max=MEMBERS_MAX)
-        self.clocks = Buckets(CLOCKS, keys_max=MEMBERS_MAX)
+        self._sources = TokenBuckets(SOURCE, keys_max=SOURCES_MAX)
+        self._leaves = TokenBuckets(LEAF, keys_max=LEAVES_MAX)
+        self._strangers, self._total, self._reveals = TokenBucket(STRANGERS), TokenBucket(TOTAL), TokenBucket(REVEALS)
+        self.pledges = TokenBuckets(PLEDGES, keys_max=MEMBERS_MAX)
+        self.queries = TokenBuckets(QUERIES, keys_max=MEMBERS_MAX)
+        self.news = TokenBuckets(NEWS, keys_max=MEMBERS_MAX)
+        self.clocks = TokenBuckets(CLOCKS, keys_max=MEMBERS_MAX)
 
     def __len__(self) -> int:
         """How much is remembered, in entries."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from matcher.net.audit import Audit
+from matcher.net.audit import Audit, named, outcome_of
 from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.net.upkeep import Upkeep, own_addresses
@@ -19,7 +19,7 @@ from matcher.trust.certificates import Scope, public_key_of
 from matcher.trust.documents import Signed, read_documents
 from matcher.trust.issuing import IssueError, make_issuer_key, open_issuer
 from matcher.trust.joining import admit
-from matcher.trust.principal import Principal, PrincipalKind, fingerprint
+from matcher.trust.principal import PrincipalKind, fingerprint
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
 from matcher.wire.framing import frame
 from matcher.wire.messages import Message, Reason, Refused
@@ -94,7 +94,7 @@ class Desk:
         """`leaf` is what the caller has shown: its holder is a member still, or the front door would not ask."""
         issuer = self._issuer
         if issuer is None or not self._issues:
-            return self._not_here("realm.renew", caller)
+            return _not_here("realm.renew")
         holder = caller.who
         addresses = (caller.address,) if holder.kind == "host" and caller.address else ()
         return self._tried(
@@ -104,7 +104,7 @@ class Desk:
             ),
             caller,
             "realm.renew",
-            _about(holder),
+            named(holder),
         )
 
     async def invite_host(self, ask: InviteHost, caller: Caller) -> Invited | Refused:
@@ -116,7 +116,7 @@ class Desk:
     async def change_grant(self, ask: ChangeGrant, caller: Caller) -> Done | Refused:
         issuer, about = self._issuer, f"user {ask.name}"
         if issuer is None or not self._issues:
-            return self._not_here("realm.grant", caller)
+            return _not_here("realm.grant")
         revocation = self._tried(lambda: issuer.change(ask.name, ask.grant, wall_s=time.time()), caller, "", about)
         if isinstance(revocation, Refused):
             return revocation
@@ -128,7 +128,7 @@ class Desk:
         the one before is over, see `Upkeep`."""
         issuer, about = self._issuer, f"{ask.kind} {ask.member}"
         if issuer is None or not self._issues:
-            return self._not_here("realm.revoke", caller)
+            return _not_here("realm.revoke")
         if ask.kind == "host" and ask.member in (self._identity.principal.name, self._identity.principal.id):
             return self._refuse("this-host", "a host can't remove itself", "ask another issuer", caller, about)
 
@@ -159,7 +159,7 @@ class Desk:
 
     def members(self, caller: Caller) -> Members | Refused:
         if self._issuer is None:
-            return self._not_here("", caller)
+            return _not_here("its members")
         return Members(self._issuer.members(time.time()))
 
     def denied(self, caller: Caller, asked: str, why: str) -> None:
@@ -190,12 +190,12 @@ class Desk:
         except OSError as error:
             answer = _unwritten(error, f"token {join.token_id}")
         if isinstance(answer, Refused):
-            self._audit.note("somebody", "realm.join", f"token {join.token_id}", _refusal(answer), address=address)
+            self._audit.note("somebody", "realm.join", f"token {join.token_id}", outcome_of(answer), address=address)
             return answer
         admitted, issued, pending = answer
         member = issued.member
         self._audit.note(
-            f"{member.kind} {member.name} {member.id[:16]}",
+            named(member),
             "realm.join",
             f"token {join.token_id}, by {pending.by}",
             "ok",
@@ -215,7 +215,7 @@ class Desk:
     def _invite(self, kind: PrincipalKind, name: str, grant: Grant | None, caller: Caller) -> Invited | Refused:
         issuer, about = self._issuer, f"{kind} {name or '(names itself)'}"
         if issuer is None or not self._issues:
-            return self._not_here("realm.invite", caller)
+            return _not_here("realm.invite")
         try:
             issuer.check(kind, grant)
         except IssueError as error:
@@ -262,7 +262,7 @@ class Desk:
             return self._refuse(error.code, error.said, error.helps, caller, about)
         except OSError as error:
             refused = _unwritten(error, about)
-            self._audit.note(caller, "realm.change", about, _refusal(refused))
+            self._audit.note(caller, "realm.change", about, outcome_of(refused))
             return refused
         if what:
             self._audit.note(caller, what, about, "ok")
@@ -270,24 +270,15 @@ class Desk:
 
     def _refuse(self, code: str, said: str, helps: str, caller: Caller, about: str) -> Refused:
         refused = Refused(code, (Reason("realm", about[:120], said[:120], helps[:160]),))
-        self._audit.note(caller, "realm.change", about, _refusal(refused))
+        self._audit.note(caller, "realm.change", about, outcome_of(refused))
         return refused
 
-    def _not_here(self, what: str, caller: Caller) -> Refused:
-        return Refused(
-            "not-an-issuer",
-            (Reason("realm", what or "its members", "this host issues nothing", "electros realm status tells who"),),
-        )
 
-
-def _about(holder: Principal) -> str:
-    return f"{holder.kind} {holder.name} {holder.id[:16]}"
+def _not_here(asked: str) -> Refused:
+    hint = "electros realm status tells who"
+    return Refused("not-an-issuer", (Reason("realm", asked, "this host issues nothing", hint),))
 
 
 def _unwritten(error: OSError, about: str) -> Refused:
     said = f"the issuer can't write it down: {error.strerror}"
     return Refused("journal", (Reason("realm", about[:120], said[:120], "free space on the host's disk"),))
-
-
-def _refusal(refused: Refused) -> str:
-    return f"refused: {refused.code}"

@@ -42,6 +42,6 @@ def audit(lab: Any, host: str) -> list[dict[str, str]]:
     path = lab.folder(host) / "lib" / "audit.jsonl"
     raw = path.read_bytes() if path.exists() else b""  # it begins with the first change
     assert all(0x20 <= byte < 0x7F or byte == 0x0A for byte in raw)
-    lines: list[dict[str, str]] = [json.loads(line) for line in raw.splitlines()]
+    lines: list[dict[str, str]] = [json.loads(line) for line in raw.splitlines() if line]
     assert all({"at", "host", "who", "what", "outcome"} <= line.keys() for line in lines)
     return lines

@@ -64,7 +64,7 @@ def standing(lab: Lab) -> dict[str, Any]:
     for host in HOSTS:
         audit = lab.folder(host) / "lib" / "audit.jsonl"
         lines = audit.read_text().splitlines() if audit.exists() else []
-        done += [line for line in lines if json.loads(line)["outcome"] == "ok"]
+        done += [line for line in lines if line and json.loads(line)["outcome"] == "ok"]
     domains = {host: lab.virsh(host, "list", "--all", "--name") for host in HOSTS}
     return {"pids": pids, "done": done, "domains": domains, "vms": electros(lab, "ps").document["vms"]}
 

@@ -22,6 +22,7 @@ import trio
 from matcher.net.door.admission import Limits
 from matcher.net.door.serving import Opened, serve
 from matcher.net.https import Connection, Door
+from matcher.net.token_bucket import Rate
 from matcher.trust.identity import Identity, client_tls, load_identity, server_tls
 from matcher.wire.messages import Answer
 from matcher.wire.realm import WhoAmI
@@ -29,7 +30,7 @@ from tests.fakes.door import FakeDesk, FakeHost
 from tests.fakes.realms import FOUNDER, make_realm
 
 ROUNDS, EACH = 5, 40
-UNLIMITED = Limits(rate_per_s=1e9, burst=1e9, connections_per_member_max=1000)
+UNLIMITED = Limits(requests_rate=Rate(per_s=1e9, burst=1e9), connections_per_member_max=1000)
 
 
 def serve_door(folder: Path, pipe: Pipe) -> None:

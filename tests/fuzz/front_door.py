@@ -8,6 +8,7 @@ from random import Random
 import trio
 
 from matcher.net.door.admission import Limits
+from matcher.net.token_bucket import Rate
 from matcher.trust.requests import make_request
 from matcher.wire.codec import to_json
 from matcher.wire.messages import Message
@@ -17,7 +18,7 @@ from tests.fakes.realms import Realm, new_key
 from tests.fuzz.mutating import mutated
 from tests.fuzz.running import Report, rss_bytes
 
-LIMITS = Limits(rate_per_s=1e9, burst=1e9)
+LIMITS = Limits(requests_rate=Rate(per_s=1e9, burst=1e9))
 FAULT = 500
 OF_ONE_DOOR = 100  # requests, as a door of the tests lives for half a minute
 BROKEN = (EOFError, OSError, trio.BrokenResourceError)

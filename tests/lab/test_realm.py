@@ -78,7 +78,8 @@ def spec(home: Path, **fields: object) -> str:
 
 
 def audit_of(lab: Lab, host: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (lab.folder(host) / "lib" / "audit.jsonl").read_text().splitlines()]
+    lines = (lab.folder(host) / "lib" / "audit.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line]
 
 
 def test_a_host_that_belongs_to_nobody_runs_and_says_what_to_do(fresh: Lab, root: Person) -> None:

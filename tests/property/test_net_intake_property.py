@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from matcher.net import budget, intake
 from matcher.net.intake import Arrival, Intake
+from matcher.net.token_bucket import TokenBuckets
 from matcher.trust.identity import Identity
 from matcher.wire.codec import encode
 from matcher.wire.envelope import HOSTS, REALM, Kind, ReplayWindow, seal
@@ -50,7 +51,7 @@ def sizes(of: Intake) -> dict[str, int]:
     found: dict[str, int] = {}
     for owner in (of, of._budget):
         for name, part in vars(owner).items():
-            if isinstance(part, ReplayWindow | budget.Buckets | dict | set | list):
+            if isinstance(part, ReplayWindow | TokenBuckets | dict | set | list):
                 found[name] = len(part)
     return found
 

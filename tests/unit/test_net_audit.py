@@ -19,9 +19,9 @@ from matcher.net import audit_reading
 from matcher.net.audit import (
     FILES_KEPT,
     LINE_MAX_BYTES,
-    SOURCE_BURST,
+    SOURCE,
     SOURCES_MAX,
-    TOTAL_BURST,
+    TOTAL,
     Audit,
     line_of,
 )
@@ -30,6 +30,7 @@ from matcher.net.caller import Caller
 from matcher.trust.principal import Principal
 
 LINES = 300
+SOURCE_BURST, TOTAL_BURST = int(SOURCE.burst), int(TOTAL.burst)
 
 
 @given(st.dictionaries(st.sampled_from(["who", "what", "about", "outcome", "detail"]), st.text(max_size=3000)))
@@ -55,8 +56,10 @@ def test_two_processes_that_write_and_turn_over_at_once_lose_and_tear_nothing(tm
     for writer in writers:
         writer.join()
     files = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    texts = [path.read_text() for path in files]
+    lines = [json.loads(line) for text in texts for line in text.splitlines() if line]
     assert len(files) > 1
+    assert all(text.endswith("\n") for text in texts)
     expected = {(who, str(number)) for who in "ab" for number in range(LINES)}
     assert sorted((line["who"], line["about"]) for line in lines) == sorted(expected)
 

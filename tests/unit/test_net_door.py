@@ -14,6 +14,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request
 
 from matcher.net.door.admission import Limits
+from matcher.net.token_bucket import Rate
 from matcher.trust.identity import client_tls
 from matcher.trust.requests import make_request
 from matcher.wire.codec import BODY_MAX_BYTES, from_json, to_json
@@ -366,7 +367,7 @@ async def test_all_together_may_not_have_too_many_requests_at_once(realm: Realm)
 
 
 async def test_a_member_may_not_ask_too_often(realm: Realm) -> None:
-    async with open_door(realm, Limits(burst=3.0, rate_per_s=0.001)) as door:
+    async with open_door(realm, Limits(requests_rate=Rate(per_s=0.001, burst=3.0))) as door:
         to = await door.connect(realm["ann"])
         assert [(await to.ask("GET", "/v1/host"))[0] for _ in range(4)] == [200, 200, 200, 429]
         assert (await (await door.connect(realm["lou"])).ask("GET", "/v1/host"))[0] == 200

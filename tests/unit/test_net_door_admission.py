@@ -1,6 +1,6 @@
 """Strangers make room for strangers and for nobody else; members have what is theirs, and no more."""
 
-from matcher.net.door.admission import Places, Rates, Share, source_of
+from matcher.net.door.admission import Places, Share, source_of
 
 
 def test_the_oldest_makes_room_for_the_newest() -> None:
@@ -46,24 +46,3 @@ def test_a_member_with_all_of_their_places_takes_none_of_the_others() -> None:
     places.leave("ann")
     assert places.enter("bob") is None
     assert len(places) == 3
-
-
-def test_a_rate_lets_a_burst_through_and_then_so_many_in_each_second() -> None:
-    rates = Rates(2.0, 3.0)
-    assert [rates.take("ann", 0.0) for _ in range(4)] == [True, True, True, False]
-    assert rates.take("bob", 0.0)
-    assert [rates.take("ann", 1.0) for _ in range(3)] == [True, True, False]
-    assert [rates.take("ann", 1000.0) for _ in range(4)] == [True, True, True, False]
-
-
-def test_a_clock_that_goes_back_gives_nothing_away() -> None:
-    rates = Rates(1.0, 1.0)
-    assert rates.take("ann", 100.0)
-    assert not rates.take("ann", 0.0)
-
-
-def test_the_memory_for_rates_has_an_end() -> None:
-    rates = Rates(1.0, 1.0)
-    for number in range(Rates.KEYS_MAX + 50):
-        rates.take(str(number), 0.0)
-    assert len(rates) == Rates.KEYS_MAX

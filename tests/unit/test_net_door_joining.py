@@ -16,6 +16,7 @@ import trio
 from matcher.net.door.admission import Limits
 from matcher.net.https import Connection, Door, NotAdmitted
 from matcher.net.redeem import redeem
+from matcher.net.token_bucket import Rate
 from matcher.trust.identity import load_identity, server_tls
 from matcher.trust.joining import ALPN, JoinError, Joining
 from matcher.trust.principal import Principal, fingerprint
@@ -267,7 +268,7 @@ async def test_they_who_knock_and_wait_make_room_for_who_comes_next(realm: Realm
 
 
 async def test_an_address_may_not_try_to_join_all_the_time(realm: Realm) -> None:
-    async with open_door(realm, Limits(joins_burst=2.0, joins_per_s=0.001)) as door:
+    async with open_door(realm, Limits(joins_rate=Rate(per_s=0.001, burst=2.0))) as door:
         door.desk.token("user", "bob", door.port, GRANT)
         for _ in range(2):
             await read_frame(await door.connect(None, alpn=ALPN))

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Generic, TypeVar
 
+from matcher.net.token_bucket import Rate
+
+REQUESTS = Rate(per_s=50.0, burst=200.0)  # of one member
+JOINS = Rate(per_s=0.5, burst=20.0)  # from one address
+
 T = TypeVar("T", bound=Hashable)
 
 
@@ -30,10 +35,9 @@ class Limits:
     requests_per_member_max: int = 16
     consoles_max: int = 256
     consoles_per_member_max: int = 16
-    rate_per_s: float = 50.0  # requests of one member
-    burst: float = 200.0
-    joins_per_s: float = 0.5  # from one address
-    joins_burst: float = 20.0
+    requests_rate: Rate = REQUESTS
+    joins_rate: Rate = JOINS
+    rates_max: int = 4096  # members or addresses whose rates are remembered
     handshake_s: float = 5.0  # from the connection's first moment to the end of TLS
     request_s: float = 5.0  # from the first byte of a request to its last
     idle_s: float = 5.0  # between requests
@@ -109,32 +113,6 @@ class Places:
         self._taken[member_id] -= 1
         if not self._taken[member_id]:
             del self._taken[member_id]
-
-
-class Rates:
-    """A token bucket for each key: `burst` at once, `per_s` from then on.
-
-    Where there are too many, the one that was asked longest ago is forgotten: it is the likeliest to be full again.
-    """
-
-    KEYS_MAX = 4096
-
-    def __init__(self, per_s: float, burst: float) -> None:
-        assert per_s > 0
-        assert burst >= 1
-        self._per_s, self._burst = per_s, burst
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens at a time; the key asked last stands last
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def take(self, key: str, now_s: float) -> bool:
-        tokens, since_s = self._buckets.pop(key, (self._burst, now_s))
-        tokens = min(self._burst, tokens + max(0.0, now_s - since_s) * self._per_s)
-        if len(self._buckets) >= self.KEYS_MAX:
-            self._buckets.pop(next(iter(self._buckets)))
-        self._buckets[key] = (tokens - 1 if tokens >= 1 else tokens, now_s)
-        return tokens >= 1
 
 
 def source_of(address: str) -> str:

@@ -18,9 +18,10 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from matcher.net.caller import Caller
-from matcher.net.door.admission import Limits, Places, Rates
+from matcher.net.door.admission import Limits, Places
 from matcher.net.door.asking import Asking, Denied, Disconnected, Handler, no, refused
 from matcher.net.door.routes import ROUTES, Found, Octets, Route, Table, Who
+from matcher.net.token_bucket import TokenBuckets
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.principal import Principal
@@ -62,7 +63,7 @@ class Entrance:
         self._denied = denied
         self._table = Table(route for route in ROUTES if route.name in handlers)
         self._counters = counters
-        self._rates = Rates(limits.rate_per_s, limits.burst)
+        self._rates = TokenBuckets(limits.requests_rate, keys_max=limits.rates_max)
         self._requests = Places(limits.requests_max, limits.requests_per_member_max)
         self._consoles = Places(limits.consoles_max, limits.consoles_per_member_max)
 

@@ -8,9 +8,10 @@ from collections import Counter
 
 import trio
 
-from matcher.net.door.admission import Limits, Rates, source_of
+from matcher.net.door.admission import Limits, source_of
 from matcher.net.door.behind import Desk
 from matcher.net.door.secured import Secured
+from matcher.net.token_bucket import TokenBuckets
 from matcher.wire.codec import BadBytes, decode, encode
 from matcher.wire.framing import frame
 from matcher.wire.messages import Message
@@ -25,7 +26,7 @@ class Joins:
 
     def __init__(self, desk: Desk, limits: Limits, counters: Counter[str]) -> None:
         self._desk, self._limits, self._counters = desk, limits, counters
-        self._rates = Rates(limits.joins_per_s, limits.joins_burst)
+        self._rates = TokenBuckets(limits.joins_rate, keys_max=limits.rates_max)
 
     async def serve(self, secured: Secured, server_leaf: bytes, address: str) -> None:
         """`server_leaf` (DER) is what this host has shown on this connection."""
