@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.session import Session, is_leaf_revoked
-from matcher.net.https import Connection, Door, Unanswered, Unreachable
+from matcher.cli.session import Session, is_leaf_revoked, refused
+from matcher.net.https import Connection, Door, NotAdmitted, Unanswered, Unreachable
 from matcher.trust.certificates import Untrusted
 from matcher.trust.documents import read_documents
 from matcher.trust.identity import Identity
@@ -34,6 +34,7 @@ class Gone(Exception):
 def catch_up(mine: Session) -> bool:
     """Ask known hosts for what the realm has signed; whether anything changed. Raises `Failure` where we are out."""
     identity = mine.client.identity
+    denied: Failure | None = None
     for door in mine.known.doors()[:DOORS_MAX]:
         try:
             with mine.client.interrupts.waiting():
@@ -41,10 +42,17 @@ def catch_up(mine: Session) -> bool:
             if is_leaf_revoked(answer):
                 renew_or_fail(mine, door)
                 return True
+        except NotAdmitted as error:
+            denied = Failure(Exit.DENIED, str(error), helps=COME_BACK)
+            continue
         except (Unreachable, Unanswered):
             continue
         if isinstance(answer, bytes) and take(identity, answer):  # who knows nothing new may be out itself
             return True
+        if isinstance(answer, Refused) and answer.code == "denied":
+            denied = refused(door.host, answer)
+    if denied is not None:
+        raise denied
     return False
 
 

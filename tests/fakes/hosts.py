@@ -188,6 +188,8 @@ class Host:
         try:
             who, _ = peer_principal(tls, self.identity.verifier, time.time())
         except Untrusted as error:
+            if error.reason == "its certificate is from no issuer of this realm":
+                return Refused("denied", (Reason("certificate", "a user of this realm", error.reason, ""),))
             who = self.identity.verifier.certified(leaf).principal
             is_superseded = path == "/v1/realm/renewals" and self.identity.verifier.is_member(who.kind, who.id)
             if not is_superseded:

@@ -212,7 +212,8 @@ def test_another_host_becomes_an_issuer_and_stands_in_for_the_first(fresh: Lab, 
     removed = root.says("realm", "issuer", "remove", "h2")
     assert "out at once, until they join or log in again: user gustav" in removed.err
     assert hosts(root) == {"h1", "h2"}, "h1 has let both in"
-    assert gustav.says("ps", code=None).code != 0
+    until(lambda: gustav.says("ps", code=None).code == 5)
+    assert "certificate" in gustav.says("ps", code=5).err
 
 
 def test_a_client_without_a_name_says_whom_to_ask(fresh: Lab, root: Person, home: Path) -> None:

@@ -14,7 +14,7 @@ from matcher.cli.session import LEARN_S, Session, session
 from matcher.net.client import Said
 from matcher.net.https import Door
 from matcher.trust.identity import Identity, load_identity
-from matcher.trust.realm import EVERYTHING
+from matcher.trust.realm import EVERYTHING, next_anchor
 from matcher.wire.messages import Answer, Query, Reason, Refused, Role
 from matcher.wire.realm import Grant, RealmStatus, Verb
 from tests.fakes.hosts import Host, Link, keyboard
@@ -199,6 +199,18 @@ def test_a_revoked_person_is_told_so_at_a_door_as_well(link: Link) -> None:
         with pytest.raises(Failure) as failed:
             status(mine, link["h1"].door)
     assert (failed.value.exit_code, failed.value.code) == (Exit.DENIED, "revoked")
+
+
+def test_who_has_a_certificate_of_a_dropped_issuer_is_told_so_and_not_that_nobody_is_in_reach(link: Link) -> None:
+    hear_of_all()
+    root, bundle, first = link.realm.root, link["h0"].identity.bundle, link.realm.issuer.entry
+    assert first is not None
+    link["h0"].learn(next_anchor(root, bundle, wall_s=time.time(), add=link["h1"].issuer_key.public_key()))
+    link["h0"].learn(next_anchor(root, link["h0"].identity.bundle, wall_s=time.time(), drop=first.key_id))
+    with pytest.raises(Failure) as failed, session() as mine:
+        mine.query()
+    assert failed.value.exit_code == Exit.DENIED
+    assert "certificate" in failed.value.message
 
 
 def test_hosts_that_are_just_silent_cost_one_look_each_and_no_more(link: Link) -> None:
