@@ -25,7 +25,7 @@ _START_HINTS = tuple(
         ),
         (r'Failed to get "|Failed to lock', "a volume is in use by another process on this host, such as another VM"),
         (
-            r"iSCSI.*(?:authorization|authentication) failure",
+            r"iSCSI.*[Aa]uth(?:entic|oriz)ation failure",
             "a volume's host does not take this host's word any more: the volume may have another holder by now",
         ),
         (

@@ -26,6 +26,7 @@ from storaged.volume import Snapshot, shown
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
 REST = 10  # the disks rest ten times as long as a scan or a look took
 SETTLE_S = 0.2  # a change is rarely alone: folder, metadata and image are made one after the other
+SLOW_S = 60.0  # a scan that takes longer is told of: the server of a pool may not answer
 COMPLAINTS_MAX = 100  # told in the log, of each kind
 
 log = logging.getLogger("storaged")
@@ -125,9 +126,13 @@ class Catalogue:
 
     async def _see(self, see: Callable[[], Snapshot | None]) -> float:
         """Returns how long it took."""
-        async with self._turn:
+        async with self._turn, trio.open_nursery() as nursery:
             begun_s = trio.current_time()
-            snapshot, wrong, watched = await trio.to_thread.run_sync(self._seen, see)
+            nursery.start_soon(_impatient)
+            # Abandoned at the daemon's end alone: who waits for a dead server must not be waited for.
+            seen = await trio.to_thread.run_sync(self._seen, see, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+        snapshot, wrong, watched = seen
         if snapshot is None:
             self._hurry()
         else:
@@ -179,6 +184,11 @@ def _some(sentences: Iterator[str]) -> Iterator[str]:
     yield from islice(sentences, COMPLAINTS_MAX)
     if more := sum(1 for _ in sentences):
         yield f"and {more} more like this"
+
+
+async def _impatient() -> None:
+    await trio.sleep(SLOW_S)
+    log.warning("looking through the pools takes long: is the server of one away? What was seen last is offered")
 
 
 async def _first(waiting: Callable[[], Awaitable[object]], others: trio.CancelScope) -> None:

@@ -57,6 +57,7 @@ class Hints:
 
     def close(self) -> None:
         os.close(self._queue)
+        self._queue = -1  # a thread that was abandoned may still want to watch
 
     def watch(self, folders: Iterable[str]) -> Watched:
         """Watch these folders and no others; the first ones, where they are too many."""

@@ -83,9 +83,8 @@ def test_inspect_tells_all_of_it(lab: Any, web: Web) -> None:
     assert vm["specfile"]["cpu"]["slots"] == 1
     assert vm["overprovision"] == 4
     assert not vm["exclusive"]
-    assert vm["volumes"] == [
-        {"vid": lab.volumes("h2")["h2-boot"].replace("-", ""), "format": "raw", "readonly": False, "bootable": True}
-    ]
+    vid = lab.volumes("h2")["h2-boot"].replace("-", "")
+    assert vm["volumes"] == [{"vid": vid, "format": "raw", "readonly": False, "bootable": True, "from": "here"}]
     assert vm["ram_mib"] == 512
     assert vm["vcpus"] == len(vm["threads"]) == 1
     told = plainly(lab, "inspect", "web").out

@@ -26,7 +26,7 @@ from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import Abandon, AskVolumesUsed, Message, Refused, Role, VolumesUsed
 from matcher.wire.realm import HostUse, UserUse
 from specs.ids import HostId, VmId, dashed
-from tests.fakes.one_host import ANN, BOB, HOST, VID, OneHost, a_vm
+from tests.fakes.one_host import ANN, BOB, DATA, HOST, VID, OneHost, a_vm
 from tests.fakes.realms import Realm, make_realm
 
 ANNS = Caller(Principal("user", ANN, "ann"), "10.0.0.7")
@@ -134,6 +134,13 @@ async def test_what_was_refused_is_noted_also_what_was_tried_on_vms_of_others(
         ("vm.console", dashed(vm_id), "refused: not-found"),
     ]
     assert {line[1] for line in noted(tmp_path)} == {"10.0.0.7", "10.0.0.8"}
+
+
+def test_a_view_names_each_volumes_server(host: OneHost, service: Service) -> None:
+    host.servers[DATA] = HostId("2" * 64)
+    vm = host.vm(host.running(volumes=[VID, DATA]))
+    assert vm is not None
+    assert [(volume.vid, volume.server) for volume in service._volumes(vm)] == [(VID, HOST), (DATA, "2" * 64)]
 
 
 async def test_who_was_at_a_console_is_noted_from_when_to_when(host: OneHost, service: Service, tmp_path: Path) -> None:

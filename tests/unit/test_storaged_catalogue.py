@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,29 @@ async def test_a_pool_that_is_unmounted_is_noticed_by_a_look_as_well(kept: Catal
     (unmount(pool) / "team" / folder.name / "meta.json").write_text("{size: .125, name: gone}")
     await until(lambda: not kept.snapshot().volumes)
     assert "used pool" in kept.snapshot().problems[0]
+
+
+async def test_a_pool_that_does_not_answer_is_told_of_and_holds_up_neither_answers_nor_the_end(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_volume(pool, ONE)
+    catalogue = a_catalogue(pool)
+    await catalogue.scan()
+    answers, was_waited_for = threading.Event(), []
+
+    def dead(self: object, pools: object) -> None:
+        answers.wait(10)
+        was_waited_for.append(True)
+
+    monkeypatch.setattr(catalogue_module, "SLOW_S", 0.01)
+    monkeypatch.setattr(catalogue_module.Index, "scan", dead)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(catalogue.scan)
+        await until(lambda: "looking through the pools takes long" in caplog.text)
+        assert set(catalogue.snapshot().volumes) == {ONE}
+        nursery.cancel_scope.cancel()
+    assert not was_waited_for
+    answers.set()
 
 
 async def test_what_is_wrong_is_told_once_and_again_when_it_comes_back(
