@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from specs.ids import Vid
 from storaged.beneath import open_beneath, open_file
 from storaged.export.description import LUN, Export, Observed, parse_target
 from storaged.volume import Epoch
@@ -36,9 +37,10 @@ class Configfs:
             (self._root / "iscsi").mkdir(exist_ok=True)
         return (self._root / "iscsi").is_dir()
 
-    def look(self) -> frozenset[Observed]:
-        found = (self._observed(path) for path in _folders(self._root / "iscsi"))
-        return frozenset(seen for seen in found if seen is not None)
+    def look(self, vid: Vid | None = None) -> frozenset[Observed]:
+        """Our targets, or those of one volume: each costs a dozen files to read."""
+        named = ((path, parse_target(path.name)) for path in _folders(self._root / "iscsi"))
+        return frozenset(self._observed(path, *name) for path, name in named if name and vid in (None, name[0]))
 
     def make(self, export: Export) -> None:
         """The door last. What is half made serves nobody; `remove` takes it away."""
@@ -96,10 +98,7 @@ class Configfs:
         (lun / "lun").symlink_to(group / "lun" / f"lun_{LUN}")
         (lun / "write_protect").write_text(str(int(export.image.readonly)))
 
-    def _observed(self, path: Path) -> Observed | None:
-        named = parse_target(path.name)
-        if named is None:
-            return None
+    def _observed(self, path: Path, vid: Vid, epoch: Epoch) -> Observed:
         group = path / "tpgt_1"
         acls = [*_folders(group / "acls")]
         users = frozenset(_read(acl / "auth" / "userid") for acl in acls) - {""}
@@ -107,7 +106,7 @@ class Configfs:
         readonly = any(_read(acl / f"lun_{LUN}" / "write_protect") == "1" for acl in acls)
         sessions = sum(len(_SESSION.findall(_read(acl / "info"))) for acl in acls)
         whole = _read(group / "enable") == "1" and bool(users) and (group / "lun" / f"lun_{LUN}" / "image").exists()
-        return Observed(*named, frozenset(acl.name for acl in acls), users, file, readonly, sessions, whole)
+        return Observed(vid, epoch, frozenset(acl.name for acl in acls), users, file, readonly, sessions, whole)
 
     def _group(self, target: str) -> Path:
         return self._root / "iscsi" / target / "tpgt_1"

@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 
 from matcher.wire.messages import ImageFormat
+from specs.ids import Vid
 from storaged.beneath import Unusable
 from storaged.export.configfs import UDEV_PATH_MAX, Configfs
 from storaged.export.description import LUN, Access, Export, Image, Kind, Observed, Refused, refused, rivals
@@ -65,8 +66,8 @@ class Lio(Serving):
             return refused(export, "path", "its path is too long", "move its pool further up")
         return None
 
-    async def _look(self) -> frozenset[Observed]:
-        return await self._in_thread(self._configfs.look)
+    async def _look(self, vid: Vid | None = None) -> frozenset[Observed]:
+        return await self._in_thread(lambda: self._configfs.look(vid))
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
         rival = next((seen for seen in found if rivals(seen, export)), None)

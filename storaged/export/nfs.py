@@ -102,17 +102,17 @@ class Nfs(Serving):
         except (Unusable, OSError) as problem:
             return refused(export, "no-folder", f"its folder can't be opened: {problem}"[:120], "it holds an image")
 
-    async def _look(self) -> frozenset[Observed]:
+    async def _look(self, vid: Vid | None = None) -> frozenset[Observed]:
         numbers = await self._numbers()
         known = {number: self._seen.get(number) for number in numbers}
         self._seen = {}
-        for number, (vid, epoch) in numbers.items():
+        for number, named in numbers.items():
             seen = known[number]
-            if seen is None or (seen.vid, seen.epoch) != (vid, epoch):
+            if seen is None or (seen.vid, seen.epoch) != named:
                 file, clients, readonly = words.parse_export(await self._tell("DisplayExport", f"uint16:{number}"))
-                seen = Observed(vid, epoch, clients, frozenset(), file, readonly, sessions=0)
+                seen = Observed(*named, clients, frozenset(), file, readonly, sessions=0)
             self._seen[number] = seen
-        return frozenset(self._seen.values())
+        return frozenset(seen for seen in self._seen.values() if vid in (None, seen.vid))
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
         block = self._place.folder / f"{words.number_of(export)}.conf"

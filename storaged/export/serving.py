@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import trio
 
+from specs.ids import Vid
 from storaged.export.description import Access, Cut, Export, Image, Observed, Refused, Unknown, refused
 from storaged.export.exporter import EXPORTS_MAX, Problems
 from storaged.volume import Epoch
@@ -44,12 +45,12 @@ class Serving(ABC):
         """Why it can't be exported this way, whatever the server says."""
 
     @abstractmethod
-    async def _look(self) -> frozenset[Observed]:
-        """What the server has of ours. Raises `Silent` or `Rejected`, as all of these do."""
+    async def _look(self, vid: Vid | None = None) -> frozenset[Observed]:
+        """What the server has of ours, or of one volume. Raises `Silent` or `Rejected`, as all of these do."""
 
     @abstractmethod
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
-        """Make it, which is not there. `Refused` only where nothing of it remains."""
+        """Make it, which is not there; `found` are others of its volume. `Refused` only where nothing of it remains."""
 
     @abstractmethod
     async def _remove(self, name: str) -> None:
@@ -127,7 +128,7 @@ class Serving(ABC):
     async def _ensure(self, export: Export) -> Refused | Unknown | None:
         if export.target not in self._wanted:
             return Unknown("it was cut meanwhile")
-        found = await self._look()
+        found = await self._look(export.image.vid)
         mine = next((seen for seen in found if seen.target == export.target), None)
         if mine is not None and mine.serves(export):
             return None
@@ -137,8 +138,8 @@ class Serving(ABC):
 
     async def _end(self, image: Image, epoch: Epoch | None) -> None:
         try:
-            for seen in await self._look():
-                if seen.vid == image.vid and epoch in (None, seen.epoch):
+            for seen in await self._look(image.vid):
+                if epoch in (None, seen.epoch):
                     await self._remove(seen.target)
         except Silent:
             if not self._is_dead():

@@ -19,6 +19,7 @@ from random import Random, SystemRandom
 import trio
 
 from matcher.wire.messages import ImageFormat
+from specs.ids import Vid
 from storaged.beneath import Unusable
 from storaged.export import tgt_words as words
 from storaged.export.child import Command
@@ -82,8 +83,9 @@ class Tgt(Serving):
             return refused(export, "path", has, "rename the folders above it")
         return None
 
-    async def _look(self) -> frozenset[Observed]:
-        return frozenset(target.seen for target in await self._targets() if target.seen is not None)
+    async def _look(self, vid: Vid | None = None) -> frozenset[Observed]:
+        ours = (target.seen for target in await self._targets() if target.seen is not None)
+        return frozenset(seen for seen in ours if vid in (None, seen.vid))
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
         rival = next((seen for seen in found if rivals(seen, export)), None)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -21,6 +22,8 @@ from storaged.export.tgt import Tgt
 from tests.fakes.exporter_contract import ServerContract, export_of, exported, served, stamped
 from tests.fakes.iscsi_world import CALL_S
 from tests.fakes.tgt_world import TgtWorld
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.lab,
@@ -41,6 +44,27 @@ async def world(root: Path, nursery: trio.Nursery) -> AsyncIterator[TgtWorld]:
     await world.begin()
     yield world
     await world.end()
+
+
+DAEMON = """
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+import trio
+from storaged.export.tgt import Portal, Tgt
+from tests.fakes.exporter_contract import export_of
+from tests.fakes.tgt_world import TgtWorld
+
+async def main(root, port):
+    async with trio.open_nursery() as nursery:
+        world = TgtWorld(Path(root), nursery)
+        world.portal = Portal(ip_address("127.0.0.1"), Path(root) / "tgt", int(port))
+        await world.begin()
+        print(await world.exporter.export(export_of(world.image(1))), flush=True)
+        await trio.sleep_forever()
+
+trio.run(main, *sys.argv[1:])
+"""
 
 
 def told(world: TgtWorld) -> bytes:
@@ -123,3 +147,26 @@ class TestTgt(ServerContract):
             assert isinstance(await exporter.export(export_of(world.image(1))), Unknown)
             assert await exporter.cut(world.image(1)) == Cut()
             nursery.cancel_scope.cancel()
+
+    async def test_a_tgtd_outlives_a_daemon_that_is_killed_and_the_next_one_takes_it_over(
+        self, root: Path, nursery: trio.Nursery
+    ) -> None:
+        world = TgtWorld(root, nursery)
+        command = [sys.executable, "-c", DAEMON, str(root), str(world.portal.port)]
+        daemon = await trio.lowlevel.open_process(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert daemon.stdout is not None
+        assert b"Access(" in await daemon.stdout.receive_some()
+        export = export_of(world.image(1))
+        with closing(world.child()) as before:
+            daemon.kill()
+            await daemon.wait()
+            await world.begin()
+            try:
+                access = await exported(world, export)
+                assert await world.read(access, 4) == bytes(4), "with the same secret"
+                with closing(world.child()) as after:
+                    assert after.pid == before.pid
+                assert not await world.exporter.reconcile((export,))
+                assert await world.exporter.cut(export.image) == Cut()
+            finally:
+                await world.end()
