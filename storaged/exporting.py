@@ -12,6 +12,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from shutil import which
 
+import trio
+
 from matcher.trust import files
 from matcher.wire.messages import Address, ImageFormat, Refused
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
@@ -27,6 +29,7 @@ from storaged.volume import Snapshot, Volume
 
 KEY = "exports.key"
 TGTD = "tgtd"
+START_S = 4.0  # for what serves exports, at the first of them
 
 log = logging.getLogger("storaged")
 
@@ -40,6 +43,7 @@ class Iscsi:
 
     def __init__(self, exporter: Exporter, key: bytes, snapshot: Callable[[], Snapshot], server: HostId) -> None:
         self._exporter, self._key, self._snapshot, self._server = exporter, key, snapshot, server
+        self._up = trio.Event()
 
     def why_not(self, volume: Volume) -> str | None:
         if volume.format is not ImageFormat.RAW:
@@ -53,6 +57,8 @@ class Iscsi:
     ) -> tuple[AttachedVolume, ChapSecret] | Refused:
         """Raises `Unusable` where it is not known whether it is exported."""
         export = self._export(attachment)
+        with trio.move_on_after(START_S):
+            await self._up.wait()
         made = await self._exporter.export(export)
         if isinstance(made, Unknown):
             raise Unusable(f"volume {attachment.vid} is not exported yet: {made.why}")
@@ -78,7 +84,9 @@ class Iscsi:
         problems = await self._exporter.reconcile([*self._wanted(keeper)])
         for target, problem in problems.items():
             log.info("%s: not yet: %s", target, problem)
-        await self._exporter.run()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._exporter.run)
+            self._up.set()
 
     def _wanted(self, keeper: Keeper) -> Iterator[Export]:
         volumes = self._snapshot().volumes

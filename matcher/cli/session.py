@@ -127,8 +127,8 @@ class Session:
         found, heard = self.vms(match)
         exact = [each for each in found if _is_meant(each.vm, match, exact=True)]
         meant = exact or found
-        if len(meant) == 1:
-            return meant[0]
+        if len({each.vm.id for each in meant}) == 1:  # one VM; a host that it has left may remember an older generation
+            return max(meant, key=lambda each: each.vm.generation)
         if meant:
             which = ", ".join(f"{each.vm.name} ({each.vm.id[:8]} on {each.vm.host})" for each in meant)
             raise Failure(Exit.USAGE, f'"{match}" could be several VMs: {which}', helps="say it by its UUID")

@@ -108,6 +108,8 @@ def _stop_and_remove(mine: Session, name: str, *, force: bool, aloud: bool) -> V
     if found.vm.state in ("running", "stopping") and not force:
         _stop(mine, found, force=False, helps=f"electros rm --force {found.vm.name}")
     _remove(mine, found)
+    for older in mine.vms(found.vm.id, exact=True)[0]:
+        _remove(mine, older)
     if aloud:
         note(f"electros: {found.vm.name} is removed from {found.vm.host}")
     return found.vm
