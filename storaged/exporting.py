@@ -4,7 +4,6 @@ What is exported is what is attached, no more and no less: told to the driver at
 """
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,14 +13,14 @@ from shutil import which
 
 import trio
 
-from matcher.trust import files
 from matcher.wire.messages import Address, ImageFormat, Refused
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import HostId
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
-from storaged.export.description import CHAP_KEY_BYTES, Access, Export, Image, Kind, Unknown, chap_of
+from storaged.export.description import Access, Export, Image, Kind, Unknown, chap_of
 from storaged.export.exporter import Exporter
+from storaged.export.key import load_key
 from storaged.export.tgt import Portal, Tgt
 from storaged.fit import reason
 from storaged.keeper import Keeper, NotCut, not_exported
@@ -32,10 +31,6 @@ TGTD = "tgtd"
 START_S = 4.0  # for what serves exports, at the first of them
 
 log = logging.getLogger("storaged")
-
-
-class ExportError(Exception):
-    """Exports can't be given out at all; a sentence for the sysadmin."""
 
 
 class Iscsi:
@@ -120,31 +115,17 @@ def exports_of(
     port: int, folder: Path, state: Path, snapshot: Callable[[], Snapshot], server: HostId
 ) -> Iscsi | NoExports:
     """As this host's settings and programs allow. `folder` is the server's own, `state` keeps the key. Raises
-    `ExportError`."""
+    `KeyUnusable`."""
     if not port or which(TGTD) is None:
         why = f"there is no {TGTD} (Debian: tgt)" if port else "iscsi_port is 0"
         log.info("volumes are for VMs on this host alone: %s", why)
         return NoExports()
     everywhere = IPv4Address("0.0.0.0")  # noqa: S104  hosts come by any link
-    return Iscsi(Tgt(Portal(everywhere, folder / "iscsi", port)), load_key(state), snapshot, server)
+    return Iscsi(Tgt(Portal(everywhere, folder / "iscsi", port)), load_key(state / KEY), snapshot, server)
 
 
 def image_of(volume: Volume) -> Image:
     return Image(volume.vid, volume.pool, volume.path, volume.image, volume.format, volume.readonly)
-
-
-def load_key(folder: Path) -> bytes:
-    """This host's key for the credentials of exports, made where there is none. Raises `ExportError`."""
-    path = folder / KEY
-    if not path.exists():
-        files.write(path, os.urandom(CHAP_KEY_BYTES))
-    try:
-        key = files.read_private(path)
-    except (files.TooOpen, OSError) as error:
-        raise ExportError(str(error)) from error
-    if len(key) != CHAP_KEY_BYTES:
-        raise ExportError(f"{path} is damaged: {len(key)} bytes instead of {CHAP_KEY_BYTES}")
-    return key
 
 
 def address_towards(ip: str) -> str:

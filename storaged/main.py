@@ -26,10 +26,10 @@ def run(*, config: Path = PATH) -> None:
     from matcher.net.starting import run_daemon
     from matcher.trust.identity import IdentityError
     from storaged.daemon import run as serve
-    from storaged.exporting import ExportError
+    from storaged.export.key import KeyUnusable
     from storaged.journal import JournalError
 
-    run_daemon("storaged", config, Config, serve, (IdentityError, JournalError, ExportError))
+    run_daemon("storaged", config, Config, serve, (IdentityError, JournalError, KeyUnusable))
 
 
 @app.command

@@ -19,7 +19,7 @@ DAEMONS = ("storaged", "atomd")
 NEWER = "99.0"
 VID = "4f3c2d1e0b9a48f7a6d5c4b3a2918070"
 FOLDER = f"/srv/atomos/{VID}.elimg"
-DAC_OVERRIDE = 1 << 1
+CHOWN, DAC_OVERRIDE, LEASE = 1 << 0, 1 << 1, 1 << 28  # capabilities, as the kernel numbers them
 ATOMD_NEEDS = {0, 1, 3, 5, 6, 7}  # chown, dac_override, fowner, kill, setgid, setuid
 
 
@@ -218,11 +218,11 @@ def test_the_daemons_of_a_realms_first_host_are_ready_and_offer(host: Machine) -
     assert roles(host) == [{"compute", "storage"}]
 
 
-def test_storaged_serves_a_volume_as_a_user_of_its_own_with_one_capability(host: Machine) -> None:
+def test_storaged_serves_a_volume_as_a_user_of_its_own_with_three_capabilities(host: Machine) -> None:
     uid = host.sh("id -u atomos-storage")
     assert status(host, "storaged", "Uid").split() == [uid] * 4
     for kind in ("CapEff", "CapBnd", "CapPrm"):
-        assert int(status(host, "storaged", kind), 16) == DAC_OVERRIDE
+        assert int(status(host, "storaged", kind), 16) == CHOWN | DAC_OVERRIDE | LEASE
     assert status(host, "storaged", "NoNewPrivs") == "1"
     assert status(host, "storaged", "Seccomp") == "2"
     held = json.loads(host.sh(f"cat {FOLDER}/attachment.json"))
@@ -291,6 +291,14 @@ def test_the_sockets_of_one_daemon_stay_when_the_other_ends(host: Machine, until
     assert are_active(host)
 
 
+def test_what_serves_volumes_to_other_hosts_outlives_storaged(host: Machine, until: Callable[..., Any]) -> None:
+    tgtd = until(lambda: host.sh("pidof tgtd", check=False))
+    assert host.sh(f"stat -c %U /proc/{tgtd}") == "atomos-storage"
+    host.run("systemctl", "restart", "storaged")
+    assert host.sh("pidof tgtd") == tgtd
+    assert are_active(host)
+
+
 def test_a_daemon_that_is_killed_comes_back(host: Machine, until: Callable[..., Any]) -> None:
     before = {unit: pid_of(host, unit) for unit in DAEMONS}
     assert all(before.values())
@@ -338,7 +346,7 @@ def test_upgrade_remove_and_purge_touch_no_vm_no_volume_and_no_setting_of_the_sy
 
     machine.run("dpkg", "--remove", "atomos")
     assert machine.sh("ls /usr/bin/atomd /usr/lib/atomos", check=False) == ""
-    assert machine.sh("pgrep -x 'atomd|storaged'", check=False) == ""
+    assert machine.sh("pgrep -x 'atomd|storaged|tgtd'", check=False) == ""
     assert qemu(machine) == running
     assert machine.sh("ls /etc/atomos/atomd.toml /var/lib/atomos/identity/key.pem /var/lib/atomos/atomd.sqlite")
 
