@@ -159,13 +159,19 @@ def _in_force(bundle: Bundle) -> dict[tuple[str, str], float]:
     return revoked
 
 
+def _is_undone(host: Host, row: Vm) -> bool:
+    """A PREPARED row whose volumes storage has not let go of yet: what it took is free, as it is never promised."""
+    now = host.daemon.compute.vms.get(row.vm_id) if host.daemon is not None else None
+    return row.state is State.PREPARED and now is not None and now.state is State.REMOVING
+
+
 def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
     """I12 a grant's per-host limit is never exceeded: by what is on the disk and what `vm` adds to it, as asked for. A
     grant that has shrunk takes nothing away, so that only what would grow is judged."""
     disk = host.disk
     rows = [row for life, row in disk.rows.items() if row.user_id == vm.user_id and life not in disk.doomed]
     ids, ask = {row.vm_id for row in rows}, vm.confirm.vm
-    asks = [row.confirm.vm for row in rows if row.state in TAKES]
+    asks = [row.confirm.vm for row in rows if row.state in TAKES and not _is_undone(host, row)]
     counted = (
         ("slots", sum(other.slots for other in asks), ask.slots, grant.slots),
         ("MiB", sum(other.ram_mib for other in asks), ask.ram_mib, grant.ram_mib),
