@@ -60,7 +60,7 @@ class HostRules(RuleBasedStateMachine):
     def run(self, user: UserId, volumes: tuple[str, ...], name: str, late: bool) -> None:
         self._offer(self.host.pledge(volumes=volumes), user, name, late)
 
-    @rule(volumes=VOLUMES, then=st.sampled_from(["", "stop", "force", "rm"]))
+    @rule(volumes=VOLUMES, then=st.sampled_from(["", "stop", "force", "rm", "lose", "lose"]))
     def run_on_a_good_day(self, volumes: tuple[str, ...], then: str) -> None:
         """A VM that is up, or stopping, or stopped: a random walk alone gets there seldom."""
         self.run(ANN, volumes, "", late=False)
@@ -68,7 +68,9 @@ class HostRules(RuleBasedStateMachine):
         if then and self.host.compute.vms:
             vm = next(reversed(self.host.compute.vms.values()))
             with self.crashing():
-                if then != "rm":
+                if then == "lose":
+                    self._lose_all()
+                elif then != "rm":
                     self.host.do(self.host.compute.stop(vm, self.host.now_s, force=then == "force"))
                 elif not isinstance(decided := self.host.compute.remove(vm), Refused):
                     self._forget(vm)
@@ -238,6 +240,10 @@ class HostRules(RuleBasedStateMachine):
             self.host.stalled.add(life[0])
             if lost:
                 self.lost.add(life)
+
+    def _lose_all(self) -> None:
+        """Without a word of QEMU's."""
+        self.lost |= {life for life in self.host.up.items() if any(v.iscsi for v in self.host.rows[life].volumes)}
 
     @precondition(lambda self: self._waits(wanted.ReachVolumes))
     @rule(answer=st.sampled_from(["as before", "silent", "not now"]))

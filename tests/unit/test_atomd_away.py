@@ -148,6 +148,16 @@ def test_its_user_can_end_it_while_storage_is_silent() -> None:
         assert (host.vm(confirm) is None) or there(host, confirm).state in (State.STOPPED, State.REMOVING)
 
 
+def test_a_vm_that_is_being_destroyed_is_not_destroyed_for_another_reason_as_well() -> None:
+    host, confirm = stalled_host()
+    vm = asked(host)
+    host.do(host.compute.stop(there(host, confirm), host.now_s, force=True))
+    answer(host, vm, OVER)
+    host.destroy()
+    assert not host.slow
+    assert there(host, confirm).state is State.STOPPED
+
+
 def test_a_late_answer_does_not_wake_what_is_no_longer_stalled() -> None:
     """A sysadmin may have paused it since, say."""
     host, _ = stalled_host()
