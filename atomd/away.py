@@ -2,12 +2,13 @@
 
     (runs) --a server does not answer--> the guest stands still; its servers are asked again
       |       '--the same attachment is there again--> (runs): the guest saw a stall
-      '--the volume has another holder, or another epoch--> destroyed, FAILED
+      '--the volume has another holder, or another epoch--> destroyed, FAILED, and detached as far as anybody listens
 
 One writer: the guest's memory holds what it believes to be on the disk. Where anybody else may have written since, it
 must never go on. QEMU does not tell of a lost target: it logs in again and again, and its guest waits. (Of other errors
 it does, and pauses.) So the servers are asked now and then for what the VM has already, which also makes an export that
-went missing again. What is known is in memory alone; the journal has the attachment itself.
+went missing again. A volume that a person has just freed is taken anew by such a question: all are given back at once.
+What is known is in memory alone; the journal has the attachment itself.
 """
 
 from collections.abc import Collection

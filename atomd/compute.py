@@ -376,10 +376,11 @@ class Compute:
         return [Journal(running, before=vm), Changed(vm.vm_id)]
 
     def _end(self, vm: Vm, state: State, why: str) -> Effects:
-        """Name and volumes stay, compute is free again."""
+        """Name and volumes stay (but for those of a VM that was cut from them), compute is free again."""
         self._stopping.over(vm.vm_id)
         self._ledger.release(vm.offer_id)
-        return [self._enter(vm, state, why), Changed(vm.vm_id)]
+        ended = self._enter(vm, state, why)
+        return [ended, Changed(vm.vm_id), *([DetachVolumes(ended.put)] if vm.is_cut else [])]
 
     def _begin_stop(self, vm: Vm, now_s: float, *, why: str = "", force: bool = False) -> Effects:
         stopping = self._enter(vm, State.STOPPING, why)

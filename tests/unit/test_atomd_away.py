@@ -78,6 +78,11 @@ def test_what_comes_back_in_another_epoch_may_have_been_written_meanwhile_and_en
     host.destroy()
     assert there(host, confirm).state is State.FAILED
     assert "others may have written meanwhile" in there(host, confirm).why
+    host.detach()  # who freed it has others in mind
+    assert there(host, confirm).state is State.FAILED
+    host.do(host.compute.remove(there(host, confirm)))
+    host.detach()
+    assert host.vm(confirm) is None
 
 
 def test_the_end_of_a_vm_that_lost_its_volumes_survives_a_crash_at_any_step() -> None:

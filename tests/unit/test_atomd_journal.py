@@ -17,10 +17,10 @@ import pytest
 from atomd.journal import ABANDONED_KEPT, Journal, JournalError, JournalFull
 from atomd.lease import Lease
 from atomd.lifecycle import State
-from matcher.wire.messages import ImageFormat
+from matcher.wire.messages import Address, ImageFormat, VolumeClaim
 from matcher.wire.volumes import AttachedVolume
-from specs.ids import OfferId, VmId
-from tests.fakes.one_host import a_vm
+from specs.ids import HostId, OfferId, VmId
+from tests.fakes.one_host import DATA, a_vm, attached_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +64,22 @@ def test_a_lease_survives_and_a_row_from_before_there_were_any_is_read(journal: 
     )
     again = reopened(journal, path)
     assert [vm.lease for vm in again.load()[0]] == [None, leased.lease]
+    again.close()
+
+
+def test_targets_survive_and_rows_from_before_there_were_any_are_read(journal: Journal, path: Path) -> None:
+    claims = (VolumeClaim(DATA, HostId("2" * 64), "1" * 32, Address("10.0.0.2", 7767)),)
+    vm = replace(a_vm(State.STOPPING), confirm=replace(a_vm(State.STOPPING).confirm, volumes=claims), is_cut=True)
+    vm = replace(vm, volumes=attached_for(vm).volumes)
+    journal.put(vm)
+    before = replace(
+        a_vm(State.STOPPED, vm_id=VmId("0" * 32)), volumes=(replace(vm.volumes[0], iscsi=None, path="/x"),)
+    )
+    journal.put(before)
+    old = "json_remove(row, '$.is_cut', '$.volumes[0].iscsi')"
+    journal._db.execute(f"UPDATE vms SET row = {old} WHERE vm_id LIKE '0%'")
+    again = reopened(journal, path)
+    assert again.load()[0] == [before, vm]
     again.close()
 
 
