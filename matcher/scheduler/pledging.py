@@ -26,13 +26,13 @@ class Errand:
     generation: int
     vm: VmAsk | None
     volumes: tuple[Vid, ...] = ()
-    room: VolumeAsk | None = None  # for a new volume, whose vid stands for the VM's id
     reply: tuple[Address, ...] = ()
     policy: Policy = Policy.PACK
     hosts_known: int = 0
     hold_ms: int = HOLD_MS
     name: str = ""
     specfile: str = ""
+    room: VolumeAsk | None = None  # for a new volume, whose vid stands for the VM's id
 
 
 def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAsk:

@@ -82,8 +82,8 @@ class BadHost(FakeHost):
     def about(self, caller: Caller) -> Answer:
         return replace(ABOUT, host=BAD, cpu_model=BAD)
 
-    def whoami(self, caller: Caller) -> WhoAmI:
-        return replace(super().whoami(caller), name=BAD, realm=BAD, host=BAD)
+    async def whoami(self, caller: Caller) -> WhoAmI:
+        return replace(await super().whoami(caller), name=BAD, realm=BAD, host=BAD)
 
     async def vms(self, caller: Caller) -> VmViews:
         return VmViews((self.vm_,))
@@ -105,7 +105,7 @@ def desk(digest: str) -> Any:
 
 async def words() -> None:
     identity = load_identity(IDENTITY)
-    digest = identity.bundle.short_digest
+    digest = identity.short_digest
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serving.serve, identity, cast(Any, BadHost()), desk(digest), port=PORT))
         await nursery.start(peer.serve, Intake(identity, BadAnswers(digest)))
@@ -130,7 +130,7 @@ async def raw() -> None:
     context = server_tls(identity)
     listening = socket.create_server(("", PORT))
     async with trio.open_nursery() as nursery:
-        await nursery.start(peer.serve, Intake(identity, BadAnswers(identity.bundle.short_digest)))
+        await nursery.start(peer.serve, Intake(identity, BadAnswers(identity.short_digest)))
         print("ready", flush=True)
         await trio.to_thread.run_sync(_answer_each, listening, context, answers)
 

@@ -23,8 +23,9 @@ from matcher.net.peer import now_s
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
-from matcher.wire.messages import Abandon, AskVolumesUsed, Message, Refused, Role, VolumesUsed
+from matcher.wire.messages import Abandon, Message, Refused, Role
 from matcher.wire.realm import HostUse, UserUse
+from matcher.wire.volumes import AskVolumesUsed, VolumesUsed
 from specs.ids import HostId, VmId, dashed
 from tests.fakes.one_host import ANN, BOB, DATA, HOST, VID, OneHost, a_vm
 from tests.fakes.realms import Realm, make_realm

@@ -28,7 +28,7 @@ def test_a_rich_specfile_keeps_every_need() -> None:
 
 def test_a_pledge_says_what_the_errand_says_and_survives_the_wire() -> None:
     errand = Errand(
-        VmId("a" * 32), 3, SMALL, (Vid("b" * 32),), None, (Address("10.0.0.9", 999),), Policy.SPREAD, hosts_known=4
+        VmId("a" * 32), 3, SMALL, (Vid("b" * 32),), (Address("10.0.0.9", 999),), Policy.SPREAD, hosts_known=4
     )
     pledge, seal = make_pledge(errand, random=Random(1), wall_ms=1_700_000_000_000, dry=True, hosts_known=9)
     assert (pledge.vm_id, pledge.generation, pledge.vm, pledge.volumes) == ("a" * 32, 3, SMALL, ("b" * 32,))
