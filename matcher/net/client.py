@@ -96,6 +96,7 @@ class Client:
         self._links = multicast.links()
         self._sockets = multicast.asking_sockets()
         self._selector = selectors.DefaultSelector()
+        self._pledged = ""  # the id of the pledge that was asked last
         self._early: list[Said] = []  # answers that came by HTTPS
         for asking in self._sockets:
             self._selector.register(asking, selectors.EVENT_READ)
@@ -117,9 +118,12 @@ class Client:
     def ask(self, question: Pledge | Query) -> None:
         """Multicast on every link, each time with the address at which this link's answers are awaited.
 
-        Asked again, it is signed anew, with the time of now: hosts drop the same bytes heard twice.
+        Asked again, it is signed anew, with the time of now: hosts drop the same bytes heard twice. A pledge that names
+        volumes goes by IPv4 at first, where a link has it: hosts answer the copy that they hear first, and where a
+        server was heard at a link-local IPv6 address, no other host could ask it for its volumes.
         """
         kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
+        only_4 = self._is_new_and_names_volumes(question)
         for link in self._links:
             mine = dataclasses.replace(question, reply=self._reply(link), sent_at_ms=time.time_ns() // 1_000_000)
             try:
@@ -129,10 +133,16 @@ class Client:
                 self._ask_each(mine)
                 return
             for asking in self._sockets:
-                multicast.ask(asking, datagram, link, self._port)
+                if not (only_4 and link.ipv4 and asking.family == socket.AF_INET6):
+                    multicast.ask(asking, datagram, link, self._port)
         if self._soon:
             Thread(target=self._prepare, args=(self._soon,), daemon=True).start()
             self._soon = ()
+
+    def _is_new_and_names_volumes(self, question: Pledge | Query) -> bool:
+        is_new = isinstance(question, Pledge) and question.pledge_id != self._pledged
+        self._pledged = question.pledge_id if isinstance(question, Pledge) else ""
+        return is_new and isinstance(question, Pledge) and bool(question.volumes)
 
     def reveal(self, reveal: Reveal) -> None:
         datagram = seal(Kind.REVEAL, encode(reveal), realm=self.identity.realm, signer=None, audience=REALM)

@@ -14,7 +14,7 @@ from matcher.net.multicast import Link
 from matcher.trust.identity import Identity
 from matcher.wire.codec import decode, encode
 from matcher.wire.envelope import REALM, Kind, seal, unseal, user_audience
-from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Query, Role
+from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Pledge, Policy, Query, Role
 from specs.ids import UserId
 from tests.fakes.realms import make_realm
 
@@ -152,3 +152,31 @@ def test_a_question_names_the_address_that_it_comes_from(
     query = decode(Query, unseal(data, realm=members["h1"].realm).payload)
     assert [(address.ip, address.port) for address in query.reply] == [source]
     assert len(data) == DATAGRAM_MAX_BYTES, "so that no answer is longer"
+
+
+def test_a_pledge_that_names_volumes_goes_by_ipv4_first_where_a_link_has_it(
+    members: dict[str, Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was heard at a link-local address could be asked by nobody else."""
+    links = (Link(1, "both", "10.0.0.1", "fe80::1"), Link(2, "six", None, "fe80::2"))
+    went: list[tuple[str, int]] = []
+
+    def ask(asking: socket.socket, _: bytes, link: Link, __: int) -> bool:
+        went.append((link.name, 4 if asking.family == socket.AF_INET else 6))
+        return True
+
+    monkeypatch.setattr(multicast, "links", lambda: links)
+    monkeypatch.setattr(multicast, "ask", ask)
+    everywhere = [("both", 4), ("both", 6), ("six", 4), ("six", 6)]
+    with Client(members["ann"]) as client:
+        plain = Pledge("a" * 32, 1, (), False, "b" * 32, 1, None, (), b"", 3000, 0, Policy.PACK)
+        with_volumes = dataclasses.replace(plain, pledge_id="c" * 32, volumes=("d" * 32,))
+        for question, ways in (
+            (plain, everywhere),
+            (with_volumes, [way for way in everywhere if way != ("both", 6)]),
+            (with_volumes, everywhere),  # nobody answered: by every way
+            (dataclasses.replace(with_volumes, pledge_id="e" * 32), [w for w in everywhere if w != ("both", 6)]),
+        ):
+            went.clear()
+            client.ask(question)
+            assert sorted(went) == ways
