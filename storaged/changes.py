@@ -16,15 +16,29 @@ from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
 from matcher.wire.messages import Reason, Refused
 from matcher.wire.realm import Done, Verb
-from matcher.wire.volumes import ChangeVolume, CloneVolume, ImportVolume, NewVolume, RemoveVolume, VolumeView
+from matcher.wire.volumes import (
+    ChangeVolume,
+    CloneVolume,
+    DropSnapshot,
+    ImportVolume,
+    NewSeed,
+    NewVolume,
+    RemoveVolume,
+    RollBack,
+    Snapshots,
+    SnapshotView,
+    TakeSnapshot,
+    VolumeView,
+)
 from specs.ids import OfferId, UserId, Vid, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
-from storaged.images import changing, making
+from storaged.images import changing, making, snapshots
 from storaged.images.copying import Progress, Stream
 from storaged.images.fetch import fetched
 from storaged.images.importing import Incoming, import_image, source_max_bytes
 from storaged.images.sandbox import Sandbox
+from storaged.images.seed import Seed, make_seed
 from storaged.jobs import Job, Jobs, Order, Tell
 from storaged.metadata import Metadata
 from storaged.quota import Quota
@@ -99,6 +113,25 @@ class Changes:
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         async with self._turn:
             return self._remove(vid, caller)
+
+    async def seed(self, seed: NewSeed, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._seed(seed, caller)
+
+    async def snapshots(self, vid: Vid, caller: Caller) -> Snapshots | Refused:
+        """Of a volume that is the caller's."""
+        volume = self._own(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        try:
+            found = await trio.to_thread.run_sync(snapshots.snapshots_of, volume)
+        except Unusable as problem:
+            return _no("not-done", vid, "list its snapshots", str(problem), "")
+        return Snapshots(tuple(SnapshotView(each.name, each.size_mib, max(0, each.taken_s)) for each in found))
+
+    async def snapshot(self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller) -> Job | Refused:
+        async with self._turn:
+            return self._snapshot(vid, asked, caller)
 
     # ---- in turn: nothing is awaited from the first look to the start of the job
 
@@ -231,6 +264,43 @@ class Changes:
             return volume
         last = self._shelf.views.one(vid, UserId(caller.id))
         return self._start(order, caller, volume.path, lambda _: changing.remove(volume), last=last)
+
+    def _seed(self, asked: NewSeed, caller: Caller) -> Job | Refused:
+        vid = Vid(asked.new.vid)
+        order = Order(UserId(caller.id), vid, "made", asked, changes=(vid,))
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        promised = self._taken(asked.new, caller)
+        if isinstance(promised, Refused):
+            return promised
+        seed = Seed(asked.user_data, str(vid), asked.meta_data, asked.network_config)
+
+        def work(_: Progress) -> None:
+            make_seed(promised.pool, vid, _metadata(asked.new, caller), seed, most_mib=promised.size_mib)
+
+        return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
+
+    def _snapshot(self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller) -> Job | Refused:
+        """A VM may have the volume while one is dropped."""
+        doing = {TakeSnapshot: "kept as a snapshot", RollBack: "rolled back", DropSnapshot: "relieved of a snapshot"}
+        changes = () if isinstance(asked, DropSnapshot) else (vid,)
+        order = Order(UserId(caller.id), vid, doing[type(asked)], asked, changes=changes)
+        if (again := self._jobs.same(order)) is not None:
+            return again
+        volume = self._own(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+
+        def work(progress: Progress) -> None:
+            match asked:
+                case TakeSnapshot(name=name):
+                    snapshots.take(volume, name, progress=progress)
+                case RollBack(name=name):
+                    snapshots.rollback(volume, name, progress=progress)
+                case DropSnapshot(name=name):
+                    snapshots.drop(volume, name)
+
+        return self._start(order, caller, volume.path, work)
 
     # ---- inside
 

@@ -16,8 +16,13 @@ from matcher.wire.volumes import (
     CloneVolume,
     Detach,
     Detached,
+    DropSnapshot,
     ImportVolume,
+    NewSeed,
     NewVolume,
+    RollBack,
+    Snapshots,
+    TakeSnapshot,
     VolumeView,
     VolumeViews,
 )
@@ -58,6 +63,15 @@ class Store:
 
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         return await self._changes.remove(vid, caller)
+
+    async def seed(self, seed: NewSeed, caller: Caller) -> Job | Refused:
+        return await self._changes.seed(seed, caller)
+
+    async def snapshots(self, vid: Vid, caller: Caller) -> Snapshots | Refused:
+        return await self._changes.snapshots(vid, caller)
+
+    async def snapshot(self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller) -> Job | Refused:
+        return await self._changes.snapshot(vid, asked, caller)
 
     async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
         return await self._attaching.attach(confirm, HostId(caller.id), caller.address)

@@ -52,6 +52,7 @@ COMMANDS = {
     "start": ("run:start", "Start a stopped VM again, where it was if it can be."),
     "reboot": ("vms:reboot", "Restart the guest where it is."),
     "rm": ("vms:rm", "Remove VMs; their volumes stay."),
+    "image": ("image:app", "Images to make VMs' disks from."),
     "volume": ("volume:app", "Make, list, change and remove volumes on the storage hosts in reach."),
     "spec": ("spec:app", "Check specfiles and volumespecs; get their schema."),
     "login": ("login:login", "Become a user of a realm, with the token that an admin has given you."),

@@ -19,7 +19,7 @@ from matcher.cli.volume import document, volumes_table
 from matcher.net.https import Door, Unanswered, Unreachable
 from matcher.wire.messages import VOLUME_MIB_MAX, ImageFormat, VolumeAsk
 from matcher.wire.realm import Done
-from matcher.wire.volumes import ImportVolume, NewVolume
+from matcher.wire.volumes import ImportVolume, NewVolume, VolumeView
 from specs.ids import Vid, new_id
 from specs.units import MIB_BYTES
 
@@ -55,11 +55,18 @@ def import_(
     image
         A file, or a URL that begins with https:// or http://
     """
+    traits = NewVolume("0" * 32, "", name, STEP_MIB, kept, bootable, private, shareable=False, readonly=readonly)
+    told(made_of(image, traits, size, stated, sha256, host), output)
+
+
+def made_of(
+    image: str, traits: NewVolume, size: float | None, stated: ImageFormat | None, sha256: str | None, host: str | None
+) -> VolumeView:
+    """The volume that is made of a file or a URL, with the name and the flags of `traits`. Raises `Failure`."""
     least_mib = size_mib(size) if size is not None else STEP_MIB
-    new = NewVolume("0" * 32, "", name, least_mib, kept, bootable, private, shareable=False, readonly=readonly)
     with ExitStack() as stack:
         mine = stack.enter_context(session())
-        new = replace(new, vid=new_id(mine.random))
+        new = replace(traits, vid=new_id(mine.random), size_mib=least_mib)
         asked = ImportVolume(new, "", stated, _digest(sha256))
         begun: Callable[[Door], None] = _nothing
         if image.startswith(("https://", "http://")):
@@ -69,12 +76,15 @@ def import_(
             length = os.fstat(file.fileno()).st_size
             room_mib, asked = max(least_mib, _virtual_mib(file, length)), replace(asked, size_bytes=length)
             begun = _Sending(mine, Vid(new.vid), file, length).begin
-        rooms = find_room(mine, VolumeAsk(room_mib, kept), Vid(new.vid), host)
-        made = made_at_best(
+        rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host)
+        return made_at_best(
             mine, rooms, "/v1/imports", lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)), begun
         )
-    note(f"electros: {name} is made on {made.host}")
-    emit(output, {"volume": document(made)}, volumes_table([made]))
+
+
+def told(volume: VolumeView, output: str) -> None:
+    note(f"electros: {volume.name} is made on {volume.host}")
+    emit(output, {"volume": document(volume)}, volumes_table([volume]))
 
 
 class _Sending:

@@ -59,6 +59,9 @@ def run(
     specfile: str,
     *,
     volumes: Volumes = None,
+    image: Annotated[
+        str | None, Parameter(help="an image: the VM boots from a copy of it, which is yours and stays when it goes")
+    ] = None,
     name: str | None = None,
     edits: Edits = None,
     policy: PolicyName = Policy.PACK,
@@ -86,6 +89,12 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
+        disk = None
+        if image is not None:
+            from matcher.cli.disks import disk_of
+
+            disk = disk_of(mine, image, called)
+            vids = (disk.vid, *vids)
         errand = Errand(
             vm_id,
             1,
@@ -97,7 +106,13 @@ def run(
             specfile=spec.canonical_json(),
         )
         placing = Placing(errand, random=mine.random, value=value)
-        vm = _await_up(mine, _place(mine, placing, errand, specfile, output, wait), wait, timeout)
+        try:
+            placed = _place(mine, placing, errand, specfile, output, wait)
+        except Failure as failure:
+            if disk is not None and failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
+                disk.discard(mine)
+            raise
+        vm = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
 
 

@@ -118,7 +118,11 @@ class Session:
             answer, door = said.message, door_of(said)
             if door is None or not isinstance(answer, Answer) or not answer.vms_matching:
                 continue
-            views = self.ask(door, lambda connection: connection.ask("GET", "/v1/vms", VmViews))
+            try:
+                views = self.ask(door, lambda connection: connection.ask("GET", "/v1/vms", VmViews))
+            except Failure as failure:  # one host that is broken, or bad, must not hide what the others have
+                output.note(f"electros: {failure.message}")
+                continue
             found += [Found(vm, door) for vm in views.vms if _is_meant(vm, match, exact=exact)]
         return found, heard
 

@@ -27,6 +27,10 @@ register(
         "resize": ("reshaping:resize", "Make a volume larger."),
         "convert": ("reshaping:convert", "Give a volume another image format."),
         "clone": ("reshaping:clone", "Copy a volume."),
+        "snapshot": ("keeping:snapshot", "Keep the state of a volume."),
+        "snapshots": ("keeping:snapshots", "List a volume's snapshots."),
+        "rollback": ("keeping:rollback", "Give a volume the state that a snapshot has."),
+        "seed": ("seeding:seed", "Make a cloud-init seed."),
         "rm": ("reshaping:rm", "Remove volumes for good."),
     },
 )

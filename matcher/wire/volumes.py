@@ -28,6 +28,7 @@ from matcher.wire.messages import (
 )
 
 VOLUMES_LISTED_MAX = 4096  # in one answer
+SEED_TEXT_MAX = 48 * 1024  # of each text; two of them fit a request
 
 Iqn = Annotated[str, Strict(), StringConstraints(max_length=223, pattern=r"^iqn\.[a-z0-9.:-]+$")]  # RFC 3720, 3.2.6.3
 
@@ -112,6 +113,55 @@ class CloneVolume(Message):
     vid: Id
     name: Label
     private: Flag
+
+
+SeedText = Annotated[str, Strict(), StringConstraints(max_length=SEED_TEXT_MAX)]
+SnapshotName = Annotated[str, Strict(), StringConstraints(max_length=40)]
+
+
+@dataclass(frozen=True, slots=True)
+class NewSeed(Message):
+    """Make the volume `new` a cloud-init seed (NoCloud), private and read-only. What is null is left out."""
+
+    new: NewVolume
+    user_data: SeedText = field(repr=False)
+    meta_data: SeedText | None = field(default=None, repr=False)
+    network_config: SeedText | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Message):
+    """Keep the volume's state of now."""
+
+    name: SnapshotName
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack(Message):
+    """Give the volume the state that the snapshot has; what was written since is lost."""
+
+    name: SnapshotName
+
+
+@dataclass(frozen=True, slots=True)
+class DropSnapshot(Message):
+    name: SnapshotName
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotView(Message):
+    """`taken_s`: since 1970, by the clock of its host."""
+
+    name: SnapshotName
+    size_mib: Count
+    taken_s: Annotated[int, Strict(), Ge(0), Le(2**40)]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots(Message):
+    """Of one volume, the oldest first."""
+
+    snapshots: Annotated[tuple[SnapshotView, ...], MaxLen(64)]
 
 
 @dataclass(frozen=True, slots=True)

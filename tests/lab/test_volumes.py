@@ -1,13 +1,18 @@
 """Volumes as their users make, change and remove them, on the storage hosts of a real lab."""
 
+import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.vms import Vms, electros, login_as, plainly
+from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.lab
 
@@ -124,3 +129,99 @@ def test_a_storaged_that_is_killed_while_it_copies_leaves_no_half_of_anything(
     assert not any(name.startswith((".new-", ".gone-")) for name in files), "what was left over is swept up"
     for volume in whole:
         lab.exec("h2", "cmp", image, f"/srv/atomos/{volume['vid']}.elimg/data.img")
+
+
+def test_an_image_that_is_sent_becomes_a_volume_of_the_same_bytes(lab: Any, tmp_path: Path, names: list[str]) -> None:
+    names += ["sent", "wrong"]
+    image = tmp_path / "image.raw"
+    image.write_bytes(os.urandom(3 << 20) + bytes(5 << 20) + os.urandom(1 << 20))
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    made = electros(lab, "volume", "import", str(image), "--name", "sent", "--sha256", digest).document["volume"]
+    assert made["size_gb"] == 0.125
+    data = (folder_of(lab, made) / "data.img").read_bytes()
+    assert data[: 9 << 20] == image.read_bytes()
+    assert not any(data[9 << 20 :])
+    error = electros(lab, "volume", "import", str(image), "--name", "wrong", "--sha256", "0" * 64, code=1).error
+    assert digest in error["message"]
+    assert not [volume for volume in listed(lab) if volume["name"] == "wrong"]
+
+
+def test_a_wicked_image_and_a_wicked_url_leave_nothing(lab: Any, tmp_path: Path) -> None:
+    before = {volume["vid"] for volume in listed(lab)}
+    wicked = tmp_path / "wicked.qcow2"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", str(wicked), "1G"]
+    subprocess.run(create, check=True)
+    foreign = tmp_path / "image.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", str(foreign), "1G"], check=True)
+    for image, why in (
+        (str(wicked), "backing file"),
+        (str(foreign), "VMDK"),
+        ("http://127.0.0.1:7767/", "the host itself"),
+        ("http://169.254.169.254/latest/", "nothing is fetched"),
+        ("http://user:secret@example.org/x", "password"),
+    ):
+        error = electros(lab, "volume", "import", image, "--name", "wicked", "--size", "1", code=1).error
+        assert why in error["message"], error
+    assert {volume["vid"] for volume in listed(lab)} == before
+    for host in ("h1", "h2", "h3"):
+        assert not [path for path in (lab.folder(host) / "srv").iterdir() if path.name.startswith(".new-")]
+
+
+def test_a_volume_goes_back_to_what_a_snapshot_has(lab: Any, names: list[str]) -> None:
+    names += ["timed"]
+    made = electros(lab, "volume", "create", "--size", "0.125", "--name", "timed", "--host", "h1").document["volume"]
+    folder = f"/srv/atomos/{made['vid']}.elimg"
+
+    def write(text: str) -> None:
+        image = json.loads(lab.exec("h1", "cat", f"{folder}/meta.json").stdout)["image"]
+        lab.exec("h1", "sh", "-c", f"printf {text} | dd of={folder}/{image} conv=notrunc status=none")
+
+    def first() -> str:
+        image = json.loads(lab.exec("h1", "cat", f"{folder}/meta.json").stdout)["image"]
+        return str(lab.exec("h1", "head", "-c", "3", f"{folder}/{image}").stdout)
+
+    write("one")
+    plainly(lab, "volume", "snapshot", "timed", "s1")
+    write("two")
+    (kept,) = electros(lab, "volume", "snapshots", "timed").document["snapshots"]
+    assert (kept["name"], kept["size_gb"]) == ("s1", 0.125)
+    electros(lab, "volume", "rollback", "timed", "s1")
+    assert first() == "one"
+    assert electros(lab, "volume", "rollback", "timed", "s2", code=1).error["message"].count("no snapshot s2")
+    plainly(lab, "volume", "snapshot", "timed", "s1", "--drop")
+    assert electros(lab, "volume", "snapshots", "timed").document["snapshots"] == []
+
+
+def test_a_seed_is_private_and_what_it_says_is_nowhere_else(lab: Any, tmp_path: Path, names: list[str]) -> None:
+    names += ["init"]
+    secret = "hunter2-5f4dcc3b"
+    user_data = tmp_path / "user-data"
+    user_data.write_text(f"#cloud-config\nhostname: neo\npassword: {secret}\n")
+    made = electros(lab, "volume", "seed", "--user-data", str(user_data), "--name", "init").document["volume"]
+    assert (made["private"], made["readonly"]) == (True, True)
+    image = folder_of(lab, made) / "data.img"
+    assert image.stat().st_mode & 0o777 == 0o600
+    assert secret.encode() in image.read_bytes()
+    host = made["host"]
+    said = lab.logs(host) + (lab.folder(host) / "lib" / "audit.jsonl").read_text()
+    assert secret not in said
+    user_data.write_text(f"{secret}\n")
+    error = electros(lab, "volume", "seed", "--user-data", str(user_data), "--name", "init", code=1).error
+    assert "must begin with #cloud-config" in error["message"]
+    assert secret not in json.dumps(error)
+
+
+def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms, until: Callable[..., Any]) -> None:
+    names += ["tiny", "copied", "nofit"]
+    guest = subprocess.run([str(ROOT / "packaging" / "guest")], capture_output=True, text=True, check=True)
+    image = electros(lab, "image", "add", guest.stdout.strip(), "--name", "tiny").document["volume"]
+    assert [each["vid"] for each in electros(lab, "image", "ls").document["images"]] == [image["vid"]]
+    vm = booted(lab, until, vms.run("copied", HELIUM, "--image", "tiny"))
+    (disk,) = [volume for volume in listed(lab) if volume["name"] == "copied"]
+    assert (disk["state"], disk["vms"], disk["readonly"], disk["bootable"]) == ("attached", ["copied"], False, True)
+    assert [volume["vid"] for volume in vm["volumes"]] == [disk["vid"].replace("-", "")]
+    vms.specfile({"slots": 64, "ramsize": 64}, "huge")
+    electros(lab, *vms.arguments("nofit", {"slots": 64, "ramsize": 64}), "--image", "tiny", code=3)
+    assert not [volume for volume in listed(lab) if volume["name"] == "nofit"], "a disk that nobody has is not left"
+    electros(lab, "image", "rm", "tiny")
+    assert boots(lab, vm) == [1]

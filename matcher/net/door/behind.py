@@ -31,8 +31,13 @@ from matcher.wire.volumes import (
     CloneVolume,
     Detach,
     Detached,
+    DropSnapshot,
     ImportVolume,
+    NewSeed,
     NewVolume,
+    RollBack,
+    Snapshots,
+    TakeSnapshot,
     VolumeProgress,
     VolumeView,
     VolumeViews,
@@ -160,6 +165,14 @@ class Store(Protocol):
     async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Work | Refused: ...
 
     async def remove(self, vid: Vid, caller: Caller) -> Work | Refused: ...
+
+    async def seed(self, seed: NewSeed, caller: Caller) -> Work | Refused: ...
+
+    async def snapshots(self, vid: Vid, caller: Caller) -> Snapshots | Refused: ...
+
+    async def snapshot(
+        self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller
+    ) -> Work | Refused: ...
 
     async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
         """`caller` is the compute host that the confirm is for."""

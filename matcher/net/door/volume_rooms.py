@@ -2,13 +2,24 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from starlette.responses import Response, StreamingResponse
 
 from matcher.net.door.asking import Asking, Handler, granted, said
 from matcher.net.door.behind import Store, Work
 from matcher.wire.codec import to_json
-from matcher.wire.volumes import ChangeVolume, CloneVolume, Detach, ImportVolume, NewVolume
+from matcher.wire.volumes import (
+    ChangeVolume,
+    CloneVolume,
+    Detach,
+    DropSnapshot,
+    ImportVolume,
+    NewSeed,
+    NewVolume,
+    RollBack,
+    TakeSnapshot,
+)
 
 
 class VolumeRooms:
@@ -26,6 +37,11 @@ class VolumeRooms:
             "change_volume": self._change,
             "clone_volume": self._clone,
             "remove_volume": self._remove,
+            "new_seed": self._seed,
+            "snapshots": self._snapshots,
+            "take_snapshot": partial(self._snapshot, TakeSnapshot),
+            "drop_snapshot": partial(self._snapshot, DropSnapshot),
+            "roll_back": partial(self._snapshot, RollBack),
             "attach": self._attach,
             "detach": self._detach,
         }
@@ -56,6 +72,15 @@ class VolumeRooms:
 
     async def _remove(self, asking: Asking) -> Response:
         return _told(granted(await self._store.remove(asking.vid, asking.caller)))
+
+    async def _seed(self, asking: Asking) -> Response:
+        return _told(granted(await self._store.seed(await asking.message(NewSeed), asking.caller)))
+
+    async def _snapshots(self, asking: Asking) -> Response:
+        return said(granted(await self._store.snapshots(asking.vid, asking.caller)))
+
+    async def _snapshot(self, kind: type[TakeSnapshot | RollBack | DropSnapshot], asking: Asking) -> Response:
+        return _told(granted(await self._store.snapshot(asking.vid, await asking.message(kind), asking.caller)))
 
     async def _attach(self, asking: Asking) -> Response:
         return said(granted(await self._store.attach(await asking.body(), asking.caller)))

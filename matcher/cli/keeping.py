@@ -1,0 +1,86 @@
+"""`electros volume snapshot, snapshots, rollback`: earlier states of a volume."""
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from matcher.cli.ordering import ordered
+from matcher.cli.output import Output, Table, emit, note
+from matcher.cli.roster import confirm
+from matcher.cli.session import session
+from matcher.cli.volume import document, one, volumes_table
+from matcher.wire.volumes import DropSnapshot, RollBack, Snapshots, TakeSnapshot
+from specs.units import show_gb
+
+
+def snapshot(
+    volume: str,
+    name: str,
+    *,
+    drop: Annotated[bool, Parameter(help="delete that snapshot instead", negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """Keep the state of a volume of yours that no VM has, under a name.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    name
+        Of the snapshot: a-z, 0-9, dots, dashes and underscores.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        path = f"/v1/volumes/{found.volume.vid}/snapshots"
+        body = DropSnapshot(name) if drop else TakeSnapshot(name)
+        now = ordered(mine, found.door, "DELETE" if drop else "POST", path, body)
+    note(f"electros: {name} of {now.name or now.vid[:8]} is {'dropped' if drop else 'kept'}")
+    if output != "table":
+        emit(output, {"volume": document(now)}, volumes_table([now]))
+
+
+def snapshots(volume: str, *, output: Output = "table") -> None:
+    """List the snapshots of a volume of yours.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        path = f"/v1/volumes/{found.volume.vid}/snapshots"
+        kept = mine.ask(found.door, lambda connection: connection.ask("GET", path, Snapshots)).snapshots
+    shown = [{"name": each.name, "size_gb": each.size_mib / 1024, "taken": _utc(each.taken_s)} for each in kept]
+    rows = [(each.name, show_gb(each.size_mib), _utc(each.taken_s)) for each in kept]
+    emit(output, {"snapshots": shown}, Table(("NAME", "SIZE", "TAKEN"), rows, [each.name for each in kept]))
+
+
+def rollback(
+    volume: str,
+    name: str,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="don't ask", negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """Give a volume of yours the state that a snapshot has; what was written since is lost.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    name
+        Of the snapshot.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        confirm(
+            f"Roll {found.volume.name or found.volume.vid} back to {name}, and lose what was written since?", yes=yes
+        )
+        now = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/rollback", RollBack(name))
+    emit(output, {"volume": document(now)}, volumes_table([now]))
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
