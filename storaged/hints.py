@@ -1,8 +1,8 @@
 """Hears from the kernel that something changed beneath the pools (inotify), so that nobody has to wait for a rescan.
 
-A hint, never the truth: what other hosts change on a shared filesystem is not heard, a full queue loses the rest, a
-volume may change before its folder is watched, and of very many folders only the first are watched. Whoever listens
-looks for itself at what is named here, and scans now and then in any case.
+A hint, never the truth: what other hosts change on a shared filesystem is not heard, nor a new link to a file; a full
+queue loses the rest, a volume may change before its folder is watched, and of very many folders only the first are
+watched. Whoever listens looks for itself at what is named here, and scans now and then in any case.
 By ctypes, as the standard library has no inotify. Source: inotify(7).
 """
 

