@@ -233,7 +233,7 @@ class Attaching:
         host was started again, say), its leaf was judged at the first attach, and may have ended since."""
         try:
             message, user = self._opened(envelope, host_id, is_kept=True)
-            if not (isinstance(message, Confirm) and self._has(message, user)):
+            if not (isinstance(message, Confirm) and self._has(message, UserId(user.id))):
                 message, user = self._opened(envelope, host_id, is_kept=False)
         except (BadBytes, Untrusted) as error:
             return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
@@ -251,9 +251,9 @@ class Attaching:
         wall_s = wall_ms() / 1000
         return open_sealed(sealed, identity, audience=audience, signer="user", wall_s=wall_s, max_bytes=BODY_MAX_BYTES)
 
-    def _has(self, confirm: Confirm, user: Principal) -> bool:
+    def _has(self, confirm: Confirm, user_id: UserId) -> bool:
         vids = [Vid(claim.vid) for claim in self._claims(confirm)]
-        return self._keeper.has(VmId(confirm.vm_id), confirm.generation, UserId(user.id), vids)
+        return self._keeper.has(VmId(confirm.vm_id), confirm.generation, user_id, vids)
 
     def _over(self, confirm: Confirm, vids: Sequence[Vid], user: Principal) -> tuple[Reason, ...]:
         """Judged again, as the grant may be smaller by now; other holds do not count, as they may lapse."""
@@ -263,18 +263,24 @@ class Attaching:
         return self._quota.against(claim, user, ())
 
     def _take_hold(self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId) -> Refused | None:
-        """The offer's hold becomes the attachment. Without one (it lapsed, or the host has restarted since) the
-        volumes may still be had, if nobody else's hold is on them."""
-        for offer_id in {OfferId(claim.offer_id) for claim in claims}:
-            hold = self._ledger.held(offer_id, now_s())
-            if hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id:
-                self._ledger.release(offer_id)
+        """The offer's hold becomes the attachment. Without one (it lapsed, or this host has restarted since) a VM here
+        may still have the volumes, if nobody else's hold is on them. One on another host may not: that host could
+        bring old words of a user for as long as it lives."""
+        held = [offer_id for claim in claims if self._holds(offer_id := OfferId(claim.offer_id), confirm, user_id)]
+        for offer_id in held:
+            self._ledger.release(offer_id)
+        if not held and confirm.host_id != self._server and not self._has(confirm, user_id):
+            return _refused("hold-lapsed", "volumes", "they are not held for this VM any more", "run it again")
         vids = {claim.vid for claim in claims}
         for other in self._ledger.residents(now_s()):
             is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
             if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
                 return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
         return None
+
+    def _holds(self, offer_id: OfferId, confirm: Confirm, user_id: UserId) -> bool:
+        hold = self._ledger.held(offer_id, now_s())
+        return hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id
 
     # ---- a sysadmin's word
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,22 +18,62 @@ from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.wire.codec import M
-from matcher.wire.messages import ImageFormat, Message, Pledge, Policy, Refused, Role, Unfit, VolumeAsk, VolumeOffer
-from matcher.wire.volumes import VolumeProgress, VolumeView
-from specs.ids import HostId, Vid
+from matcher.wire.messages import (
+    Address,
+    ImageFormat,
+    Message,
+    Pledge,
+    Policy,
+    Refused,
+    Role,
+    Unfit,
+    VolumeAsk,
+    VolumeOffer,
+)
+from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget, VolumeProgress, VolumeView
+from specs.ids import HostId, Vid, VmId
 from storaged.answering import Proposer, StorageAnswers, admitting
 from storaged.attaching import Attaching
+from storaged.attachments import Attachment
 from storaged.catalogue import Catalogue
 from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config, PoolSettings
-from storaged.exporting import NoExports
 from storaged.jobs import Jobs
 from storaged.journal import Journal
-from storaged.keeper import Keeper
+from storaged.keeper import Keeper, NotCut
 from storaged.quota import Quota
 from storaged.store import Store
 from storaged.views import Views
+from storaged.volume import Volume
+
+
+class FakeExports:
+    """`attaching.Exports` and the keeper's *cut*: what is given is written down, and may be made to fail."""
+
+    def __init__(self) -> None:
+        self.given: list[Attachment] = []
+        self.ended: list[Attachment] = []
+        self.refuses: Refused | None = None
+        self.is_stuck = False
+
+    def why_not(self, volume: Volume) -> str | None:
+        return None if volume.format is ImageFormat.RAW else "only raw ones"
+
+    async def give(
+        self, attachment: Attachment, file: AttachedVolume, asker: str
+    ) -> tuple[AttachedVolume, ChapSecret] | Refused:
+        if self.refuses is not None:
+            return self.refuses
+        self.given.append(attachment)
+        name = f"iqn.2026-01.test:{attachment.vid}.{attachment.epoch.counter}"
+        target = IscsiTarget(Address("127.0.0.1", 7768), name, 1, "iqn.2026-01.test:host", "user")
+        return replace(file, path="", iscsi=target), ChapSecret(file.vid, attachment.epoch.nonce)
+
+    def cut(self, attachment: Attachment) -> None:
+        if self.is_stuck:
+            raise NotCut("its server does not answer")
+        self.ended.append(attachment)
 
 
 class Storage:
@@ -46,17 +87,20 @@ class Storage:
         settings = PoolSettings(path=self.pool, limit_gb=limit_gb)
         self.catalogue = Catalogue(Config(state=folder, pools=(settings,)), self.host_id)
         snapshot = self.catalogue.snapshot
-        self.keeper = Keeper(Journal(folder / "journal"), server=self.host_id)
+        self.exports = FakeExports()
+        self.keeper = Keeper(Journal(folder / "journal"), server=self.host_id, cut=self.exports.cut)
         self.quota = Quota(host="h1", shares=self.keeper.shares, snapshot=snapshot)
         self.ledger = Ledger[VolumeShare](admitting(self.keeper, snapshot), self.quota.allows)
         audit = Audit(self.audit, "h1")
-        proposer = Proposer("h1", self.host_id, self.keeper, snapshot, self.quota, port=7767)
+        proposer = Proposer(
+            "h1", self.host_id, self.keeper, snapshot, self.quota, port=7767, why_not=self.exports.why_not
+        )
         offering = Offering(host="h1", role=Role.STORAGE, proposer=proposer, ledger=self.ledger, random=Random(1))
         self.answers = StorageAnswers("h1", 7767, offering, snapshot, lambda: None, lambda: "")
         intake = Intake(identity, self.answers, role=Role.STORAGE)
         jobs = Jobs(nursery)
         self.attaching = Attaching(
-            identity, self.keeper, self.ledger, snapshot, intake, self.quota, audit, NoExports(), jobs.doing
+            identity, self.keeper, self.ledger, snapshot, intake, self.quota, audit, self.exports, jobs.doing
         )
         views = Views("h1", self.host_id, self.keeper, snapshot)
         shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look)
@@ -65,23 +109,32 @@ class Storage:
         self.port = 0
         self._pledges = 0
 
-    def pledge(self, who: Identity, vid: Vid, size_mib: int, *, dry: bool = False) -> VolumeOffer | Unfit:
+    def pledge(self, who: Identity, vid: Vid, size_mib: int) -> VolumeOffer | Unfit:
         """What the host answers to a pledge for room."""
+        return self._pledged(who, vid, 1, (), VolumeAsk(size_mib, ImageFormat.RAW))
+
+    def hold(self, who: Identity, vm_id: VmId, generation: int, *vids: Vid) -> VolumeOffer | Unfit:
+        """What it answers to a pledge of a VM with these volumes."""
+        return self._pledged(who, vm_id, generation, vids, None)
+
+    def _pledged(
+        self, who: Identity, vm_id: str, generation: int, vids: tuple[Vid, ...], room: VolumeAsk | None
+    ) -> VolumeOffer | Unfit:
         self._pledges += 1
         pledge = Pledge(
             pledge_id=f"{self._pledges:032x}",
             sent_at_ms=0,
             reply=(),
-            dry=dry,
-            vm_id=vid,
-            generation=1,
+            dry=False,
+            vm_id=vm_id,
+            generation=generation,
             vm=None,
-            volumes=(),
+            volumes=vids,
             seal=b"",
             hold_ms=3000,
             hosts_known=1,
             policy=Policy.PACK,
-            room=VolumeAsk(size_mib, ImageFormat.RAW),
+            room=room,
         )
         (answer,) = self.answers.pledge(pledge, who.principal, now_s())
         assert isinstance(answer, VolumeOffer | Unfit)

@@ -1,0 +1,187 @@
+"""Volumes for VMs on other hosts: on the user's word for that host, held for that VM, and cut before anybody else's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from matcher.net.https import Connection, Door
+from matcher.trust.identity import Identity
+from matcher.wire.codec import BODY_MAX_BYTES, encode
+from matcher.wire.envelope import Kind, host_audience, seal
+from matcher.wire.messages import (
+    Arch,
+    Confirm,
+    Firmware,
+    Reach,
+    Reason,
+    Refused,
+    Role,
+    VmAsk,
+    VolumeClaim,
+    VolumeOffer,
+)
+from matcher.wire.volumes import Attached, Detach, Detached
+from specs.ids import HostId, Vid
+from storaged.record import read_right_at
+from storaged.testing import make_volume, vid_of, vm_of
+from storaged.volume import Right
+from tests.fakes.realms import Realm, make_realm
+from tests.fakes.storage import Storage, open_storage
+
+DISK, FIXED = vid_of(1), vid_of(2)
+ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+
+
+@pytest.fixture
+def realm(tmp_path: Path) -> Realm:
+    made = make_realm(tmp_path / "realm", "h1", "h2", "h3", "ann")
+    make_volume(tmp_path / "pool", DISK, bootable=True)
+    make_volume(tmp_path / "pool", FIXED, readonly=True)
+    return made
+
+
+def confirm(realm: Realm, storage: Storage, to: str, offer: VolumeOffer, generation: int = 1, vid: Vid = DISK) -> bytes:
+    """What ann signs for the host `to`."""
+    ann, host_id = realm["ann"], HostId(realm[to].principal.id)
+    claims = (VolumeClaim(vid, storage.host_id, offer.offer_id),)
+    offer_id = f"{generation:032x}"
+    said = Confirm(vm_of(1), generation, "3f" * 16, offer_id, host_id, "web", ASK, claims, "{}")
+    audience = host_audience(host_id, Role.COMPUTE)
+    return seal(Kind.CONFIRM, encode(said), realm=ann.realm, signer=ann, audience=audience, max_bytes=BODY_MAX_BYTES)
+
+
+def hold(storage: Storage, realm: Realm, generation: int = 1, vid: Vid = DISK) -> VolumeOffer:
+    offer = storage.hold(realm["ann"], vm_of(1), generation, vid)
+    assert isinstance(offer, VolumeOffer), offer
+    return offer
+
+
+async def ask(storage: Storage, who: Identity, path: str, answer: Any, body: Any) -> Any:
+    def asked() -> Any:
+        with Connection(who, Door("h1", storage.host_id, "127.0.0.1", storage.port), timeout_s=5) as connection:
+            return connection.ask("POST", path, answer, body)
+
+    return await trio.to_thread.run_sync(asked)
+
+
+async def attach(storage: Storage, who: Identity, words: bytes) -> Attached | Refused:
+    answer: Attached | Refused = await ask(storage, who, "/v1/attachments", Attached, words)
+    return answer
+
+
+async def detach(storage: Storage, who: Identity, generation: int = 1) -> Detached | Refused:
+    body = Detach(vm_of(1), generation, f"{generation:032x}")
+    answer: Detached | Refused = await ask(storage, who, "/v1/detachments", Detached, body)
+    return answer
+
+
+def right(storage: Storage) -> Right:
+    found = read_right_at(str(storage.pool), str(storage.pool / "00000000-0000-0000-0000-000000000001.elimg"), DISK)
+    assert found is not None
+    return found
+
+
+async def test_a_host_gets_a_target_for_the_vm_that_its_user_confirmed_there(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        offer = hold(storage, realm)
+        assert [volume.reach for volume in offer.volumes] == [Reach.NETWORK]
+        assert offer.front_door_port == 7767
+        words = confirm(realm, storage, "h2", offer)
+        given = await attach(storage, realm["h2"], words)
+        assert isinstance(given, Attached), given
+        (volume,), (secret,) = given.volumes, given.secrets
+        assert volume.path == ""
+        assert volume.iscsi is not None
+        assert secret.secret not in repr(given)
+        assert (right(storage).host_id, right(storage).server) == (realm["h2"].principal.id, storage.host_id)
+        assert await attach(storage, realm["h2"], words) == given, "asked again, it is the same"
+
+
+async def test_a_host_gets_nothing_by_words_for_another_or_of_nobody(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        words = confirm(realm, storage, "h2", hold(storage, realm))
+        for who, said in ((realm["h3"], words), (realm["h2"], words[:-1] + b"x"), (realm["ann"], words)):
+            refused = await attach(storage, who, said)
+            assert isinstance(refused, Refused)
+            assert refused.code == "denied"
+        assert storage.exports.given == []
+        assert storage.keeper.state.attachments == ()
+
+
+async def test_old_words_of_a_user_are_good_for_nothing(tmp_path: Path, realm: Realm) -> None:
+    """A host that turns bad keeps the confirms of all VMs that it has had."""
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        words = confirm(realm, storage, "h2", hold(storage, realm))
+        assert isinstance(await attach(storage, realm["h2"], words), Attached)
+        assert isinstance(await detach(storage, realm["h2"]), Detached)
+        storage.attaching._let_go.clear()  # as after a restart
+        again = await attach(storage, realm["h2"], words)
+        assert isinstance(again, Refused)
+        assert again.code == "hold-lapsed"
+        assert not right(storage).held
+
+
+async def test_the_next_generation_elsewhere_cuts_the_old_one_first(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        assert isinstance(
+            await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm))), Attached
+        )
+        (old,) = storage.keeper.state.attachments
+        words = confirm(realm, storage, "h3", hold(storage, realm, 2), 2)
+        storage.exports.is_stuck = True
+        stuck = await attach(storage, realm["h3"], words)
+        assert isinstance(stuck, Refused)
+        assert "still writes" in stuck.reasons[0].has
+        assert storage.keeper.state.attachments == (old,), "one writer, and it is the old one"
+        storage.exports.is_stuck = False
+        words = confirm(realm, storage, "h3", hold(storage, realm, 2), 2)
+        assert isinstance(await attach(storage, realm["h3"], words), Attached)
+        assert storage.exports.ended == [old]
+        assert right(storage).epoch.counter == old.epoch.counter + 1
+        late = await attach(
+            storage, realm["h2"], confirm(realm, storage, "h2", VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ()))
+        )
+        assert isinstance(late, Refused), "the old life is over"
+
+
+async def test_one_host_cannot_detach_what_another_has(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        assert isinstance(
+            await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm))), Attached
+        )
+        assert isinstance(await detach(storage, realm["h3"]), Detached), "it has nothing there, and is told so"
+        assert right(storage).held
+        storage.exports.is_stuck = True
+        refused = await detach(storage, realm["h2"])
+        assert isinstance(refused, Refused)
+        assert refused.code == "unavailable", "asked again, it goes on"
+        assert right(storage).held
+        storage.exports.is_stuck = False
+        assert isinstance(await detach(storage, realm["h2"]), Detached)
+        assert not right(storage).held
+
+
+async def test_what_can_not_be_exported_is_not_attached(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        storage.exports.refuses = Refused("too-many-exports", (Reason("volume", "by iscsi", "1024 already", ""),))
+        refused = await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm)))
+        assert refused == storage.exports.refuses
+        assert storage.keeper.state.attachments == ()
+        assert not right(storage).held
+
+
+async def test_a_volume_that_nobody_writes_goes_to_many_hosts(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        words = confirm(realm, storage, "h2", hold(storage, realm, vid=FIXED), vid=FIXED)
+        assert isinstance(await attach(storage, realm["h2"], words), Attached)
+        here = storage.keeper.attach(
+            [FIXED],
+            storage.catalogue.snapshot(),
+            vm_id=vm_of(2),
+            generation=1,
+            user_id=storage.keeper.state.attachments[0].user_id,
+            host_id=storage.host_id,
+        )
+        assert not isinstance(here, Refused)
