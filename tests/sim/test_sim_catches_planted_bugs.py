@@ -140,7 +140,7 @@ def test_a_restart_that_does_not_undo_prepared_is_caught(monkeypatch: pytest.Mon
 
 def test_a_host_that_takes_any_generation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "not_next", lambda vm, confirm, user_id, *, busy, undone: None)
-    assert caught() & {"I1", "I5", "I6", "I9"}
+    assert caught() & {"I1", "I5", "I6", "I9", "I12"}  # or a row that is lost count of
 
 
 def test_a_stale_look_at_libvirt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
