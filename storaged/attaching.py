@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from matcher.net.audit import Audit, named, outcome_of, why_of
+from matcher.net.caller import Caller
 from matcher.net.intake import Intake
 from matcher.net.local import Peer, sysadmin
 from matcher.net.peer import now_s, wall_ms
@@ -24,7 +25,7 @@ from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import frame
 from matcher.wire.messages import REASONS_MAX, Confirm, Message, Reason, Refused, Role, VolumeClaim
-from matcher.wire.realm import Verb
+from matcher.wire.realm import Done, Verb
 from matcher.wire.volumes import (
     Asked,
     AskVolumesUsed,
@@ -124,7 +125,10 @@ class Attaching:
             self._audit.note(who, "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
         confirm, user = opened
+        had = self._has(confirm, UserId(user.id))
         attached = await self._attach(confirm, user, address)
+        if had and isinstance(attached, Attached):
+            return attached  # hosts ask again and again whether it is still so
         vids = ", ".join(dashed(claim.vid) for claim in self._claims(confirm))
         what = f"{vids} to host {host_id[:16]}; generation {confirm.generation}"
         detail = f"{what}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
@@ -282,9 +286,14 @@ class Attaching:
         hold = self._ledger.held(offer_id, now_s())
         return hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id
 
-    # ---- a sysadmin's word
+    # ---- a person's word
 
-    async def _forget(self, vid: Vid, who: str) -> Forgotten | Refused:
+    async def free(self, vid: Vid, caller: Caller) -> Done | Refused:
+        """The volume's owner takes it from whoever has it."""
+        freed = await self._forget(vid, caller)
+        return freed if isinstance(freed, Refused) else Done(freed.said)
+
+    async def _forget(self, vid: Vid, who: str | Caller) -> Forgotten | Refused:
         about = dashed(vid)
         try:
             async with self.turn:
@@ -298,7 +307,7 @@ class Attaching:
             self._audit.note(who, "volume.forget", about, outcome_of(refusal), why_of(refusal))
             return refusal
         self._audit.note(who, "volume.forget", about, detail=said)
-        log.warning("on a sysadmin's word: %s", said)
+        log.warning("on a person's word: %s", said)
         return Forgotten(said[:240])
 
 

@@ -120,7 +120,7 @@ class Changes:
 
     async def snapshots(self, vid: Vid, caller: Caller) -> Snapshots | Refused:
         """Of a volume that is the caller's."""
-        volume = self._own(vid, caller)
+        volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
         try:
@@ -211,7 +211,7 @@ class Changes:
         order = Order(UserId(caller.id), vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
-        volume = self._own(vid, caller)
+        volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
         most_mib = volume.size_mib + self._most_mib(caller, volume.pool)
@@ -228,7 +228,7 @@ class Changes:
 
     def _rename(self, vid: Vid, change: ChangeVolume, name: str, caller: Caller) -> Job | Refused:
         """A VM may have it meanwhile."""
-        volume = self._own(vid, caller)
+        volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
         order = Order(UserId(caller.id), vid, "renamed", change)
@@ -259,7 +259,7 @@ class Changes:
         order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
-        volume = self._own(vid, caller)
+        volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
         last = self._shelf.views.one(vid, UserId(caller.id))
@@ -287,7 +287,7 @@ class Changes:
         order = Order(UserId(caller.id), vid, doing[type(asked)], asked, changes=changes)
         if (again := self._jobs.same(order)) is not None:
             return again
-        volume = self._own(vid, caller)
+        volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
 
@@ -389,7 +389,8 @@ class Changes:
         volume = self._shelf.snapshot().volumes.get(vid)
         return volume if volume is not None and volume.visible_to(UserId(caller.id)) else ABSENT
 
-    def _own(self, vid: Vid, caller: Caller) -> Volume | Refused:
+    def own(self, vid: Vid, caller: Caller) -> Volume | Refused:
+        """The volume, if it is the caller's to change."""
         volume = self._seen(vid, caller)
         if isinstance(volume, Refused) or volume.owner == caller.id:
             return volume

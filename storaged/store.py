@@ -64,6 +64,10 @@ class Store:
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         return await self._changes.remove(vid, caller)
 
+    async def take_over(self, vid: Vid, caller: Caller) -> Done | Refused:
+        volume = self._changes.own(vid, caller)
+        return volume if isinstance(volume, Refused) else await self._attaching.free(vid, caller)
+
     async def seed(self, seed: NewSeed, caller: Caller) -> Job | Refused:
         return await self._changes.seed(seed, caller)
 

@@ -7,10 +7,11 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.ordering import ordered
 from matcher.cli.output import Output, emit, note
-from matcher.cli.roster import confirm
+from matcher.cli.roster import confirm, told_done
 from matcher.cli.session import session
 from matcher.cli.volume import document, one, volumes_table
 from matcher.wire.messages import ImageFormat
+from matcher.wire.realm import Done
 from matcher.wire.volumes import ChangeVolume, CloneVolume, VolumeView
 from specs.ids import dashed, new_id
 from specs.units import VOLUME_GB_MAX, mib_of_gb
@@ -95,6 +96,37 @@ def rm(
             note(f"electros: {each.volume.name or dashed(each.volume.vid)} is removed from {each.volume.host}")
     if output != "table":
         emit(output, {"removed": [document(volume) for volume in gone]}, volumes_table(gone))
+
+
+def takeover(
+    volume: str,
+    *,
+    host_is_dead: Annotated[
+        bool, Parameter(help="you say that the VM that has it will not be missed; it is cut in any case", negative="")
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """Free a volume of yours that a VM has on another host. That VM is cut first, and never writes it again; it fails
+    when its host hears of that.
+
+    A VM on the volume's own host is ended there instead: electros rm, or virsh destroy.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        if found.volume.state == "attached" and not host_is_dead:
+            which = f"your VM {', '.join(found.volume.vms)} has it" if found.volume.vms else "a VM has it"
+            helps = (
+                f"electros volume takeover {volume} --host-is-dead; to start that VM on another host: electros start"
+            )
+            raise Failure(Exit.FAILED, f"{which}, and loses it by this", helps=helps, code="volume-in-use")
+        path = f"/v1/volumes/{found.volume.vid}/takeover"
+        done = mine.ask(found.door, lambda connection: connection.ask("POST", path, Done))
+    told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, done)
 
 
 def size_mib(size_gb: float) -> int:

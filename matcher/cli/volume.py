@@ -30,6 +30,7 @@ register(
         "snapshot": ("keeping:snapshot", "Keep the state of a volume."),
         "snapshots": ("keeping:snapshots", "List a volume's snapshots."),
         "rollback": ("keeping:rollback", "Give a volume the state that a snapshot has."),
+        "takeover": ("reshaping:takeover", "Free a volume that a VM on another host has."),
         "seed": ("seeding:seed", "Make a cloud-init seed."),
         "rm": ("reshaping:rm", "Remove volumes for good."),
     },

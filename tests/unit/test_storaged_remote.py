@@ -22,6 +22,7 @@ from matcher.wire.messages import (
     VolumeClaim,
     VolumeOffer,
 )
+from matcher.wire.realm import Done, Grant, Verb
 from matcher.wire.volumes import Attached, Detach, Detached
 from specs.ids import HostId, Vid
 from storaged.record import read_right_at
@@ -185,3 +186,22 @@ async def test_a_volume_that_nobody_writes_goes_to_many_hosts(tmp_path: Path, re
             host_id=storage.host_id,
         )
         assert not isinstance(here, Refused)
+
+
+async def test_its_owner_takes_a_volume_from_whoever_has_it(tmp_path: Path, realm: Realm) -> None:
+    path = f"/v1/volumes/{DISK}/takeover"
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        words = confirm(realm, storage, "h2", hold(storage, realm))
+        assert isinstance(await attach(storage, realm["h2"], words), Attached)
+        (had,) = storage.keeper.state.attachments
+        realm.add("bob", Grant(verbs=(Verb.RUN, Verb.PLEDGE)))
+        refused = await ask(storage, realm["bob"], path, Done, None)
+        assert isinstance(refused, Refused)
+        assert refused.code == "denied", "nobody owns it, and bob is no admin"
+        assert right(storage).held
+        assert isinstance(await ask(storage, realm["ann"], path, Done, None), Done)
+        assert storage.exports.ended == [had]
+        assert not right(storage).held
+        assert right(storage).epoch.counter == had.epoch.counter + 1
+        late = await attach(storage, realm["h2"], words)
+        assert isinstance(late, Refused)

@@ -215,6 +215,14 @@ ROUTES: tuple[Route, ...] = (
         CloneVolume,
         verb=Verb.RUN,
     ),
+    Route(
+        "take_over",
+        "POST",
+        "/v1/volumes/{id}/takeover",
+        "Free a volume of yours: whoever has it is cut first, and can never write it again",
+        Done,
+        verb=Verb.RUN,
+    ),
     Route("snapshots", "GET", "/v1/volumes/{id}/snapshots", "A volume's earlier states", Snapshots, verb=Verb.PLEDGE),
     Route(
         "take_snapshot",

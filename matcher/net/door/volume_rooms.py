@@ -37,6 +37,7 @@ class VolumeRooms:
             "change_volume": self._change,
             "clone_volume": self._clone,
             "remove_volume": self._remove,
+            "take_over": self._take_over,
             "new_seed": self._seed,
             "snapshots": self._snapshots,
             "take_snapshot": partial(self._snapshot, TakeSnapshot),
@@ -72,6 +73,9 @@ class VolumeRooms:
 
     async def _remove(self, asking: Asking) -> Response:
         return _told(granted(await self._store.remove(asking.vid, asking.caller)))
+
+    async def _take_over(self, asking: Asking) -> Response:
+        return said(granted(await self._store.take_over(asking.vid, asking.caller)))
 
     async def _seed(self, asking: Asking) -> Response:
         return _told(granted(await self._store.seed(await asking.message(NewSeed), asking.caller)))
