@@ -112,9 +112,14 @@ def context_of(folder: str) -> ssl.SSLContext:
     return context
 
 
+STORAGE_DOOR = 7767
+STORAGES = tuple(f"/v1/{each}" for each in ("volumes", "imports", "uploads", "seeds", "attachments", "detachments"))
+
+
 def request(folder: str, host: str, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
     """One request; what the host said to it, or what TLS did."""
-    asking = http.client.HTTPSConnection(host, FRONT_DOOR, timeout=ANSWER_S, context=context_of(folder))
+    port = STORAGE_DOOR if path.startswith(STORAGES) else FRONT_DOOR
+    asking = http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context_of(folder))
     try:
         asking.request(method, path, body=body, headers={"Connection": "close"})
         answer = asking.getresponse()

@@ -27,7 +27,7 @@ from tests.attacks.impostor import FAKE_PORT
 from tests.fakes.forging import with_extensions, with_serial
 from tests.fakes.realms import new_key
 from tests.lab.conftest import Lab
-from tests.lab.vms import Vms, login_as
+from tests.lab.vms import Vms, electros, login_as
 
 pytestmark = pytest.mark.lab
 
@@ -204,7 +204,16 @@ def test_a_host_may_not_do_what_is_for_users(forge: Forge) -> None:
 
 
 def path_of(route: Route, vm_id: str = "0" * 32) -> str:
-    return route.path.replace("{id}", vm_id)
+    return route.path.replace("{id}", vm_id).replace("{user}", "0" * 64)
+
+
+def test_a_user_may_not_do_what_is_for_hosts(forge: Forge, mallory: str) -> None:
+    routes = [route for route in ROUTES if route.who is Who.HOST]
+    assert {route.name for route in routes} == {"attach", "detach"}
+    with nobody_gets_in(forge.lab):
+        said = forge.ask(mallory, *[("h1", route.method, path_of(route), b"{}") for route in routes])
+    assert [refusal(each) for each in said] == [(403, "denied")] * len(said)
+    assert all("user's" in each["said"] for each in said)
 
 
 # ---- a grant
@@ -237,7 +246,7 @@ def test_who_was_granted_no_verb_may_do_nothing_that_needs_one(forge: Forge) -> 
 
 def test_another_users_vm_is_as_little_there_as_one_that_nobody_has(forge: Forge, mallory: str, tmp_path: Path) -> None:
     """By every route that names one."""
-    routes = [route for route in ROUTES if "{id}" in route.path and not route.websocket]
+    routes = [route for route in ROUTES if route.path.startswith("/v1/vms/{id}") and not route.websocket]
     assert {"vm", "stop", "remove", "reboot", "console_log"} <= {route.name for route in routes}
     vms = Vms(forge.lab, tmp_path)
     vm_id = vms.run("private", host="h1")["id"].replace("-", "")
@@ -255,6 +264,35 @@ def test_another_users_vm_is_as_little_there_as_one_that_nobody_has(forge: Forge
         assert vms.ps()["private"]["state"] == "running"
     finally:
         vms.remove_all()
+
+
+def test_another_users_private_volume_is_as_little_there_as_one_that_nobody_has(forge: Forge, mallory: str) -> None:
+    """By every route that names one, whatever it asks."""
+    bodies: dict[str, bytes] = {
+        "change_volume": b'{"name":"mine"}',
+        "clone_volume": b'{"vid":"%s","name":"mine","private":false}' % (b"5" * 32),
+        "take_snapshot": b'{"name":"s"}',
+        "drop_snapshot": b'{"name":"s"}',
+        "roll_back": b'{"name":"s"}',
+    }
+    routes = [route for route in ROUTES if route.path.startswith("/v1/volumes/{id}")]
+    assert {"volume", "remove_volume", "take_over", *bodies} <= {route.name for route in routes}
+    words = ("volume", "create", "--size", "0.125", "--name", "hidden", "--private", "--host", "h1")
+    vid = electros(forge.lab, *words).document["volume"]["vid"]
+    try:
+        with nobody_gets_in(forge.lab):
+            theirs, nobodys = (
+                forge.ask(
+                    mallory,
+                    *[("h1", route.method, path_of(route, each), bodies.get(route.name, b"")) for route in routes],
+                )
+                for each in (vid.replace("-", ""), "0" * 32)
+            )
+        assert theirs == nobodys
+        assert [refusal(each) for each in theirs] == [(404, "not-found")] * len(routes)
+        assert electros(forge.lab, "volume", "inspect", vid).document["volume"]["name"] == "hidden"
+    finally:
+        electros(forge.lab, "volume", "rm", "--yes", vid)
 
 
 # ---- a host that is none
@@ -320,7 +358,7 @@ def test_a_client_that_was_told_a_wrong_address_says_nothing_there(
     forge.lab.exec("client", *victim.words, "hosts")
     entries = json.loads(victim.known.read_text())
     elsewhere = {"id": "f" * 64, "name": "h3", "address": ADDRESSES["h2"], "port": FAKE_PORT}
-    wrong = {"h3": {**next(entry for entry in entries.values() if entry["port"]), **elsewhere}}
+    wrong = {"h3": {**next(entry for entry in entries.values() if entry["role"] == "compute"), **elsewhere}}
     too_long = vms.volumespec(*[f"{number:032x}" for number in range(0xB0, 0xB0 + 16)])  # for a datagram
     with nobody_gets_in(forge.lab), pretending(forge, h9, h9) as came:
         victim.known.write_text(json.dumps(entries | wrong))
