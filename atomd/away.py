@@ -7,7 +7,8 @@
 One writer: the guest's memory holds what it believes to be on the disk. Where anybody else may have written since, it
 must never go on. QEMU does not tell of a lost target: it logs in again and again, and its guest waits. (Of other errors
 it does, and pauses.) So the servers are asked now and then for what the VM has already, which also makes an export that
-went missing again. A volume that a person has just freed is taken anew by such a question: all are given back at once.
+went missing again. A volume that a person has freed is not given by such a question. Where a server gives one anew all
+the same, all are given back at once.
 What is known is in memory alone; the journal has the attachment itself.
 """
 

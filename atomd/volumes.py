@@ -14,7 +14,9 @@ from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import HostId
 
 # What a storage host says when a volume has a new holder, or none: nothing brings it back to this life of the VM.
-TAKEN_OVER = frozenset({"generation-over", "volume-in-use", "volume-held-elsewhere", "other-volumes", "let-go"})
+TAKEN_OVER = frozenset(
+    {"generation-over", "volume-in-use", "volume-held-elsewhere", "volume-not-held", "other-volumes", "let-go"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,10 @@ from matcher.wire.volumes import (
 )
 from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
 from storaged.attachments import Attachment
+from storaged.attachments import Refusal as No
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, shared
-from storaged.fit import reason
+from storaged.fit import in_use_reason, reason
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept
 from storaged.quota import Quota
@@ -274,13 +275,25 @@ class Attaching:
         for offer_id in held:
             self._ledger.release(offer_id)
         if not held and confirm.host_id != self._server and not self._has(confirm, user_id):
-            return _refused("hold-lapsed", "volumes", "they are not held for this VM any more", "run it again")
+            return self._not_held(confirm, claims, user_id)
         vids = {claim.vid for claim in claims}
         for other in self._ledger.residents(now_s()):
             is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
             if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
                 return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
         return None
+
+    def _not_held(self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId) -> Refused:
+        """And who has the volumes instead, if anybody: the VM's host may ask for a VM that runs."""
+        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, user_id, ())
+        having = {volume.vid: share for share in self._keeper.shares() for volume in share.volumes}
+        reasons = [
+            in_use_reason(vid, having[vid], claim)
+            if (vid := Vid(each.vid)) in having
+            else reason(vid, "not held for this VM any more", "run it again")
+            for each in claims
+        ]
+        return Refused(No.NOT_HELD.value, tuple(reasons[:REASONS_MAX]))
 
     def _holds(self, offer_id: OfferId, confirm: Confirm, user_id: UserId) -> bool:
         hold = self._ledger.held(offer_id, now_s())

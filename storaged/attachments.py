@@ -34,6 +34,7 @@ class Refusal(StrEnum):
     ANOTHER_SET = "other-volumes"
     ROLLED_BACK = "volume-rolled-back"
     ELSEWHERE = "volume-held-elsewhere"
+    NOT_HELD = "volume-not-held"
     UNUSABLE = "volume-unusable"
     UNWRITABLE = "storage-unwritable"
 

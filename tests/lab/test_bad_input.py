@@ -116,22 +116,33 @@ def test_a_volume_that_nobody_has_is_named_and_exits_with_4(lab: Any, vms: Vms) 
 
 
 def test_a_volume_on_a_host_that_does_not_fit_names_both_hosts_and_why(lab: Any, vms: Vms) -> None:
-    vms.run("full", WHOLE_HOST, host="h2")
-    ended = electros(lab, *vms.arguments("apart", volumes=[lab.volumes("h2")["h2-boot"]]), code=3)
+    """Of those that only VMs on their own host can have."""
+    vms.run("full", WHOLE_HOST, host="h1")
+    ended = electros(lab, *vms.arguments("apart", volumes=[lab.volumes("h1")["h1-qcow2"]]), code=3)
     said = refusals_of(ended)
-    assert any(reason["resource"] == "slots" for reason in said["h2"])
-    apart = next(reason for reason in said["h1"] if reason["resource"].startswith("volume"))
-    assert "h2" in apart["has"]
+    assert any(reason["resource"] == "slots" for reason in said["h1"])
+    apart = next(reason for reason in said["h2"] if reason["resource"].startswith("volume"))
+    assert "h1" in apart["has"]
     assert "slots" in apart["has"]
     assert set(vms.ps()) == {"full"}
 
 
-def test_volumes_on_two_hosts_cannot_come_together(lab: Any, vms: Vms) -> None:
+def test_a_raw_volume_on_a_host_that_does_not_fit_is_used_from_another(lab: Any, vms: Vms) -> None:
+    vms.run("full", WHOLE_HOST, host="h2")
+    assert vms.run("apart", volumes=[lab.volumes("h2")["h2-boot"]])["host"] in ("h1", "h3")
+
+
+def test_volumes_on_two_hosts_come_together_on_one_of_them(lab: Any, vms: Vms) -> None:
     both = [lab.volumes("h1")["h1-data"], lab.volumes("h2")["h2-data"]]
-    said = refusals_of(electros(lab, *vms.arguments("torn", volumes=both), code=3))
-    assert any("h2" in reason["has"] for reason in said["h1"])
-    assert any("h1" in reason["has"] for reason in said["h2"])
-    assert everything_is_free(lab, vms)
+    vm = vms.run("joined", volumes=both)
+    assert vm["host"] in ("h1", "h2"), "a volume at home beats one across the network"
+    shown = electros(lab, "inspect", "joined").document["vm"]["volumes"]
+    assert sorted(volume["from"] == "here" for volume in shown) == [False, True]
+
+
+def test_a_volume_for_vms_on_its_own_host_and_one_of_another_host_come_together_there(lab: Any, vms: Vms) -> None:
+    both = [lab.volumes("h1")["h1-qcow2"], lab.volumes("h2")["h2-data"]]
+    assert vms.run("joined", volumes=both, host="h2")["host"] == "h1"
 
 
 def test_a_volume_that_another_vm_has_says_whose_it_is(lab: Any, vms: Vms) -> None:
@@ -315,14 +326,14 @@ def full_disk(lab: Any, host: str) -> Iterator[None]:
 def test_a_disk_that_is_full_at_confirm_is_told_and_the_vm_goes_elsewhere(lab: Any, vms: Vms) -> None:
     with full_disk(lab, "h1"):
         assert vms.run("elsewhere", host="h1")["host"] in ("h2", "h3")
-        ended = electros(lab, *vms.arguments("bound", volumes=[lab.volumes("h1")["h1-data"]]), code=1)
+        ended = electros(lab, *vms.arguments("bound", volumes=[lab.volumes("h1")["h1-qcow2"]]), code=1)
         said = refusals_of(ended)
         assert set(said) == {"h1"}
         assert "disk" in json.dumps(said["h1"]) or "full" in json.dumps(said["h1"])
         assert set(vms.ps()) == {"elsewhere"}
         assert free_threads(lab)["h1"] == 2
         assert domains(lab, "h1") == []
-    assert vms.run("bound", volumes=[lab.volumes("h1")["h1-data"]])["host"] == "h1", "nothing was left behind"
+    assert vms.run("bound", volumes=[lab.volumes("h1")["h1-qcow2"]])["host"] == "h1", "nothing was left behind"
 
 
 # ---- Ctrl-C

@@ -180,7 +180,7 @@ def test_a_host_whose_front_door_is_shut_is_passed_over(lab: Any, vms: Vms) -> N
     lab.exec("client", "ip6tables", "-I", *rule_6)
     try:
         assert vms.run("detour", host="h1")["host"] in ("h2", "h3")
-        ended = electros(lab, *vms.arguments("bound", volumes=[lab.volumes("h1")["h1-data"]]), code=None)
+        ended = electros(lab, *vms.arguments("bound", volumes=[lab.volumes("h1")["h1-qcow2"]]), code=None)
         assert ended.code in (1, 6)
         assert "no connection" in ended.err
     finally:

@@ -50,7 +50,7 @@ def test_what_has_another_name_needs_a_word(start: bytes, name: str) -> None:
     found = decide_format(start, None)
     assert isinstance(found, Bad)
     assert name in found.reason
-    assert "--format raw" in found.reason
+    assert "--image-format raw" in found.reason
     as_qcow2 = decide_format(start, ImageFormat.QCOW2)
     assert isinstance(as_qcow2, Bad)
     assert name in as_qcow2.reason

@@ -120,7 +120,7 @@ async def test_old_words_of_a_user_are_good_for_nothing(tmp_path: Path, realm: R
         storage.attaching._let_go.clear()  # as after a restart
         again = await attach(storage, realm["h2"], words)
         assert isinstance(again, Refused)
-        assert again.code == "hold-lapsed"
+        assert again.code == "volume-not-held"
         assert not right(storage).held
 
 
@@ -144,7 +144,9 @@ async def test_the_next_generation_elsewhere_cuts_the_old_one_first(tmp_path: Pa
         late = await attach(
             storage, realm["h2"], confirm(realm, storage, "h2", VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ()))
         )
-        assert isinstance(late, Refused), "the old life is over"
+        assert isinstance(late, Refused)
+        assert late.code == "volume-not-held"
+        assert "generation 2 has it; generation 1 is over" in late.reasons[0].has
 
 
 async def test_one_host_cannot_detach_what_another_has(tmp_path: Path, realm: Realm) -> None:
