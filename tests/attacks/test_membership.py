@@ -16,7 +16,7 @@ from matcher.trust.realm import EVERYTHING
 from matcher.trust.tokens import read_token
 from tests.attacks.attacking import pids
 from tests.attacks.conftest import HOSTS
-from tests.attacks.forge import ADDRESSES, Forge, holds, members, nobody_gets_in, refusal
+from tests.attacks.forge import ADDRESSES, Forge, holds, members, nobody_gets_in, realm_of, refusal, statuses
 from tests.lab.conftest import Lab, until
 from tests.lab.vms import Vms, domains, electros, login_as, plainly
 
@@ -251,6 +251,7 @@ def test_who_is_revoked_is_out_at_once_and_at_a_host_that_was_away_when_it_is_ba
             assert [json.loads(opened[at].communicate(timeout=60)[0])["ended"] for at in (0, 2)] == [True, True]
         until(lambda: forge.get(carl, "h2", "/v1/whoami")["status"] == 403, within_s=30)
         assert json.loads(opened[1].communicate(timeout=60)[0])["ended"]
+        until(lambda: len({realm_of(status) for status in statuses(lab).values()}) == 1, within_s=30)  # the new tag key
         with nobody_gets_in(lab):
             tried = forge.does(do="tries", host=ADDRESSES["h2"], folders={"carl": carl})["carl"]
             assert tried["heard"] == 0
