@@ -9,8 +9,10 @@ and its revocations no fewer than before, and when a daemon starts, than when th
 was replaced by an older one begins anew from what lies on it, and takes nobody else back. Then, growing ends in one: a
 minute after faults end all hosts hold the same bundle and tag key, in memory and on the disk; where hosts tag with
 different keys, and so do not hear each other, they have the time that asking takes (`World._hear_each_other`). And no
-revocation gets lost on the way: what an admin was told is done, on the host of an issuer of today, is in force
-everywhere in the end.
+revocation gets lost on the way: where an admin was told that a user is revoked, it is on that host's disk; and if it
+has lain on the disk of an issuer of today ever since, it is in force everywhere in the end. Not promised is what no
+such disk holds any more: one host alone had heard of it, and an older copy of its disk came back, or its issuer was
+dropped. That other disks hold a narrowing of the same user's leaves changes nothing, as that ends no membership.
 """
 
 from collections import Counter, defaultdict
@@ -148,6 +150,15 @@ def _knows(host: Host) -> dict[str, object]:
 def _bundle(host: Host) -> Bundle:
     assert host.daemon is not None, "systemd starts it again"
     return host.daemon.upkeep.identity.bundle
+
+
+def _on_disk(host: Host) -> Bundle:
+    return load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True).bundle
+
+
+def _is_revoked(bundle: Bundle, user_id: UserId) -> bool:
+    """As a whole: that leaves of before were revoked, since another grant was given, ends no membership."""
+    return _in_force(bundle).get(("user", user_id)) == float("inf")
 
 
 def _in_force(bundle: Bundle) -> dict[tuple[str, str], float]:
@@ -329,17 +340,23 @@ class Judge:
 
     def restored(self, host: Host) -> None:
         """Its disk is an older one."""
-        self._floors[host.name] = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True).bundle
+        self._floors[host.name] = _on_disk(host)
         self.lost()
 
     def lost(self, issuers: Sequence[str] = ()) -> None:
-        """What no issuer (`issuers`: of today) has on its disk can't be passed on to others."""
+        """A revocation that no issuer (`issuers`: of today) has on its disk can't be passed on to others."""
         self._issuers = issuers or self._issuers
         floors = [floor for name, floor in self._floors.items() if name in self._issuers]
-        self._gone &= {signed.says.id for floor in floors for signed in floor.revocations.values()}
+        self._gone = {user_id for user_id in self._gone if any(_is_revoked(floor, user_id) for floor in floors)}
 
-    def acknowledged_revocation(self, user_id: UserId) -> None:
+    def acknowledged_revocation(self, host: Host, user_id: UserId) -> None:
         """By one who may not have heard yet that it is no issuer any more: then it counts for itself alone."""
+        on_disk = _on_disk(host)
+        if not _is_revoked(on_disk, user_id):
+            raise Violation(
+                "I11", f"user {user_id[:6]} was revoked, as an admin was told, and {host.name} did not keep it"
+            )
+        self._floors[host.name] = on_disk
         self._gone.add(user_id)
         self.lost()
 

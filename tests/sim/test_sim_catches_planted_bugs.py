@@ -26,7 +26,7 @@ from matcher.trust import bundle, identity
 from matcher.trust.bundle import Bundle, read_link
 from matcher.trust.identity import Identity
 from matcher.trust.issuing import Issuer
-from matcher.trust.spreading import SILENCE_S, Effect, Fetch, Spreading
+from matcher.trust.spreading import SILENCE_S, Effect, Fetch, Save, Spreading
 from matcher.trust.verifier import Verifier
 from matcher.wire.messages import Confirm, Pledge, Refused
 from matcher.wire.volumes import Attached
@@ -313,6 +313,28 @@ def test_a_tag_key_of_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypa
 
 def test_a_revocation_by_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Issuer, "revoke_again", lambda *_: [])
+    assert caught(faults=RESTLESS) == {"I11"}
+
+
+def test_a_revocation_that_is_taken_for_known_because_of_another_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a user whose grant has changed before."""
+    adds = bundle._Growing._add_revocation
+
+    def add(self: Any, signed: Any) -> None:
+        if signed.says.id not in {known.says.id for known in self._revocations.values()}:
+            adds(self, signed)
+
+    monkeypatch.setattr(bundle._Growing, "_add_revocation", add)
+    assert caught(faults=f"{RESTLESS},narrowed=0.03") == {"I11"}
+
+
+def test_a_revocation_that_is_acknowledged_before_it_is_kept_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    makes = Spreading.made
+
+    def made(self: Spreading, *rest: Any) -> list[Effect]:
+        return [effect for effect in makes(self, *rest) if not isinstance(effect, Save)]
+
+    monkeypatch.setattr(Spreading, "made", made)
     assert caught(faults=RESTLESS) == {"I11"}
 
 

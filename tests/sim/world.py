@@ -220,9 +220,9 @@ class World:
             anchor = self._root.rotate()
         self.timeline.note(f"the root signs anchor {anchor.says.epoch}")
         self._anchors = [anchor]
-        self._at_some_host(lambda upkeep: upkeep.publish(self._anchors), self._anchors.clear)
+        self._at_some_host(lambda upkeep: upkeep.publish(self._anchors), lambda _: self._anchors.clear())
 
-    def _at_some_host(self, act: Callable[[Upkeep], None], done: Callable[[], object] = lambda: None) -> None:
+    def _at_some_host(self, act: Callable[[Upkeep], None], done: Callable[[Host], None] = lambda _: None) -> None:
         """An admin tries at one host after another, until it is done."""
         host = self.random.choice(self.hosts)
         self.timeline.after(
@@ -237,7 +237,7 @@ class World:
             return
         is_done = True
         self.timeline.note(f"done by the admin at {host.name}")
-        done()
+        done(host)
 
     def _revoke(self, person: Person) -> None:
         """The hosts tell each other; the person tries on for a while, and comes again with another key. Later the
@@ -245,7 +245,8 @@ class World:
         user_id = person.user_id
         self.timeline.note(f"{person.name} is revoked")
         self._at_some_host(
-            lambda upkeep: upkeep.revoke("user", user_id), lambda: self.judge.acknowledged_revocation(user_id)
+            lambda upkeep: upkeep.revoke("user", user_id),
+            lambda host: self.judge.acknowledged_revocation(host, user_id),
         )
         self.timeline.after(self.random.uniform(*LINGERS_S), lambda: self._come_anew(person, user_id))
         self.timeline.after(self.random.uniform(*EVICTED_S), lambda: self._evict(user_id))  # whose `run` is over

@@ -1,0 +1,93 @@
+"""What the judge asks for of revocations, and what it lets go: exactly that which lay on no issuer's disk any more."""
+
+import pytest
+
+from matcher.trust.certificates import BACKDATE_S
+from specs.ids import UserId
+from tests.sim import papers
+from tests.sim.faults import NONE
+from tests.sim.host import Host
+from tests.sim.invariants import Violation
+from tests.sim.papers import WALL_S
+from tests.sim.upkeep import Upkeep
+from tests.sim.world import World
+
+ADA = papers.user_id("ada")
+SPREADS_S = 30.0
+
+
+@pytest.fixture
+def world() -> World:
+    """Everybody knows that an older grant of Ada's is over, on the disk and in each backup."""
+    world = World(1, hosts=3, clients=0, pledges=0, faults=NONE)
+    wait(world, 5.0)
+    before_s = int(WALL_S + world.timeline.now_s) - BACKDATE_S
+    upkeep_of(world.hosts[0]).publish([papers.narrowing(ADA, before_s)])
+    wait(world, SPREADS_S)
+    for host in world.hosts:
+        host.home.back_up()
+    return world
+
+
+def wait(world: World, seconds: float) -> None:
+    """Nobody looks meanwhile: what is asked for at the end has to be enough."""
+    until_s = world.timeline.now_s + seconds
+    while world.timeline.now_s < until_s:
+        assert world.timeline.step()
+
+
+def upkeep_of(host: Host) -> Upkeep:
+    assert host.daemon is not None
+    return host.daemon.upkeep
+
+
+def revoke(world: World, host: Host, user_id: UserId = ADA) -> None:
+    upkeep_of(host).revoke("user", user_id)
+    world.judge.acknowledged_revocation(host, user_id)
+
+
+def look(world: World) -> None:
+    """At what the hosts know, as at the end of a run."""
+    for host in world.hosts:
+        world.judge._see(host)
+    world.judge.check_known(world.hosts)
+
+
+def test_what_one_disk_alone_held_is_let_go_with_it_though_others_know_of_a_narrowing(world: World) -> None:
+    last = world.hosts[-1]
+    last.is_cut = True
+    revoke(world, last)
+    last.restore()
+    last.is_cut = False
+    wait(world, SPREADS_S)
+    look(world)
+    assert world.judge._revoked_before_s(last, ADA) < float("inf")
+
+
+def test_what_another_issuer_has_on_its_disk_comes_back(world: World) -> None:
+    last = world.hosts[-1]
+    revoke(world, last)
+    wait(world, SPREADS_S)
+    last.restore()
+    wait(world, SPREADS_S)
+    look(world)
+    assert world.judge._revoked_before_s(last, ADA) == float("inf")
+
+
+def test_what_another_issuer_had_on_its_disk_and_nobody_knows_any_more_is_a_violation(world: World) -> None:
+    *others, last = world.hosts
+    revoke(world, last)
+    wait(world, SPREADS_S)
+    last.restore()
+    for host in others:  # as a product would that loses what it has kept
+        host.crash()
+        host.home.restore()
+    world.judge._floors.clear()  # another check would see it sooner
+    wait(world, SPREADS_S)
+    with pytest.raises(Violation, match="nobody knows it"):
+        look(world)
+
+
+def test_what_is_acknowledged_and_on_no_disk_is_a_violation(world: World) -> None:
+    with pytest.raises(Violation, match="h1 did not keep it"):
+        world.judge.acknowledged_revocation(world.hosts[0], ADA)
