@@ -5,11 +5,10 @@ import pytest
 from matcher.trust.certificates import BACKDATE_S
 from specs.ids import UserId
 from tests.sim import invariants, papers
-from tests.sim.faults import NONE
+from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.host import Host
 from tests.sim.invariants import Violation
 from tests.sim.papers import WALL_S
-from tests.sim.upkeep import Upkeep
 from tests.sim.world import World
 
 ADA = papers.user_id("ada")
@@ -19,26 +18,13 @@ SPREADS_S = 30.0
 @pytest.fixture
 def world() -> World:
     """Everybody knows that an older grant of Ada's is over, on the disk and in each backup."""
-    world = World(1, hosts=3, clients=0, pledges=0, faults=NONE)
-    wait(world, 5.0)
+    world = a_calm_world()
     before_s = int(WALL_S + world.timeline.now_s) - BACKDATE_S
     upkeep_of(world.hosts[0]).publish([papers.narrowing(ADA, before_s)])
     wait(world, SPREADS_S)
     for host in world.hosts:
         host.home.back_up()
     return world
-
-
-def wait(world: World, seconds: float) -> None:
-    """Nobody looks meanwhile: what is asked for at the end has to be enough."""
-    until_s = world.timeline.now_s + seconds
-    while world.timeline.now_s < until_s:
-        assert world.timeline.step()
-
-
-def upkeep_of(host: Host) -> Upkeep:
-    assert host.daemon is not None
-    return host.daemon.upkeep
 
 
 def revoke(world: World, host: Host, user_id: UserId = ADA) -> None:
