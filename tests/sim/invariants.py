@@ -12,7 +12,8 @@ different keys, and so do not hear each other, they have the time that asking ta
 revocation gets lost on the way: where an admin was told that a user is revoked, it is on that host's disk; and if it
 has lain on the disk of an issuer of today ever since, it is in force everywhere in the end. Not promised is what no
 such disk holds any more: one host alone had heard of it, and an older copy of its disk came back, or its issuer was
-dropped. That other disks hold a narrowing of the same user's leaves changes nothing, as that ends no membership.
+dropped (an anchor that names it again and is lost on the way, with such a disk as well, makes it none of today).
+That other disks hold a narrowing of the same user's leaves changes nothing, as that ends no membership.
 """
 
 from collections import Counter, defaultdict
@@ -132,7 +133,7 @@ def dropped_issuers_are_stood_in_for(hosts: Sequence[Host]) -> None:
     everywhere, though the issuer that said so may be none any more."""
     in_force = {host.name: _in_force(_bundle(host)) for host in hosts}
     for host in hosts:
-        if host.daemon is not None and host.daemon.upkeep.issuer is not None and host.daemon.upkeep.issuer.entry:
+        if _is_issuer(host):
             for member, before_s in in_force[host.name].items():
                 if late := [name for name, revoked in in_force.items() if revoked.get(member, 0.0) < before_s]:
                     raise Violation("I11", f"{member[1][:6]} is revoked on {host.name}, and not on {', '.join(late)}")
@@ -150,6 +151,12 @@ def _knows(host: Host) -> dict[str, object]:
 def _bundle(host: Host) -> Bundle:
     assert host.daemon is not None, "systemd starts it again"
     return host.daemon.upkeep.identity.bundle
+
+
+def _is_issuer(host: Host) -> bool:
+    """By the anchor that it goes by."""
+    issuer = host.daemon.upkeep.issuer if host.daemon is not None else None
+    return issuer is not None and issuer.entry is not None
 
 
 def _on_disk(host: Host) -> Bundle:
@@ -336,6 +343,7 @@ class Judge:
         self._contradicted.add(vm_id)
 
     def saved(self, host: Host, bundle: Bundle) -> None:
+        self._see(host)  # an issuer that starts saves at once: what it has lost would be looked for no more
         self._floors[host.name] = bundle
 
     def restored(self, host: Host) -> None:
@@ -380,6 +388,7 @@ class Judge:
     def check_known(self, hosts: Sequence[Host]) -> None:
         """Once the hosts have had the time to tell each other everything."""
         all_know_the_same(hosts)
+        self.lost([host.name for host in hosts if _is_issuer(host)])  # the root's last word may have reached nobody
         dropped_issuers_are_stood_in_for(hosts)
         for user_id in sorted(self._gone):
             if self._revoked_before_s(hosts[0], user_id) != float("inf"):

@@ -32,8 +32,11 @@ from matcher.wire.messages import Confirm, Pledge, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, VmId
 from tests.sim import host as sim_host
+from tests.sim import papers
 from tests.sim import upkeep as sim_upkeep
+from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.faults import parse_faults
+from tests.sim.invariants import Violation, all_know_the_same
 from tests.sim.realm import Leaf
 from tests.sim.world import World
 
@@ -237,12 +240,18 @@ RESTLESS = (
     "none,loss=0.1,delay=0.05,crash=0.01,partition=0.02,reboot=0.003,split=0.01,clock=0.01,disk_full=0.01,"
     "restore=0.003,removed=0.01,anchor=0.02,revoked=0.01,narrowed=0.01"
 )
+RESTLESS_ROOT = f"{RESTLESS},split=0.02,removed=0.05,anchor=0.05"
 
 
-def test_what_a_restless_realm_knows_only_grows_and_comes_to_be_one() -> None:
+@pytest.mark.parametrize("faults", [RESTLESS, RESTLESS_ROOT])
+def test_what_a_restless_realm_knows_only_grows_and_comes_to_be_one(faults: str) -> None:
     for seed in range(3):
-        report = World(seed, hosts=4, clients=3, pledges=300, faults=parse_faults(RESTLESS)).run()
+        report = World(seed, hosts=4, clients=3, pledges=300, faults=parse_faults(faults)).run()
         assert report.violation is None, (report.seed, report.violation)
+
+
+def test_nothing_is_caught_in_a_restless_realm_where_nothing_is_planted() -> None:
+    assert caught(faults=RESTLESS_ROOT) == set()
 
 
 def test_a_host_that_takes_an_older_anchor_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +300,7 @@ def test_a_host_that_never_asks_another_is_caught(monkeypatch: pytest.MonkeyPatc
 def test_a_host_that_gives_nothing_to_whom_it_asks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody may know of it, and it may make its tags with a key that nobody has."""
     monkeypatch.setattr(Spreading, "_lacking", lambda *_: [])
-    assert caught(faults=f"{RESTLESS},split=0.03,restore=0.01") == {"I11"}
+    assert caught(faults=RESTLESS_ROOT) == {"I11"}
 
 
 def test_a_host_that_asks_only_when_it_hears_nobody_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,12 +312,35 @@ def test_a_host_that_asks_only_when_it_hears_nobody_is_caught(monkeypatch: pytes
         return asks(self, now_s) if is_alone else []
 
     monkeypatch.setattr(Spreading, "_ask_a_silent_one", ask)
-    assert caught(faults=f"{RESTLESS},split=0.02,crash=0,reboot=0") == {"I11"}
+    assert caught(faults=RESTLESS_ROOT) == {"I11"}
+
+
+def with_two_keys_of_dropped_issuers() -> World:
+    """Two issuers made tag keys, the last one while it was cut off, until none was in force of the third; and then the
+    root has dropped both."""
+    world, root = a_calm_world(), papers.RootDesk(3)
+    _, second, third = world.hosts
+    for number, host in enumerate((second, second, third)):
+        third.is_cut = host is third
+        upkeep_of(host).revoke("host", papers.former_host_id(number))
+        wait(world, 30.0)
+    upkeep_of(world.hosts[0]).publish([root.toggle_issuer(2), root.toggle_issuer(3)])
+    wait(world, 30.0)
+    third.is_cut = False
+    wait(world, 2 * SILENCE_S)
+    return world
+
+
+def test_of_two_tag_keys_of_dropped_issuers_all_come_to_have_one() -> None:
+    world = with_two_keys_of_dropped_issuers()
+    all_know_the_same(world.hosts)
 
 
 def test_a_tag_key_of_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Issuer, "_key_again", lambda *_: [])
-    assert caught(faults=RESTLESS) == {"I11"}
+    world = with_two_keys_of_dropped_issuers()
+    with pytest.raises(Violation, match="tag key"):
+        all_know_the_same(world.hosts)
 
 
 def test_a_revocation_by_a_dropped_issuer_that_nobody_signs_anew_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,11 @@ import pytest
 
 from matcher.trust.certificates import BACKDATE_S
 from specs.ids import UserId
-from tests.sim import papers
-from tests.sim.faults import NONE
+from tests.sim import invariants, papers
+from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.host import Host
 from tests.sim.invariants import Violation
 from tests.sim.papers import WALL_S
-from tests.sim.upkeep import Upkeep
 from tests.sim.world import World
 
 ADA = papers.user_id("ada")
@@ -19,26 +18,13 @@ SPREADS_S = 30.0
 @pytest.fixture
 def world() -> World:
     """Everybody knows that an older grant of Ada's is over, on the disk and in each backup."""
-    world = World(1, hosts=3, clients=0, pledges=0, faults=NONE)
-    wait(world, 5.0)
+    world = a_calm_world()
     before_s = int(WALL_S + world.timeline.now_s) - BACKDATE_S
     upkeep_of(world.hosts[0]).publish([papers.narrowing(ADA, before_s)])
     wait(world, SPREADS_S)
     for host in world.hosts:
         host.home.back_up()
     return world
-
-
-def wait(world: World, seconds: float) -> None:
-    """Nobody looks meanwhile: what is asked for at the end has to be enough."""
-    until_s = world.timeline.now_s + seconds
-    while world.timeline.now_s < until_s:
-        assert world.timeline.step()
-
-
-def upkeep_of(host: Host) -> Upkeep:
-    assert host.daemon is not None
-    return host.daemon.upkeep
 
 
 def revoke(world: World, host: Host, user_id: UserId = ADA) -> None:
@@ -64,6 +50,23 @@ def test_what_one_disk_alone_held_is_let_go_with_it_though_others_know_of_a_narr
     assert world.judge._revoked_before_s(last, ADA) < float("inf")
 
 
+def test_what_an_issuer_says_that_does_not_know_that_it_was_dropped_is_for_itself_alone(world: World) -> None:
+    """Though the root has named it again since, if nobody has heard so."""
+    first, _, last = world.hosts
+    last.is_cut = True
+    root = papers.RootDesk(3)
+    upkeep_of(first).publish([root.toggle_issuer(3)])
+    wait(world, SPREADS_S)
+    root.toggle_issuer(3)
+    assert root.issuers == ["h1", "h2", "h3"]
+    world.judge.lost(root.issuers)
+    revoke(world, last)
+    last.is_cut = False
+    wait(world, SPREADS_S)
+    look(world)
+    assert world.judge._revoked_before_s(first, ADA) < world.judge._revoked_before_s(last, ADA)
+
+
 def test_what_another_issuer_has_on_its_disk_comes_back(world: World) -> None:
     last = world.hosts[-1]
     revoke(world, last)
@@ -74,7 +77,9 @@ def test_what_another_issuer_has_on_its_disk_comes_back(world: World) -> None:
     assert world.judge._revoked_before_s(last, ADA) == float("inf")
 
 
-def test_what_another_issuer_had_on_its_disk_and_nobody_knows_any_more_is_a_violation(world: World) -> None:
+def test_what_another_issuer_had_on_its_disk_and_nobody_knows_any_more_is_a_violation(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     *others, last = world.hosts
     revoke(world, last)
     wait(world, SPREADS_S)
@@ -82,7 +87,8 @@ def test_what_another_issuer_had_on_its_disk_and_nobody_knows_any_more_is_a_viol
     for host in others:  # as a product would that loses what it has kept
         host.crash()
         host.home.restore()
-    world.judge._floors.clear()  # another check would see it sooner
+    monkeypatch.setattr(invariants, "only_grows", lambda *_: None)  # which would see it sooner,
+    monkeypatch.setattr(world.judge, "saved", lambda *_: None)  # before they save what little they know
     wait(world, SPREADS_S)
     with pytest.raises(Violation, match="nobody knows it"):
         look(world)
@@ -91,3 +97,12 @@ def test_what_another_issuer_had_on_its_disk_and_nobody_knows_any_more_is_a_viol
 def test_what_is_acknowledged_and_on_no_disk_is_a_violation(world: World) -> None:
     with pytest.raises(Violation, match="h1 did not keep it"):
         world.judge.acknowledged_revocation(world.hosts[0], ADA)
+
+
+def test_who_comes_back_with_less_and_saves_it_at_once_is_a_violation(world: World) -> None:
+    first = world.hosts[0]
+    revoke(world, first)
+    first.crash()
+    first.home.restore()
+    with pytest.raises(Violation, match="h1 has forgotten 1 revocations that it had on its disk"):
+        wait(world, SPREADS_S)
