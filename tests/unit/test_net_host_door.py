@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from matcher.net.door.secured import Secured
+from matcher.net.door.secured import Plain, Secured
 from matcher.net.host_door import HostDoors
 from matcher.net.https import NotAdmitted, Unanswered, Unreachable
 from matcher.trust.identity import Identity, server_tls
@@ -163,7 +163,7 @@ async def test_a_host_that_does_not_take_our_certificate_has_not_listened(member
     context.load_verify_locations(members["h9"].folder / "root.pem")
 
     async def turns_away(plain: trio.SocketStream) -> None:
-        async with Secured(plain, context) as secured:
+        async with Secured(Plain(plain.socket), context) as secured:
             with pytest.raises(ssl.SSLError):
                 await secured.handshake()
 

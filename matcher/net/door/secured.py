@@ -1,10 +1,12 @@
-"""One TLS connection on the side of the host, over a trio stream: the handshake, bytes, and an end that is told.
+"""One TLS connection on the side of the host, over a trio socket: the handshake, bytes, and an end that is told.
 
 Unlike trio's own, a handshake that fails tells the other side why (the alert goes out), so that a client can say
 "your certificate has expired" and not "connection reset". OpenSSL is fed from memory: RFC 8446 has no renegotiation, so
 that reading never waits for writing.
 """
 
+import errno
+import os
 import ssl
 from contextlib import suppress
 from types import TracebackType
@@ -12,15 +14,75 @@ from types import TracebackType
 import trio
 
 READ_BYTES = 65_536
+RUN_MAX = 16
 PIECE_BYTES = 65_536  # of what is sent; each is to be taken within its time
 BYE_S = 1.0  # for the other side to hear the end of a connection, and to end its own sending
 BYE_MAX_BYTES = 8 << 20
 
 
+class Plain:
+    """A TCP connection, read and written without a turn of trio's loop where none is needed: they are much of what a
+    short request costs. Others have their turn after `RUN_MAX` such steps.
+
+    One task reads and one writes at a time.
+    """
+
+    def __init__(self, connected: trio.socket.SocketType) -> None:
+        connected.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        self._socket = connected
+        self._run = 0
+
+    async def receive_some(self, size: int) -> bytes:
+        """b"" at the end. Raises `trio.BrokenResourceError` or `trio.ClosedResourceError`."""
+        await self._let_others()
+        while True:
+            try:
+                return os.read(self._socket.fileno(), size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                self._run = 0
+            except OSError as error:
+                raise _gone(error) from error
+
+    async def send_all(self, data: bytes) -> None:
+        await self._let_others()
+        with memoryview(data) as rest:
+            sent = 0
+            while sent < len(rest):
+                try:
+                    sent += os.write(self._socket.fileno(), rest[sent:])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    self._run = 0
+                except OSError as error:
+                    raise _gone(error) from error
+
+    def send_eof(self) -> None:
+        try:
+            self._socket.shutdown(trio.socket.SHUT_WR)
+        except OSError as error:
+            raise _gone(error) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    async def _let_others(self) -> None:
+        self._run += 1
+        if self._run > RUN_MAX:
+            self._run = 0
+            await trio.lowlevel.checkpoint()
+
+
+def _gone(error: OSError) -> Exception:
+    if error.errno == errno.EBADF:
+        return trio.ClosedResourceError("it was closed here")
+    return trio.BrokenResourceError(os.strerror(error.errno or 0))
+
+
 class Secured:
     """`leaf` is what the other side has shown (DER), empty where it has shown nothing; after `handshake`."""
 
-    def __init__(self, plain: trio.SocketStream, context: ssl.SSLContext) -> None:
+    def __init__(self, plain: Plain, context: ssl.SSLContext) -> None:
         self._plain = plain
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
@@ -32,7 +94,7 @@ class Secured:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        await trio.aclose_forcefully(self._plain)
+        self._plain.close()
 
     async def handshake(self) -> None:
         """Raises `ssl.SSLError`, once the other side was told, or `trio.BrokenResourceError`."""
@@ -85,13 +147,13 @@ class Secured:
                 await self._flush()
                 if is_heard:
                     await self._bye()
-        await trio.aclose_forcefully(self._plain)
+        self._plain.close()
 
     async def _bye(self) -> None:
         """A connection that is closed with bytes unread is reset, and our last words with it."""
         with trio.move_on_after(BYE_S):
             try:
-                await self._plain.send_eof()
+                self._plain.send_eof()
                 taken = 0
                 while taken < BYE_MAX_BYTES and (data := await self._plain.receive_some(READ_BYTES)):
                     taken += len(data)

@@ -30,7 +30,7 @@ from matcher.net.door.entrance import Denial, Entrance, Line
 from matcher.net.door.joining import Joins
 from matcher.net.door.realm_rooms import RealmRooms
 from matcher.net.door.rooms import Rooms
-from matcher.net.door.secured import Secured
+from matcher.net.door.secured import Plain, Secured
 from matcher.net.door.volume_rooms import VolumeRooms
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, pem_to_der, server_tls
@@ -158,7 +158,7 @@ class _Door:
         with guest.scope:
             await self._speaks(plain, guest)
             tls = self._tls.get(joining=self._desk is not None and self._desk.is_joining())
-            secured = Secured(trio.SocketStream(plain), tls.context)
+            secured = Secured(Plain(plain), tls.context)
             if not await self._shakes(secured, guest):
                 return
         if guest.scope.cancelled_caught:
