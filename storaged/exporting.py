@@ -51,7 +51,7 @@ class Iscsi:
         self, attachment: Attachment, file: AttachedVolume, asker: str
     ) -> tuple[AttachedVolume, ChapSecret] | Refused:
         """Raises `Unusable` where it is not known whether it is exported."""
-        export = self._export(attachment)
+        export = self.export_of(attachment)
         with trio.move_on_after(START_S):
             await self._up.wait()
         made = await self._exporter.export(export)
@@ -76,20 +76,21 @@ class Iscsi:
 
     async def run(self, keeper: Keeper) -> None:
         """Make what is exported what is attached, and keep it so, for ever."""
-        problems = await self._exporter.reconcile([*self._wanted(keeper)])
+        problems = await self._exporter.reconcile([*self.wanted(keeper)])
         for target, problem in problems.items():
             log.info("%s: not yet: %s", target, problem)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._exporter.run)
             self._up.set()
 
-    def _wanted(self, keeper: Keeper) -> Iterator[Export]:
+    def wanted(self, keeper: Keeper) -> Iterator[Export]:
+        """An export for each attachment to another host whose volume is here."""
         volumes = self._snapshot().volumes
         for attachment in keeper.state.attachments:
             if attachment.host_id != self._server and attachment.vid in volumes:
-                yield self._export(attachment)
+                yield self.export_of(attachment)
 
-    def _export(self, attachment: Attachment) -> Export:
+    def export_of(self, attachment: Attachment) -> Export:
         volume = self._snapshot().volumes[attachment.vid]
         chap = chap_of(self._key, attachment.vid, attachment.epoch)
         return Export(image_of(volume), attachment.epoch, Kind.ISCSI, attachment.host_id, chap)

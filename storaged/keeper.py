@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random, SystemRandom
 from threading import Lock
+from typing import Protocol
 
 from matcher.wire.messages import REASONS_MAX, Reason, Refused
 from matcher.wire.volumes import AttachedVolume
@@ -19,7 +20,7 @@ from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, shared
 from storaged.export import file
 from storaged.fit import reason
-from storaged.journal import Journal, JournalCorrupt, JournalError
+from storaged.journal import JournalCorrupt, JournalError
 from storaged.record import read_right_at, write_right
 from storaged.volume import Right, Snapshot, Volume
 
@@ -45,6 +46,32 @@ def not_exported(attachment: Attachment) -> None:
     raise NotCut(f"volume {attachment.vid} is exported, and nothing here can end that")
 
 
+class Books(Protocol):
+    """A `Journal`."""
+
+    def read(self) -> State: ...
+
+    def write(self, state: State) -> None:
+        """Durable when it returns. Raises `JournalError`."""
+
+
+class Disk:
+    """The volumes as they lie on the disk at this moment. What can't be read or written raises `Unusable`."""
+
+    def file(self, volume: Volume) -> AttachedVolume:
+        return file.attach(volume)
+
+    def writer_of(self, volume: Volume) -> int | None:
+        return file.writer_of(volume)
+
+    def right(self, volume: Volume) -> Right | None:
+        return read_right_at(volume.pool, volume.path, volume.vid)
+
+    def put(self, volume: Volume, right: Right) -> None:
+        """Durable when it returns."""
+        write_right(volume.pool, volume.path, right)
+
+
 class Keeper:
     """Who has which of this host's volumes. Every answer is durable before it is given.
 
@@ -53,9 +80,16 @@ class Keeper:
     """
 
     def __init__(
-        self, journal: Journal, *, server: HostId, cut: Cut = not_exported, random: Random | None = None
+        self,
+        journal: Books,
+        *,
+        server: HostId,
+        cut: Cut = not_exported,
+        random: Random | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self._journal = journal
+        self._disk = disk or Disk()
         self._server = server
         self._cut = cut
         self._random = random or SystemRandom()
@@ -104,7 +138,7 @@ class Keeper:
         gives the same answer."""
         with self._lock:
             vids = tuple(dict.fromkeys(vids))
-            found = _found(vids, snapshot, user_id)
+            found = _found(vids, snapshot, user_id, self._disk)
             if isinstance(found, Refused):
                 return found
             volumes, files = found
@@ -148,12 +182,12 @@ class Keeper:
                 raise Unusable("it is not here, or not in order")
             if not volume.exclusive:
                 raise Unusable("it may have many users, so that nothing is remembered of it")
-            if file.writer_of(volume) is not None:
+            if self._disk.writer_of(volume) is not None:
                 raise Unusable("it is open for writing on this host: end that VM first")
             self._end(a for a in self._state.attachments if a.vid == vid)
-            right = read_right_at(volume.pool, volume.path, vid)
+            right = self._disk.right(volume)
             change = attachments.forgotten(self._state, vid, right, server=self._server, random=self._random)
-            write_right(volume.pool, volume.path, change.rights[0])
+            self._disk.put(volume, change.rights[0])
             self._settle(change.state)
             return f"volume {vid} is free, at epoch {change.rights[0].epoch.counter}"
 
@@ -165,10 +199,10 @@ class Keeper:
         files: tuple[AttachedVolume, ...],
         snapshot: Snapshot,
     ) -> Kept | Refused:
-        rights = {v.vid: read_right_at(v.pool, v.path, v.vid) for v in volumes if v.exclusive}
+        rights = {v.vid: self._disk.right(v) for v in volumes if v.exclusive}
         others = [a.vid for a in self._state.of_vm(claim.vm_id) if a.vid not in rights]
         rights |= self._readable_rights(others, snapshot)[0]
-        busy = [vid for vid in rights if file.writer_of(snapshot.volumes[vid]) is not None]
+        busy = [vid for vid in rights if self._disk.writer_of(snapshot.volumes[vid]) is not None]
         answer = attachments.attach(
             self._state, claim, rights, server=self._server, host_id=host_id, random=self._random, busy=busy
         )
@@ -193,8 +227,7 @@ class Keeper:
         try:
             for right in change.rights:
                 written.append(right)
-                volume = snapshot.volumes[right.vid]
-                write_right(volume.pool, volume.path, right)
+                self._disk.put(snapshot.volumes[right.vid], right)
             self._settle(change.state)
         except (Unusable, JournalError):
             self._undo(written, snapshot)
@@ -213,9 +246,8 @@ class Keeper:
     def _try_records(self, rights: Iterable[Right], snapshot: Snapshot) -> list[str]:
         problems = []
         for right in rights:
-            volume = snapshot.volumes[right.vid]
             try:
-                write_right(volume.pool, volume.path, right)
+                self._disk.put(snapshot.volumes[right.vid], right)
             except Unusable as problem:
                 problems.append(f"volume {right.vid}: {problem}")
         return problems
@@ -227,7 +259,7 @@ class Keeper:
         for volume in (snapshot.volumes[vid] for vid in vids if vid in snapshot.volumes):
             if volume.exclusive:
                 try:
-                    rights[volume.vid] = read_right_at(volume.pool, volume.path, volume.vid)
+                    rights[volume.vid] = self._disk.right(volume)
                 except Unusable as problem:
                     problems.append(f"volume {volume.vid}: {problem}")
         return rights, problems
@@ -238,7 +270,7 @@ class Keeper:
 
 
 def _found(
-    vids: Sequence[Vid], snapshot: Snapshot, user_id: UserId
+    vids: Sequence[Vid], snapshot: Snapshot, user_id: UserId, disk: Disk
 ) -> tuple[tuple[Volume, ...], tuple[AttachedVolume, ...]] | Refused:
     """The volumes and their files, or every reason why not."""
     volumes: list[Volume] = []
@@ -250,7 +282,7 @@ def _found(
             reasons.append(reason(vid, "this host does not have it in good order", "electros pledge says more"))
             continue
         try:
-            files.append(file.attach(volume))
+            files.append(disk.file(volume))
             volumes.append(volume)
         except Unusable as problem:
             reasons.append(reason(vid, f"unusable: {problem}"))

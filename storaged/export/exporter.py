@@ -15,8 +15,6 @@ import trio
 from storaged.export.description import Access, Cut, Export, Image, Kind, Observed, Refused, Unknown
 from storaged.volume import Epoch
 
-EXPORTS_MAX = 1024  # of one host
-
 Problems = Mapping[str, Refused | Unknown]  # by name of target
 
 

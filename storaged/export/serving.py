@@ -13,8 +13,9 @@ from typing import TypeVar
 import trio
 
 from specs.ids import Vid
-from storaged.export.description import Access, Cut, Export, Image, Observed, Refused, Unknown, refused
-from storaged.export.exporter import EXPORTS_MAX, Problems
+from storaged.export.description import Access, Cut, Export, Image, Observed, Refused, Unknown
+from storaged.export.exporter import Problems
+from storaged.export.wanted import Wanted
 from storaged.volume import Epoch
 
 CALL_S = 4.0  # for one export or cut, with the wait for its turn
@@ -32,13 +33,12 @@ class Rejected(Exception):
 
 
 class Serving(ABC):
-    """Most of an `Exporter`. `_wanted` is the truth; what the server has follows it."""
+    """Most of an `Exporter`."""
 
     def __init__(self, call_s: float) -> None:
         self._call_s = call_s
         self._turn = trio.Lock()
-        self._wanted: dict[str, Export] = {}
-        self._is_told = False  # what is wanted, all of it: until then nothing that was found is cut
+        self._wanted = Wanted()
 
     @abstractmethod
     def _unfit(self, export: Export) -> Refused | None:
@@ -71,21 +71,16 @@ class Serving(ABC):
         return await self._in_time(self._look)
 
     async def export(self, export: Export) -> Access | Refused | Unknown:
-        refusal = self._unfit(export)
+        refusal = self._unfit(export) or self._wanted.want(export)
         if refusal is not None:
             return refusal
-        if len(self._wanted.keys() | {export.target}) > EXPORTS_MAX:
-            return refused(export, "too-many-exports", f"this host exports {EXPORTS_MAX} already", "use another host")
-        self._wanted[export.target] = export
         answer = await self._made(export)
         if isinstance(answer, Refused):
-            self._wanted.pop(export.target, None)
+            self._wanted.forget(export)
         return answer
 
     async def cut(self, image: Image, epoch: Epoch | None = None) -> Cut | Unknown:
-        for name, export in [*self._wanted.items()]:
-            if export.image.vid == image.vid and epoch in (None, export.epoch):
-                del self._wanted[name]
+        self._wanted.let_go(image, epoch)
         deadline_s = trio.current_time() + self._call_s
         ended = await self._in_time(partial(self._end, image, epoch))
         if isinstance(ended, Unknown):
@@ -97,9 +92,7 @@ class Serving(ABC):
         return Cut()
 
     async def reconcile(self, wanted: Collection[Export]) -> Problems:
-        assert len(wanted) <= EXPORTS_MAX
-        self._wanted = {export.target: export for export in wanted}
-        self._is_told = True
+        self._wanted.tell(wanted)
         return await self._converge()
 
     async def _converge(self) -> Problems:
@@ -108,17 +101,14 @@ class Serving(ABC):
         found = await self.observe()
         if isinstance(found, Unknown):
             return dict.fromkeys(self._wanted, found)
-        for seen in found:
-            if self._is_told and seen.target not in self._wanted:
-                gone = await self._in_time(partial(self._remove, seen.target))
-                if isinstance(gone, Unknown):
-                    problems[seen.target] = gone
-        served = {seen.target: seen for seen in found}
-        for name, export in [*self._wanted.items()]:
-            if name not in served or not served[name].serves(export):
-                made = await self._made(export)
-                if not isinstance(made, Access):
-                    problems[name] = made
+        for seen in self._wanted.too_many(found):
+            gone = await self._in_time(partial(self._remove, seen.target))
+            if isinstance(gone, Unknown):
+                problems[seen.target] = gone
+        for export in self._wanted.missing(found):
+            made = await self._made(export)
+            if not isinstance(made, Access):
+                problems[export.target] = made
         return problems
 
     async def _made(self, export: Export) -> Access | Refused | Unknown:

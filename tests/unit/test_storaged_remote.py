@@ -117,7 +117,7 @@ async def test_old_words_of_a_user_are_good_for_nothing(tmp_path: Path, realm: R
         words = confirm(realm, storage, "h2", hold(storage, realm))
         assert isinstance(await attach(storage, realm["h2"], words), Attached)
         assert isinstance(await detach(storage, realm["h2"]), Detached)
-        storage.attaching._let_go.clear()  # as after a restart
+        storage.attaching.admission._let_go.clear()  # as after a restart
         again = await attach(storage, realm["h2"], words)
         assert isinstance(again, Refused)
         assert again.code == "volume-not-held"
