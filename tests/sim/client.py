@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from atomd.lifecycle import State, Vm
+from matcher.offers.offering import Reply
 from matcher.scheduler.outcomes import (
     Abandoned,
     Committed,
@@ -264,12 +265,15 @@ class Person:
             self._network.datagram(lambda host=host: self._arrive(placing, host, pledge, leaf), cut=host.is_cut)  # type: ignore[misc]
 
     def _arrive(self, placing: Placing, host: Host, pledge: Pledge, leaf: Leaf) -> None:
-        if host.daemon is None:
-            return
-        for reply in host.daemon.pledge(pledge, leaf):
+        host.timeline.do(lambda: self._answered(placing, host, host.daemon.pledge(pledge, leaf) if host.daemon else ()))
+        if (storage := host.storage).vids:
+            storage.process.do(lambda: self._answered(placing, host, storage.pledge(pledge, leaf)))
+
+    def _answered(self, placing: Placing, host: Host, replies: Sequence[Reply]) -> None:
+        for reply in replies:
             self._network.datagram(lambda reply=reply: self._hear(placing, host, reply), cut=host.is_cut)  # type: ignore[misc]
 
-    def _hear(self, placing: Placing, host: Host, reply: VmOffer | VolumeOffer | Unfit) -> None:
+    def _hear(self, placing: Placing, host: Host, reply: Reply) -> None:
         if self._placing is not placing:
             return
         now_s = self._timeline.now_s
@@ -277,7 +281,7 @@ class Person:
             case VmOffer():
                 effects = placing.heard_vm(reply, host.host_id, host.name, now_s)
             case VolumeOffer():
-                effects = placing.heard_volume(reply, host.host_id, "10.0.0.1", now_s)
+                effects = placing.heard_volume(reply, host.host_id, host.storage.ip, now_s)
             case Unfit():
                 effects = placing.heard_unfit(reply, host.host_id, now_s)
         self._perform(placing, effects)
@@ -285,7 +289,7 @@ class Person:
     def _reveal(self, reveal: Reveal) -> None:
         for host in self._hosts.values():
             self._network.datagram(
-                lambda host=host: host.daemon.reveal(reveal) if host.daemon else None,  # type: ignore[misc]
+                lambda host=host: host.hears_reveal(reveal),  # type: ignore[misc]
                 cut=host.is_cut,
             )
 
@@ -374,8 +378,7 @@ class Person:
         timeout_s: float = 1.0,
     ) -> None:
         def reach(reply: Callable[[Answer], None]) -> None:
-            assert host.daemon is not None
-            arrive(host.daemon, reply)
+            host.timeline.do(lambda: arrive(host.daemon, reply) if host.daemon else None)
 
         self._network.request(
             lambda: host.is_cut,

@@ -17,9 +17,14 @@ class Faults:
     disk_full: float = 0.005
     libvirt_stall: float = 0.005
     libvirt_down: float = 0.005
-    storage_stall: float = 0.01
+    storage_stall: float = 0.01  # SIGSTOP to storaged
+    storaged_crash: float = 0.005
+    tgtd_dies: float = 0.003
+    tgtd_stops: float = 0.003
+    freeze: float = 0.001  # the whole host stops, and goes on as if nothing had happened
     virsh: float = 0.002  # a domain is destroyed behind atomd's back
     clock: float = 0.003  # its wall clock is up to an hour off, for a while
+    rollback: float = 0.0002  # it comes back from a power failure with an older pool
     restore: float = 0.0003  # its disk is replaced by an older one, as far as the realm goes
     # of each second
     split: float = 0.001  # hosts do not hear each other, in two parts, for seconds or many minutes
@@ -41,6 +46,9 @@ class Faults:
     interrupt: float = 0.03
     client_crash: float = 0.02
     other_terminal: float = 0.01  # the person says `rm` elsewhere meanwhile
+    # of each time that a person looks around
+    elsewhere: float = 0.2  # starts a VM of a host that does not answer on another one
+    takeover: float = 0.02  # frees a volume, whoever has it
 
 
 NONE = Faults(**{field.name: 0.0 for field in fields(Faults)})

@@ -23,7 +23,6 @@ from atomd.placement import admits
 from atomd.quota import Quota
 from atomd.reconcile import Observed
 from atomd.service import DECIDED_S, ENDED_S
-from atomd.volumes import Silent
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.scheduler.outcomes import Abandoned, Committed
@@ -31,8 +30,6 @@ from matcher.trust.bundle import Bundle
 from matcher.wire.messages import (
     Abandon,
     Confirm,
-    ImageFormat,
-    OfferedVolume,
     Pledge,
     Reach,
     Reason,
@@ -43,15 +40,18 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
-from matcher.wire.volumes import Attached
-from specs.ids import OfferId, Vid, VmId, new_id
+from specs.ids import OfferId, Vid, VmId
 from tests.sim import papers
 from tests.sim.faults import Faults
+from tests.sim.guests import Guests
+from tests.sim.images import Stamps
 from tests.sim.network import Network
+from tests.sim.opening import Opening
 from tests.sim.papers import WALL_S
 from tests.sim.realm import Leaf
-from tests.sim.slow import Domain, Libvirt, Pool, Said, Storage
-from tests.sim.timeline import Crashed, Timeline
+from tests.sim.slow import Domain, Libvirt, Said
+from tests.sim.storage import Storage
+from tests.sim.timeline import Crashed, Process, Timeline
 from tests.sim.upkeep import PORT, Home, Upkeep
 
 TICK_S = 1.0
@@ -106,18 +106,32 @@ class Host:
         timeline: Timeline,
         random: Random,
         faults: Faults,
-        pool: Pool,
+        stamps: Stamps,
         network: Network,
         hosts: Sequence["Host"],
         watcher: Watcher,
     ) -> None:
-        self.name, self.hardware, self.vids = f"h{home.number}", hardware, vids
+        self.name, self.hardware = f"h{home.number}", hardware
         self.home, self.host_id = home, papers.host_id(home.number)
         self.network, self.hosts = network, hosts
-        self.timeline, self.random, self.faults, self.watcher = timeline, random, faults, watcher
+        self.random, self.faults, self.watcher = random, faults, watcher
+        self.timeline = Process(timeline)  # atomd's own
+        self.machine = Process(timeline)  # libvirtd and the guests
         self.disk = Disk()
-        self.libvirt = Libvirt(timeline, random, faults)
-        self.storage = Storage(timeline, random, faults, self.name, pool)
+        self.libvirt = Libvirt(self.machine, random, faults)
+        guests = Guests(self, self.machine, random)
+        self.storage = Storage(
+            self.name,
+            self.host_id,
+            f"10.0.0.{home.number}",
+            vids,
+            timeline=timeline,
+            random=random,
+            faults=faults,
+            stamps=stamps,
+            guests=guests,
+            trusts=self.trusts,
+        )
         self.is_cut = False
         self.side = 0  # of a network that is split; clients reach both
         self.boots = 1
@@ -125,6 +139,7 @@ class Host:
         self.shown: dict[OfferId, Leaf] = {}  # by whom confirms came; for the judge
         self.daemon: Daemon | None = None
         self.libvirt.began = partial(watcher.began, self)
+        self.libvirt.opens = guests.open
         self.libvirt.heard = self._hear
         self.face = Face(self.name, PORT, hardware, False)
         timeline.after(0.0, self.start)
@@ -141,6 +156,7 @@ class Host:
             self.daemon = None
             self.disk.doomed |= {life for life, row in self.disk.rows.items() if row.state is State.PREPARED}
             self.timeline.note(f"{self.name} atomd dies")
+            self.timeline.go_on()
             self.timeline.after(self.random.uniform(*RESTART_S), self.start)
 
     def reboot(self) -> None:
@@ -148,7 +164,23 @@ class Host:
         self.boots += 1
         self.timeline.note(f"{self.name} reboots")
         self.libvirt.domains.clear()
+        self.machine.go_on()
+        self.storage.reboot()
         self.crash()
+
+    def freeze(self, for_s: float) -> None:
+        """The whole machine stops, and goes on as if nothing had happened."""
+        self.timeline.note(f"{self.name} freezes for {for_s:.0f} s")
+        for process in (self.timeline, self.machine, self.storage.process):
+            process.stop(for_s)
+        self.storage.target.stop(for_s)
+
+    def go_on(self) -> None:
+        for process in (self.timeline, self.machine, self.storage.process, self.storage.target.process):
+            process.go_on()
+
+    def fill(self, is_full: bool) -> None:
+        self.disk.is_full = self.storage.is_full = is_full
 
     def dies(self) -> NoReturn:
         """In the middle of something."""
@@ -171,7 +203,8 @@ class Host:
 
     def trusts(self, leaf: Leaf) -> bool:
         """As `matcher.trust.verifier` judges, before anything else is asked."""
-        assert self.daemon is not None
+        if self.daemon is None:
+            return True  # storaged has a verifier of its own, which learns what atomd's does
         verifier = self.daemon.upkeep.identity.verifier
         return leaf.starts_s >= verifier.revoked_before_s("user", leaf.user_id) and leaf.is_in_time(self.wall_s)
 
@@ -180,15 +213,17 @@ class Host:
 
     def hears(self, datagram: bytes, source: str) -> None:
         """Another host's news."""
-        if self.daemon is not None:
-            self.daemon.upkeep.receive(datagram, source)
+        self.timeline.do(lambda: self.daemon.upkeep.receive(datagram, source) if self.daemon else None)
+
+    def hears_reveal(self, reveal: Reveal) -> None:
+        self.timeline.do(lambda: self.daemon.reveal(reveal) if self.daemon else None)
+        self.storage.process.do(lambda: self.storage.reveal(reveal))
 
     def happens(self, chance: float) -> bool:
         return self.random.random() < chance
 
     def _hear(self, vm_id: VmId, crashed: bool) -> None:
-        if self.daemon is not None:
-            self.daemon.hear(vm_id, crashed=crashed)
+        self.timeline.do(lambda: self.daemon.hear(vm_id, crashed=crashed) if self.daemon else None)
 
 
 LIBVIRT_IS_DOWN = Reason("hypervisor", "libvirt", "libvirtd is down", "")
@@ -219,6 +254,7 @@ class Daemon:
         self.held_until_s: dict[OfferId, float] = {}  # as the offers said
         self._waiting: list[Callable[[], bool]] = []
         self._looking = self._look_again = False
+        self._opening = Opening(self, host)
 
     def begin(self) -> None:
         self.host.timeline.note(f"{self.host.name} atomd starts")
@@ -236,22 +272,10 @@ class Daemon:
         for reply in replies:
             if isinstance(reply, VmOffer) and not pledge.dry:
                 self.held_until_s.setdefault(OfferId(reply.offer_id), now_s + pledge.hold_ms / 1000)
-        return [*replies, *self._volumes(pledge)]
+        return replies
 
     def reveal(self, reveal: Reveal) -> None:
         self.offering.reveal(reveal, self.host.timeline.now_s)
-
-    def _volumes(self, pledge: Pledge) -> list[VolumeOffer]:
-        """Storage's own answer: thin, as its ledger is not what is tried here."""
-        here = [Vid(vid) for vid in pledge.volumes if Vid(vid) in self.host.vids]
-        if not here:
-            return []
-        volumes = tuple(
-            OfferedVolume(vid, vid[:4], 1024, ImageFormat.RAW, True, False, False, self.host.vids[vid]) for vid in here
-        )
-        return [
-            VolumeOffer(pledge.pledge_id, new_id(self.host.random), self.host.name, 0, pledge.hold_ms, volumes, PORT)
-        ]
 
     # ---- the front door
 
@@ -358,7 +382,7 @@ class Daemon:
             raise DiskFull
         match step:
             case wanted.Journal(put=vm, replaces=older):
-                self._note(vm, vm.state)
+                self.note(vm, vm.state)
                 self.host.watcher.writes(self.host, vm)
                 disk.rows[vm.vm_id, vm.generation] = vm
                 disk.doomed.discard((vm.vm_id, vm.generation))
@@ -366,62 +390,51 @@ class Daemon:
                     disk.rows.pop((older.vm_id, older.generation), None)
                 self.host.watcher.wrote(self.host, vm)
             case wanted.JournalForget(vm=vm):
-                self._note(vm, "forgotten")
+                self.note(vm, "forgotten")
                 disk.rows.pop((vm.vm_id, vm.generation), None)
             case wanted.JournalAbandoned(offer_id=offer_id):
                 disk.abandoned[offer_id] = None
 
     def _work(self, effect: wanted.Effect) -> None:
-        storage, libvirt = self.host.storage, self.host.libvirt
+        libvirt = self.host.libvirt
         match effect:
             case wanted.AttachVolumes(vm=vm):
-                storage.attach(vm, self._mine(partial(self._attached, vm)))
+                self._opening.attach(vm)
             case wanted.DetachVolumes(vm=vm):
-                storage.detach(vm, self._mine(partial(self._detached, vm)))
+                self._opening.detach(vm)
+            case wanted.ReachVolumes(vm=vm):
+                self._opening.reach(vm)
             case wanted.StartDomain(vm=vm):
-                libvirt.start(vm, self._mine(partial(self._started, vm)))
+                self._opening.start(vm)
             case wanted.DestroyDomain(vm=vm):
-                libvirt.destroy(vm.vm_id, self._mine(partial(self._destroyed, vm)))
+                libvirt.destroy(vm.vm_id, self.mine(partial(self._destroyed, vm)))
             case wanted.ShutDownDomain(vm=vm):
-                libvirt.shut_down(vm.vm_id, self._mine(self._pressed))
-
-    def _attached(self, vm: Vm, answer: Attached | Refused | None) -> None:
-        self.apply(self.compute.attached(vm.vm_id, vm.generation, answer or Silent("storaged is silent")))
-        if answer is None:
-            self._soon()
-
-    def _detached(self, vm: Vm, answer: bool | None) -> None:
-        self.apply(self.compute.detached(vm.vm_id, vm.generation, done=bool(answer)))
-        if not answer:
-            self._soon()
-
-    def _started(self, vm: Vm, said: Said) -> None:
-        self._note(vm, f"start: {said.value}")
-        if said in (Said.DOWN, Said.UNKNOWN):
-            self.compute.start_unknown(vm.vm_id)
-            self._soon()
-        else:
-            failure = "QEMU ended" if said is Said.FAILED else None
-            self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+                libvirt.shut_down(vm.vm_id, self.mine(self._pressed))
+            case wanted.ResumeDomain(vm=vm):
+                libvirt.resume(vm.vm_id, self.mine(self._resumed))
 
     def _destroyed(self, vm: Vm, said: Said) -> None:
         done = said in (Said.DONE, Said.NONE_THERE)
         self.apply(self.compute.destroyed(vm.vm_id, vm.generation, done=done))
         if not done:
-            self._soon()
+            self.soon()
 
     def _pressed(self, said: Said) -> None:
         if said is not Said.DONE:
-            self._soon()
+            self.soon()
+
+    def _resumed(self, said: Said) -> None:
+        self._pressed(said)
+        self._reconcile()
 
     # ---- libvirt's words, and time
 
     def hear(self, vm_id: VmId, *, crashed: bool) -> None:
         self.compute.ended(vm_id, crashed=crashed, why="it ended on its host")
         self._reconcile()
-        self._soon()
+        self.soon()
 
-    def _soon(self) -> None:
+    def soon(self) -> None:
         self._later(RETRY_S, self._reconcile)
 
     def _reconcile_regularly(self) -> None:
@@ -433,7 +446,7 @@ class Daemon:
         self._look_again = self._looking
         if not self._looking:
             self._looking = True
-            self.host.libvirt.list_all(self._mine(partial(self._observed, self.compute.look())))
+            self.host.libvirt.list_all(self.mine(partial(self._observed, self.compute.look())))
 
     def _observed(self, looked: Looked, observed: tuple[Observed, ...] | None) -> None:
         self._looking = False
@@ -474,12 +487,12 @@ class Daemon:
         if self.host.happens(self.host.faults.crash):
             self.host.dies()
 
-    def _mine(self, told: Callable[[Found], None]) -> Callable[[Found], None]:
+    def mine(self, told: Callable[[Found], None]) -> Callable[[Found], None]:
         """What comes back to a dead daemon is heard by nobody."""
-        return lambda answer: told(answer) if self.is_alive else None
+        return lambda answer: self.host.timeline.do(lambda: told(answer) if self.is_alive else None)
 
     def _later(self, delay_s: float, what: Callable[[], None]) -> None:
         self.host.timeline.after(delay_s, lambda: what() if self.is_alive else None)
 
-    def _note(self, vm: Vm, said: str) -> None:
+    def note(self, vm: Vm, said: str) -> None:
         self.host.timeline.note(f"{self.host.name} {vm.vm_id[:6]}.{vm.generation} {vm.offer_id[:6]} {said}")

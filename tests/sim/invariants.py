@@ -18,7 +18,6 @@ That other disks hold a narrowing of the same user's leaves changes nothing, as 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from atomd.hardware import Claim, Hardware
 from atomd.lifecycle import RUNS, State, Vm
@@ -32,6 +31,7 @@ from tests.sim.host import Host
 from tests.sim.realm import Leaf
 from tests.sim.slow import Domain
 from tests.sim.timeline import Timeline
+from tests.sim.violation import Violation
 
 HOLD_GRACE_S = 1.0
 SETTLES_S = 60.0
@@ -39,15 +39,6 @@ MAY_RUN = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOV
 TAKES = frozenset({State.PREPARED, State.COMMITTED, State.RUNNING, State.STOPPING})
 IS_KEPT = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOPPED, State.FAILED})
 Life = tuple[VmId, int]  # (vm_id, generation)
-
-
-@dataclass(frozen=True, slots=True)
-class Violation(Exception):
-    invariant: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.what}"
 
 
 def no_more_than_capacity(hardware: Hardware, claims: Iterable[Claim], what: str) -> None:
@@ -273,7 +264,7 @@ def all_is_settled(host: Host) -> None:
     promised = sorted(vm.claim.vm_id for vm in rows.values() if vm.state in RUNS)
     if sorted(claim.vm_id for claim in daemon.ledger.committed()) != promised:
         raise Violation("I10", f"the ledger of {host.name} is not what its journal says")
-    kept = {(vm.vm_id, vm.generation) for vm in rows.values() if vm.confirm.volumes}
+    kept = {(vm.vm_id, vm.generation, each.host_id) for each in host.hosts for vm in each.disk.rows.values()}
     if left := host.storage.attached() - kept:
         raise Violation("I10", f"{len(left)} volumes of {host.name} are attached to VMs that are no more")
 

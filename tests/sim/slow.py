@@ -1,11 +1,11 @@
-"""libvirt and storage as a daemon meets them: slow, sometimes silent, and alive when the daemon is dead.
+"""libvirt as a daemon meets it: slow, sometimes silent, and alive when the daemon is dead.
 
 Calls are served in the order in which they came. A call that nobody waits for any more is done all the same.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from random import Random
 from typing import TypeVar
@@ -13,14 +13,12 @@ from typing import TypeVar
 from atomd.hardware import Claim
 from atomd.lifecycle import Vm
 from atomd.reconcile import Observed
-from matcher.wire.messages import ImageFormat, Reason, Refused
-from matcher.wire.volumes import Attached, AttachedVolume
+from matcher.wire.volumes import Attached
 from specs.ids import Vid, VmId
 from tests.sim.faults import Faults
-from tests.sim.timeline import Timeline
+from tests.sim.timeline import Clock
 
 CALL_S = 30.0  # as atomd.hypervisor has it
-STORAGE_S = 10.0  # as atomd.performing has it
 STALL_S = (1.0, 45.0)
 START_S = (0.2, 0.5)
 SLOW_START_S = (5.0, 45.0)
@@ -43,7 +41,7 @@ class Said(Enum):
 
 
 class Server:
-    def __init__(self, timeline: Timeline, random: Random) -> None:
+    def __init__(self, timeline: Clock, random: Random) -> None:
         self._timeline, self._random = timeline, random
         self._queue: deque[Callable[[], None]] = deque()
         self._stalled_until_s = 0.0
@@ -88,26 +86,32 @@ class Domain:
     claim: Claim
     deaf: bool
     is_starting: bool = True
+    stalled: bool = False  # paused by QEMU, which got an error of a volume
+    files: frozenset[Vid] = frozenset()  # images of this host that QEMU has open and locked
 
 
 class Libvirt:
     """One host's domains. `heard` is told of those that end, if a daemon is there to hear it."""
 
-    def __init__(self, timeline: Timeline, random: Random, faults: Faults) -> None:
+    def __init__(self, timeline: Clock, random: Random, faults: Faults) -> None:
         self.faults = faults
         self.domains: dict[VmId, Domain] = {}
         self.began: Callable[[Domain], None] = lambda domain: None
         self.heard: Callable[[VmId, bool], None] = lambda vm_id, crashed: None
+        self.opens: Callable[[Domain, Attached], bool] = lambda domain, opened: True
         self.is_down = False
         self.server = Server(timeline, random)
         self._timeline, self._random = timeline, random
 
-    def start(self, vm: Vm, told: Callable[[Said], None]) -> None:
+    def start(self, vm: Vm, opened: Attached, told: Callable[[Said], None]) -> None:
         def work(answer: Callable[[Said], None]) -> None:
             if vm.vm_id in self.domains:
                 answer(Said.EXISTS)
                 return
             domain = Domain(vm.vm_id, vm.generation, vm.claim, self._happens(self.faults.deaf))
+            if not self.opens(domain, opened):
+                answer(Said.FAILED)
+                return
             self.domains[vm.vm_id] = domain
             self.began(domain)
             takes_s = self._random.uniform(*(SLOW_START_S if self._happens(self.faults.start_slow) else START_S))
@@ -133,9 +137,18 @@ class Libvirt:
 
         self._call(work, told)
 
+    def resume(self, vm_id: VmId, told: Callable[[Said], None]) -> None:
+        def work(answer: Callable[[Said], None]) -> None:
+            domain = self.domains.get(vm_id)
+            answer(Said.NONE_THERE if domain is None else Said.DONE)
+            if domain is not None:
+                domain.stalled = False
+
+        self._call(work, told)
+
     def list_all(self, told: Callable[[tuple[Observed, ...] | None], None]) -> None:
         def work(answer: Callable[[tuple[Observed, ...] | None], None]) -> None:
-            seen = tuple(Observed(d.vm_id, d.generation, stalled=False) for d in self.domains.values())
+            seen = tuple(Observed(d.vm_id, d.generation, stalled=d.stalled) for d in self.domains.values())
             late_s = self._random.uniform(*(OLD_NEWS_S if self._happens(self.faults.list_slow) else (0.001, 0.05)))
             self._timeline.after(late_s, lambda: answer(seen))
 
@@ -165,68 +178,6 @@ class Libvirt:
             self._timeline.after(0.01, lambda: told(Said.DOWN))
         else:
             self.server.ask(work, told, silence=Said.UNKNOWN, timeout_s=CALL_S)
-
-    def _happens(self, chance: float) -> bool:
-        return self._random.random() < chance
-
-
-@dataclass(slots=True)
-class Pool:
-    """Volumes that every host can reach, or one host alone; one VM at most has each."""
-
-    holder: dict[Vid, tuple[VmId, int, str]] = field(default_factory=dict)  # (VM, generation, host)
-
-
-class Storage:
-    """One host's storaged, so far as atomd sees it."""
-
-    def __init__(self, timeline: Timeline, random: Random, faults: Faults, host: str, pool: Pool) -> None:
-        self.faults = faults
-        self.server = Server(timeline, random)
-        self.pool = pool
-        self._timeline, self._random, self._host = timeline, random, host
-
-    def attach(self, vm: Vm, told: Callable[[Attached | Refused | None], None]) -> None:
-        self._ask(lambda: self._attach(vm), told)
-
-    def detach(self, vm: Vm, told: Callable[[bool | None], None]) -> None:
-        self._ask(lambda: self._detach(vm), told)
-
-    def attached(self) -> set[tuple[VmId, int]]:
-        return {(vm_id, generation) for vm_id, generation, host in self.pool.holder.values() if host == self._host}
-
-    def _attach(self, vm: Vm) -> Attached | Refused:
-        vids = [Vid(claim.vid) for claim in vm.confirm.volumes]
-        if self._happens(self.faults.storage_refuses) or not all(self._may_have(vm, vid) for vid in vids):
-            return Refused("volume-in-use", (Reason("volume", "it", "taken", "wait"),))
-        for vid in vids:
-            self.pool.holder[vid] = (vm.vm_id, vm.generation, self._host)
-        return Attached(tuple(AttachedVolume(vid, f"/{vid}", ImageFormat.RAW, False, False, True) for vid in vids))
-
-    def _may_have(self, vm: Vm, vid: Vid) -> bool:
-        """Free, its own already, or its own under an older generation."""
-        holder = self.pool.holder.get(vid)
-        if holder is None or holder == (vm.vm_id, vm.generation, self._host):
-            return True
-        return holder[0] == vm.vm_id and holder[1] < vm.generation
-
-    def _detach(self, vm: Vm) -> bool:
-        for vid, (vm_id, generation, host) in list(self.pool.holder.items()):
-            if vm_id == vm.vm_id and generation <= vm.generation and host == self._host:
-                del self.pool.holder[vid]
-        return True
-
-    def _ask(self, decide: Callable[[], Answer], told: Callable[[Answer | None], None]) -> None:
-        lost = self._happens(self.faults.storage_lost)
-
-        def work(answer: Callable[[Answer | None], None]) -> None:
-            decided = decide()
-            self._timeline.after(0.005, lambda: answer(None if lost else decided))
-
-        if lost and self._happens(0.5):  # before it came
-            self._timeline.after(0.005, lambda: told(None))
-        else:
-            self.server.ask(work, told, silence=None, timeout_s=STORAGE_S)
 
     def _happens(self, chance: float) -> bool:
         return self._random.random() < chance

@@ -4,6 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2s
+from typing import Protocol
 
 BEGIN_S = 1000.0
 TAIL_EVENTS = 60
@@ -51,3 +52,64 @@ class Timeline:
 
     def trace_hash(self) -> str:
         return self._hash.hexdigest()
+
+
+class Clock(Protocol):
+    """A `Timeline`, or a process's part of one."""
+
+    @property
+    def now_s(self) -> float: ...
+
+    def at(self, when_s: float, what: Callable[[], None]) -> None: ...
+
+    def after(self, delay_s: float, what: Callable[[], None]) -> None: ...
+
+    def note(self, said: str) -> None: ...
+
+
+class Process:
+    """A `Clock` of what runs on a host. Stopped (SIGSTOP, a machine that hangs), it does nothing; when it goes on, it
+    does what was due meanwhile, as if nothing had happened."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._stopped_until_s = 0.0
+        self._missed: list[Callable[[], None]] = []
+
+    @property
+    def now_s(self) -> float:
+        return self._timeline.now_s
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._timeline.now_s < self._stopped_until_s
+
+    def at(self, when_s: float, what: Callable[[], None]) -> None:
+        self._timeline.at(when_s, lambda: self.do(what))
+
+    def after(self, delay_s: float, what: Callable[[], None]) -> None:
+        self._timeline.at(self._timeline.now_s + delay_s, lambda: self.do(what))
+
+    def note(self, said: str) -> None:
+        self._timeline.note(said)
+
+    def do(self, what: Callable[[], None]) -> None:
+        """Now, or as soon as it goes on."""
+        if self.is_stopped:
+            self._missed.append(what)
+        else:
+            what()
+
+    def stop(self, for_s: float) -> None:
+        self._stopped_until_s = max(self._stopped_until_s, self.now_s + for_s)
+        self._timeline.at(self._stopped_until_s, self._catch_up)
+
+    def go_on(self) -> None:
+        self._stopped_until_s = 0.0
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self.is_stopped:
+            missed, self._missed = self._missed, []
+            for what in missed:
+                self.after(0.0, what)

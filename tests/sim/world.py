@@ -20,10 +20,10 @@ from tests.sim import papers
 from tests.sim.client import Counts, Person
 from tests.sim.faults import NONE, Faults
 from tests.sim.host import Host
+from tests.sim.images import Stamps
 from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
-from tests.sim.slow import Pool
 from tests.sim.timeline import Timeline
 from tests.sim.upkeep import Home, NotDone, Upkeep
 
@@ -38,6 +38,7 @@ ADMIN_AGAIN_S = (0.5, 5.0)
 BACKED_UP = 0.01  # of each host and second
 TMPFS = Path("/dev/shm")  # where syncing costs nothing
 DISK_FULL_S = (0.5, 20.0)
+FREEZE_S = (0.5, 40.0)
 LIBVIRT_DOWN_S = (0.5, 20.0)
 
 
@@ -63,7 +64,7 @@ class World:
         self.judge = Judge(self.timeline)
         self.counts = Counts()
         self.network = Network(self.timeline, self.random, faults)
-        pool = Pool()
+        self.stamps = Stamps()
         vids = [Vid(new_id(self.random)) for _ in range(8 * hosts)]
         self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -72,7 +73,7 @@ class World:
         self._anchors: list[Signed[Message]] = []  # signed, and known to nobody yet
         self.hosts: list[Host] = []
         for number in range(hosts):
-            self.hosts.append(self._host(number, hosts, vids, pool))
+            self.hosts.append(self._host(number, hosts, vids))
         self.persons = [self._person(number, vids) for number in range(clients)]
         self._weather()
 
@@ -117,7 +118,7 @@ class World:
 
     # ---- who is there
 
-    def _host(self, number: int, hosts: int, vids: list[Vid], pool: Pool) -> Host:
+    def _host(self, number: int, hosts: int, vids: list[Vid]) -> Host:
         mine = {
             vid: (Reach.LOCAL, Reach.NETWORK)[index % 2] for index, vid in enumerate(vids) if index % hosts == number
         }
@@ -128,7 +129,7 @@ class World:
             timeline=self.timeline,
             random=self.random,
             faults=self.faults,
-            pool=pool,
+            stamps=self.stamps,
             network=self.network,
             hosts=self.hosts,
             watcher=self.judge,
@@ -166,18 +167,21 @@ class World:
 
     def _strike(self, host: Host) -> None:
         faults, libvirt = self.faults, host.libvirt
+        if host.machine.is_stopped:
+            return
         if self._happens(faults.reboot):
             host.reboot()
         if self._happens(faults.partition):
             self._for_a_while(PARTITION_S, lambda on: setattr(host, "is_cut", on))
         if self._happens(faults.disk_full):
-            self._for_a_while(DISK_FULL_S, lambda on: setattr(host.disk, "is_full", on))
+            self._for_a_while(DISK_FULL_S, host.fill)
         if self._happens(faults.libvirt_down):
             self._for_a_while(LIBVIRT_DOWN_S, lambda on: setattr(libvirt, "is_down", on))
         if self._happens(faults.libvirt_stall):
             libvirt.server.stall()
-        if self._happens(faults.storage_stall):
-            host.storage.server.stall()
+        host.storage.strike(self._happens)
+        if self._happens(faults.freeze):
+            host.freeze(self.random.uniform(*FREEZE_S))
         if self._happens(faults.clock):
             off_s = self.random.choice((-CLOCK_OFF_S, CLOCK_OFF_S, self.random.uniform(-CLOCK_OFF_S, CLOCK_OFF_S)))
             self._for_a_while(CLOCK_WRONG_S, lambda on: setattr(host, "clock_s", off_s if on else 0.0))
@@ -189,8 +193,12 @@ class World:
     def _age_disk(self, host: Host) -> None:
         if self._happens(BACKED_UP):
             host.home.back_up()
+            host.storage.back_up()
         if self._happens(self.faults.restore):
             host.restore()
+        if self._happens(self.faults.rollback):
+            host.reboot()
+            host.storage.roll_back()
 
     def _govern(self) -> None:
         """What concerns all hosts at once."""
@@ -288,9 +296,10 @@ class World:
             host.faults = host.libvirt.faults = host.storage.faults = NONE
             host.clock_s = 0.0
             host.side = 0
-            host.is_cut = host.disk.is_full = host.libvirt.is_down = False
+            host.is_cut = host.libvirt.is_down = False
+            host.fill(False)
+            host.go_on()
             host.libvirt.server.wake()
-            host.storage.server.wake()
             for domain in host.libvirt.domains.values():
                 domain.deaf = False
 
