@@ -5,7 +5,7 @@ The placing is the real one; this drives it as `matcher.net.client` does. One er
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from matcher.scheduler.outcomes import (
     SendConfirm,
     SendPledge,
     SendReveal,
+    Unknown,
 )
 from matcher.scheduler.placing import Phase, Placing
 from matcher.scheduler.pledging import Errand
@@ -47,7 +48,6 @@ from tests.sim.realm import RENEWS_S, Leaf, make_leaf
 from tests.sim.timeline import Timeline
 
 THINKS_S = (0.02, 1.5)
-VMS_MAX = 3  # of one person; then something has to go
 WAITS_S = 75.0
 
 Answer = TypeVar("Answer")
@@ -59,6 +59,14 @@ class Counts:
     placements: int = 0
     conflicts: int = 0  # offers that were taken, and refused
     outcomes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """`vms_max` of one person, then something has to go; the chance that a VM has a volume."""
+
+    vms_max: int = 3
+    wants_volumes: float = 0.3
 
 
 class Watcher(Protocol):
@@ -81,6 +89,7 @@ class Person:
         counts: Counts,
         watcher: Watcher,
         goes_on: Callable[[], bool],
+        habits: Habits = Habits(),
     ) -> None:
         self.name = name
         self.lives = 1  # keys that this person had
@@ -88,7 +97,7 @@ class Person:
         self._not_before_s = 0.0  # leaves that start earlier were revoked
         self.faults = faults
         self._hosts = {host.host_id: host for host in hosts}
-        self._vids = vids
+        self._vids, self._habits = vids, habits
         self._timeline, self._random, self._network = timeline, random, network
         self._counts, self._watcher, self._goes_on = counts, watcher, goes_on
         self._placing: Placing | None = None
@@ -97,6 +106,7 @@ class Person:
         self._before: Host | None = None  # where the VM was stopped
         # A generation that was tried once is never tried again, whatever became of it: who did not answer may have it.
         self._tried: dict[VmId, int] = {}
+        self._kept: dict[VmId, Errand] = {}  # what was placed last, and is not known to be over
         self._renew_regularly()
         self._think()
 
@@ -130,6 +140,7 @@ class Person:
         if self._placing is not None:
             self._die(self._placing)
         self.lives, self._not_before_s = self.lives + 1, 0.0
+        self._kept.clear()
         self.renew()
 
     # ---- what to do next
@@ -160,7 +171,16 @@ class Person:
 
     def _decide(self, found: list[tuple[Host, Vm]]) -> None:
         found.sort(key=lambda each: (each[1].vm_id, each[1].generation, each[0].name))
-        if not found or (len(found) < VMS_MAX and self._happens(0.7)):
+        seen = {vm.vm_id for _, vm in found}
+        lost = [errand for vm_id, errand in self._kept.items() if vm_id not in seen]
+        if self._vids and self._happens(self.faults.takeover):
+            self._take_over(self._random.choice(self._vids))
+            return
+        if lost and self._happens(self.faults.elsewhere):
+            errand = self._random.choice(lost)
+            self._place(replace(errand, generation=self._tried[errand.vm_id] + 1, policy=self._policy()), None)
+            return
+        if not found or (len(found) < self._habits.vms_max and self._happens(0.7)):
             self._place(self._new_errand(), None)
             return
         host, vm = self._random.choice(found)
@@ -170,10 +190,28 @@ class Person:
         elif vm.state is State.RUNNING and self._happens(0.3):
             self._act(host, lambda daemon, reply: daemon.stop(vm.vm_id, reply, force=self._happens(0.3)))
         else:
+            self._kept.pop(vm.vm_id, None)
             self._act(host, lambda daemon, reply: daemon.remove(vm.vm_id, vm.generation, reply))
 
+    def _take_over(self, vid: Vid) -> None:
+        """`electros volume takeover --host-is-dead`, whether it is or not."""
+        host = next(host for host in self._hosts.values() if vid in host.storage.vids)
+        self._timeline.note(f"{self.name} takes over volume {vid[:6]}")
+        self._network.request(
+            lambda: host.is_cut,
+            lambda: host.storage.run is not None,
+            lambda reply: host.storage.free(vid, reply),
+            answered=self._hears,
+            failed=lambda sent: self._think(),
+            timeout_s=WAITS_S,
+        )
+
+    def _hears(self, said: str) -> None:
+        self._timeline.note(f"{self.name} hears: {said}")
+        self._think()
+
     def _new_errand(self) -> Errand:
-        volumes = (self._random.choice(self._vids),) if self._vids and self._happens(0.3) else ()
+        volumes = (self._random.choice(self._vids),) if self._vids and self._happens(self._habits.wants_volumes) else ()
         name = self._random.choice(("web", "db", "")) if self._happens(0.3) else ""
         return Errand(VmId(new_id(self._random)), 1, self._ask_for(), volumes, policy=self._policy(), name=name)
 
@@ -333,6 +371,8 @@ class Person:
         self._placing = None
         self._counts.outcomes[type(outcome).__name__] += 1
         self._watcher.told(errand.vm_id, errand.generation, outcome)
+        if isinstance(outcome, Placed | Unknown):
+            self._kept[errand.vm_id] = errand
         if isinstance(outcome, Placed):
             self._counts.placements += 1
         if isinstance(outcome, Placed) and self._before and self._before.host_id != outcome.host_id:
@@ -345,6 +385,7 @@ class Person:
 
     def _remove_everywhere(self, vm_id: VmId) -> None:
         self._timeline.note(f"{self.name} rm {vm_id[:6]} from another terminal")
+        self._kept.pop(vm_id, None)
         self._watcher.told_again(vm_id)
 
         def arrive(daemon: Daemon, reply: Callable[[Vm | Refused | None], None]) -> None:

@@ -266,7 +266,8 @@ def all_is_settled(host: Host) -> None:
         raise Violation("I10", f"the ledger of {host.name} is not what its journal says")
     kept = {(vm.vm_id, vm.generation, each.host_id) for each in host.hosts for vm in each.disk.rows.values()}
     if left := host.storage.attached() - kept:
-        raise Violation("I10", f"{len(left)} volumes of {host.name} are attached to VMs that are no more")
+        lives = ", ".join(f"{vm_id[:6]}.{generation}" for vm_id, generation, _ in sorted(left))
+        raise Violation("I10", f"volumes of {host.name} are attached to VMs that are no more: {lives}")
 
 
 class Judge:

@@ -117,6 +117,9 @@ class Storage:
         if self.run is not None:
             self.run.offering.reveal(reveal, self.process.now_s)
 
+    def free(self, vid: Vid, reply: Reply[str]) -> None:
+        self.process.do(lambda: self.run.free(vid, reply) if self.run is not None else None)
+
     def stall(self) -> None:
         self.process.stop(self.random.uniform(*STALL_S))
 

@@ -5,7 +5,7 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,7 +17,7 @@ from matcher.trust.spreading import SILENCE_S
 from matcher.wire.messages import Accelerator, Arch, Firmware, Message, Reach
 from specs.ids import UserId, Vid, new_id
 from tests.sim import papers
-from tests.sim.client import Counts, Person
+from tests.sim.client import Counts, Habits, Person
 from tests.sim.faults import NONE, Faults
 from tests.sim.host import Host
 from tests.sim.images import Stamps
@@ -56,7 +56,10 @@ class Report:
 
 
 class World:
-    def __init__(self, seed: int, *, hosts: int, clients: int, pledges: int, faults: Faults) -> None:
+    def __init__(
+        self, seed: int, *, hosts: int, clients: int, pledges: int, faults: Faults, volumes: int | None = None
+    ) -> None:
+        """With `volumes`, there are so many alone, all VMs want one, and the last host runs none."""
         self.seed, self.pledges = seed, pledges
         self.timeline = Timeline()
         self.random = Random(seed)
@@ -65,7 +68,8 @@ class World:
         self.counts = Counts()
         self.network = Network(self.timeline, self.random, faults)
         self.stamps = Stamps()
-        vids = [Vid(new_id(self.random)) for _ in range(8 * hosts)]
+        self._is_about_volumes = volumes is not None
+        vids = [Vid(new_id(self.random)) for _ in range(8 * hosts if volumes is None else volumes)]
         self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._root, self._removed = papers.RootDesk(hosts), 0
@@ -119,12 +123,16 @@ class World:
     # ---- who is there
 
     def _host(self, number: int, hosts: int, vids: list[Vid]) -> Host:
+        kinds = (Reach.NETWORK,) if self._is_about_volumes else (Reach.LOCAL, Reach.NETWORK)
         mine = {
-            vid: (Reach.LOCAL, Reach.NETWORK)[index % 2] for index, vid in enumerate(vids) if index % hosts == number
+            vid: kinds[index % len(kinds)] for index, vid in enumerate(vids) if (hosts - 1 - index) % hosts == number
         }
+        hardware = _hardware(self.random)
+        if self._is_about_volumes and number == hosts - 1:
+            hardware = replace(hardware, cores=(), ram_mib=(), pci=())
         return Host(
             Home(self._folder / f"h{number + 1}", number + 1, hosts),
-            _hardware(self.random),
+            hardware,
             mine,
             timeline=self.timeline,
             random=self.random,
@@ -147,6 +155,7 @@ class World:
             counts=self.counts,
             watcher=self.judge,
             goes_on=lambda: self.counts.pledges < self.pledges,
+            habits=Habits(1, 0.95) if self._is_about_volumes else Habits(),
         )
 
     # ---- the weather
