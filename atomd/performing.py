@@ -40,7 +40,7 @@ from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
 from atomd.traits import arch_for
-from atomd.volumes import Answer, Silent
+from atomd.volumes import ASK_AGAIN, Answer, Silent
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
@@ -49,7 +49,6 @@ from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0
 RETRY_S = 2.0  # after an answer that never came
-ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable"})  # refusals of a storage host that may pass
 
 log = logging.getLogger("atomd")
 

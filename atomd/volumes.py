@@ -17,6 +17,8 @@ from specs.ids import HostId
 TAKEN_OVER = frozenset(
     {"generation-over", "volume-in-use", "volume-held-elsewhere", "volume-not-held", "other-volumes", "let-go"}
 )
+# And where it could not do it, or not all of it, for now: the volume may be attached, and is if asked long enough.
+ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,11 @@ def joined(confirm: Confirm, answers: Mapping[HostId, Answer], own: HostId) -> A
 
 
 def some_may_be_attached(confirm: Confirm, answer: Silent | Refused) -> bool:
-    """Whether a detach has to follow: who was silent may have attached, and of several servers the others have."""
-    return answer.asked if isinstance(answer, Silent) else len(servers_of(confirm)) > 1
+    """Whether a detach has to follow: who was silent may have attached, and who could not export what it had attached;
+    and of several servers the others have."""
+    if isinstance(answer, Silent):
+        return answer.asked
+    return answer.code in ASK_AGAIN or len(servers_of(confirm)) > 1
 
 
 def _is_good(claimed: list[str], answer: Attached, *, is_own: bool) -> bool:

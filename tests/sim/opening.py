@@ -9,10 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from atomd.lifecycle import Vm
-from atomd.performing import ASK_AGAIN
 from atomd.refusals import unattached
 from atomd.storage import REACH_S, STORAGE_S
-from atomd.volumes import Answer, Silent, joined, servers_of
+from atomd.volumes import ASK_AGAIN, Answer, Silent, joined, servers_of
 from matcher.wire.messages import Refused
 from matcher.wire.volumes import Attached, ChapSecret
 from specs.ids import HostId, OfferId, VmId
