@@ -449,7 +449,7 @@ class Compute:
             case Action.UNDO:
                 return self._undo(vm, self._closed.refusal(vm.offer_id) or no.UNDONE)
             case Action.START | Action.RESTART:
-                return self._bring_up(vm, step.action, now_s)
+                return self._bring_up(vm, step.action, now_s, is_up=(vm.vm_id, vm.generation) in up)
             case Action.RUNS:
                 return self._run(vm)
             case Action.WATCH if vm.is_cut:  # it could not be destroyed
@@ -468,8 +468,9 @@ class Compute:
         crashed, why = self._last_words.get(vm.vm_id, (False, "it ended while atomd was not watching"))
         return self._end(vm, State.FAILED if crashed else State.STOPPED, why)
 
-    def _bring_up(self, vm: Vm, action: Action, now_s: float) -> Effects:
-        if vm.boot_id != self._boot_id and (why := self._admission.kept_down(vm, self.lease_of(vm), now_s)):
+    def _bring_up(self, vm: Vm, action: Action, now_s: float, *, is_up: bool) -> Effects:
+        has_rebooted = vm.boot_id != self._boot_id and not is_up  # else it was found fit to start in this boot
+        if has_rebooted and (why := self._admission.kept_down(vm, self.lease_of(vm), now_s)):
             return self._end(vm, State.STOPPED, why)
         if action is Action.RESTART and not vm.confirm.volumes:
             return self._commit(vm, Attached(()))

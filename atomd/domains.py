@@ -166,8 +166,9 @@ class HypervisorLike(Protocol):
 
     async def domains(self) -> tuple[ObservedDomain, ...]: ...
 
-    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
-        """Raises `DomainExists` or `StartFailed`. Whatever comes of it, no secret stays behind."""
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = (), *, paused: bool = False) -> None:
+        """Raises `DomainExists` or `StartFailed`. Whatever comes of it, no secret stays behind. `paused`: QEMU has all
+        images open, and the guest begins with `resume`."""
 
     async def shutdown(self, vm_id: VmId) -> None:
         """Press the power button; the guest decides. Raises `NoDomain` or `NotNow`, as the others do."""

@@ -301,11 +301,11 @@ class Hypervisor:
         """All on this host, those that are not ours too."""
         return await self._call("listing domains", _observe_all, changes=False)
 
-    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
-        """Start a transient domain: when it ends, it is gone. Returns once its vCPUs run. QEMU keeps the secrets to
-        itself, to connect anew; libvirt has them for the length of this call."""
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = (), *, paused: bool = False) -> None:
+        """Start a transient domain: when it ends, it is gone. Returns once its vCPUs run, or could. QEMU keeps the
+        secrets to itself, to connect anew; libvirt has them for the length of this call."""
         vm_id = vm_id_of(xml)
-        create = partial(_create, xml=xml, vm_id=vm_id, secrets=secrets)
+        create = partial(_create, xml=xml, vm_id=vm_id, secrets=secrets, paused=paused)
         await self._call(f"starting {domain_name(vm_id)}", create, changes=True)
 
     async def shutdown(self, vm_id: VmId) -> None:
@@ -494,13 +494,13 @@ def _find(connection: Any, vm_id: VmId) -> Any:
     return connection.lookupByName(domain_name(vm_id))
 
 
-def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainSecret]) -> None:
+def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainSecret], paused: bool) -> None:
     kept = []
     try:
         for secret in secrets:
             kept.append(connection.secretDefineXML(secret_xml(secret.usage)))
             kept[-1].setValue(secret.value.encode())
-        connection.createXML(xml, 0)
+        connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
     except libvirt.libvirtError as error:
         if not connection.isAlive():
             raise

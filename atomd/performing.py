@@ -40,7 +40,7 @@ from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
 from atomd.traits import arch_for
-from atomd.volumes import ASK_AGAIN, Answer, Silent
+from atomd.volumes import ASK_AGAIN, Answer, Silent, has_own_images, why_not_begun
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
@@ -253,9 +253,10 @@ class Performer:
         if isinstance(opened, Refused):
             self.apply(self.compute.started(vm.vm_id, vm.generation, unattached(opened)))
             return
+        secrets, has_images = domain_secrets(vm.vm_id, opened.secrets), has_own_images(opened.volumes)
         try:
             await self._hypervisor.ensure_network(self._network)
-            await self._hypervisor.start(domain_xml(self._spec(vm, opened)), domain_secrets(vm.vm_id, opened.secrets))
+            await self._hypervisor.start(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
         except DomainExists as error:
             if not await self._is_up(vm):  # another generation's domain is still there
                 await self._start_later(vm, str(error))
@@ -265,6 +266,27 @@ class Performer:
             return
         except (StartFailed, HypervisorError) as error:
             failure = str(error)
+        if has_images and failure is None:
+            await self._let_go(vm)
+        else:
+            self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    async def _let_go(self, vm: Vm) -> None:
+        """The guest has not begun, and QEMU has its images locked: what storaged says of them now stays true. Before
+        that, a next life of the VM may have been given them, on another host."""
+        answer = await self._storage.attach(vm)
+        failure = why_not_begun(vm.volumes, answer)
+        try:
+            if failure is not None:
+                await self._hypervisor.destroy(vm.vm_id)
+            elif isinstance(answer, Attached):
+                await self._hypervisor.resume(vm.vm_id)
+            else:
+                await self._start_later(vm, why_waiting(answer))
+                return
+        except HypervisorError as error:
+            await self._start_later(vm, str(error))
+            return
         self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
     async def _start_later(self, vm: Vm, why: str) -> None:
@@ -320,7 +342,7 @@ class Performer:
     async def _observe(self) -> tuple[Observed, ...]:
         gone = (DomainState.SHUT_OFF, DomainState.CRASHED)
         return tuple(
-            Observed(domain.vm_id, domain.generation or 0, stalled=domain.why is Why.IO_ERROR)
+            Observed(domain.vm_id, domain.generation or 0, domain.why is Why.IO_ERROR, held=domain.why is Why.ASKED)
             for domain in await self._hypervisor.domains()
             if domain.ours and domain.state not in gone
         )

@@ -17,16 +17,18 @@ from specs.ids import VmId
 @dataclass(frozen=True, slots=True)
 class Observed:
     """A domain of ours as libvirt has it now; `generation` is 0 where its metadata lacks one. `stalled`: QEMU paused it
-    on an I/O error. (What a sysadmin has paused is theirs, and left alone.)"""
+    on an I/O error. `held`: it was asked to pause it, by a start that did not come to its end, or by a sysadmin. (What
+    runs and is paused by a sysadmin is theirs, and left alone.)"""
 
     vm_id: VmId
     generation: int
     stalled: bool
+    held: bool = False
 
 
 class Action(StrEnum):
     UNDO = "undo"  # a confirm that was never promised
-    START = "start"  # promised, and not there yet
+    START = "start"  # promised, and not there yet, or there and not let go
     RESTART = "restart"  # was running before the host's own reboot
     RUNS = "runs"  # promised, and up: write that down
     WATCH = "watch"  # it is up, and has volumes of other hosts
@@ -67,7 +69,7 @@ def _action(vm: Vm, domain: Observed | None, boot_id: str) -> Action | None:
         case State.PREPARED:
             return Action.UNDO
         case State.COMMITTED:
-            return Action.RUNS if domain is not None else Action.START
+            return Action.START if domain is None or domain.held else Action.RUNS
         case State.RUNNING | State.STOPPING:
             if domain is not None:
                 return Action.WATCH if is_away(vm.volumes) else None

@@ -101,6 +101,20 @@ def is_away(volumes: Iterable[AttachedVolume]) -> bool:
     return any(volume.iscsi is not None for volume in volumes)
 
 
+def has_own_images(volumes: Iterable[AttachedVolume]) -> bool:
+    """Whether any of them is a file of the VM's own host, which nobody can cut from it."""
+    return any(volume.iscsi is None and not volume.readonly and not volume.shareable for volume in volumes)
+
+
+def why_not_begun(vm_volumes: Iterable[AttachedVolume], answer: Answer) -> str | None:
+    """Why a guest that has not begun must not, in a sentence; `None` where it may, now or later."""
+    if isinstance(answer, Silent) or (isinstance(answer, Refused) and answer.code in ASK_AGAIN):
+        return None
+    if isinstance(answer, Refused):
+        return f"its volumes were taken over: {told(answer.reasons)}"
+    return None if is_same(vm_volumes, answer.volumes) else "its volumes were taken over"
+
+
 def is_same(before: Iterable[AttachedVolume], now: Iterable[AttachedVolume]) -> bool:
     """Whether a domain that has `before` open goes on with `now`: the same targets in the same epochs."""
     return {_key(volume) for volume in before} == {_key(volume) for volume in now}

@@ -143,7 +143,7 @@ class FakeHypervisor:
         await self._ask()
         return tuple(domain.seen for domain in self.by_id.values())
 
-    async def start(self, xml: str, secrets: Sequence[DomainSecret] = ()) -> None:
+    async def start(self, xml: str, secrets: Sequence[DomainSecret] = (), *, paused: bool = False) -> None:
         await self._ask()
         wanted = {each.get("usage") for each in etree.fromstring(xml).iterfind("devices/disk/source/auth/secret")}
         if wanted - {secret.usage for secret in secrets}:
@@ -160,7 +160,10 @@ class FakeHypervisor:
             raise StartFailed(reason)
         self.starts.append(vm_id)
         self.by_id[vm_id] = FakeDomain(_observed(vm_id, xml), xml)
-        self._say(DomainEvent(vm_id, What.RESUMED))
+        if paused:
+            self._become(vm_id, DomainState.PAUSED, Why.ASKED)
+        else:
+            self._say(DomainEvent(vm_id, What.RESUMED))
         self._say(DomainEvent(vm_id, What.STARTED))
         if self._swallow:
             self._swallow = False

@@ -41,7 +41,7 @@ class Guests:
         domain.files = frozenset(Vid(volume.vid) for volume in here)
         for volume in opened.volumes:
             disk = _Disk(volume, None if volume.iscsi is None else access_of(volume, secrets[volume.vid]))
-            self._soon(domain, disk, self._stamp(domain, disk))
+            self._soon(domain, disk)
         return True
 
     def have_open(self, vid: Vid) -> bool:
@@ -55,18 +55,20 @@ class Guests:
         assert named is not None
         return Stamp(named[1], domain.vm_id, domain.generation)
 
-    def _soon(self, domain: Domain, disk: "_Disk", stamp: Stamp) -> None:
-        self._process.after(self._random.uniform(*WRITES_S), lambda: self._write(domain, disk, stamp))
+    def _soon(self, domain: Domain, disk: "_Disk") -> None:
+        self._process.after(self._random.uniform(*WRITES_S), lambda: self._write(domain, disk))
 
-    def _write(self, domain: Domain, disk: "_Disk", stamp: Stamp) -> None:
+    def _write(self, domain: Domain, disk: "_Disk") -> None:
         if self._host.libvirt.domains.get(domain.vm_id) is not domain:
             return
         block = self._random.randrange(BLOCKS)
-        if disk.access is None:
-            self._host.storage.land(disk.vid, block, stamp)
-        elif not domain.stalled:
-            self._send(domain, disk, block, stamp)
-        self._soon(domain, disk, stamp)
+        if not domain.held and not domain.stalled:
+            disk.stamp = disk.stamp or self._stamp(domain, disk)
+            if disk.access is None:
+                self._host.storage.land(disk.vid, block, disk.stamp)
+            else:
+                self._send(domain, disk, block, disk.stamp)
+        self._soon(domain, disk)
 
     def _send(self, domain: Domain, disk: "_Disk", block: int, stamp: Stamp) -> None:
         """On the connection that it has; what is late comes by that same one."""
@@ -95,6 +97,7 @@ class _Disk:
     volume: AttachedVolume
     access: Access | None
     session: int | None = None
+    stamp: Stamp | None = None  # since the guest has begun
 
     @property
     def vid(self) -> Vid:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from atomd.lifecycle import Vm
 from atomd.refusals import unattached
 from atomd.storage import REACH_S, STORAGE_S
-from atomd.volumes import ASK_AGAIN, Answer, Silent, joined, servers_of
+from atomd.volumes import ASK_AGAIN, Answer, Silent, has_own_images, joined, servers_of, why_not_begun
 from matcher.wire.messages import Refused
 from matcher.wire.volumes import Attached, ChapSecret
 from specs.ids import HostId, OfferId, VmId
@@ -52,7 +52,7 @@ class Opening:
             if not done:
                 self._daemon.soon()
 
-        self._let_go(vm, told)
+        self._detach_all(vm, told)
 
     def reach(self, vm: Vm) -> None:
         compute = self._daemon.compute
@@ -77,15 +77,35 @@ class Opening:
         elif isinstance(opened, Refused):
             self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, unattached(opened)))
         else:
-            self._host.libvirt.start(vm, opened, self._daemon.mine(partial(self._started, vm)))
+            paused = has_own_images(opened.volumes)
+            started = self._daemon.mine(partial(self._started, vm, paused))
+            self._host.libvirt.start(vm, opened, started, paused=paused)
 
-    def _started(self, vm: Vm, said: Said) -> None:
+    def _started(self, vm: Vm, paused: bool, said: Said) -> None:
         self._daemon.note(vm, f"start: {said.value}")
         if said in (Said.DOWN, Said.UNKNOWN) or (said is Said.EXISTS and not self._is_up(vm)):
             self._start_later(vm)
+        elif paused and said is not Said.FAILED:
+            self._ask_all(vm, partial(self._let_go, vm))
         else:
             failure = "QEMU ended" if said is Said.FAILED else None
             self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, failure))
+
+    def _let_go(self, vm: Vm, answer: Answer) -> None:
+        failure = why_not_begun(vm.volumes, answer)
+
+        def told(said: Said) -> None:
+            if said is Said.DONE:
+                self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, failure))
+            else:
+                self._start_later(vm)
+
+        if failure is not None:
+            self._host.libvirt.destroy(vm.vm_id, self._daemon.mine(told))
+        elif isinstance(answer, Attached):
+            self._host.libvirt.resume(vm.vm_id, self._daemon.mine(told))
+        else:
+            self._start_later(vm)
 
     def _is_up(self, vm: Vm) -> bool:
         domain = self._host.libvirt.domains.get(vm.vm_id)
@@ -118,7 +138,7 @@ class Opening:
         for server in servers:
             self._ask(server, arrive, partial(answered, server))
 
-    def _let_go(self, vm: Vm, told: Told[bool]) -> None:
+    def _detach_all(self, vm: Vm, told: Told[bool]) -> None:
         said: dict[HostId, bool] = {}
         servers, told = servers_of(vm.confirm), self._daemon.mine(told)
 

@@ -87,6 +87,7 @@ class Domain:
     deaf: bool
     is_starting: bool = True
     stalled: bool = False  # paused by QEMU, which got an error of a volume
+    held: bool = False  # started, and the guest has not begun
     files: frozenset[Vid] = frozenset()  # images of this host that QEMU has open and locked
 
 
@@ -103,12 +104,12 @@ class Libvirt:
         self.server = Server(timeline, random)
         self._timeline, self._random = timeline, random
 
-    def start(self, vm: Vm, opened: Attached, told: Callable[[Said], None]) -> None:
+    def start(self, vm: Vm, opened: Attached, told: Callable[[Said], None], *, paused: bool) -> None:
         def work(answer: Callable[[Said], None]) -> None:
             if vm.vm_id in self.domains:
                 answer(Said.EXISTS)
                 return
-            domain = Domain(vm.vm_id, vm.generation, vm.claim, self._happens(self.faults.deaf))
+            domain = Domain(vm.vm_id, vm.generation, vm.claim, self._happens(self.faults.deaf), held=paused)
             if not self.opens(domain, opened):
                 answer(Said.FAILED)
                 return
@@ -142,13 +143,13 @@ class Libvirt:
             domain = self.domains.get(vm_id)
             answer(Said.NONE_THERE if domain is None else Said.DONE)
             if domain is not None:
-                domain.stalled = False
+                domain.stalled = domain.held = False
 
         self._call(work, told)
 
     def list_all(self, told: Callable[[tuple[Observed, ...] | None], None]) -> None:
         def work(answer: Callable[[tuple[Observed, ...] | None], None]) -> None:
-            seen = tuple(Observed(d.vm_id, d.generation, stalled=d.stalled) for d in self.domains.values())
+            seen = tuple(Observed(d.vm_id, d.generation, d.stalled, d.held) for d in self.domains.values())
             late_s = self._random.uniform(*(OLD_NEWS_S if self._happens(self.faults.list_slow) else (0.001, 0.05)))
             self._timeline.after(late_s, lambda: answer(seen))
 
