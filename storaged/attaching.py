@@ -228,11 +228,6 @@ class Attaching:
 
     async def free(self, vid: Vid, caller: Caller) -> Done | Refused:
         """The volume's owner takes it from whoever has it."""
-        if self._keeper.is_here(vid):
-            has = "a VM on the volume's own host has it, and may open it at any time"
-            refusal = _refused("not-now", f"volume {vid}", has, "end that VM: electros rm")
-            self._audit.note(caller, "volume.forget", dashed(vid), outcome_of(refusal), why_of(refusal))
-            return refusal
         freed = await self._forget(vid, caller)
         return freed if isinstance(freed, Refused) else Done(freed.said)
 

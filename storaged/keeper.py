@@ -107,10 +107,6 @@ class Keeper:
     def is_attached(self, vid: Vid) -> bool:
         return any(attachment.vid == vid for attachment in self._state.attachments)
 
-    def is_here(self, vid: Vid) -> bool:
-        """Whether a VM of this host has it: one that may not be up yet, and is then cut by nothing."""
-        return any(a.vid == vid and a.host_id == self._server for a in self._state.attachments)
-
     def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool:
         """Whether this life of the user's VM has all these volumes already."""
         held = {a.vid for a in self._state.of_vm(vm_id, user_id) if a.generation == generation}

@@ -304,7 +304,7 @@ class Person:
 
     def _arrive(self, placing: Placing, host: Host, pledge: Pledge, leaf: Leaf) -> None:
         host.timeline.do(lambda: self._answered(placing, host, host.daemon.pledge(pledge, leaf) if host.daemon else ()))
-        if (storage := host.storage).vids:
+        if pledge.volumes and (storage := host.storage).vids:
             storage.process.do(lambda: self._answered(placing, host, storage.pledge(pledge, leaf)))
 
     def _answered(self, placing: Placing, host: Host, replies: Sequence[Reply]) -> None:

@@ -51,6 +51,14 @@ class Faults:
     takeover: float = 0.02  # frees a volume, whoever has it
 
 
+# All that can happen to who writes a volume, who serves it, and who decides about it.
+ABOUT_VOLUMES = (
+    "none,loss=0.05,duplication=0.05,delay=0.05,crash=0.004,partition=0.03,split=0.01,reboot=0.003,freeze=0.012,"
+    "storage_stall=0.01,storaged_crash=0.02,tgtd_dies=0.02,tgtd_stops=0.015,rollback=0.002,storage_lost=0.03,"
+    "start_slow=0.1,list_slow=0.03,disk_full=0.005,virsh=0.005,libvirt_stall=0.01,libvirt_down=0.01,deaf=0.1,"
+    "interrupt=0.03,client_crash=0.02,elsewhere=0.8,takeover=0.05"
+)
+
 NONE = Faults(**{field.name: 0.0 for field in fields(Faults)})
 
 

@@ -288,8 +288,6 @@ class Storaged:
         """A person's word; what came of it, as a sentence."""
 
         def free() -> str:
-            if self.keeper.is_here(vid):
-                return "not freed: a VM on this host has it"
             try:
                 return self.keeper.forget(vid, self._storage.snapshot())
             except (JournalFull, Unusable) as problem:

@@ -18,7 +18,7 @@ from matcher.wire.messages import Accelerator, Arch, Firmware, Message, Reach
 from specs.ids import UserId, Vid, new_id
 from tests.sim import papers
 from tests.sim.client import Counts, Habits, Person
-from tests.sim.faults import NONE, Faults
+from tests.sim.faults import ABOUT_VOLUMES, NONE, Faults, parse_faults
 from tests.sim.host import Host
 from tests.sim.images import Stamps
 from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
@@ -39,6 +39,7 @@ BACKED_UP = 0.01  # of each host and second
 TMPFS = Path("/dev/shm")  # where syncing costs nothing
 DISK_FULL_S = (0.5, 20.0)
 FREEZE_S = (0.5, 40.0)
+ROOMY = tuple(Core((2 * core, 2 * core + 1), 0, 0) for core in range(8))
 LIBVIRT_DOWN_S = (0.5, 20.0)
 
 
@@ -130,6 +131,8 @@ class World:
         hardware = _hardware(self.random)
         if self._is_about_volumes and number == hosts - 1:
             hardware = replace(hardware, cores=(), ram_mib=(), pci=())
+        elif self._is_about_volumes:
+            hardware = replace(hardware, cores=ROOMY, ram_mib=((0, 16384),))
         return Host(
             Home(self._folder / f"h{number + 1}", number + 1, hosts),
             hardware,
@@ -311,6 +314,12 @@ class World:
             host.libvirt.server.wake()
             for domain in host.libvirt.domains.values():
                 domain.deaf = False
+
+
+def about_volumes(seed: int, faults: str = ABOUT_VOLUMES) -> World:
+    """Few volumes that many want, on several hosts, of which one runs no VMs."""
+    hosts, volumes = 3 + seed % 2, 2 + seed % 3
+    return World(seed, hosts=hosts, clients=4, pledges=150, faults=parse_faults(faults), volumes=volumes)
 
 
 def _hardware(random: Random) -> Hardware:
