@@ -109,6 +109,18 @@ class HypervisorContract:
         with pytest.raises(DomainExists):
             await world.hypervisor.start(domain_xml(newer))
 
+    async def test_a_guest_that_is_held_begins_when_it_is_resumed(self, world: World) -> None:
+        hypervisor, vm_id = world.hypervisor, world.spec.vm_id
+        await hypervisor.ensure_network(world.spec.network)
+        await hypervisor.start(domain_xml(world.spec), paused=True)
+        (seen,) = [d for d in await hypervisor.domains() if d.vm_id == vm_id]
+        assert (seen.state, seen.why) == (DomainState.PAUSED, Why.ASKED)
+        with pytest.raises(DomainExists):
+            await hypervisor.start(domain_xml(world.spec), paused=True)
+        await hypervisor.resume(vm_id)
+        (seen,) = [d for d in await hypervisor.domains() if d.vm_id == vm_id]
+        assert seen.state is DomainState.RUNNING
+
     async def test_secrets_are_there_for_the_start_and_never_stay(self, world: World) -> None:
         secret = DomainSecret(secret_usage(world.spec.vm_id, "a" * 32), "0123456789abcdef")
         await world.hypervisor.ensure_network(world.spec.network)

@@ -81,6 +81,7 @@ class OneHost:
         self.quarantined: list[VmId] = []
         self.up: dict[VmId, int] = {}  # domains, with their generation
         self.stalled: set[VmId] = set()  # those that QEMU has paused on an I/O error
+        self.held: set[VmId] = set()  # those whose guest has not begun
         self.servers: dict[str, HostId] = {}  # of volumes that are not on this host
         self._begin()
 
@@ -202,7 +203,10 @@ class OneHost:
         self.reconcile_with(self.compute.look())
 
     def reconcile_with(self, looked: Looked) -> None:
-        observed = [Observed(vm_id, generation, vm_id in self.stalled) for vm_id, generation in self.up.items()]
+        observed = [
+            Observed(vm_id, generation, vm_id in self.stalled, vm_id in self.held)
+            for vm_id, generation in self.up.items()
+        ]
         for effects in self.compute.reconcile(observed, looked, self.now_s):
             self.apply(effects)
 

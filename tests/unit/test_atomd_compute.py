@@ -763,6 +763,22 @@ def test_volumes_that_are_anothers_after_a_reboot_leave_the_vm_stopped_and_say_w
     assert free_threads(host) == THREADS
 
 
+def test_a_guest_that_has_not_begun_is_let_go_though_it_could_not_be_started_any_more(host: OneHost) -> None:
+    """Its domain was started after the host's reboot, and its user has been revoked since."""
+    confirm = host.offered(host.pledge(volumes=[VID]))
+    host.confirm(confirm)
+    host.attach()
+    host.crash(reboot=True)
+    host.reconcile()
+    host.up[VmId(confirm.vm_id)] = confirm.generation
+    host.held.add(VmId(confirm.vm_id))
+    host.crash()
+    host.revoked.add(ANN)
+    host.reconcile()
+    host.start()
+    assert state(host.vm(confirm)) is State.RUNNING
+
+
 def test_a_stranger_that_bears_our_name_is_reported_and_left_alone(host: OneHost) -> None:
     host.up[VmId("7" * 32)] = 1
     host.reconcile()

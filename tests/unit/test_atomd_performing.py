@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from atomd import performing
 from atomd.domain_xml import secret_usage
-from atomd.domains import DomainSecret
+from atomd.domains import DomainSecret, DomainState
 from atomd.journal import Journal
 from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
@@ -20,7 +20,7 @@ from matcher.net.audit import Audit
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import HostId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
-from tests.fakes.one_host import DATA, OneHost, attached_for
+from tests.fakes.one_host import DATA, HOST, OneHost, attached_for
 from tests.unit.test_atomd_fit import HOST as HARDWARE
 
 H2 = HostId("2" * 64)
@@ -76,9 +76,9 @@ class Running:
         for task in (self.performer.follow, self.performer.keep_reconciled):
             self._nursery.start_soon(task)
 
-    def confirm(self) -> Confirm:
-        """A user takes an offer for a VM with a volume of h2."""
-        self.host.servers[DATA] = H2
+    def confirm(self, server: HostId = H2) -> Confirm:
+        """A user takes an offer for a VM with a volume of `server`."""
+        self.host.servers[DATA] = server
         confirm = self.host.offered(self.host.pledge(volumes=[DATA]), name="web")
         decided = self.host.compute.confirm(confirm, b"envelope", self.host.who(), self.host.moment())
         assert not isinstance(decided, Refused)
@@ -181,6 +181,41 @@ async def test_a_start_whose_volumes_are_anothers_by_now_fails_in_a_sentence(
     why = "its volumes could not be attached: volume c: generation 2 has it on h3"
     assert running.vm(confirm).why == why
     assert not running.hypervisor.starts
+
+
+async def test_a_guest_with_an_image_of_this_host_begins_when_storage_has_said_again_that_it_is_its_own(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """QEMU has it locked by then; before that, its next life may have been given it, on another host."""
+    confirm = running.confirm(HOST)
+    running.storage.next = [attached_for(running.vm(confirm)), SILENT, BUSY]
+    await running.until(lambda: not running.storage.next)
+    held = running.hypervisor.by_id[VmId(confirm.vm_id)]
+    assert held.seen.state is DomainState.PAUSED
+    assert running.vm(confirm).state is State.COMMITTED
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    assert running.hypervisor.by_id[VmId(confirm.vm_id)].seen.state is DomainState.RUNNING
+    assert len(running.hypervisor.starts) == 1
+
+
+async def test_a_guest_whose_image_went_to_its_next_life_meanwhile_never_begins(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = running.confirm(HOST)
+    running.storage.next = [attached_for(running.vm(confirm)), OVER]
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == "its volumes were taken over: volume c: generation 2 has it on h3"
+    assert not running.hypervisor.by_id
+    assert running.hypervisor.starts
+
+
+async def test_a_guest_that_waits_for_storage_outlives_its_atomd(running: Running, autojump_clock: MockClock) -> None:
+    """The next one finds it held, and lets it go."""
+    confirm = running.confirm(HOST)
+    running.storage.next = [attached_for(running.vm(confirm)), *[SILENT] * 3]
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    assert len(running.hypervisor.starts) == 1
+    assert running.storage.attaches == 5
 
 
 async def test_a_guest_that_was_paused_by_an_export_goes_on_when_it_is_back(

@@ -39,6 +39,12 @@ def test_each_state_knows_what_to_do_with_its_domain_and_without(
     assert actions(reconcile([one], [], boot_id=THIS_BOOT, busy=())) == [when_gone] * (when_gone is not None)
 
 
+def test_a_promised_guest_that_has_not_begun_is_started_on_and_one_that_runs_and_was_paused_is_left_alone() -> None:
+    held = [Observed(VM_ID, 1, stalled=False, held=True)]
+    assert actions(reconcile([a_vm(State.COMMITTED)], held, boot_id=THIS_BOOT, busy=())) == [Action.START]
+    assert actions(reconcile([a_vm(State.RUNNING)], held, boot_id=THIS_BOOT, busy=())) == []
+
+
 @pytest.mark.parametrize("state", list(State))
 @pytest.mark.parametrize("observed", [[], [up()], [up(generation=9)]])
 def test_a_busy_vm_is_left_alone(state: State, observed: list[Observed]) -> None:

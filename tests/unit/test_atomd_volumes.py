@@ -5,7 +5,18 @@ from dataclasses import replace
 import pytest
 
 from atomd.lifecycle import State
-from atomd.volumes import Answer, Silent, is_same, joined, may_be_a_host, servers_of, some_may_be_attached
+from atomd.volumes import (
+    ASK_AGAIN,
+    Answer,
+    Silent,
+    has_own_images,
+    is_same,
+    joined,
+    may_be_a_host,
+    servers_of,
+    some_may_be_attached,
+    why_not_begun,
+)
 from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused, VolumeClaim
 from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import HostId
@@ -105,6 +116,31 @@ def test_who_was_silent_may_have_attached_and_so_may_the_others_beside_who_refus
     assert not some_may_be_attached(several, Silent("never asked", asked=False))
     assert some_may_be_attached(several, IN_USE)
     assert not some_may_be_attached(one, IN_USE)
+
+
+@pytest.mark.parametrize("code", sorted(ASK_AGAIN))
+def test_who_could_not_do_all_of_it_may_have_attached(code: str) -> None:
+    """A storage host gives a volume away, and then finds that it can't export it."""
+    assert some_may_be_attached(confirmed(CLAIMS[0]), Refused(code, IN_USE.reasons))
+
+
+def test_a_guest_that_has_not_begun_begins_with_what_it_was_given_and_waits_for_a_word() -> None:
+    vm = a_vm(State.COMMITTED)
+    vm = replace(vm, confirm=replace(vm.confirm, volumes=CLAIMS))
+    given = attached_for(vm)
+    assert why_not_begun(given.volumes, given) is None
+    assert why_not_begun(given.volumes, Silent("no answer")) is None
+    assert why_not_begun(given.volumes, Refused("unavailable", ())) is None
+    assert why_not_begun(given.volumes, attached_for(vm, epoch=2)) == "its volumes were taken over"
+    assert "taken over: " in str(why_not_begun(given.volumes, IN_USE))
+
+
+def test_only_an_image_of_this_host_that_can_be_written_needs_its_lock() -> None:
+    image = AttachedVolume("a" * 32, "/x", ImageFormat.RAW, False, False, True)
+    assert has_own_images([image])
+    others = [v for v in GOOD.volumes if v.iscsi is not None]
+    assert others
+    assert not has_own_images([replace(image, readonly=True), replace(image, shareable=True), *others])
 
 
 def test_the_same_target_in_another_epoch_is_another_volume_and_its_portal_may_move() -> None:
