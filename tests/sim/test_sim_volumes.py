@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from atomd import compute
+from atomd.admission import Admission
 from atomd.volumes import Answer, Silent
 from matcher.wire.messages import Confirm
 from specs.ids import HostId, UserId, Vid, VmId
-from storaged import attachments
-from storaged.admission import Admission
+from storaged import admission, attachments
 from storaged.attachments import Attachment, Change
 from storaged.export import description
 from storaged.keeper import Keeper
@@ -102,7 +102,7 @@ def test_a_volume_taken_from_a_vm_that_has_it_open_is_caught(monkeypatch: pytest
 
 def test_an_attach_from_afar_without_a_hold_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words of a user that come late, or again, to a storaged that has been started anew."""
-    monkeypatch.setattr(Admission, "_not_held", lambda *_: None)
+    monkeypatch.setattr(admission.Admission, "_not_held", lambda *_: None)
     assert caught() & {"I3", "I10"}
 
 
@@ -152,6 +152,13 @@ def test_a_guest_that_begins_before_its_volumes_are_seen_to_be_its_own_is_caught
     """It was promised, and its next life on another host was quicker."""
     monkeypatch.setattr(opening, "has_own_images", lambda volumes: False)
     assert caught() == {"I3"}
+
+
+def test_a_revocation_that_is_forgotten_at_the_commitment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confirm came before, and its volumes were slow to attach; or the host has rebooted since."""
+    monkeypatch.setattr(Admission, "against_attached", lambda self, vm: None)
+    faults = "revoked=0.05,storage_stall=0.1,reboot=0.05,crash=0,freeze=0,partition=0,split=0"
+    assert caught(faults=f"{ABOUT_VOLUMES},{faults}") == {"I8"}
 
 
 def test_a_volume_that_was_attached_and_not_exported_and_is_not_let_go_is_caught(
