@@ -45,7 +45,7 @@ from storaged.attachments import Attachment
 from storaged.attachments import Refusal as No
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, shared
-from storaged.fit import in_use_reason, reason
+from storaged.fit import being_done, in_use_reason, reason
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept
 from storaged.quota import Quota
@@ -230,7 +230,7 @@ class Attaching:
         return Refused("not-reachable", tuple(why_not[:REASONS_MAX])) if why_not else None
 
     def _changing(self, vids: Sequence[Vid]) -> Refused | None:
-        found = [reason(vid, f"it is being {doing}", "wait") for vid in vids if (doing := self._doing(vid)) is not None]
+        found = [being_done(vid, doing) for vid in vids if (doing := self._doing(vid)) is not None]
         return Refused("busy", tuple(found[:REASONS_MAX])) if found else None
 
     def _confirm(self, envelope: bytes, host_id: HostId) -> tuple[Confirm, Principal] | Refused:
