@@ -15,7 +15,7 @@ from matcher.wire.messages import REASONS_MAX, Confirm, Reason, Refused, VolumeC
 from specs.ids import HostId, OfferId, UserId, Vid, VmId
 from storaged.attachments import Refusal as No
 from storaged.claims import VolumeShare, shared
-from storaged.fit import in_use_reason, reason
+from storaged.fit import being_done, in_use_reason, reason
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
 
@@ -93,7 +93,7 @@ class Admission:
         return Refused("not-reachable", tuple(why_not[:REASONS_MAX])) if why_not else None
 
     def _changing(self, vids: Sequence[Vid]) -> Refused | None:
-        found = [reason(vid, f"it is being {doing}", "wait") for vid in vids if (doing := self._doing(vid)) is not None]
+        found = [being_done(vid, doing) for vid in vids if (doing := self._doing(vid)) is not None]
         return Refused("busy", tuple(found[:REASONS_MAX])) if found else None
 
     def _over(self, confirm: Confirm, vids: Sequence[Vid], user: User) -> tuple[Reason, ...]:

@@ -17,7 +17,7 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
-from specs.ids import HostId, UserId
+from specs.ids import HostId, UserId, Vid
 from storaged.claims import VolumeShare, admits
 from storaged.fit import offer_room, offer_volumes
 from storaged.keeper import Keeper
@@ -27,8 +27,6 @@ from storaged.volume import Snapshot, Volume
 VERSION = "0.1.0"
 # In msgpack: the fields, and an empty array or nothing. No text of a pledge can hold these bytes.
 NO_VOLUMES, NO_ROOM = b"\xa7volumes\x90", b"\xa4room\xc0"
-
-LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
 
 log = logging.getLogger("storaged")
 
@@ -46,10 +44,12 @@ class Proposer:
         *,
         port: int = 0,
         why_not: Callable[[Volume], str | None] = lambda _: "",
+        doing: Callable[[Vid], str | None] = lambda _: None,
     ) -> None:
-        """`port` is that of the front door, and `why_not` says why a volume can't reach other hosts, if so."""
+        """`port` is that of the front door; `why_not` says why a volume can't reach other hosts, if so, and `doing`
+        what a job does to it."""
         self._host, self._host_id, self._keeper, self._snapshot = host, host_id, keeper, snapshot
-        self._quota, self._port, self._why_not = quota, port, why_not
+        self._quota, self._port, self._why_not, self._doing = quota, port, why_not, doing
 
     def propose(self, pledge: Pledge, user: User, residents: Sequence[VolumeShare]) -> Proposal[VolumeShare] | Nothing:
         if pledge.room is not None:
@@ -62,6 +62,7 @@ class Proposer:
             user_id=UserId(user.id),
             host_id=self._host_id,
             reaches=lambda volume: self._why_not(volume) is None,
+            doing=self._doing,
         )
         if fit.share is None:
             return Nothing(fit.reasons, aloud=True)

@@ -362,8 +362,13 @@ class Changes:
         for vid in (*order.changes, *written):
             if self._shelf.in_use(vid) or vid in held:
                 hint = "remove the VM that has it first: electros rm"
-                return _no("volume-in-use", vid, order.doing, "a VM has it", hint)
+                return _no("volume-in-use", vid, order.doing, self._who_has(vid, order.user_id), hint)
         return None
+
+    def _who_has(self, vid: Vid, user_id: UserId) -> str:
+        """A VM of somebody else stays nameless."""
+        view = self._shelf.views.one(vid, user_id)
+        return f"your VM {view.vms[0]} has it" if view is not None and view.vms else "a VM has it"
 
     def _note(self, order: Order, caller: Caller, result: VolumeView | Refused) -> None:
         detail = f"{order.doing}{': ' if isinstance(result, Refused) else ''}{why_of(result)}"

@@ -65,8 +65,16 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         log.warning("volume %s is older than this host remembers; not offered until: storaged forget %s", vid, vid)
     quota = Quota(host=host, shares=keeper.shares, snapshot=catalogue.snapshot, volumes_gb=config.narrow.volumes_gb)
     ledger = Ledger[VolumeShare](admitting(keeper, catalogue.snapshot), quota.allows)
+    jobs = Jobs(nursery)
     proposer = Proposer(
-        host, host_id, keeper, catalogue.snapshot, quota, port=config.front_door_port, why_not=exports.why_not
+        host,
+        host_id,
+        keeper,
+        catalogue.snapshot,
+        quota,
+        port=config.front_door_port,
+        why_not=exports.why_not,
+        doing=jobs.doing,
     )
     offering = Offering(host=host, role=Role.STORAGE, proposer=proposer, ledger=ledger, random=SystemRandom())
     answers = StorageAnswers(
@@ -77,7 +85,6 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         catalogue.missed,
         lambda: identity.short_digest,
     )
-    jobs = Jobs(nursery)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing)

@@ -34,15 +34,18 @@ def offer_volumes(
     user_id: UserId,
     host_id: HostId,
     reaches: Callable[[Volume], bool] = lambda _: False,
+    doing: Callable[[Vid], str | None] = lambda _: None,
 ) -> VolumeFit:
     """What this host can say to the volume asks of `user_id`'s pledge; `residents` are all holds and attachments;
-    `reaches` tells whether a volume can be used from other hosts."""
+    `reaches` tells whether a volume can be used from other hosts, and `doing` what is being done to it, if anything."""
     claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, ())
     given: list[Volume] = []
     reasons: list[Reason] = []
     for vid in dict.fromkeys(Vid(vid) for vid in pledge.volumes):
         answer = _answer(vid, snapshot, residents, claim, host_id)
-        if isinstance(answer, Volume):
+        if isinstance(answer, Volume) and (job := doing(vid)) is not None:
+            reasons.append(being_done(vid, job))
+        elif isinstance(answer, Volume):
             given.append(answer)
         elif answer is not None:
             reasons.append(answer)
@@ -83,6 +86,11 @@ def in_use_reason(vid: Vid, holder: VolumeShare, claim: VolumeShare) -> Reason:
         )
     name = f'"{_shown(holder.vm_name)}"' if holder.vm_name else holder.vm_id
     return reason(vid, f"in use by your VM {name}", f"see that VM: electros inspect {holder.vm_id}")
+
+
+def being_done(vid: Vid, doing: str) -> Reason:
+    """It can't be had before a change of it has ended. `doing`: "resized", say."""
+    return reason(vid, f"it is being {doing}", "wait until that has ended, and run it again")
 
 
 def reason(vid: Vid, has: str, hint: str = "") -> Reason:

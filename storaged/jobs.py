@@ -7,7 +7,7 @@ the daemon; what they were making is swept up then.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -51,7 +51,7 @@ class Job:
     result: VolumeView | Refused | None = None
     ended: trio.Event = field(default_factory=trio.Event)
 
-    async def lines(self) -> AsyncIterator[VolumeProgress]:
+    async def lines(self) -> AsyncGenerator[VolumeProgress, None]:
         """How it goes, until its end."""
         while True:
             with trio.move_on_after(TELL_S):

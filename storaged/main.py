@@ -46,14 +46,15 @@ def volumes(*, config: Path = PATH) -> None:
     from specs.ids import HostId, dashed
     from storaged.catalogue import complaints
     from storaged.index import Index
-    from storaged.pool import Pools
+    from storaged.pool import MEMORY, Pools
 
     host_id = None
     try:
         settings = load_settings(config, Config)
         with suppress(IdentityError):  # a host that is in no realm can still be looked at
             host_id = HostId(load_identity(settings.identity).principal.id)
-        snapshot = Index(Pools(host_id)).scan(pool.named() for pool in settings.pools)
+        pools = Pools(host_id, settings.state / MEMORY, only_looks=True)
+        snapshot = Index(pools).scan(pool.named() for pool in settings.pools)
     except SettingsError as error:
         sys.exit(f"storaged: {error}")
     for volume in snapshot.volumes.values():

@@ -55,12 +55,13 @@ class Mark:
 
 
 class Pools:
-    """One host's judge of the roots of its pools. Without a `memory` (a command that only looks), pools that have no
-    mark stay without one, and nothing is remembered or compared."""
+    """One host's judge of the roots of its pools. What is in its `memory` is compared with what is here; a command
+    that `only_looks` begins no pool and remembers nothing."""
 
-    def __init__(self, host_id: HostId | None = None, memory: Path | None = None) -> None:
-        assert memory is None or host_id is not None
+    def __init__(self, host_id: HostId | None = None, memory: Path | None = None, *, only_looks: bool = False) -> None:
+        assert only_looks or memory is None or host_id is not None
         self._host_id, self._memory = host_id, memory
+        self._only_looks = only_looks or memory is None
 
     def use(self, folder: int, pool: Pool, root: str) -> PoolUse:
         """The pool whose root is open as `folder`, without the sums over its volumes. Raises `Unusable` where it is
@@ -79,15 +80,15 @@ class Pools:
         )
 
     def _mark(self, folder: int, pool: Pool) -> tuple[Mark | None, str]:
-        if self._host_id is None or self._memory is None:
-            mark = read_mark(folder)
-            return mark, self._withheld(mark) if mark else ""
-        remembered = _remembered(self._memory)
-        with suppress(OSError):
-            os.unlink(_new(self._host_id), dir_fd=folder)  # left by a crash, and maybe a second name of the mark
+        remembered = _remembered(self._memory) if self._memory is not None else {}
+        if self._host_id is not None and not self._only_looks:
+            with suppress(OSError):
+                os.unlink(_new(self._host_id), dir_fd=folder)  # left by a crash, and maybe a second name of the mark
         mark, known = read_mark(folder), remembered.get(pool.path)
         if known is not None and (mark is None or mark.pool_id != known):
             raise Unusable(_not_the_same(mark, known))
+        if self._only_looks or self._host_id is None or self._memory is None:
+            return mark, self._withheld(mark) if mark else ""
         if mark is None:
             try:
                 mark = _begin(folder, self._host_id)

@@ -58,11 +58,12 @@ def wait_until_born(plan: Plan, host: Host, deadline_s: float) -> None:
 def wait_for(plan: Plan, host: Host, daemon: str, wanted: tuple[str, ...], within_s: float = READY_S) -> None:
     """Until the daemon is in one of these states. One that fails three times on its way up is given up on."""
     deadline_s = time.monotonic() + within_s
+    restarts_before = _state(plan, host, daemon)["restarts"]
     while True:
         state = _state(plan, host, daemon)
         if state["state"] in wanted:
             return
-        gave_up = "up" in wanted and (state["state"] == "ended" or state["restarts"] >= 3)
+        gave_up = "up" in wanted and (state["state"] == "ended" or state["restarts"] >= restarts_before + 3)
         if gave_up or time.monotonic() > deadline_s:
             why = _last_line(plan, host, daemon)
             how = f"does not stay up, {state['last_end']}" if gave_up else f"is still {state['state']}"

@@ -1,6 +1,7 @@
 """A member host that turned bad answers with what terminals obey: none of it reaches one, in whatever form."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,13 +54,13 @@ def assert_clean(text: str) -> None:
 
 
 def shown(lab: Lab, *words: str) -> str:
-    """As a person has it; and as a program has it: JSON that is whole, on stdout or, alone, on stderr."""
+    """As a person has it; and as a program has it: JSON that is whole, on stdout, or on stderr after notes."""
     plain = plainly(lab, *words, code=None)
     assert_clean(plain.out + plain.err)
     json_ = plainly(lab, *words, "-o", "json", code=None)
     assert_clean(json_.out + json_.err)
-    documents = [json.loads(text) for text in (json_.out, json_.err) if text.startswith("{")]
-    assert documents, json_
+    document = json_.out or "".join(re.split(r"^(?=\{)", json_.err, maxsplit=1, flags=re.MULTILINE)[1:])
+    assert isinstance(json.loads(document), dict), json_
     return plain.out + plain.err
 
 

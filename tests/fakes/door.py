@@ -1,7 +1,9 @@
 """A front door on loopback, with a host that has one VM and a desk that is as real as the issuer behind it."""
 
 import secrets
+import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -147,7 +149,10 @@ class FakeHost:
 
     async def _wait(self) -> None:
         self.waiting += 1
-        await self.go.wait()
+        try:
+            await self.go.wait()
+        finally:
+            self.waiting -= 1
 
 
 class FakeDesk:
@@ -295,16 +300,25 @@ class To:
         return await self.answer()
 
     async def answer(self) -> tuple[int, bytes]:
-        head = await self._until(b"\r\n\r\n")
+        head = await self.read_until(b"\r\n\r\n")
         status, length = int(head.split()[1]), 0
         for line in head.decode().lower().splitlines():
             if line.startswith("content-length:"):
                 length = int(line.partition(":")[2])
-        while len(self._read) < length:
+        return status, await self.read(length)
+
+    async def read(self, size: int) -> bytes:
+        while len(self._read) < size:
             await self._more()
-        body = bytes(self._read[:length])
-        del self._read[:length]
-        return status, body
+        said = bytes(self._read[:size])
+        del self._read[:size]
+        return said
+
+    async def reset(self) -> None:
+        """End it as a program does that is killed."""
+        stream = self.tls.transport_stream
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
 
     async def is_over(self) -> bool:
         """Waits for the other side to end it; whether nothing was said before."""
@@ -313,7 +327,7 @@ class To:
         except trio.BrokenResourceError:
             return True
 
-    async def _until(self, mark: bytes) -> bytes:
+    async def read_until(self, mark: bytes) -> bytes:
         while mark not in self._read:
             await self._more()
         end = self._read.index(mark) + len(mark)

@@ -56,8 +56,14 @@ def root(fresh: Lab, home: Path) -> Person:
     until(lambda: "of realm office" in fresh.logs("h1", "atomd"))
     joined = fresh.exec("h2", "atomd", "join", founder.token("realm", "invite"))
     assert "h2 is a host of realm office now, by h1" in joined.stdout
+    until(lambda: told(founder).keys() == {"h1", "h2"})  # by its own door, of which its storage knows nothing
     until(lambda: hosts(founder) == {"h1", "h2"})
     return founder
+
+
+def told(person: Person) -> dict[str, dict[str, Any]]:
+    """What each host says of the realm."""
+    return {each["host"]: each for each in person.asks("realm", "status")["realm"]["hosts"]}
 
 
 def hosts(person: Person) -> set[str]:
@@ -93,7 +99,7 @@ def test_who_is_revoked_takes_the_tag_key_with_them(root: Person, home: Path) ->
     """First of all revocations here: of many in a row, the others wait until the key before is over."""
 
     def numbers() -> set[int]:
-        return {each["key_number"] for each in root.asks("realm", "status")["realm"]["hosts"]}
+        return {each["key_number"] for each in told(root).values()}
 
     user(root, home, "zoe")
     assert numbers() == {1}
@@ -157,8 +163,8 @@ def test_a_host_that_was_away_hears_of_a_revocation_when_it_is_back(fresh: Lab, 
     fresh.start("h2", "atomd")
 
     def knows() -> bool:
-        told = {each["host"]: each for each in root.asks("realm", "status")["realm"]["hosts"]}
-        return "h2" in told and told["h2"]["revocations"] == told["h1"]["revocations"]
+        now = told(root)
+        return "h2" in now and now["h2"]["revocations"] == now["h1"]["revocations"]
 
     until(knows, within_s=40)
     assert carl.says("ps", code=None).code == 5

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.conftest import until as eventually
 from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +30,12 @@ def names(lab: Any) -> Iterator[list[str]]:
     """Names of volumes that are removed at the end, if they are still there."""
     made: list[str] = []
     yield made
-    left = [volume["vid"] for volume in listed(lab) if volume["name"] in made]
-    if left:
-        plainly(lab, "volume", "rm", "--yes", *left)
+    eventually(lambda: not (left := [one["vid"] for one in listed(lab) if one["name"] in made]) or removed(lab, left))
+
+
+def removed(lab: Any, vids: list[str]) -> bool:
+    """Not where a host was too busy to answer."""
+    return plainly(lab, "volume", "rm", "--yes", *vids, code=None).code == 0
 
 
 def listed(lab: Any) -> list[dict[str, Any]]:

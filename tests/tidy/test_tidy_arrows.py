@@ -36,8 +36,7 @@ IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 SOLE_IMPORTERS = {
     "libvirt": {"atomd.hypervisor"},
     "pyudev": {"atomd.devices"},
-    "anycorn": {"matcher.net.door.conversing"},
-    "h11": {"matcher.net.door.conversing", "matcher.net.host_door"},  # a door's two sides
+    "h11": {"matcher.net.door.conversing", "matcher.net.door.websocket", "matcher.net.host_door"},
     "starlette": {
         f"matcher.net.door.{room}"
         for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")
@@ -53,7 +52,6 @@ NEVER = {"pickle", "marshal", "shelve", "xml", "asyncio"}  # `xml`: the standard
 
 # What the extra `host` adds, and the names by which it is imported.
 HOST_EXTRA = {
-    "anycorn": {"anycorn"},
     "libvirt-python": {"libvirt"},
     "lxml": {"lxml"},
     "pycdlib": {"pycdlib"},
@@ -65,7 +63,7 @@ IMPORTED_AS = {
     "pyyaml": {"yaml"},
     "pydantic": {"pydantic", "pydantic_core"},
     "annotated-types": {"annotated_types"},
-    "wsproto": {"wsproto", "h11"},  # which it stands on
+    "wsproto": {"wsproto"},
 }
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request
 
 from matcher.net.door.admission import Limits
 from matcher.net.token_bucket import Rate
@@ -134,16 +132,14 @@ async def test_http_2_is_not_spoken_even_where_it_is_asked_for_without_alpn(real
         to = await door.connect(realm["ann"])
         await to.tls.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert await to.is_over()
+        assert door.host.asked == []
+        assert (door.counters["http/2"], door.counters["faults"]) == (1, 0)
         to = await door.connect(realm["ann"])
         await to.tls.send_all(
             b"GET /v1/host HTTP/1.1\r\nHost: h0\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
             b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
         )
-        with suppress(EOFError, trio.BrokenResourceError):
-            await to.answer()
-        assert await to.is_over()
-        assert door.host.asked == []
-        assert (door.counters["http/2"], door.counters["faults"]) == (2, 0)
+        assert (await to.answer())[0] == 200, "in HTTP/1.1: an offer may be ignored (RFC 9110, 7.8)"
 
 
 async def test_a_renewed_leaf_is_what_the_door_shows_from_then_on(realm: Realm) -> None:
@@ -503,53 +499,6 @@ async def test_the_next_request_of_a_revoked_user_is_refused(realm: Realm) -> No
         assert refusal(await anew.ask("GET", "/v1/host")) == (403, "denied")
         assert refusal(await anew.ask("POST", "/v1/realm/renewals", b"{}")) == (403, "denied")
         assert (await (await door.connect(realm["ann"])).ask("GET", "/v1/host"))[0] == 200
-
-
-class WebSocket:
-    """The client's end of a console."""
-
-    def __init__(self, to: To) -> None:
-        self.to, self.protocol = to, WSConnection(ConnectionType.CLIENT)
-
-    async def open(self, path: str) -> object:
-        await self.to.tls.send_all(self.protocol.send(Request(host="h0", target=path)))
-        return await self.hear()
-
-    async def hear(self) -> object:
-        """The next event; `None` where the connection is over."""
-        while True:
-            for event in self.protocol.events():
-                return event
-            try:
-                data = await self.to.tls.receive_some()
-            except trio.BrokenResourceError:
-                return None
-            if not data:
-                return None
-            self.protocol.receive_data(bytes(data))
-
-
-async def test_a_console_goes_both_ways_and_ends_when_its_user_is_revoked(realm: Realm) -> None:
-    con = realm.add("con", Grant(verbs=(Verb.CONSOLE,)))
-    async with open_door(realm, SHORT) as door:
-        socket = WebSocket(await door.connect(con))
-        assert isinstance(await socket.open(f"/v1/vms/{VM_ID}/console"), AcceptConnection)
-        for word in (b"login:", b"root"):
-            await socket.to.tls.send_all(socket.protocol.send(BytesMessage(word)))
-            assert await socket.hear() == BytesMessage(bytearray(word))
-            await trio.sleep(0.2)  # a person thinks longer than a request may take
-        door.desk.revoke_now("con")
-        assert isinstance(await socket.hear(), CloseConnection | None)
-        await until(lambda: door.host.echo.is_closed)
-        assert door.counters["revoked sessions"] == 1
-
-
-@pytest.mark.parametrize(("name", "vm_id", "status"), [("lou", VM_ID, 403), ("ann", "b" * 32, 404)])
-async def test_a_console_that_is_not_given_is_a_typed_no(realm: Realm, name: str, vm_id: str, status: int) -> None:
-    async with open_door(realm) as door:
-        rejected = await WebSocket(await door.connect(realm[name])).open(f"/v1/vms/{vm_id}/console")
-        assert isinstance(rejected, RejectConnection)
-        assert rejected.status_code == status
 
 
 async def test_the_news_of_a_confirm_end_when_its_user_is_revoked(realm: Realm) -> None:

@@ -166,3 +166,23 @@ def test_a_claim_is_admitted_only_as_the_volumes_are() -> None:
     assert not admits(found, (share(1, ONE, user_id=BOB),), share(1, ONE, generation=2))
     assert admits(found, (share(1, ONE),), share(1, ONE, generation=2))
     assert admits(found, (share(2, TWO),), share(1, ONE))
+
+
+def test_a_volume_that_is_being_changed_is_not_offered_and_says_so() -> None:
+    fit = offer_volumes(
+        pledge(ONE, TWO),
+        snapshot(volume(ONE), volume(TWO)),
+        (),
+        user_id=ALICE,
+        host_id=H1,
+        doing=lambda vid: "resized" if vid == ONE else None,
+    )
+    assert [offered.vid for offered in fit.offered] == [TWO]
+    assert [(each.resource, each.has) for each in fit.reasons] == [(f"volume {ONE}", "it is being resized")]
+
+
+def test_what_is_done_to_another_users_private_volume_is_not_told() -> None:
+    fit = offer_volumes(
+        pledge(ONE), snapshot(volume(ONE, owner=BOB)), (), user_id=ALICE, host_id=H1, doing=lambda _: "resized"
+    )
+    assert (fit.offered, fit.reasons) == ((), ())

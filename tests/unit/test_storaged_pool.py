@@ -70,6 +70,16 @@ def test_who_only_looks_marks_nothing(root: Path) -> None:
     assert (found.pool_id, list(root.iterdir()), found.withheld) == (None, [], "")
 
 
+def test_who_only_looks_is_told_of_a_pool_that_is_not_mounted_and_changes_nothing(root: Path) -> None:
+    use(root)
+    memory = root.parent / MEMORY
+    before = memory.read_bytes()
+    (root / POOL).unlink()
+    snapshot = Index(Pools(H1, memory, only_looks=True)).scan([Pool(str(root))])
+    assert "mount that one" in snapshot.problems[0]
+    assert (memory.read_bytes(), [*root.iterdir()]) == (before, [])
+
+
 def test_the_mark_is_on_the_disk_before_it_is_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a crash would leave a host that waits for a pool that never was."""
     order: list[str] = []

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from matcher.net.caller import Caller
@@ -116,6 +117,18 @@ class Asking:
 
     def _too_large(self) -> Denied:
         return Denied(refused("too-large", "body", "more", f"at most {self.body_max_bytes} bytes"))
+
+
+class News(StreamingResponse):
+    """A line of JSON for each thing that happens; over with the last, or when nobody listens any more."""
+
+    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
+        super().__init__(lines, media_type="application/x-ndjson")
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._lines):
+            await super().__call__(scope, receive, send)
 
 
 Handler = Callable[[Asking], Awaitable[Response | None]]

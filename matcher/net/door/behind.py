@@ -4,7 +4,7 @@ Who calls has been judged when anything here is called: the certificate, and whe
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from matcher.net.caller import Caller
@@ -140,7 +140,7 @@ class Desk(Protocol):
 class Work(Protocol):
     """Something that takes a while; it goes on when nobody listens."""
 
-    def lines(self) -> AsyncIterator[VolumeProgress]:
+    def lines(self) -> AsyncGenerator[VolumeProgress, None]:
         """How it goes, until its end."""
         ...
 

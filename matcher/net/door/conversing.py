@@ -1,42 +1,44 @@
-"""HTTP/1.1 on one secured connection, with a time for everything that the other side does. The file that knows anycorn.
+"""HTTP/1.1 on one secured connection, with a time for everything that the other side does. The file that knows h11.
 
     idle --first byte--> asking --last byte--> answering --> idle
       '-- idle_s            '-- request_s         '-- taking_s for each piece
 
-A head whose lines end otherwise than in CR LF is not read: who stands in between may take it for another one (RFC
-9112, 2.2 and 11.2).
+One task: while a request is answered nothing is read, so that what comes too early waits in the kernel, and its sender
+with it. The time of a request is what the other side lets us wait; what we take ourselves counts for nobody.
 
-anycorn's h11 protocol turns bytes into ASGI and back; its server, which has no such limits, is not used. HTTP/2 is not
-spoken: whoever asks for it by other means than ALPN is hung up on.
+A head whose lines end otherwise than in CR LF is not read: who stands in between may take it for another one (RFC
+9112, 2.2 and 11.2). HTTP/2 is not spoken: whoever begins so without ALPN is hung up on; who offers it is answered.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import h11
 import trio
-from anycorn.config import Config
-from anycorn.events import Closed, Event, RawData, Updated
-from anycorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
-from anycorn.task_group import TaskGroup
-from anycorn.typing import AppWrapper, ConnectionState
-from anycorn.worker_context import WorkerContext
 
 from matcher.net.door.admission import Limits
+from matcher.net.door.asking import Disconnected
 from matcher.net.door.secured import Secured
 
 HEAD_MAX_BYTES = 16 * 1024
 REQUESTS_MAX = 1000  # on one connection
 UPLOAD_WINDOW_BYTES = 64 * 1024  # of a long body, within the time of one request
-WEBSOCKET_MAX_BYTES = 64 * 1024
+ASGI = {"version": "3.0", "spec_version": "2.4"}  # from which on who sends is told that nobody listens
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 # As ASGI has it: what was asked, and how to read on and to answer.
-App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+class Gone(Disconnected, OSError):
+    """Nobody hears the answer any more; by the name that rooms have for it, and by ASGI's."""
 
 
 class Conversation:
@@ -55,136 +57,207 @@ class Conversation:
         self._uploads = uploads
         self._secured, self._address = secured, address
         self._app, self._limits, self._counters = app, limits, counters
-        self._protocol: H11Protocol
-        self._reading = trio.CancelScope()
-        self._begun_s: float | None = None  # the first byte of the request, or the window of a body, that is coming in
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX_BYTES)
+        self._left_s = 0.0  # of the time that the other side has for what it is saying
         self._window_bytes = 0
-        self._idle_since_s = trio.current_time()
-        self._is_over = False
+        self._is_idle = True
+        self._is_head = False  # of the request under way: only the answer's head is wanted
         self._head = b""
+        self._is_last = False
 
     async def run(self) -> None:
-        """Until either side ends it; what is being answered by then may go on for a while, unheard."""
-        async with TaskGroup() as tasks:
-            self._protocol = H11Protocol(
-                cast(AppWrapper, self._asked),
-                _CONFIG,
-                WorkerContext(None),
-                tasks,
-                ConnectionState({}),
-                (self._address, 0),
-                None,
-                self._send,
-                {},  # TLS it is; the certificate goes another way
-            )
-            await self._read()
-            await self._protocol.handle(Closed())
-            await self._secured.close(is_heard=self._their_state in (h11.SEND_BODY, h11.ERROR))
+        """Until either side ends it."""
+        for left in reversed(range(REQUESTS_MAX)):
+            request = await self._request()
+            if request is None:
+                break
+            self._is_last = left == 0
+            with suppress(Disconnected):
+                await self._serve(request)
+            if not self._is_done():
+                break
+            self._http.start_next_cycle()
+        await self._secured.close(is_heard=self._http.their_state in (h11.SEND_BODY, h11.ERROR))
 
-    async def _asked(self, scope: Any, receive: Any, send: Any, *_: object) -> None:
-        if not self._is_over:
-            await self._app(scope, receive, send)
+    async def _serve(self, request: h11.Request) -> None:
+        scope = self._scope(request)
+        if scope is None:
+            await self._protest(400)
+        elif is_upgrade(request):
+            from matcher.net.door.websocket import WebSocketSide  # most connections ask for none
 
-    async def _read(self) -> None:
-        while not self._is_over:
-            with trio.CancelScope(deadline=self._deadline_s()) as self._reading:
-                try:
-                    data = await self._secured.receive()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
-            if self._reading.cancelled_caught:
-                self._counters["idle" if self._begun_s is None else "slow sender"] += not self._is_over
-                return
-            if not data:
-                return
-            if self._begun_s is None:
-                self._begun_s = trio.current_time()
-            if self._has_bare_lf(data):
-                return
-            given_s = trio.current_time()
-            try:
-                await self._protocol.handle(RawData(data))
-            except (H2CProtocolRequiredError, H2ProtocolAssumedError):
-                self._counters["http/2"] += 1
-                return
-            self._keeps_coming(len(data), trio.current_time() - given_s)
+            await WebSocketSide(self, request, scope).serve(self._app)
+        else:
+            await self._app(scope, self._receive, self.respond)
 
-    def _keeps_coming(self, size: int, waited_s: float) -> None:
-        """A long body gets a new window for each `UPLOAD_WINDOW_BYTES`; that we took our time counts for nobody."""
-        if self._begun_s is None or not self._uploads():
-            return
-        self._begun_s += waited_s
-        self._window_bytes += size
-        if self._window_bytes >= UPLOAD_WINDOW_BYTES:
-            self._begun_s, self._window_bytes = trio.current_time(), 0
+    def _scope(self, request: h11.Request) -> dict[str, Any] | None:
+        """None: its path is no text."""
+        raw_path, _, query = request.target.partition(b"?")
+        try:
+            path = unquote_to_bytes(raw_path).decode()
+        except UnicodeDecodeError:
+            return None
+        return {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": request.http_version.decode(),
+            "method": request.method.decode().upper(),
+            "scheme": "https",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": list(request.headers),
+            "client": (self._address, 0),
+            "server": None,
+        }
 
-    def _deadline_s(self) -> float:
-        """Until when the other side must have said something more."""
-        if self._their_state is h11.IDLE:
-            begun_s = self._begun_s
-            return self._idle_since_s + self._limits.idle_s if begun_s is None else begun_s + self._limits.request_s
-        if self._their_state is h11.SEND_BODY and self._begun_s is not None:
-            return self._begun_s + self._limits.request_s
-        return math.inf  # it is our turn, or a console
-
-    def _has_bare_lf(self, data: bytes) -> bool:
-        """In the head that is coming in: in what has come of it already, and `data`."""
-        if self._their_state is not h11.IDLE:
+    def _is_done(self) -> bool:
+        """Whether this request is over on both sides, and another one may come. Of a body that nobody wanted, only
+        what is here already is read."""
+        if self._http.our_state is not h11.DONE:
             return False
-        head = (self._protocol.connection.trailing_data[0] + data).partition(b"\r\n\r\n")[0]
+        with suppress(h11.RemoteProtocolError):
+            while self._http.their_state is h11.SEND_BODY and self._http.next_event() is not h11.NEED_DATA:
+                pass
+        return self._http.their_state is h11.DONE
+
+    # ---- what they say
+
+    async def _request(self) -> h11.Request | None:
+        self._is_idle, self._left_s = True, self._limits.idle_s
+        if self._http.trailing_data[0]:
+            self._begin()
+        request = await self._event()
+        if not isinstance(request, h11.Request):
+            return None
+        if request.http_version == b"2.0":
+            self._counters["http/2"] += 1
+            return None
+        self._is_head, self._head = request.method == b"HEAD", b""
+        return request
+
+    def _begin(self) -> None:
+        """The first byte of a request is here."""
+        self._is_idle, self._left_s, self._window_bytes = False, self._limits.request_s, 0
+
+    async def _receive(self) -> dict[str, Any]:
+        """Of the body, as ASGI has it."""
+        match await self._event():
+            case h11.Data(data=data):
+                return {"type": "http.request", "body": bytes(data), "more_body": True}
+            case h11.EndOfMessage():
+                return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def _event(self) -> Any:
+        """What comes next; None where it has ended, is broken, or comes too slowly."""
+        while True:
+            if self._has_bare_lf():
+                return None
+            if self._http.they_are_waiting_for_100_continue:
+                await self.say(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                with suppress(Gone):
+                    await self._protest(error.error_status_hint)
+                return None
+            if event is not h11.NEED_DATA:
+                return event
+            data = await self._more()
+            if not data:
+                return None
+            self._http.receive_data(data)
+
+    def _has_bare_lf(self) -> bool:
+        """In as much of the head as has come."""
+        if self._http.their_state is not h11.IDLE:
+            return False
+        head = self._http.trailing_data[0].partition(b"\r\n\r\n")[0]
         if _BARE_LF.search(head) is None:
             return False
         self._counters["bare lf"] += 1
         return True
 
-    @property
-    def _their_state(self) -> Any:
-        return self._protocol.connection.their_state
+    async def _more(self) -> bytes:
+        """b"" at the end, whoever has ended it."""
+        begun_s = trio.current_time()
+        with trio.move_on_after(self._left_s) as waiting:
+            data = await self.hear()
+        if waiting.cancelled_caught:
+            self._counters["idle" if self._is_idle else "slow sender"] += 1
+            return b""
+        if self._is_idle:
+            self._begin()
+            return data
+        self._left_s -= trio.current_time() - begun_s
+        if self._uploads():  # a long body gets a new time for each window
+            self._window_bytes += len(data)
+            if self._window_bytes >= UPLOAD_WINDOW_BYTES:
+                self._left_s, self._window_bytes = self._limits.request_s, 0
+        return data
 
-    async def _send(self, event: Event) -> None:
-        """What the protocol has to say to the other side, or to this connection."""
-        match event:
-            case RawData():
-                await self._say(event.data)
-            case Closed():
-                self._end()
-            case Updated(idle=True):
-                self._begun_s, self._idle_since_s = None, trio.current_time()
-                self._reading.deadline = self._deadline_s()
-                if self._has_bare_lf(b""):  # it came before the last answer was given
-                    self._end()
-
-    async def _say(self, data: bytes) -> None:
-        """To a side that can't, or won't, take it, nothing more is said. An answer's head waits for what follows it at
-        once: its body, or the end."""
-        if self._is_over:
-            return
-        if data[:5] == b"HTTP/" and self._protocol.connection.our_state is h11.SEND_BODY:
-            self._head = data
-            return
-        data, self._head = self._head + data, b""
-        is_console = self._their_state is None
+    async def hear(self) -> bytes:
         try:
-            await self._secured.send(data, self._limits.console_taking_s if is_console else self._limits.taking_s)
+            return await self._secured.receive()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    # ---- what we say
+
+    async def respond(self, message: Any) -> None:
+        """An answer, as ASGI has it; its head waits for what follows. Raises `Gone`."""
+        if message["type"].endswith(".start"):
+            if self._http.our_state is not h11.SEND_RESPONSE:
+                raise Gone  # another answer has begun, or they were told that they can't be understood
+            headers = [*message["headers"], *([(b"connection", b"close")] if self._is_last else [])]
+            self._head = self._http.send(h11.Response(status_code=message["status"], headers=headers)) or b""
+            return
+        if self._http.our_state is not h11.SEND_BODY:
+            raise Gone
+        said, self._head = self._head, b""
+        if message.get("body") and not self._is_head:
+            said += self._http.send(h11.Data(data=message["body"])) or b""
+        if not message.get("more_body", False):
+            said += self._http.send(h11.EndOfMessage()) or b""
+        await self.say(said)
+
+    async def _protest(self, status: int) -> None:
+        """That they can't be understood."""
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        said = self._http.send(h11.Response(status_code=status, headers=headers)) or b""
+        await self.say(said + (self._http.send(h11.EndOfMessage()) or b""))
+
+    def switch(self, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+        """From HTTP to what was asked for: what says so, and what has come of it already."""
+        while self._http.their_state is h11.SEND_BODY:
+            self._http.next_event()  # there is none: see `is_upgrade`
+        said = self._http.send(h11.InformationalResponse(status_code=101, headers=headers))
+        assert said is not None
+        return said, self._http.trailing_data[0]
+
+    async def say(self, data: bytes | None, taking_s: float | None = None) -> None:
+        """Raises `Gone` where the other side can't, or won't, take it within `taking_s` for each piece."""
+        try:
+            await self._secured.send(data or b"", self._limits.taking_s if taking_s is None else taking_s)
         except trio.TooSlowError:
             self._counters["slow reader"] += 1
-            self._end()
+            raise Gone from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._end()
+            raise Gone from None
 
-    def _end(self) -> None:
-        self._is_over = True
-        self._reading.cancel()
-
-
-class _Config(Config):
-    def __init__(self) -> None:
-        super().__init__()
-        self.errorlog = None
-        self.include_server_header = False
-        self.h11_max_incomplete_size = HEAD_MAX_BYTES
-        self.keep_alive_max_requests = REQUESTS_MAX
-        self.websocket_max_message_size = WEBSOCKET_MAX_BYTES
+    @property
+    def console_taking_s(self) -> float:
+        return self._limits.console_taking_s
 
 
-_CONFIG = _Config()
+def is_upgrade(request: h11.Request) -> bool:
+    """To a WebSocket; by a request without a body, of which the first message would else be part."""
+    headers = dict(request.headers)
+    if headers.keys() & {b"content-length", b"transfer-encoding"}:
+        return False
+    tokens = {token.strip() for token in headers.get(b"connection", b"").lower().split(b",")}
+    return request.method == b"GET" and b"upgrade" in tokens and headers.get(b"upgrade", b"").lower() == b"websocket"

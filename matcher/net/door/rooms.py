@@ -1,13 +1,13 @@
 """The rooms for VMs: what users ask of this host. A `Host` decides; what is not the user's own is "not found"."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import trio
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from matcher.net.door.asking import Asking, Handler, granted, octets, said
+from matcher.net.door.asking import Asking, Handler, News, granted, octets, said
 from matcher.net.door.behind import Console, Host
 from matcher.trust.verifier import Verifier
 from matcher.wire.codec import to_json
@@ -55,9 +55,9 @@ class Rooms:
 
     async def _confirm(self, asking: Asking) -> Response:
         vm = granted(await self._host.confirm(await asking.body(), asking.caller))
-        return StreamingResponse(self._progress(vm), media_type="application/x-ndjson")
+        return News(self._progress(vm))
 
-    async def _progress(self, vm: VmView) -> AsyncIterator[str]:
+    async def _progress(self, vm: VmView) -> AsyncGenerator[str, None]:
         yield to_json(Progress("committed", vm)) + "\n"
         now = await self._host.up(VmId(vm.id), vm.generation)
         if now is not None:

@@ -1,12 +1,12 @@
 """The rooms for volumes: what users ask of a storage host. A `Store` decides."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from matcher.net.door.asking import Asking, Handler, granted, said
+from matcher.net.door.asking import Asking, Handler, News, granted, said
 from matcher.net.door.behind import Store, Work
 from matcher.wire.codec import to_json
 from matcher.wire.volumes import (
@@ -94,9 +94,10 @@ class VolumeRooms:
 
 
 def _told(work: Work) -> Response:
-    return StreamingResponse(_lines(work), media_type="application/x-ndjson")
+    return News(_lines(work))
 
 
-async def _lines(work: Work) -> AsyncIterator[str]:
-    async for line in work.lines():
-        yield to_json(line) + "\n"
+async def _lines(work: Work) -> AsyncGenerator[str, None]:
+    async with aclosing(work.lines()) as lines:
+        async for line in lines:
+            yield to_json(line) + "\n"
