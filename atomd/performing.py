@@ -234,7 +234,7 @@ class Performer:
 
     async def _reach(self, vm: Vm) -> None:
         answer = await self._storage.attach(vm)
-        self.apply(self.compute.reached(vm.vm_id, vm.generation, answer, now_s()))
+        self.apply(self.compute.reached(vm, answer, now_s()))
         if self.compute.away.is_stalled(vm.vm_id):
             await self._soon()
 

@@ -17,7 +17,7 @@ from atomd.hardware import Claim
 from atomd.lifecycle import RUNS, State, Vm
 from atomd.performing import Performer, moment
 from atomd.quota import Quota
-from atomd.refusals import refused
+from atomd.refusals import NOT_FOUND, refused
 from atomd.traits import arch_for
 from atomd.uses import Uses
 from matcher.net import local
@@ -160,7 +160,7 @@ class Service:
     async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused:
         vm = self._own(vm_id, caller)
         if isinstance(vm, Vm) and generation is not None and vm.generation != generation:
-            return self._noted(caller, "vm.remove", vm_id, _not_found())
+            return self._noted(caller, "vm.remove", vm_id, NOT_FOUND)
         return await self._act("vm.remove", vm_id, caller, self._compute.remove, State.REMOVING)
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
@@ -284,7 +284,7 @@ class Service:
     def _own(self, vm_id: VmId, caller: Caller) -> Vm | Refused:
         vm = self._compute.vms.get(vm_id)
         own = vm is not None and vm.user_id == caller.id and vm.state is not State.PREPARED
-        return vm if vm is not None and own else _not_found()
+        return vm if vm is not None and own else NOT_FOUND
 
     async def full_view(self, vm: Vm) -> VmView:
         addresses: tuple[str, ...] = ()
@@ -347,10 +347,6 @@ def _unread(what: str, error: BadBytes | Untrusted) -> Refused:
     """A body that is no envelope of the caller's: what is wrong with it."""
     has = f"it can't be read: {error}" if isinstance(error, BadBytes) else error.reason
     return refused("bad-request", "envelope", f"your {what}, signed for this host", has, "")
-
-
-def _not_found() -> Refused:
-    return refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours")
 
 
 def _tail(path: str) -> bytes:
