@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
@@ -37,6 +36,7 @@ from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
 from atomd.lifecycle import State, Vm
 from atomd.moment import Moment
+from atomd.plugger import Plugger, StorageLike
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
 from atomd.traits import arch_for
@@ -84,14 +84,6 @@ def became(before: Vm | None, vm: Vm) -> str:
     return BECAME.get(vm.state, "")
 
 
-class StorageLike(Protocol):
-    """All storage servers of a VM together: see `atomd.storage`."""
-
-    async def attach(self, vm: Vm) -> Answer: ...
-
-    async def detach(self, vm: Vm) -> bool: ...
-
-
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -118,6 +110,7 @@ class Performer:
         self._look_again = trio.Event()
         self._quarantined: set[VmId] = set()
         self._secrets: dict[tuple[VmId, int], tuple[ChapSecret, ...]] = {}  # from an attach to the start, and no longer
+        self._plugger = Plugger(compute.plugging, hypervisor, storage, self.apply, self._soon)
 
     def apply(self, effects: Effects) -> Refused | None:
         """Perform in order. Where the journal cannot take a step, the rest is dropped and the step refused."""
@@ -206,6 +199,8 @@ class Performer:
                 await self._detach(vm)
             case wanted.ReachVolumes(vm=vm):
                 await self._reach(vm)
+            case wanted.AttachVolume() | wanted.PlugVolume() | wanted.UnplugVolume() | wanted.DetachVolume():
+                await self._plugger.work(effect)
             case wanted.StartDomain(vm=vm):
                 await self._start(vm)
             case wanted.DestroyDomain(vm=vm):

@@ -6,7 +6,8 @@ that the keeper has just made durable.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
@@ -24,7 +25,7 @@ from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import frame
-from matcher.wire.messages import REASONS_MAX, Confirm, Message, Reason, Refused, Role, VolumeClaim
+from matcher.wire.messages import REASONS_MAX, Confirm, ConfirmVolume, Message, Reason, Refused, Role, VolumeClaim
 from matcher.wire.realm import Done, Verb
 from matcher.wire.volumes import (
     Asked,
@@ -53,6 +54,8 @@ from storaged.volume import Snapshot, Volume
 
 LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
 
+LetGo = tuple[HostId, OfferId, Vid | None]  # `None`: all that the offer gave
+
 log = logging.getLogger("storaged")
 
 
@@ -70,6 +73,28 @@ class Exports(Protocol):
         """Export the file to the attachment's host, in its epoch; the same again for the same attachment. `asker` is
         the address that the host asks from."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user's confirm says to this server; `adds`: one volume more for a VM that is there."""
+
+    vm_id: VmId
+    generation: int
+    host_id: HostId
+    offer_id: OfferId
+    name: str
+    claims: tuple[VolumeClaim, ...]
+    adds: bool
+
+    @property
+    def vids(self) -> tuple[Vid, ...]:
+        return tuple(Vid(claim.vid) for claim in self.claims)
+
+    def of(self, server: HostId, without: Collection[str]) -> "Wish":
+        """What is claimed from this server, but for what the VM has let go of since."""
+        claims = (claim for claim in self.claims if claim.server == server and claim.vid not in without)
+        return replace(self, claims=tuple(claims))
 
 
 class Attaching:
@@ -93,14 +118,14 @@ class Attaching:
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
         self._intake, self._quota, self._exports = intake, quota, exports
         self.turn = trio.Lock()  # attach and detach in the order in which they were asked
-        self._let_go: dict[tuple[HostId, OfferId], None] = {}  # a confirm served after its detach must not attach
+        self._let_go: dict[LetGo, None] = {}  # a confirm served after its detach must not attach
         self._server = HostId(identity.principal.id)
 
     async def answer(self, question: Message, peer: Peer) -> Message:
         """To a process on this host: atomd, or a sysadmin's command."""
         match question:
-            case Attach(confirm=envelope):
-                return await self.attach(envelope, self._server)
+            case Attach(confirm=envelope, without=without):
+                return await self.attach(envelope, self._server, without=without)
             case Detach():
                 return await self.detach(question, self._server)
             case Asked(pledge=pledge):
@@ -118,39 +143,43 @@ class Attaching:
         except (BadBytes, Untrusted):
             return []
 
-    async def attach(self, envelope: bytes, host_id: HostId, address: str = "") -> Attached | Refused:
-        """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`."""
-        opened = self._confirm(envelope, host_id)
+    async def attach(
+        self, envelope: bytes, host_id: HostId, address: str = "", without: Collection[str] = ()
+    ) -> Attached | Refused:
+        """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`, for what the
+        confirm claims here `without` these."""
+        opened = self._opened_confirm(envelope, host_id, without)
         if isinstance(opened, Refused):
             who = f"a confirm that host {host_id[:16]} brought"
             self._audit.note(who, "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
-        confirm, user = opened
-        had = self._has(confirm, UserId(user.id))
-        attached = await self._attach(confirm, user, address)
+        wish, user = opened
+        had = self._has(wish, UserId(user.id))
+        attached = await self._attach(wish, user, address)
         if had and isinstance(attached, Attached):
             return attached  # hosts ask again and again whether it is still so
-        vids = ", ".join(dashed(claim.vid) for claim in self._claims(confirm))
-        what = f"{vids} to host {host_id[:16]}; generation {confirm.generation}"
+        vids = ", ".join(map(dashed, wish.vids))
+        what = f"{vids} to host {host_id[:16]}; generation {wish.generation}"
         detail = f"{what}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
         who = named(user)
-        self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
+        self._audit.note(who, "volume.attach", dashed(wish.vm_id), outcome_of(attached), detail)
         said = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
-        log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, said)
+        log.info("volumes of %s, generation %d: %s", wish.vm_id, wish.generation, said)
         return attached
 
     async def detach(self, question: Detach, host_id: HostId) -> Detached | Refused:
-        """The host's VM has ended."""
-        vm_id, generation = VmId(question.vm_id), question.generation
-        while len(self._let_go) >= LET_GO_MAX:
-            del self._let_go[next(iter(self._let_go))]
-        self._let_go[host_id, OfferId(question.offer_id)] = None
+        """The host's VM has ended, or goes on without some volumes."""
+        vm_id, generation, vids = VmId(question.vm_id), question.generation, tuple(map(Vid, question.vids))
+        for vid in vids or (None,):
+            while len(self._let_go) >= LET_GO_MAX:
+                del self._let_go[next(iter(self._let_go))]
+            self._let_go[host_id, OfferId(question.offer_id), vid] = None
         who, what, about = f"host {host_id[:16]}", "volume.detach", dashed(vm_id)
-        detail = f"generation {generation}"
+        detail = "; ".join((*map(dashed, vids), f"generation {generation}"))
         try:
             async with self.turn:
                 problems = await trio.to_thread.run_sync(
-                    lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot())
+                    lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot(), vids)
                 )
         except (JournalError, Unusable) as error:
             refusal = _not_done(error)
@@ -164,30 +193,29 @@ class Attaching:
 
     # ---- attaching
 
-    async def _attach(self, confirm: Confirm, user: Principal, address: str) -> Attached | Refused:
-        user_id, host_id = UserId(user.id), HostId(confirm.host_id)
-        claims = self._claims(confirm)
-        vids = tuple(Vid(claim.vid) for claim in claims)
-        refusal = self._out_of_reach(claims, host_id) or self._take_hold(confirm, claims, user_id)
+    async def _attach(self, wish: Wish, user: Principal, address: str) -> Attached | Refused:
+        user_id, host_id, vids = UserId(user.id), wish.host_id, wish.vids
+        refusal = self._out_of_reach(wish) or self._take_hold(wish, user_id)
         if refusal is not None:
             return refusal
         async with self.turn:
-            if (host_id, OfferId(confirm.offer_id)) in self._let_go:
+            if any((host_id, wish.offer_id, vid) in self._let_go for vid in (None, *vids)):
                 return _refused("let-go", "volumes", "this confirm was let go of meanwhile", "run it again")
             if (busy := self._changing(vids)) is not None:
                 return busy
-            if over := self._over(confirm, vids, user):
+            if over := self._over(wish, user):
                 return Refused(Refusal.OVER_GRANT, over)
             try:
                 kept = await trio.to_thread.run_sync(
                     lambda: self._keeper.attach(
                         vids,
                         self._snapshot(),
-                        vm_id=VmId(confirm.vm_id),
-                        generation=confirm.generation,
+                        vm_id=wish.vm_id,
+                        generation=wish.generation,
                         user_id=user_id,
                         host_id=host_id,
-                        vm_name=confirm.name,
+                        vm_name=wish.name,
+                        adds=wish.adds,
                     )
                 )
                 return kept if isinstance(kept, Refused) else await self._given(kept, host_id, address)
@@ -209,23 +237,19 @@ class Attaching:
 
     async def _take_back(self, kept: Kept) -> None:
         """What is refused is not attached; but a life that has its volumes already keeps them."""
-        if kept.is_new:
+        if kept.new:
             first = kept.attachments[0]
             await trio.to_thread.run_sync(
-                lambda: self._keeper.detach(first.vm_id, first.generation, first.host_id, self._snapshot())
+                lambda: self._keeper.detach(first.vm_id, first.generation, first.host_id, self._snapshot(), kept.new)
             )
 
-    def _claims(self, confirm: Confirm) -> tuple[VolumeClaim, ...]:
-        """Those of the confirm's volumes that are claimed from this server."""
-        return tuple(claim for claim in confirm.volumes if claim.server == self._server)
-
-    def _out_of_reach(self, claims: Sequence[VolumeClaim], host_id: HostId) -> Refused | None:
-        if not claims:
+    def _out_of_reach(self, wish: Wish) -> Refused | None:
+        if not wish.claims:
             return _refused("not-here", "volumes", "none of them is claimed from this host", "run it again")
-        if host_id == self._server:
+        if wish.host_id == self._server:
             return None
         volumes = self._snapshot().volumes
-        found = [volumes[vid] for claim in claims if (vid := Vid(claim.vid)) in volumes]
+        found = [volumes[vid] for vid in wish.vids if vid in volumes]
         why_not = [reason(volume.vid, why) for volume in found if (why := self._exports.why_not(volume)) is not None]
         return Refused("not-reachable", tuple(why_not[:REASONS_MAX])) if why_not else None
 
@@ -233,20 +257,24 @@ class Attaching:
         found = [reason(vid, f"it is being {doing}", "wait") for vid in vids if (doing := self._doing(vid)) is not None]
         return Refused("busy", tuple(found[:REASONS_MAX])) if found else None
 
-    def _confirm(self, envelope: bytes, host_id: HostId) -> tuple[Confirm, Principal] | Refused:
+    def _opened_confirm(
+        self, envelope: bytes, host_id: HostId, without: Collection[str]
+    ) -> tuple[Wish, Principal] | Refused:
         """The user's own words, signed for that host's atomd. Where this life of the VM has these volumes already (its
         host was started again, say), its leaf was judged at the first attach, and may have ended since."""
         try:
             message, user = self._opened(envelope, host_id, is_kept=True)
-            if not (isinstance(message, Confirm) and self._has(message, UserId(user.id))):
+            wish = _wish(message)
+            if wish is None or not self._has(wish.of(self._server, without), UserId(user.id)):
                 message, user = self._opened(envelope, host_id, is_kept=False)
+                wish = _wish(message)
         except (BadBytes, Untrusted) as error:
             return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
-        if not isinstance(message, Confirm) or message.host_id != host_id:
+        if wish is None or wish.host_id != host_id:
             return _refused("bad-request", "confirm", "not one for this host", "")
         if not user.may(Verb.RUN):
             return _refused("denied", "confirm", "your grant lets you run nothing", "an admin can change it")
-        return message, user
+        return wish.of(self._server, without), user
 
     def _opened(self, envelope: bytes, host_id: HostId, *, is_kept: bool) -> tuple[Message, Principal]:
         identity, audience = self._identity, host_audience(host_id, Role.COMPUTE)
@@ -256,48 +284,47 @@ class Attaching:
         wall_s = wall_ms() / 1000
         return open_sealed(sealed, identity, audience=audience, signer="user", wall_s=wall_s, max_bytes=BODY_MAX_BYTES)
 
-    def _has(self, confirm: Confirm, user_id: UserId) -> bool:
-        vids = [Vid(claim.vid) for claim in self._claims(confirm)]
-        return self._keeper.has(VmId(confirm.vm_id), confirm.generation, user_id, vids)
+    def _has(self, wish: Wish, user_id: UserId) -> bool:
+        return self._keeper.has(wish.vm_id, wish.generation, user_id, wish.vids)
 
-    def _over(self, confirm: Confirm, vids: Sequence[Vid], user: Principal) -> tuple[Reason, ...]:
+    def _over(self, wish: Wish, user: Principal) -> tuple[Reason, ...]:
         """Judged again, as the grant may be smaller by now; other holds do not count, as they may lapse."""
-        found = [self._snapshot().volumes.get(vid) for vid in vids]
+        found = [self._snapshot().volumes.get(vid) for vid in wish.vids]
         volumes = tuple(shared(volume) for volume in found if volume is not None)
-        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, UserId(user.id), volumes)
+        claim = VolumeShare(wish.vm_id, wish.generation, UserId(user.id), volumes)
         return self._quota.against(claim, user, ())
 
-    def _take_hold(self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId) -> Refused | None:
+    def _take_hold(self, wish: Wish, user_id: UserId) -> Refused | None:
         """The offer's hold becomes the attachment. Without one (it lapsed, or this host has restarted since) a VM here
         may still have the volumes, if nobody else's hold is on them. One on another host may not: that host could
         bring old words of a user for as long as it lives."""
-        held = [offer_id for claim in claims if self._holds(offer_id := OfferId(claim.offer_id), confirm, user_id)]
+        held = [offer_id for claim in wish.claims if self._holds(offer_id := OfferId(claim.offer_id), wish, user_id)]
         for offer_id in held:
             self._ledger.release(offer_id)
-        if not held and confirm.host_id != self._server and not self._has(confirm, user_id):
-            return self._not_held(confirm, claims, user_id)
-        vids = {claim.vid for claim in claims}
+        if not held and wish.host_id != self._server and not self._has(wish, user_id):
+            return self._not_held(wish, user_id)
+        vids = set(wish.vids)
         for other in self._ledger.residents(now_s()):
-            is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
+            is_own = (other.vm_id, other.user_id) == (wish.vm_id, user_id)
             if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
                 return _refused("hold-lapsed", "volumes", "held for another VM meanwhile", "run it again")
         return None
 
-    def _not_held(self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId) -> Refused:
+    def _not_held(self, wish: Wish, user_id: UserId) -> Refused:
         """And who has the volumes instead, if anybody: the VM's host may ask for a VM that runs."""
-        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, user_id, ())
+        claim = VolumeShare(wish.vm_id, wish.generation, user_id, ())
         having = {volume.vid: share for share in self._keeper.shares() for volume in share.volumes}
         reasons = [
             in_use_reason(vid, having[vid], claim)
-            if (vid := Vid(each.vid)) in having
+            if vid in having
             else reason(vid, "not held for this VM any more", "run it again")
-            for each in claims
+            for vid in wish.vids
         ]
         return Refused(No.NOT_HELD.value, tuple(reasons[:REASONS_MAX]))
 
-    def _holds(self, offer_id: OfferId, confirm: Confirm, user_id: UserId) -> bool:
+    def _holds(self, offer_id: OfferId, wish: Wish, user_id: UserId) -> bool:
         hold = self._ledger.held(offer_id, now_s())
-        return hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id
+        return hold is not None and hold.user_id == user_id and hold.claim.vm_id == wish.vm_id
 
     # ---- a person's word
 
@@ -322,6 +349,18 @@ class Attaching:
         self._audit.note(who, "volume.forget", about, detail=said)
         log.warning("on a person's word: %s", said)
         return Forgotten(said[:240])
+
+
+def _wish(message: Message) -> Wish | None:
+    match message:
+        case Confirm(offer_id=offer_id, volumes=claims):
+            adds = False
+        case ConfirmVolume(volume=claim):
+            offer_id, claims, adds = claim.offer_id, (claim,), True
+        case _:
+            return None
+    vm_id, host_id = VmId(message.vm_id), HostId(message.host_id)
+    return Wish(vm_id, message.generation, host_id, OfferId(offer_id), message.name, claims, adds)
 
 
 def _not_done(error: Exception) -> Refused:
