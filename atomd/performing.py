@@ -14,7 +14,8 @@ import trio
 from atomd import effects as wanted
 from atomd.away import why_waiting
 from atomd.compute import Compute
-from atomd.domain_xml import DomainSpec, domain_secrets, domain_xml
+from atomd.disk_xml import domain_secrets
+from atomd.domain_xml import DomainSpec, domain_xml
 from atomd.domains import (
     ConnectionLost,
     DomainEvent,

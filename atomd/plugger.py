@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from atomd import effects as wanted
-from atomd.domain_xml import domain_secrets
+from atomd.disk_xml import domain_secrets
 from atomd.domains import HypervisorDown, HypervisorError, HypervisorLike, Unknown
 from atomd.effects import Effects
 from atomd.lifecycle import Vm

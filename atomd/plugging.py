@@ -22,13 +22,12 @@ from atomd.closed import Closed
 from atomd.effects import AttachVolume, Changed, DetachVolume, Effects, PlugVolume, UnplugVolume
 from atomd.lifecycle import Added, Change, Stage, State, Vm
 from atomd.refusals import on_volume, refused, silent, too_old
-from atomd.volumes import Answer, Silent
+from atomd.volumes import HOT_MAX, Answer, Silent
 from matcher.offers.ledger import User
 from matcher.wire.messages import VOLUMES_MAX, ConfirmVolume, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, UserId, VmId
 
-HOT_MAX = 8  # volumes more than at the start: a domain has so many free slots
 AT_REST = (State.STOPPED, State.FAILED)
 
 

@@ -185,7 +185,9 @@ class Service:
         plugging, host_id = self._compute.plugging, self._identity.principal.id
         decided = plugging.attach(confirm, envelope, caller.who, host_id)
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
-        outcome = refusal or await self._until(lambda: plugging.attach_outcome(confirm), PLUGGED_S)
+        outcome: Vm | Refused | None = refusal
+        if outcome is None:
+            outcome = await self._until(lambda: plugging.attach_outcome(confirm), PLUGGED_S)
         detail = f"volume {dashed(confirm.volume.vid)}, generation {confirm.generation}"
         return self._changed(caller, "vm.attach", vm_id, outcome, detail, is_news=bool(decided))
 
@@ -196,7 +198,9 @@ class Service:
         generation = vm.generation
         decided = plugging.detach(vm, vid)
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
-        outcome = refusal or await self._until(lambda: plugging.detach_outcome(vm_id, generation, vid), PLUGGED_S)
+        outcome: Vm | Refused | None = refusal
+        if outcome is None:
+            outcome = await self._until(lambda: plugging.detach_outcome(vm_id, generation, vid), PLUGGED_S)
         detail = f"volume {dashed(vid)}, generation {generation}"
         return self._changed(caller, "vm.detach", vm_id, outcome, detail, is_news=bool(decided))
 
@@ -207,8 +211,10 @@ class Service:
         if outcome is None:
             hint = "ask again; electros inspect shows how far it is"
             outcome = refused("unavailable", "volume", "an answer", "it is not known yet what becomes of it", hint)
-        answer = outcome if isinstance(outcome, Refused) else self._view(outcome, ())
-        return self._noted(caller, what, vm_id, answer, detail) if is_news or answer is outcome else answer
+        refusal = outcome if isinstance(outcome, Refused) else None
+        if is_news or refusal is not None:
+            self._noted(caller, what, vm_id, refusal, detail)
+        return outcome if isinstance(outcome, Refused) else self._view(outcome, ())
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
         vm = self._own(vm_id, caller)

@@ -19,6 +19,9 @@ TAKEN_OVER = frozenset(
 )
 
 
+HOT_MAX = 8  # volumes more than at the start, for a VM that runs
+
+
 @dataclass(frozen=True, slots=True)
 class Silent:
     """No answer that counts; `why` is a sentence. Where nobody was `asked`, nothing has happened anywhere."""

@@ -6,8 +6,7 @@ import pytest
 
 from atomd import effects as wanted
 from atomd.lifecycle import Stage, State, Vm
-from atomd.plugging import HOT_MAX
-from atomd.volumes import Silent
+from atomd.volumes import HOT_MAX, Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import HostId, VmId
