@@ -1,4 +1,4 @@
-"""A VM's disk, made from an image: a copy that is the user's own."""
+"""What `run` gives a VM beside its volumespec: a disk, which is the user's own copy of an image, and a CD."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,16 @@ class Disk:
         """Where no host takes the VM; nobody has had the disk."""
         with suppress(Failure):
             ordered(mine, self.door, "DELETE", f"/v1/volumes/{self.vid}")
+
+
+def disc_of(mine: Session, iso: str) -> Vid:
+    """The volume that is to be in the VM's CD drive. Raises `Failure`."""
+    found = one(mine, iso)
+    if not found.volume.readonly:
+        said = f"{found.volume.name or found.volume.vid} can be written, and is no CD"
+        helps = "electros volume import FILE --name NAME --readonly; or give the volume itself, by --volumes"
+        raise Failure(Exit.USAGE, said, helps=helps)
+    return Vid(found.volume.vid)
 
 
 def disk_of(mine: Session, image: str, name: str) -> Disk:

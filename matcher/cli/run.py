@@ -62,6 +62,9 @@ def run(
     image: Annotated[
         str | None, Parameter(help="an image: the VM boots from a copy of it, which is yours and stays when it goes")
     ] = None,
+    iso: Annotated[
+        str | None, Parameter(help="a read-only volume, as a CD: booted where no bootable volume has a system yet")
+    ] = None,
     name: str | None = None,
     edits: Edits = None,
     policy: PolicyName = Policy.PACK,
@@ -89,6 +92,12 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
+        disc = frozenset[Vid]()
+        if iso is not None:
+            from matcher.cli.disks import disc_of
+
+            disc = frozenset({disc_of(mine, iso)})
+            vids = (*(vid for vid in vids if vid not in disc), *disc)
         disk = None
         if image is not None:
             from matcher.cli.disks import disk_of
@@ -104,6 +113,7 @@ def run(
             hosts_known=hosts_known,
             name=called,
             specfile=spec.canonical_json(),
+            cdroms=disc,
         )
         placing = Placing(errand, random=mine.random, value=value)
         try:
@@ -189,11 +199,23 @@ def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, l
         raise Failure(Exit.FAILED, said, helps="run it anew: electros run SPECFILE, with its volumes") from None
     ask = vm_ask(spec, allow_emulation=allow_emulation, lease_s=lease_s)
     if isinstance(vm, records.Record):
-        vm_id, vids = vm.vm_id, vm.volumes
+        vm_id, vids, readonly, cdroms = vm.vm_id, vm.volumes, vm.readonly, vm.cdroms
     else:
         vm_id, vids = VmId(vm.id), tuple(Vid(volume.vid) for volume in vm.volumes)
+        readonly = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.readonly)
+        cdroms = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.cdrom)
     generation = max(vm.generation, records.last_generation(vm_id)) + 1
-    errand = Errand(vm_id, generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+    errand = Errand(
+        vm_id,
+        generation,
+        ask,
+        vids,
+        policy=policy,
+        name=vm.name,
+        specfile=vm.specfile,
+        readonly=readonly,
+        cdroms=cdroms,
+    )
     try:
         records.keep(errand)
     except OSError as error:
