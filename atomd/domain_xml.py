@@ -293,8 +293,9 @@ def _slots(devices: Element, spec: DomainSpec) -> None:
     if PLATFORMS[spec.arch].has_ports:
         disks = sum(not volume.cdrom for volume in spec.volumes)
         others = 2 + spec.qemu_agent + len(spec.pci)  # the link and the entropy
-        for _ in range(disks + others + HOT_MAX):
-            add(devices, "controller", type="pci", model="pcie-root-port")
+        add(devices, "controller", type="pci", index=0, model="pcie-root")
+        for index in range(1, 1 + disks + others + HOT_MAX):
+            add(devices, "controller", type="pci", index=index, model="pcie-root-port")
 
 
 def _network(devices: Element, spec: DomainSpec) -> None:
