@@ -2,7 +2,8 @@
 
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -92,38 +93,36 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
-        disc = frozenset[Vid]()
-        if iso is not None:
-            from matcher.cli.disks import disc_of
-
-            disc = frozenset({disc_of(mine, iso)})
-            vids = (*(vid for vid in vids if vid not in disc), *disc)
-        disk = None
-        if image is not None:
-            from matcher.cli.disks import disk_of
-
-            disk = disk_of(mine, image, called)
-            vids = (disk.vid, *vids)
-        errand = Errand(
-            vm_id,
-            1,
-            vm_ask(spec, allow_emulation=allow, lease_s=lease_s),
-            vids,
-            policy=policy,
-            hosts_known=hosts_known,
-            name=called,
-            specfile=spec.canonical_json(),
-            cdroms=disc,
-        )
-        placing = Placing(errand, random=mine.random, value=value)
-        try:
+        with _disks(mine, called, vids, image, iso) as (vids, cdroms):
+            errand = Errand(
+                vm_id,
+                1,
+                vm_ask(spec, allow_emulation=allow, lease_s=lease_s),
+                vids,
+                policy=policy,
+                hosts_known=hosts_known,
+                name=called,
+                specfile=spec.canonical_json(),
+                cdroms=cdroms,
+            )
+            placing = Placing(errand, random=mine.random, value=value)
             placed = _place(mine, placing, errand, specfile, output, wait)
-        except Failure as failure:
-            if disk is not None and failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
-                disk.discard(mine)
-            raise
         vm = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
+
+
+@contextmanager
+def _disks(
+    mine: Session, called: str, vids: tuple[Vid, ...], image: str | None, iso: str | None
+) -> Iterator[tuple[tuple[Vid, ...], frozenset[Vid]]]:
+    """The VM's volumes in boot order, and which of them are CDs. Most have neither image nor CD."""
+    if image is None and iso is None:
+        yield vids, frozenset()
+        return
+    from matcher.cli.disks import brought
+
+    with brought(mine, called, vids, image, iso) as disks:
+        yield disks
 
 
 def start(
