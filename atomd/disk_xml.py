@@ -186,7 +186,11 @@ class Disks:
         return etree.tostring(empty, encoding="unicode")
 
     def _of(self, vid: str) -> Element | None:
-        """An empty drive has its last CD's serial, and no source."""
+        """An empty drive keeps its last CD's serial, and a source that names nothing."""
         serial = vid[:DISK_SERIAL_MAX]
-        found = (d for d in self._disks if d.findtext("serial") == serial and d.find("source") is not None)
-        return next(found, None)
+        return next((d for d in self._disks if d.findtext("serial") == serial and _is_full(d)), None)
+
+
+def _is_full(disk: Element) -> bool:
+    source = disk.find("source")
+    return source is not None and bool(source.get("file") or source.get("name"))

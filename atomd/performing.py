@@ -78,6 +78,9 @@ def moment() -> Moment:
 
 def became(before: Vm | None, vm: Vm) -> str:
     """The audit's word for a step of the journal; empty where a request's own line tells of it."""
+    if before is not None and before.state is vm.state:
+        more = len(vm.volumes) - len(before.volumes)
+        return ("vm.attached" if more > 0 else "vm.detached") if more else ""
     if before is not None and before.state is State.RUNNING and vm.state is State.COMMITTED:
         return "vm.restarted"  # with its host
     if before is not None and before.state is State.STOPPING and vm.state is State.RUNNING:
@@ -164,7 +167,8 @@ class Performer:
             case wanted.Journal(put=vm, before=before, replaces=older):
                 self._journal.put(vm, older)
                 self._note(became(before, vm), vm, vm.why)
-                log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, vm.why)
+                about = f"{vm.change.stage} {vm.change.vid}" if vm.change is not None else vm.why
+                log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, about)
             case wanted.JournalForget(vm=vm):
                 self._journal.forget(vm)
                 self._note("vm.gone" if vm.state is State.REMOVING else "vm.undone", vm)

@@ -1,7 +1,6 @@
 """Volumes that come and go while a VM runs or is stopped, from its own host and from others, and CDs."""
 
 import io
-import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +49,8 @@ def vids_of(lab: Any, vm: str) -> list[str]:
 def serials(lab: Any, vm: dict[str, Any]) -> list[str]:
     """Of the disks that libvirt has in the domain."""
     domain = etree.fromstring(lab.virsh(vm["host"], "dumpxml", vm["domain"]))
-    return [d.findtext("serial") or "" for d in domain.iterfind("devices/disk") if d.find("source") is not None]
+    full = (d for d in domain.iterfind("devices/disk") if d.xpath("source/@file | source/@name"))
+    return [disk.findtext("serial") or "" for disk in full]
 
 
 def bare(vid: str) -> str:
@@ -67,13 +67,11 @@ def test_a_running_guest_gets_a_volume_and_lets_go_of_it(
     lab: Any, until: Callable[..., Any], vms: Vms, where: str
 ) -> None:
     vm, name, vid = web(lab, until, vms), f"{where}-data", bare(lab.volumes(where)[f"{where}-data"])
-    before = len(serial_of(lab, vm))
     shown = electros(lab, "volume", "attach", "hot", name).document["vm"]
     assert [volume["vid"] for volume in shown["volumes"]][1:] == [vid]
     assert vid[:20] in serials(lab, vm)
     assert state_of(lab, name) == "attached"
     assert lab.virsh("h1", "secret-list").count("atomos-") == 0
-    until(lambda: "vdb" in serial_of(lab, vm)[before:])
     again = electros(lab, "volume", "attach", "hot", name, code=1).error
     assert again["code"] == "attached-already"
     shown = electros(lab, "volume", "detach", "hot", name).document["vm"]
@@ -128,7 +126,7 @@ def test_what_may_not_be_attached_is_told(lab: Any, vms: Vms, tmp_path: Path, na
     vms.run("one", {"slots": 1, "ramsize": 64, "overprovision": 4}, volumes=[lab.volumes("h1")["h1-data"]], host="h1")
     vms.run("two", {"slots": 1, "ramsize": 64, "overprovision": 4}, host="h1")
     taken = electros(lab, "volume", "attach", "two", "h1-data", code=3).error
-    assert 'in use by your VM "one"' in json.dumps(taken)
+    assert 'in use by your VM "one"' in str(taken)
     assert electros(lab, "volume", "attach", "two", "no-such", code=4).error["code"] == "not-found"
     assert electros(lab, "volume", "detach", "two", "h2-data", code=4).error["code"] == "not-found"
     local = electros(lab, "volume", "create", "--name", "hotsecret", "--size", "0.125", "--format", "qcow2",
