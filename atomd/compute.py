@@ -18,11 +18,11 @@ from typing import assert_never
 from atomd import refusals as no
 from atomd.admission import Admission, is_as_pledged, standing
 from atomd.away import Away, why_lost
+from atomd.books import Books
 from atomd.closed import Closed
 from atomd.effects import (
     AttachVolumes,
     Changed,
-    DestroyDomain,
     DetachVolumes,
     Durable,
     Effects,
@@ -33,17 +33,17 @@ from atomd.effects import (
     ReachVolumes,
     RebootDomain,
     ResumeDomain,
-    ShutDownDomain,
     StartDomain,
 )
+from atomd.ending import Ending
 from atomd.hardware import Claim
 from atomd.lease import Lease
 from atomd.lifecycle import RUNS, State, Vm
 from atomd.moment import Moment
+from atomd.plugging import Plugging
 from atomd.reconcile import Action, Observed, Step, reconcile
 from atomd.refusals import name_taken, not_next, refused, silent, too_old, unattached
 from atomd.remembered import forgettable, remembered
-from atomd.stopping import IGNORED, Due, Stopping, why_evicted
 from atomd.volumes import Answer, Silent, some_may_be_attached
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
@@ -60,16 +60,18 @@ class Compute:
     def __init__(
         self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim], admission: Admission
     ) -> None:
-        self.vms: dict[VmId, Vm] = {}
+        self._books = Books()
+        self.vms = self._books.vms
         self.away = Away()
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering, self._admission = ledger, offering, admission
-        self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
-        self._busy: set[VmId] = set()
-        self._stopping = Stopping()
-        self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
         self._closed = Closed()
+        self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
+        self._ending = Ending(self._books, self.lease_of)
+        self.stop, self.evict = self._ending.stop, self._ending.evict
+        self.plugging = Plugging(self._books, self._closed, admission)
+        self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
         self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
 
@@ -83,7 +85,8 @@ class Compute:
             if vm.lease is not None:
                 self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
         kept = remembered(vms)
-        self.vms, self._older, self._litter = kept.vms, kept.older, kept.litter
+        self.vms.update(kept.vms)
+        self._older, self._litter = kept.older, kept.litter
         for vm in self.vms.values():
             if vm.state in RUNS:
                 self._ledger.restore(vm.offer_id, vm.claim)
@@ -103,7 +106,7 @@ class Compute:
                 self._litter[vm.vm_id, vm.generation] = vm
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
-                self._busy.discard(vm.vm_id)
+                self._books.busy.discard(vm.vm_id)
                 if older is not None:
                     self._older[older.vm_id] = older
                 return refusal, self._step_back(vm, before, refusal)
@@ -116,7 +119,7 @@ class Compute:
             if before.state in RUNS:
                 self._ledger.restore(before.offer_id, before.claim)
             return [Changed(vm.vm_id)]
-        if before is not None and vm.confirm.volumes:
+        if before is not None and vm.claims:
             return self._undo(before, refusal)
         self._drop(vm, refusal)
         return [Changed(vm.vm_id)]
@@ -155,7 +158,7 @@ class Compute:
         if known is not None:
             self._older[known.vm_id] = known
         self.vms[vm.vm_id] = vm
-        self._busy.add(vm.vm_id)
+        self._books.busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
 
     def outcome(self, offer_id: OfferId) -> Vm | Refused | None:
@@ -184,52 +187,31 @@ class Compute:
         self._closed.abandon(offer_id)
         if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
             self._closed.refuse(offer_id, no.ABANDONED)
-            if mine.vm_id in self._busy:  # else it was restored, and reconcile undoes it
+            if mine.vm_id in self._books.busy:  # else it was restored, and reconcile undoes it
                 self.vms[mine.vm_id] = mine.to(State.REMOVING)
         return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
 
-    def stop(self, vm: Vm, now_s: float, *, force: bool) -> Refused | Effects:
-        """Press the power button, or pull the plug. Nothing where the VM is stopped already."""
-        if vm.state in (State.STOPPED, State.FAILED):
-            return []
-        if vm.state is State.STOPPING:
-            return [self._destroy(vm)] if force and vm.vm_id not in self._busy else []
-        if vm.vm_id in self._busy or vm.state is not State.RUNNING:
-            return self._not_now(vm, "stop")
-        return self._begin_stop(vm, now_s, force=force)
-
     def reboot(self, vm: Vm) -> Refused | Effects:
-        if vm.state is not State.RUNNING or vm.vm_id in self._busy:
-            return self._not_now(vm, "reboot")
+        if vm.state is not State.RUNNING or vm.vm_id in self._books.busy:
+            return self._books.not_now(vm, "reboot")
         return [RebootDomain(vm)]
 
     def remove(self, vm: Vm) -> Refused | Effects:
         """End the VM and forget it; its volumes are free for others, and keep what was written."""
         if vm.state is State.REMOVING:
             return []
-        if vm.vm_id in self._busy or vm.state is State.PREPARED:
-            return self._not_now(vm, "rm")
+        if vm.vm_id in self._books.busy or vm.state is State.PREPARED:
+            return self._books.not_now(vm, "rm")
         return self._remove(vm)
-
-    # ---- from the host's sysadmins
-
-    def evict(self, vm: Vm, now_s: float, *, why: str, force: bool) -> Refused | Effects:
-        """End the VM against its user's will: the power button, and the plug after `STOP_S` or with `force`. While it
-        is STOPPING, `why` says so, which a crash does not forget; the STOPPED one keeps it."""
-        if vm.state in (State.STOPPED, State.FAILED):
-            return []
-        if vm.vm_id in self._busy or vm.state not in (State.RUNNING, State.STOPPING):
-            return self._not_now(vm, "evict")
-        return self._end_anyway(vm, dataclasses.replace(vm, why=why_evicted(why)), now_s, force=force)
 
     # ---- from slow work
 
     def attached(self, vm_id: VmId, generation: int, answer: Answer) -> Effects:
         """Storage has spoken, or not."""
-        vm = self._at(vm_id, generation)
+        vm = self._books.at(vm_id, generation)
         if vm is None or vm.state not in (State.PREPARED, State.RUNNING, State.REMOVING):
             return []
-        self._busy.discard(vm_id)
+        self._books.busy.discard(vm_id)
         if vm.state is State.REMOVING:  # abandoned meanwhile
             return self._detach(vm)
         if (closed := self._admission.against_attached(vm)) is not None:
@@ -241,41 +223,44 @@ class Compute:
         if vm.state is State.RUNNING:  # coming back after the host's reboot; storage may not be up yet
             return self._end(vm, State.STOPPED, unattached(answer)) if isinstance(answer, Refused) else []
         refusal = silent(answer) if isinstance(answer, Silent) else answer
-        if some_may_be_attached(vm.confirm, answer):
+        if some_may_be_attached(vm.claims, answer):
             return self._undo(vm, refusal)
         self._drop(vm, refusal)
         return [JournalForget(vm), Changed(vm_id)]
 
-    def reached(self, vm_id: VmId, generation: int, answer: Answer, now_s: float) -> Effects:
-        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.away`."""
-        vm = self._at(vm_id, generation)
-        if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._busy or vm.is_cut:
+    def reached(self, asked: Vm, answer: Answer, now_s: float) -> Effects:
+        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.away`. `asked` is
+        the VM as it was then: one that has got or lost a volume since is not judged by that."""
+        vm_id, vm = asked.vm_id, self._books.at(asked.vm_id, asked.generation)
+        if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._books.busy or vm.is_cut:
             self.away.forget(vm_id)
             return []
+        if vm.standing.words != asked.standing.words:
+            return []
         self.away.answered(vm_id, answer, now_s)
-        if (lost := why_lost(vm, answer)) is not None:
-            return self._end_anyway(vm, dataclasses.replace(vm, why=lost, is_cut=True), now_s, force=True)
+        if (lost := why_lost(vm.standing, answer)) is not None:
+            return self._ending.end_anyway(vm, dataclasses.replace(vm, why=lost, is_cut=True), now_s, force=True)
         resumes = isinstance(answer, Attached) and self.away.is_stalled(vm_id)
         return [ResumeDomain(vm)] if resumes else [Changed(vm_id)]
 
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
-        vm = self._at(vm_id, generation)
+        vm = self._books.at(vm_id, generation)
         if vm is None or vm.state is not State.COMMITTED:
             return []
-        self._busy.discard(vm_id)
+        self._books.busy.discard(vm_id)
         return self._end(vm, State.FAILED, failure) if failure is not None else self._run(vm)
 
     def start_unknown(self, vm_id: VmId) -> None:
         """libvirt did not say: the domain may come yet. Reconcile looks for it by its UUID."""
-        self._busy.discard(vm_id)
+        self._books.busy.discard(vm_id)
 
     def destroyed(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """libvirt has ended the domain, or knows of none (`done`); else reconcile looks what became of it."""
-        vm = self._at(vm_id, generation)
+        vm = self._books.at(vm_id, generation)
         if vm is None:
             return []
-        self._busy.discard(vm_id)
+        self._books.busy.discard(vm_id)
         if not done:
             return []
         if vm.state is State.REMOVING:
@@ -290,10 +275,10 @@ class Compute:
 
     def detached(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """Storage has let go (`done`), or will be asked again by reconcile."""
-        vm = self._at(vm_id, generation)
+        vm = self._books.at(vm_id, generation)
         if vm is None or vm.state is not State.REMOVING:
             return []
-        self._busy.discard(vm_id)
+        self._books.busy.discard(vm_id)
         if not done:
             return []
         self._drop(vm, no.REMOVED)
@@ -304,23 +289,25 @@ class Compute:
         for offer_id, hold in self._ledger.holds(now_s).items():
             if not self._admission.is_member(hold.user_id):
                 self._ledger.release(offer_id)
-        idle = [vm for vm in self.vms.values() if vm.vm_id not in self._busy]
-        return [effects for vm in idle if (effects := self._due(vm, now_s))]
+        idle = [vm for vm in self.vms.values() if vm.vm_id not in self._books.busy]
+        return [effects for vm in idle if (effects := self._ending.due(vm, now_s))]
 
     def look(self) -> Looked:
         """To be taken before libvirt is asked for its domains: what changes until it has answered is not judged by
         that answer."""
-        return {vm_id: None if vm_id in self._busy else vm for vm_id, vm in self.vms.items()}
+        return {vm_id: None if vm_id in self._books.busy else vm for vm_id, vm in self.vms.items()}
 
     def reconcile(self, observed: Collection[Observed], looked: Looked, now_s: float) -> list[Effects]:
         """Bring journal and libvirt together; see `atomd.reconcile`. One list for each VM, as for `tick`."""
         changed = {vm_id for vm_id, vm in looked.items() if vm is None or self.vms.get(vm_id) is not vm}
-        busy = self._busy | changed | (self.vms.keys() - looked.keys())
+        busy = self._books.busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
         self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
         tidied: list[Effects] = [[JournalForget(vm)] for vm in forgettable(self.vms, self._older, self._litter)]
-        return tidied + [self._step(step, up, now_s) for step in steps]
+        done = tidied + [self._step(step, up, now_s) for step in steps]
+        idle = [vm for vm in self.vms.values() if vm.vm_id not in busy | self._books.busy]
+        return done + [self.plugging.resolve(vm, up=(vm.vm_id, vm.generation) in up) for vm in idle if vm.change]
 
     # ---- inside
 
@@ -340,7 +327,7 @@ class Compute:
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
         if vm is not None:
             undone = self._closed.is_refused(vm.offer_id)
-            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._busy, undone=undone)
+            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._books.busy, undone=undone)
             if objection is not None:
                 return objection
         others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
@@ -365,7 +352,7 @@ class Compute:
         lease, volumes = self.lease_of(vm), attached.volumes
         committed = dataclasses.replace(vm.to(State.COMMITTED), volumes=volumes, boot_id=self._boot_id, lease=lease)
         self.vms[vm.vm_id] = committed
-        self._busy.add(vm.vm_id)
+        self._books.busy.add(vm.vm_id)
         older = self._older.pop(vm.vm_id, None)
         return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
 
@@ -377,40 +364,10 @@ class Compute:
 
     def _end(self, vm: Vm, state: State, why: str) -> Effects:
         """Name and volumes stay (but for those of a VM that was cut from them), compute is free again."""
-        self._stopping.over(vm.vm_id)
+        self._ending.over(vm.vm_id)
         self._ledger.release(vm.offer_id)
         ended = self._enter(vm, state, why)
         return [ended, Changed(vm.vm_id), *([DetachVolumes(ended.put)] if vm.is_cut else [])]
-
-    def _begin_stop(self, vm: Vm, now_s: float, *, why: str = "", force: bool = False) -> Effects:
-        stopping = self._enter(vm, State.STOPPING, why)
-        self._stopping.pressed(vm.vm_id, now_s)
-        return [stopping, self._destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
-
-    def _end_anyway(self, vm: Vm, ending: Vm, now_s: float, *, force: bool) -> Effects:
-        """Whatever its user wishes; `ending` is the VM with the reason."""
-        stopping = dataclasses.replace(ending, state=State.STOPPING)
-        self.vms[vm.vm_id] = stopping
-        if vm.state is State.RUNNING:
-            self._stopping.pressed(vm.vm_id, now_s)
-        end = self._destroy(stopping) if force else ShutDownDomain(stopping)
-        return [Journal(stopping, before=vm), end, Changed(vm.vm_id)]
-
-    def _due(self, vm: Vm, now_s: float) -> Effects:
-        lease = self.lease_of(vm)
-        over = lease if lease is not None and lease.is_over(now_s) else None
-        if vm.state is State.RUNNING and over is not None:
-            return self._begin_stop(vm, now_s, why=over.why_over)
-        if vm.state is not State.STOPPING:
-            return []
-        match self._stopping.due(vm.vm_id, now_s):
-            case Due.PRESS:
-                return [ShutDownDomain(vm)]
-            case Due.OVER if over is not None or vm.ends_because:
-                return [self._destroy(vm)]
-            case Due.OVER:
-                return [self._enter(vm, State.RUNNING, IGNORED), Changed(vm.vm_id)]
-        return []
 
     def _undo(self, vm: Vm, refusal: Refused) -> Effects:
         """PREPARED was never promised: it goes without a note, since a crash on the way ends the same."""
@@ -421,18 +378,18 @@ class Compute:
 
     def _remove(self, vm: Vm) -> Effects:
         removing = self._enter(vm, State.REMOVING)
-        self._stopping.over(vm.vm_id)
-        return [removing, self._destroy(removing.put)] if vm.state in RUNS else [removing, *self._detach(removing.put)]
-
-    def _destroy(self, vm: Vm) -> DestroyDomain:
-        self._busy.add(vm.vm_id)
-        return DestroyDomain(vm)
+        self._ending.over(vm.vm_id)
+        return (
+            [removing, self._ending.destroy(removing.put)]
+            if vm.state in RUNS
+            else [removing, *self._detach(removing.put)]
+        )
 
     def _detach(self, vm: Vm) -> Effects:
         """Compute is free at once: a storage host that is gone keeps its volumes, and nothing else."""
         self._ledger.release(vm.offer_id)
-        if vm.confirm.volumes:
-            self._busy.add(vm.vm_id)
+        if vm.claims:
+            self._books.busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
         self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm.vm_id)]
@@ -453,13 +410,13 @@ class Compute:
             case Action.RUNS:
                 return self._run(vm)
             case Action.WATCH if vm.is_cut:  # it could not be destroyed
-                return [self._destroy(vm)]
+                return [self._ending.destroy(vm)]
             case Action.WATCH:
                 return [ReachVolumes(vm)] if self.away.is_due(vm.vm_id, now_s) else []
             case Action.ENDED:
                 return self._has_ended(vm)
             case Action.REMOVE:
-                return [self._destroy(vm)] if (vm.vm_id, vm.generation) in up else self._detach(vm)
+                return [self._ending.destroy(vm)] if (vm.vm_id, vm.generation) in up else self._detach(vm)
         assert_never(step.action)
 
     def _has_ended(self, vm: Vm) -> Effects:
@@ -472,20 +429,16 @@ class Compute:
         has_rebooted = vm.boot_id != self._boot_id and not is_up  # else it was found fit to start in this boot
         if has_rebooted and (why := self._admission.kept_down(vm, self.lease_of(vm), now_s)):
             return self._end(vm, State.STOPPED, why)
-        if action is Action.RESTART and not vm.confirm.volumes:
+        if action is Action.RESTART and not vm.claims:
             return self._commit(vm, Attached(()))
-        self._busy.add(vm.vm_id)
+        self._books.busy.add(vm.vm_id)
         return [StartDomain(vm)] if action is Action.START else [AttachVolumes(vm)]
-
-    def _at(self, vm_id: VmId, generation: int) -> Vm | None:
-        vm = self.vms.get(vm_id)
-        return vm if vm is not None and vm.generation == generation else None
 
     def _drop(self, vm: Vm, refusal: Refused) -> None:
         """Out of memory and ledger; an older stopped generation takes its place again. `refusal` is what a copy of its
         confirm is told from now on, unless that was settled before."""
         self._ledger.release(vm.offer_id)
-        self._stopping.over(vm.vm_id)
+        self._ending.over(vm.vm_id)
         self._last_words.pop(vm.vm_id, None)
         older = self._older.pop(vm.vm_id, None)
         if older is None:
@@ -493,7 +446,3 @@ class Compute:
         else:
             self.vms[vm.vm_id] = older
         self._closed.settle(vm.offer_id, refusal)
-
-    def _not_now(self, vm: Vm, verb: str) -> Refused:
-        state = "busy" if vm.vm_id in self._busy else vm.state
-        return refused("not-now", "vm", verb, f"it is {state}", "electros ps shows what it is doing")

@@ -5,24 +5,23 @@ places only: the title, made harmless and escaped, and the names of required CPU
 table. Paths, networks and devices come from this host. The XML is built by a library, so that nothing can inject.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from unicodedata import bidirectional, category
 
 from lxml import etree
 
-from atomd.domains import DomainSecret, StartFailed
+from atomd.disk_xml import NAME_PREFIX, Element, add, add_disks, parse
 from atomd.inventory.levels import LEVELS
+from atomd.volumes import HOT_MAX
 from matcher.wire.messages import Accelerator, Arch, Firmware
-from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId, dashed, parse_id
 
-NAME_PREFIX = "atomos-"
 NAMESPACE = "urn:atomos:domain:1"  # of our metadata; the number grows if its meaning ever changes
 TITLE_MAX = 64
 GUEST_AGENT = "org.qemu.guest_agent.0"
-DISK_SERIAL_MAX = 20  # virtio-blk's own limit: the guest sees /dev/disk/by-id/virtio-<first 20 digits of the vid>
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +74,25 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class _Platform:
-    """How libvirt names an architecture, and its least surprising machine. `uefi_only`: it knows no other firmware."""
+    """How libvirt names an architecture, and its least surprising machine. `uefi_only`: it knows no other firmware.
+    `has_ports`: it is a PCI Express machine."""
 
     libvirt_arch: str
     machine: str
     is_x86: bool = False
     uefi_only: bool = False
     has_uefi: bool = False
+    has_ports: bool = False
 
 
 PLATFORMS = {
-    Arch.X86_32: _Platform("i686", "q35", is_x86=True),
-    Arch.X86_64: _Platform("x86_64", "q35", is_x86=True, has_uefi=True),
-    Arch.ARM_7: _Platform("armv7l", "virt"),
-    Arch.ARM_8: _Platform("aarch64", "virt", uefi_only=True, has_uefi=True),
+    Arch.X86_32: _Platform("i686", "q35", is_x86=True, has_ports=True),
+    Arch.X86_64: _Platform("x86_64", "q35", is_x86=True, has_uefi=True, has_ports=True),
+    Arch.ARM_7: _Platform("armv7l", "virt", has_ports=True),
+    Arch.ARM_8: _Platform("aarch64", "virt", uefi_only=True, has_uefi=True, has_ports=True),
     Arch.PPC_64: _Platform("ppc64le", "pseries"),
     Arch.S390X: _Platform("s390x", "s390-ccw-virtio"),
-    Arch.RISCV_64: _Platform("riscv64", "virt"),
+    Arch.RISCV_64: _Platform("riscv64", "virt", has_ports=True),
 }
 
 # The kernel's flag names, without their separators, to libvirt's (its cpu_map/x86_features.xml). Most differ in their
@@ -154,21 +155,13 @@ def _harmless(character: str) -> str:
 
 # ---- the XML
 
-_Element = etree._Element
-
-
-def _add(parent: _Element, name: str, text: str | None = None, /, **attributes: str | int) -> _Element:
-    child = etree.SubElement(parent, name, {key: str(value) for key, value in attributes.items()})
-    child.text = text
-    return child
-
 
 def domain_xml(spec: DomainSpec) -> str:
     """The whole domain. It is meant for `createXML`: a transient domain is gone when it ends, so that neither libvirt's
     autostart nor a `virsh start` can bring it back without a commitment (I6). Raises `StartFailed` for a volume whose
     path can't be said in XML."""
     domain = etree.Element("domain", type="kvm" if spec.accelerator is Accelerator.KVM else "qemu")
-    parts: tuple[Callable[[_Element, DomainSpec], None], ...] = (
+    parts: tuple[Callable[[Element, DomainSpec], None], ...] = (
         _identity,
         _memory,
         _threads,
@@ -183,239 +176,159 @@ def domain_xml(spec: DomainSpec) -> str:
     return etree.tostring(domain, pretty_print=True, encoding="unicode")
 
 
-def _identity(domain: _Element, spec: DomainSpec) -> None:
-    _add(domain, "name", domain_name(spec.vm_id))
-    _add(domain, "uuid", dashed(spec.vm_id))
+def _identity(domain: Element, spec: DomainSpec) -> None:
+    add(domain, "name", domain_name(spec.vm_id))
+    add(domain, "uuid", dashed(spec.vm_id))
     title = safe_title(spec.title)
     if title:
-        _add(domain, "title", title)
-    metadata = _add(domain, "metadata")
+        add(domain, "title", title)
+    metadata = add(domain, "metadata")
     tag = etree.SubElement(metadata, f"{{{NAMESPACE}}}vm", nsmap={"atomos": NAMESPACE})
     for name, value in (("id", spec.vm_id), ("generation", str(spec.generation)), ("user", spec.user_id)):
         etree.SubElement(tag, f"{{{NAMESPACE}}}{name}").text = value
 
 
-def _memory(domain: _Element, spec: DomainSpec) -> None:
-    _add(domain, "memory", str(spec.ram_mib), unit="MiB")
-    _add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
+def _memory(domain: Element, spec: DomainSpec) -> None:
+    add(domain, "memory", str(spec.ram_mib), unit="MiB")
+    add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
     # No page merging: by its timing, one user's guest could learn what another's holds.
-    _add(_add(domain, "memoryBacking"), "nosharepages")
+    add(add(domain, "memoryBacking"), "nosharepages")
     if spec.numa >= 0:
         # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
         # guest with some distant memory is better than a guest killed for the lack of near memory.
-        _add(_add(domain, "numatune"), "memory", mode="preferred", nodeset=spec.numa)
+        add(add(domain, "numatune"), "memory", mode="preferred", nodeset=spec.numa)
 
 
-def _threads(domain: _Element, spec: DomainSpec) -> None:
+def _threads(domain: Element, spec: DomainSpec) -> None:
     everywhere = _cpuset(spec.threads)
-    _add(domain, "vcpu", str(spec.vcpus), placement="static", cpuset=everywhere)
-    tune = _add(domain, "cputune")
+    add(domain, "vcpu", str(spec.vcpus), placement="static", cpuset=everywhere)
+    tune = add(domain, "cputune")
     if spec.exclusive:
         for vcpu, thread in enumerate(spec.threads):
-            _add(tune, "vcpupin", vcpu=vcpu, cpuset=thread)
-    _add(tune, "emulatorpin", cpuset=_cpuset(spec.emulator_threads or spec.threads))
+            add(tune, "vcpupin", vcpu=vcpu, cpuset=thread)
+    add(tune, "emulatorpin", cpuset=_cpuset(spec.emulator_threads or spec.threads))
 
 
 def _cpuset(threads: tuple[int, ...]) -> str:
     return ",".join(str(thread) for thread in sorted(threads))
 
 
-def _boot(domain: _Element, spec: DomainSpec) -> None:
+def _boot(domain: Element, spec: DomainSpec) -> None:
     platform = PLATFORMS[spec.arch]
     wants_uefi = spec.firmware is Firmware.UEFI and platform.has_uefi
     uefi = platform.uefi_only or wants_uefi
-    os = _add(domain, "os", **({"firmware": "efi"} if uefi else {}))
-    _add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
+    os = add(domain, "os", **({"firmware": "efi"} if uefi else {}))
+    add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
     if uefi:
         # No vendor's keys: an unsigned system boots too, since the image is the user's own.
-        _add(_add(os, "firmware"), "feature", name="enrolled-keys", enabled="no")
+        add(add(os, "firmware"), "feature", name="enrolled-keys", enabled="no")
     elif platform.is_x86:
         # The BIOS speaks on the serial port: without it, "No bootable device" would be an empty console.
-        _add(os, "bios", useserial="yes")
-    features = _add(domain, "features")
+        add(os, "bios", useserial="yes")
+    features = add(domain, "features")
     if platform.is_x86 or uefi:  # on ARM, ACPI comes with UEFI alone
-        _add(features, "acpi")
+        add(features, "acpi")
     if platform.is_x86:
-        _add(features, "apic")
-        _add(features, "vmport", state="off")  # VMware's back door: nobody here needs it
+        add(features, "apic")
+        add(features, "vmport", state="off")  # VMware's back door: nobody here needs it
 
 
-def _cpu(domain: _Element, spec: DomainSpec) -> None:
+def _cpu(domain: Element, spec: DomainSpec) -> None:
     """All that the accelerator can give; `check='full'` makes libvirt refuse to start a guest that lacks a required
     flag (QEMU alone only warns). `host-passthrough` needs KVM; under TCG the same idea is called `maximum`."""
     kvm = spec.accelerator is Accelerator.KVM
     flags = enforced_flags(spec.flags) if PLATFORMS[spec.arch].is_x86 else ()
     mode = "host-passthrough" if kvm else "maximum"
-    cpu = _add(domain, "cpu", mode=mode, check="full" if flags else "none")
+    cpu = add(domain, "cpu", mode=mode, check="full" if flags else "none")
     cores = spec.vcpus // spec.threads_per_core
-    _add(cpu, "topology", sockets=1, dies=1, cores=cores, threads=spec.threads_per_core)
+    add(cpu, "topology", sockets=1, dies=1, cores=cores, threads=spec.threads_per_core)
     for flag in flags:
-        _add(cpu, "feature", policy="require", name=flag)
+        add(cpu, "feature", policy="require", name=flag)
 
 
-def _clock(domain: _Element, spec: DomainSpec) -> None:
-    clock = _add(domain, "clock", offset="utc")
+def _clock(domain: Element, spec: DomainSpec) -> None:
+    clock = add(domain, "clock", offset="utc")
     if PLATFORMS[spec.arch].is_x86:
         # What virt-install has settled on: catch up lost RTC ticks, never the PIT's; the HPET costs host CPU when idle.
-        _add(clock, "timer", name="rtc", tickpolicy="catchup")
-        _add(clock, "timer", name="pit", tickpolicy="delay")
-        _add(clock, "timer", name="hpet", present="no")
+        add(clock, "timer", name="rtc", tickpolicy="catchup")
+        add(clock, "timer", name="pit", tickpolicy="delay")
+        add(clock, "timer", name="hpet", present="no")
 
 
-def _endings(domain: _Element, spec: DomainSpec) -> None:
-    _add(domain, "on_poweroff", "destroy")
-    _add(domain, "on_reboot", "restart")
-    _add(domain, "on_crash", "destroy")
+def _endings(domain: Element, spec: DomainSpec) -> None:
+    add(domain, "on_poweroff", "destroy")
+    add(domain, "on_reboot", "restart")
+    add(domain, "on_crash", "destroy")
     if PLATFORMS[spec.arch].is_x86:
         # A guest that puts itself to sleep would hold its resources with nobody able to wake it.
-        power = _add(domain, "pm")
-        _add(power, "suspend-to-mem", enabled="no")
-        _add(power, "suspend-to-disk", enabled="no")
+        power = add(domain, "pm")
+        add(power, "suspend-to-mem", enabled="no")
+        add(power, "suspend-to-disk", enabled="no")
 
 
-def _devices(domain: _Element, spec: DomainSpec) -> None:
+def _devices(domain: Element, spec: DomainSpec) -> None:
     x86 = PLATFORMS[spec.arch].is_x86
-    devices = _add(domain, "devices")
-    _disks(devices, spec)
-    _add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
+    devices = add(domain, "devices")
+    add_disks(devices, spec.volumes, spec.vm_id, is_x86=x86)
+    _slots(devices, spec)
+    add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
     _network(devices, spec)
     _serial(devices, spec.console_log)
     if spec.qemu_agent:
-        channel = _add(devices, "channel", type="unix")  # libvirt chooses the path, in its own folder
-        _add(channel, "target", type="virtio", name=GUEST_AGENT)
+        channel = add(devices, "channel", type="unix")  # libvirt chooses the path, in its own folder
+        add(channel, "target", type="virtio", name=GUEST_AGENT)
     for address in spec.pci:
         _pci(devices, address)
     # No graphics: nothing of a guest ever listens on a TCP port. The serial console is the way in.
-    _add(_add(devices, "video"), "model", type="none")
-    _add(devices, "memballoon", model="none")  # RAM is promised whole; nobody will ever ask for it back
-    _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")  # boots need entropy
+    add(add(devices, "video"), "model", type="none")
+    add(devices, "memballoon", model="none")  # RAM is promised whole; nobody will ever ask for it back
+    add(add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")  # boots need entropy
     if x86:
-        _add(devices, "panic", model="isa")  # a guest's kernel panic is seen as a crash, not as a busy CPU
+        add(devices, "panic", model="isa")  # a guest's kernel panic is seen as a crash, not as a busy CPU
 
 
-def _disks(devices: _Element, spec: DomainSpec) -> None:
-    """Bootable volumes first, else in the user's order: vda is what the machine boots from."""
-    ordered = sorted(spec.volumes, key=lambda volume: not volume.bootable)
-    for place, volume in enumerate(ordered):
-        _disk(devices, volume, place, spec.vm_id)
+def _slots(devices: Element, spec: DomainSpec) -> None:
+    """On a PCI Express machine each device has a port of its own, and a running guest grows none: as many more as it
+    may get disks. (libvirt itself makes those that are lacking for the devices here.)"""
+    if PLATFORMS[spec.arch].has_ports:
+        disks = sum(not volume.cdrom for volume in spec.volumes)
+        others = 2 + spec.qemu_agent + len(spec.pci)  # the link and the entropy
+        add(devices, "controller", type="pci", index=0, model="pcie-root")
+        for index in range(1, 1 + disks + others + HOT_MAX):
+            add(devices, "controller", type="pci", index=index, model="pcie-root-port")
 
 
-def _disk(devices: _Element, volume: AttachedVolume, place: int, vm_id: VmId) -> None:
-    """On an I/O error the guest pauses and can go on; it never sees a broken disk. The format is stated and the chain
-    ends here: QEMU neither probes nor opens a backing file that a header names."""
-    disk = _add(devices, "disk", type="file" if volume.iscsi is None else "network", device="disk")
-    driver = {"name": "qemu", "type": volume.format.value}
-    errors = {"error_policy": "stop", "rerror_policy": "stop"}
-    discard = {} if volume.readonly else {"discard": "unmap"}  # what a guest frees, the pool gets back
-    _add(disk, "driver", **driver, **_caching(volume), **errors, **discard)
-    if volume.iscsi is None:
-        _add(disk, "source", file=_path(volume))
-    else:
-        _iscsi(disk, volume.iscsi, secret_usage(vm_id, volume.vid))
-    _add(disk, "backingStore")
-    _add(disk, "target", dev=_disk_name(place), bus="virtio")
-    if volume.readonly:
-        _add(disk, "readonly")
-    elif volume.shareable:
-        _add(disk, "shareable")
-    _add(disk, "serial", volume.vid[:DISK_SERIAL_MAX])
-    if volume.bootable:
-        _add(disk, "boot", order=place + 1)
+def _network(devices: Element, spec: DomainSpec) -> None:
+    nic = add(devices, "interface", type="network")
+    add(nic, "mac", address=mac_address(spec.vm_id))
+    add(nic, "source", network=spec.network)
+    add(nic, "model", type="virtio")
+    add(nic, "rom", enabled="no")  # a VM boots its volumes, never what some network tells it
 
 
-def _caching(volume: AttachedVolume) -> dict[str, str]:
-    """A guest's flush reaches the disk either way.
-
-    A file: `writeback`, the host's page cache serves the rest. `none` would need O_DIRECT, which not every filesystem
-    under a pool has, and a VM that can't start is worse than a cached one; two guests on one host stay coherent, since
-    both go through the one page cache. `io='threads'` follows from it: native AIO blocks on cached files.
-    A target: `none`. QEMU itself speaks iSCSI, past this host's page cache, whatever is said here; `none` says so, and
-    a flush becomes the server's SYNCHRONIZE CACHE."""
-    return {"cache": "writeback", "io": "threads"} if volume.iscsi is None else {"cache": "none"}
-
-
-def _path(volume: AttachedVolume) -> str:
-    assert volume.path.startswith("/"), "storage names absolute paths"
-    if not volume.path.isprintable():  # XML has no way to say it, and nobody means it
-        raise StartFailed(f"the volume's path {volume.path!a} holds characters that libvirt can't take: rename it")
-    return volume.path
-
-
-def _iscsi(disk: _Element, target: IscsiTarget, usage: str) -> None:
-    """As `target`'s initiator, with the secret that libvirt knows under `usage`: no secret is ever in the XML."""
-    source = _add(disk, "source", protocol="iscsi", name=f"{target.target}/{target.lun}")
-    _add(source, "host", name=target.portal.ip, port=target.portal.port)
-    _add(_add(source, "auth", username=target.user), "secret", type="iscsi", usage=usage)
-    _add(_add(source, "initiator"), "iqn", name=target.initiator)
-
-
-def secret_usage(vm_id: VmId, vid: str) -> str:
-    return f"{NAME_PREFIX}{vm_id}-{vid}"
-
-
-def domain_secrets(vm_id: VmId, secrets: Iterable[ChapSecret]) -> tuple[DomainSecret, ...]:
-    return tuple(DomainSecret(secret_usage(vm_id, secret.vid), secret.secret) for secret in secrets)
-
-
-def secret_xml(usage: str) -> str:
-    """`ephemeral`: in libvirtd's memory, never on its disk. `private`: nobody reads it back, root with virsh neither.
-    The UUID follows from the usage, so that one that stayed behind is taken over and not in the way."""
-    secret = etree.Element("secret", ephemeral="yes", private="yes")
-    _add(secret, "uuid", dashed(sha256(b"atomos-secret:" + usage.encode()).hexdigest()[:32]))
-    _add(_add(secret, "usage", type="iscsi"), "target", usage)
-    return etree.tostring(secret, encoding="unicode")
-
-
-def _disk_name(place: int) -> str:
-    """vda … vdz, vdaa …"""
-    letters = ""
-    while True:
-        letters = chr(ord("a") + place % 26) + letters
-        place = place // 26 - 1
-        if place < 0:
-            return f"vd{letters}"
-
-
-def _network(devices: _Element, spec: DomainSpec) -> None:
-    nic = _add(devices, "interface", type="network")
-    _add(nic, "mac", address=mac_address(spec.vm_id))
-    _add(nic, "source", network=spec.network)
-    _add(nic, "model", type="virtio")
-    _add(nic, "rom", enabled="no")  # a VM boots its volumes, never what some network tells it
-
-
-def _serial(devices: _Element, console_log: str) -> None:
+def _serial(devices: Element, console_log: str) -> None:
     """A terminal for people and a log of all that was said. virtlogd writes the log and bounds it (2 MiB, rotated), so
     that a talkative guest can't fill the host's disk. Appended: what the last boot said is often the reason."""
-    serial = _add(devices, "serial", type="pty")
-    _add(serial, "log", file=console_log, append="on")
-    _add(serial, "target", port=0)
+    serial = add(devices, "serial", type="pty")
+    add(serial, "log", file=console_log, append="on")
+    add(serial, "target", port=0)
 
 
-def _pci(devices: _Element, address: str) -> None:
+def _pci(devices: Element, address: str) -> None:
     """`managed`: libvirt takes the device from its driver before the start and gives it back after the end."""
     domain, bus, rest = address.split(":")
     slot, function = rest.split(".")
-    hostdev = _add(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
+    hostdev = add(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
     parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
-    _add(_add(hostdev, "source"), "address", **{name: f"0x{value}" for name, value in parts.items()})
+    add(add(hostdev, "source"), "address", **{name: f"0x{value}" for name, value in parts.items()})
 
 
 # ---- reading back
 
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
-
-
-def _parse(xml: str) -> _Element | None:
-    try:
-        return etree.fromstring(xml, _PARSER)
-    except (etree.XMLSyntaxError, ValueError):
-        return None
-
 
 def vm_id_of(xml: str) -> VmId:
     """Which VM a domain XML of ours is for."""
-    domain = _parse(xml)
+    domain = parse(xml)
     uuid = None if domain is None else parse_id(domain.findtext("uuid") or "")
     assert uuid is not None, "domain XML of ours has a uuid"
     return VmId(uuid)
@@ -423,7 +336,7 @@ def vm_id_of(xml: str) -> VmId:
 
 def read_tag(metadata: str) -> Tag:
     """Our metadata element, as libvirt gives it back; whoever may use virsh may have changed it, so nothing is sure."""
-    tag = _parse(metadata)
+    tag = parse(metadata)
     if tag is None:
         return Tag(None, None, None)
     values = {etree.QName(child).localname: (child.text or "").strip() for child in tag.iterchildren(etree.Element)}

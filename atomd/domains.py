@@ -9,10 +9,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from matcher.wire.messages import Arch, Firmware
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 
 if TYPE_CHECKING:
     import trio
+
+
+UNPLUG_S = 10.0  # for a guest to let go of a disk; one that does so later is seen by a look
 
 
 class DomainState(StrEnum):
@@ -134,6 +138,10 @@ class NotNow(HypervisorError):
     """It can't do that now; nothing was changed."""
 
 
+class NotPlugged(HypervisorError):
+    """The domain does not take the disk, and has not got it: the sentence says why."""
+
+
 class ConsoleBusy(HypervisorError):
     """Somebody is at the console; `force` takes it over."""
 
@@ -179,6 +187,14 @@ class HypervisorLike(Protocol):
 
     async def destroy(self, vm_id: VmId) -> None:
         """End it now; QEMU still writes out what the guest has flushed."""
+
+    async def plug(self, vm_id: VmId, volume: AttachedVolume, secrets: Sequence[DomainSecret] = ()) -> None:
+        """Give the running domain one disk more; nothing where it has it. Raises `NotPlugged` or `NoDomain`. As for a
+        start, no secret stays behind."""
+
+    async def unplug(self, vm_id: VmId, vid: str, *, asks: bool) -> bool:
+        """Whether the domain has this disk no more. With `asks`, the guest is asked to let go of it, and has
+        `UNPLUG_S`. A domain that is not there has no disks."""
 
     async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
         """Numeric, as far as known: none before the guest has asked for one."""

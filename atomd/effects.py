@@ -46,6 +46,39 @@ class ReachVolumes:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachVolume:
+    """One volume more; `PlugVolume` gives it to the domain then."""
+
+    vm: Vm
+    vid: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlugVolume:
+    """Give the running domain what `vm.change` says."""
+
+    vm: Vm
+    vid: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugVolume:
+    """See whether the domain has the volume still; with `asks`, ask the guest to let go of it first, and wait."""
+
+    vm: Vm
+    vid: str
+    asks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DetachVolume:
+    """The domain has it no more: tell storage."""
+
+    vm: Vm
+    vid: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartDomain:
     vm: Vm
 
@@ -90,6 +123,10 @@ Effect = (
     | AttachVolumes
     | DetachVolumes
     | ReachVolumes
+    | AttachVolume
+    | PlugVolume
+    | UnplugVolume
+    | DetachVolume
     | StartDomain
     | ShutDownDomain
     | RebootDomain

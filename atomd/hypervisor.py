@@ -15,7 +15,7 @@ a sysadmin's own domain by choosing that one's UUID.
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,17 +26,10 @@ import libvirt
 import trio
 from lxml import etree
 
-from atomd.domain_xml import (
-    GUEST_AGENT,
-    NAME_PREFIX,
-    NAMESPACE,
-    PLATFORMS,
-    domain_name,
-    read_tag,
-    secret_xml,
-    vm_id_of,
-)
+from atomd.disk_xml import NAME_PREFIX, Disks, one_disk_xml, secret_xml
+from atomd.domain_xml import GUEST_AGENT, NAMESPACE, PLATFORMS, domain_name, read_tag, vm_id_of
 from atomd.domains import (
+    UNPLUG_S,
     Capabilities,
     ConnectionLost,
     ConsoleBusy,
@@ -50,6 +43,7 @@ from atomd.domains import (
     NoDomain,
     NoNetwork,
     NotNow,
+    NotPlugged,
     ObservedDomain,
     Resync,
     StartFailed,
@@ -57,8 +51,9 @@ from atomd.domains import (
     What,
     Why,
 )
-from atomd.libvirt_words import explain_start, plain
+from atomd.libvirt_words import explain_plug, explain_start, plain
 from matcher.wire.messages import Firmware
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId, parse_id
 
 CALL_S = 30.0
@@ -69,6 +64,7 @@ CONSOLE_BUFFER_MAX_BYTES = 256 * 1024
 CHUNK_BYTES = 16 * 1024
 KEEPALIVE_S = 2  # a frozen libvirtd frees its callers after KEEPALIVE_S * KEEPALIVES_MAX
 KEEPALIVES_MAX = 3
+UNPLUG_LOOK_S = 0.1
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 5.0
 AGENT_S = 2  # the guest's agent is the guest's: it may never answer
@@ -320,6 +316,27 @@ class Hypervisor:
     async def destroy(self, vm_id: VmId) -> None:
         await self._on_domain("destroying", vm_id, _destroy)
 
+    async def plug(self, vm_id: VmId, volume: AttachedVolume, secrets: Sequence[DomainSecret] = ()) -> None:
+        """A domain is transient: what it has now is all that libvirt has to know."""
+        plug = partial(_plug, vm_id=vm_id, volume=volume, secrets=secrets)
+        await self._call(f"giving {domain_name(vm_id)} a disk", plug, changes=True)
+
+    async def unplug(self, vm_id: VmId, vid: str, *, asks: bool) -> bool:
+        """libvirt tells a guest and waits for none; so it is looked at until the guest has obeyed."""
+        doing = f"looking at the disks of {domain_name(vm_id)}"
+        look = partial(_is_without, vm_id=vm_id, vid=vid)
+        if await self._call(doing, partial(look, settles=True), changes=False):
+            return True
+        if asks:
+            ask = partial(_ask_to_let_go, vm_id=vm_id, vid=vid)
+            with contextlib.suppress(NotNow, NoDomain):  # it is being let go of, or has been; the look tells
+                await self._call(f"taking a disk from {domain_name(vm_id)}", ask, changes=True)
+            for _ in range(round(UNPLUG_S / UNPLUG_LOOK_S)):
+                if await self._call(doing, look, changes=False):
+                    return True
+                await trio.sleep(UNPLUG_LOOK_S)
+        return False
+
     async def _on_domain(self, doing: str, vm_id: VmId, work: Callable[[Any], object]) -> None:
         await self._call(f"{doing} {domain_name(vm_id)}", lambda c: work(_find(c, vm_id)), changes=True)
 
@@ -495,12 +512,9 @@ def _find(connection: Any, vm_id: VmId) -> Any:
 
 
 def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainSecret], paused: bool) -> None:
-    kept = []
     try:
-        for secret in secrets:
-            kept.append(connection.secretDefineXML(secret_xml(secret.usage)))
-            kept[-1].setValue(secret.value.encode())
-        connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        with _secrets(connection, secrets):
+            connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
     except libvirt.libvirtError as error:
         if not connection.isAlive():
             raise
@@ -508,6 +522,61 @@ def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainS
             if _find(connection, vm_id).isActive():
                 raise DomainExists(f"{domain_name(vm_id)} runs already") from error
         raise StartFailed(explain_start(_plain(error))) from error
+
+
+def _plug(connection: Any, *, vm_id: VmId, volume: AttachedVolume, secrets: Sequence[DomainSecret]) -> None:
+    """The secrets as for a start: see `_create`."""
+    domain = _find(connection, vm_id)
+    disks = Disks(domain.XMLDesc())
+    if disks.has(volume.vid):
+        return
+    with _secrets(connection, secrets):
+        try:
+            domain.attachDeviceFlags(one_disk_xml(volume, vm_id, disks.names), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except StartFailed as error:
+            raise NotPlugged(str(error)) from error
+        except libvirt.libvirtError as error:
+            if not connection.isAlive() or error.get_error_code() in _NOT_SURE:
+                raise
+            raise NotPlugged(explain_plug(_plain(error))) from error
+
+
+def _ask_to_let_go(connection: Any, *, vm_id: VmId, vid: str) -> None:
+    domain = _find(connection, vm_id)
+    disks = Disks(domain.XMLDesc())
+    if (empty := disks.without_disc(vid)) is not None:
+        domain.updateDeviceFlags(empty, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    elif disks.has(vid):
+        domain.detachDeviceAlias(disks.alias(vid), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def _is_without(connection: Any, *, vm_id: VmId, vid: str, settles: bool = False) -> bool:
+    """`settles`: not before a change that is under way has ended, such as one of an atomd that has died in it. Changes
+    of a domain wait for each other, one that names nothing too."""
+    try:
+        domain = _find(connection, vm_id)
+        if settles:
+            try:
+                domain.detachDeviceAlias("ua-none", libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            except libvirt.libvirtError as error:
+                if not connection.isAlive() or error.get_error_code() in _NOT_SURE:
+                    raise
+        return not Disks(domain.XMLDesc()).has(vid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return True
+        raise
+
+
+@contextlib.contextmanager
+def _secrets(connection: Any, secrets: Sequence[DomainSecret]) -> Iterator[None]:
+    """libvirt has them meanwhile."""
+    kept = []
+    try:
+        for secret in secrets:
+            kept.append(connection.secretDefineXML(secret_xml(secret.usage)))
+            kept[-1].setValue(secret.value.encode())
+        yield
     finally:
         for each in kept:
             with contextlib.suppress(libvirt.libvirtError):  # it goes with libvirtd at the latest
@@ -650,6 +719,9 @@ def _translated(error: Any, doing: str) -> HypervisorError:
         return ConsoleBusy("somebody is at this console already; --force takes it over")
     return NotNow(f"{doing}: {words}")
 
+
+# Another change of the domain was under way for too long, or QEMU does not answer.
+_NOT_SURE = frozenset({libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE})
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,

@@ -5,6 +5,7 @@ The patterns were measured with libvirt 9.0 and QEMU 7.2; what is not known here
 """
 
 import re
+from collections.abc import Sequence
 
 WORDS_MAX = 1000  # of libvirt's, before they are understood
 SENTENCE_MAX = 240  # fits a line of the wire
@@ -73,6 +74,14 @@ _START_HINTS = tuple(
 )
 
 
+_PLUG_HINTS = (
+    (
+        re.compile(r"No more available PCI slots"),
+        "the domain has no free slot: it was started before it could be given disks, or has many",
+    ),
+)
+
+
 def plain(message: str) -> str:
     """On one line, without libvirt's word for the kind of error."""
     return _KIND.sub("", " ".join(message.split()))[:WORDS_MAX]
@@ -80,8 +89,17 @@ def plain(message: str) -> str:
 
 def explain_start(words: str) -> str:
     """Why a domain did not start and, where we know it, what to do."""
-    for pattern, hint in _START_HINTS:
+    return _explained(words, _START_HINTS, "libvirt did not start it")
+
+
+def explain_plug(words: str) -> str:
+    """Why a running domain did not take a disk."""
+    return _explained(words, (*_PLUG_HINTS, *_START_HINTS), "libvirt did not attach it")
+
+
+def _explained(words: str, hints: Sequence[tuple[re.Pattern[str], str]], otherwise: str) -> str:
+    for pattern, hint in hints:
         found = pattern.search(words)
         if found:
             return hint.format(*found.groups())[:SENTENCE_MAX]
-    return f"libvirt did not start it: {_QEMU_SAYS.sub('QEMU says: ', words)}"[:SENTENCE_MAX]
+    return f"{otherwise}: {_QEMU_SAYS.sub('QEMU says: ', words)}"[:SENTENCE_MAX]

@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from atomd import effects as wanted
 from atomd.away import why_waiting
 from atomd.compute import Compute
-from atomd.domain_xml import DomainSpec, domain_secrets, domain_xml
+from atomd.disk_xml import domain_secrets
+from atomd.domain_xml import DomainSpec, domain_xml
 from atomd.domains import (
     ConnectionLost,
     DomainEvent,
@@ -37,6 +37,7 @@ from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
 from atomd.lifecycle import State, Vm
 from atomd.moment import Moment
+from atomd.plugger import Plugger, StorageLike
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
 from atomd.traits import arch_for
@@ -76,19 +77,14 @@ def moment() -> Moment:
 
 def became(before: Vm | None, vm: Vm) -> str:
     """The audit's word for a step of the journal; empty where a request's own line tells of it."""
+    if before is not None and before.state is vm.state:
+        more = len(vm.volumes) - len(before.volumes)
+        return ("vm.attached" if more > 0 else "vm.detached") if more else ""
     if before is not None and before.state is State.RUNNING and vm.state is State.COMMITTED:
         return "vm.restarted"  # with its host
     if before is not None and before.state is State.STOPPING and vm.state is State.RUNNING:
         return "vm.goes-on"  # deaf to the power button
     return BECAME.get(vm.state, "")
-
-
-class StorageLike(Protocol):
-    """All storage servers of a VM together: see `atomd.storage`."""
-
-    async def attach(self, vm: Vm) -> Answer: ...
-
-    async def detach(self, vm: Vm) -> bool: ...
 
 
 class Performer:
@@ -117,6 +113,7 @@ class Performer:
         self._look_again = trio.Event()
         self._quarantined: set[VmId] = set()
         self._secrets: dict[tuple[VmId, int], tuple[ChapSecret, ...]] = {}  # from an attach to the start, and no longer
+        self._plugger = Plugger(compute.plugging, hypervisor, storage, self.apply, self._soon)
 
     def apply(self, effects: Effects) -> Refused | None:
         """Perform in order. Where the journal cannot take a step, the rest is dropped and the step refused."""
@@ -169,7 +166,8 @@ class Performer:
             case wanted.Journal(put=vm, before=before, replaces=older):
                 self._journal.put(vm, older)
                 self._note(became(before, vm), vm, vm.why)
-                log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, vm.why)
+                about = f"{vm.change.stage} {vm.change.vid}" if vm.change is not None else vm.why
+                log.info("%s %s (generation %d): %s %s", vm.user_name, vm.vm_id, vm.generation, vm.state, about)
             case wanted.JournalForget(vm=vm):
                 self._journal.forget(vm)
                 self._note("vm.gone" if vm.state is State.REMOVING else "vm.undone", vm)
@@ -205,6 +203,8 @@ class Performer:
                 await self._detach(vm)
             case wanted.ReachVolumes(vm=vm):
                 await self._reach(vm)
+            case wanted.AttachVolume() | wanted.PlugVolume() | wanted.UnplugVolume() | wanted.DetachVolume():
+                await self._plugger.work(effect)
             case wanted.StartDomain(vm=vm):
                 await self._start(vm)
             case wanted.DestroyDomain(vm=vm):
@@ -233,7 +233,7 @@ class Performer:
 
     async def _reach(self, vm: Vm) -> None:
         answer = await self._storage.attach(vm)
-        self.apply(self.compute.reached(vm.vm_id, vm.generation, answer, now_s()))
+        self.apply(self.compute.reached(vm, answer, now_s()))
         if self.compute.away.is_stalled(vm.vm_id):
             await self._soon()
 

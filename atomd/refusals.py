@@ -55,7 +55,13 @@ def silent(silence: Silent) -> Refused:
     return refused("not-reachable", "volumes", "the volumes attached", silence.why, "is it up? electros hosts")
 
 
+def on_volume(vid: str, code: str, has: str, hint: str, asked: str = "to attach it") -> Refused:
+    return refused(code, f"volume {vid}", asked, has, hint)
+
+
+NOT_FOUND = refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours")
 REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
+DETACHED = refused("detached", "volume", "this volume", "it was detached since", "ask again: electros volume attach")
 ABANDONED = refused("abandoned", "offer", "this offer", "you abandoned it", "run it again")
 UNDONE = refused("undone", "confirm", "this offer", "atomd ended before it could promise it", "run it again")
 DRAINED = refused("drained", "host", "a new VM", "drained by its sysadmin", "run it again")

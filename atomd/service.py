@@ -17,7 +17,7 @@ from atomd.hardware import Claim
 from atomd.lifecycle import RUNS, State, Vm
 from atomd.performing import Performer, moment
 from atomd.quota import Quota
-from atomd.refusals import refused
+from atomd.refusals import NOT_FOUND, refused
 from atomd.traits import arch_for
 from atomd.uses import Uses
 from matcher.net import local
@@ -32,13 +32,26 @@ from matcher.trust.opening import open_sealed
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import unframe
-from matcher.wire.messages import Abandon, Abandoned, Answer, Arch, Confirm, Refused, Role, VmView, VmViews, VmVolume
+from matcher.wire.messages import (
+    Abandon,
+    Abandoned,
+    Answer,
+    Arch,
+    Confirm,
+    ConfirmVolume,
+    Refused,
+    Role,
+    VmView,
+    VmViews,
+    VmVolume,
+)
 from matcher.wire.realm import HOST_USES_MAX, Use, UserUses, WhoAmI
 from matcher.wire.volumes import Asked, AskVolumesUsed, Replies, VolumesUsed
-from specs.ids import HostId, OfferId, UserId, VmId, dashed
+from specs.ids import HostId, OfferId, UserId, Vid, VmId, dashed
 
 DECIDED_S = 20.0  # a confirm waits for storage this long, and no longer: the client asks again
 UP_S = 40.0  # a libvirt call may take 30 s until it is unknown
+PLUGGED_S = 50.0  # storage, libvirt, and a guest that takes its time
 ENDED_S = 70.0  # a guest has 60 s to obey the power button
 ADDRESSES_S = 2.0
 STORAGE_S = 0.5  # to answer a pledge, or what a user has
@@ -160,8 +173,48 @@ class Service:
     async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused:
         vm = self._own(vm_id, caller)
         if isinstance(vm, Vm) and generation is not None and vm.generation != generation:
-            return self._noted(caller, "vm.remove", vm_id, _not_found())
+            return self._noted(caller, "vm.remove", vm_id, NOT_FOUND)
         return await self._act("vm.remove", vm_id, caller, self._compute.remove, State.REMOVING)
+
+    async def attach_volume(self, vm_id: VmId, envelope: bytes, caller: Caller) -> VmView | Refused:
+        confirm = self._signed(envelope, ConfirmVolume, caller)
+        if isinstance(confirm, Refused):
+            return self._noted(caller, "vm.attach", vm_id, confirm)
+        if confirm.vm_id != vm_id:
+            return self._noted(caller, "vm.attach", vm_id, NOT_FOUND)
+        plugging, host_id = self._compute.plugging, self._identity.principal.id
+        decided = plugging.attach(confirm, envelope, caller.who, host_id)
+        refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        outcome: Vm | Refused | None = refusal
+        if outcome is None:
+            outcome = await self._until(lambda: plugging.attach_outcome(confirm), PLUGGED_S)
+        detail = f"volume {dashed(confirm.volume.vid)}, generation {confirm.generation}"
+        return self._changed(caller, "vm.attach", vm_id, outcome, detail, is_news=bool(decided))
+
+    async def detach_volume(self, vm_id: VmId, vid: Vid, caller: Caller) -> VmView | Refused:
+        vm, plugging = self._own(vm_id, caller), self._compute.plugging
+        if isinstance(vm, Refused):
+            return self._noted(caller, "vm.detach", vm_id, vm)
+        generation = vm.generation
+        decided = plugging.detach(vm, vid)
+        refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
+        outcome: Vm | Refused | None = refusal
+        if outcome is None:
+            outcome = await self._until(lambda: plugging.detach_outcome(vm_id, generation, vid), PLUGGED_S)
+        detail = f"volume {dashed(vid)}, generation {generation}"
+        return self._changed(caller, "vm.detach", vm_id, outcome, detail, is_news=bool(decided))
+
+    def _changed(
+        self, caller: Caller, what: str, vm_id: VmId, outcome: Vm | Refused | None, detail: str, *, is_news: bool
+    ) -> VmView | Refused:
+        """What became of a volume that was to come or go."""
+        if outcome is None:
+            hint = "ask again; electros inspect shows how far it is"
+            outcome = refused("unavailable", "volume", "an answer", "it is not known yet what becomes of it", hint)
+        refusal = outcome if isinstance(outcome, Refused) else None
+        if is_news or refusal is not None:
+            self._noted(caller, what, vm_id, refusal, detail)
+        return outcome if isinstance(outcome, Refused) else self._view(outcome, ())
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
         vm = self._own(vm_id, caller)
@@ -284,7 +337,7 @@ class Service:
     def _own(self, vm_id: VmId, caller: Caller) -> Vm | Refused:
         vm = self._compute.vms.get(vm_id)
         own = vm is not None and vm.user_id == caller.id and vm.state is not State.PREPARED
-        return vm if vm is not None and own else _not_found()
+        return vm if vm is not None and own else NOT_FOUND
 
     async def full_view(self, vm: Vm) -> VmView:
         addresses: tuple[str, ...] = ()
@@ -322,8 +375,12 @@ class Service:
         )
 
     def _volumes(self, vm: Vm) -> tuple[VmVolume, ...]:
-        servers = {claim.vid: claim.server for claim in vm.confirm.volumes}
-        return tuple(VmVolume(v.vid, v.format, v.readonly, v.bootable, servers.get(v.vid)) for v in vm.volumes)
+        servers = {claim.vid: claim.server for claim in vm.claims}
+        changing = {vm.change.vid: vm.change.stage.value} if vm.change is not None else {}
+        return tuple(
+            VmVolume(v.vid, v.format, v.readonly, v.bootable, servers.get(v.vid), v.cdrom, changing.get(v.vid, ""))
+            for v in vm.volumes
+        )
 
 
 class _Watched:
@@ -347,10 +404,6 @@ def _unread(what: str, error: BadBytes | Untrusted) -> Refused:
     """A body that is no envelope of the caller's: what is wrong with it."""
     has = f"it can't be read: {error}" if isinstance(error, BadBytes) else error.reason
     return refused("bad-request", "envelope", f"your {what}, signed for this host", has, "")
-
-
-def _not_found() -> Refused:
-    return refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours")
 
 
 def _tail(path: str) -> bytes:

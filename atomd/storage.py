@@ -9,20 +9,20 @@ sentence, since this host must not be anybody's port scanner; the log has the re
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from atomd.lifecycle import Vm
-from atomd.volumes import Answer, Silent, joined, may_be_a_host, servers_of
+from atomd.lifecycle import Vm, Words
+from atomd.volumes import Answer, Silent, joined, may_be_a_host, servers_of, together
 from matcher.net import local
 from matcher.net.host_door import HostDoors, HostLine
 from matcher.net.https import NotAdmitted, Unanswered, Unreachable
 from matcher.trust.identity import Identity
-from matcher.wire.messages import Address, Reason, Refused
+from matcher.wire.messages import Address, Reason, Refused, VolumeClaim
 from matcher.wire.volumes import Attach, Attached, Detach, Detached
 from specs.ids import HostId
 
@@ -50,9 +50,18 @@ class Storage:
 
     async def attach(self, vm: Vm) -> Answer:
         """What the VM's domain may open; the same again for the same VM and generation."""
-        servers = servers_of(vm.confirm)
+        return await self._attach(vm.standing.words)
+
+    async def attach_one(self, vm: Vm, vid: str) -> Answer:
+        """One volume more, which the VM's words claim already."""
+        said = (words for words in vm.words if [claim.vid for claim in words.claims] == [vid])
+        return await self._attach(tuple(said))
+
+    async def _attach(self, said: Sequence[Words]) -> Answer:
+        claims = tuple(claim for words in said for claim in words.claims)
+        servers = servers_of(claims)
         if tuple(servers) == (self._own,):  # no other host has a say
-            return joined(vm.confirm, {self._own: await self._attach_here(vm)}, self._own)
+            return joined(claims, {self._own: await self._attach_here(said)}, self._own)
         answers: dict[HostId, Answer] = {}
         away = {server: door for server, door in servers.items() if server != self._own}
         lines: dict[HostId, HostLine] = {}
@@ -60,20 +69,29 @@ class Storage:
             if unreached := await self._reach(away, lines):
                 return unreached
             asks: dict[HostId, Callable[[], Awaitable[Answer]]] = {
-                server: partial(self._attach_there, line, vm) for server, line in lines.items()
+                server: partial(self._attach_there, line, servers[server], _of(said, server))
+                for server, line in lines.items()
             }
             if self._own in servers:
-                asks[self._own] = partial(self._attach_here, vm)
+                asks[self._own] = partial(self._attach_here, _of(said, self._own))
             await _all(asks, answers)
         finally:
             await _hang_up(lines)
-        return joined(vm.confirm, {server: answers[server] for server in servers}, self._own)
+        return joined(claims, {server: answers[server] for server in servers}, self._own)
 
     async def detach(self, vm: Vm) -> bool:
         """Whether every server has let go."""
-        question = Detach(vm.vm_id, vm.generation, vm.offer_id)
+        return await self._detach(vm, vm.claims, Detach(vm.vm_id, vm.generation, vm.offer_id))
+
+    async def detach_one(self, vm: Vm, vid: str) -> bool:
+        """Whether the server of this volume has let go of it."""
+        words = next(words for words in vm.words if vid in [claim.vid for claim in words.claims])
+        claims = tuple(claim for claim in words.claims if claim.vid == vid)
+        return await self._detach(vm, claims, Detach(vm.vm_id, vm.generation, words.offer_id, (vid,)))
+
+    async def _detach(self, vm: Vm, claims: Sequence[VolumeClaim], question: Detach) -> bool:
         asks: dict[HostId, Callable[[], Awaitable[Said]]] = {}
-        for server, door in servers_of(vm.confirm).items():
+        for server, door in servers_of(claims).items():
             here = server == self._own
             asks[server] = (
                 partial(self._detach_here, question) if here else partial(self._detach_there, server, door, question)
@@ -87,12 +105,17 @@ class Storage:
 
     # ---- this host's own
 
-    async def _attach_here(self, vm: Vm) -> Answer:
+    async def _attach_here(self, said: Sequence[Words]) -> Answer:
+        answers: list[Answer] = []
         try:
-            return await local.ask(self._socket, Attach(vm.envelope), Attached, timeout_s=STORAGE_S)
-        except local.LocalError as error:
-            log.warning("storaged: %s", error)
+            with trio.fail_after(STORAGE_S):
+                for words in said:
+                    question = Attach(words.envelope, words.without)
+                    answers.append(await local.ask(self._socket, question, Attached, timeout_s=STORAGE_S))
+        except (local.LocalError, trio.TooSlowError) as error:
+            log.warning("storaged: %s", error or "too slow")
             return Silent("storaged of its host does not answer")
+        return together(answers)
 
     async def _detach_here(self, question: Detach) -> Said:
         try:
@@ -102,10 +125,13 @@ class Storage:
 
     # ---- other hosts'
 
-    async def _attach_there(self, line: HostLine, vm: Vm) -> Answer:
+    async def _attach_there(self, line: HostLine, door: Address | None, said: Sequence[Words]) -> Answer:
+        answers: list[Answer] = []
         try:
             with trio.fail_after(STORAGE_S):
-                return await line.ask("/v1/attachments", vm.envelope, Attached)
+                for words in said:
+                    answers.append(await self._asked_there(line, door, words, is_first=not answers))
+            return together(answers)
         except NotAdmitted as error:
             log.warning("%s", error)
             reason = Reason("volumes", "attached", str(error)[:120], "its sysadmin sees why: atomctl status")
@@ -113,6 +139,19 @@ class Storage:
         except (Unanswered, trio.TooSlowError) as error:
             log.warning("%s did not answer an attach: %s", line.host, error or "too slow")
             return Silent(f"{line.host}, which has its volume, does not answer")
+
+    async def _asked_there(self, line: HostLine, door: Address | None, words: Words, *, is_first: bool) -> Answer:
+        """A line is for one question, and the first has been opened already."""
+        without = f"?without={','.join(words.without)}" if words.without else ""
+        if is_first:
+            return await line.ask(f"/v1/attachments{without}", words.envelope, Attached)
+        again = await self._line(line.server, door)
+        if again is None:
+            raise Unanswered("it can't be reached any more")
+        try:
+            return await again.ask(f"/v1/attachments{without}", words.envelope, Attached)
+        finally:
+            await again.aclose()
 
     async def _detach_there(self, server: HostId, door: Address | None, question: Detach) -> Said:
         lines: dict[HostId, HostLine] = {}
@@ -160,6 +199,11 @@ class Storage:
 
     def _name(self, server: HostId) -> str:
         return self._names.get(server, f"host {server[:16]}")
+
+
+def _of(said: Sequence[Words], server: HostId) -> tuple[Words, ...]:
+    """Those that claim something from this server."""
+    return tuple(words for words in said if any(claim.server == server for claim in words.claims))
 
 
 async def _all(asks: Mapping[K, Callable[[], Awaitable[V]]], answers: dict[K, V]) -> None:

@@ -1,15 +1,15 @@
 """One VM's volumes, seen from its host: which servers to ask for them, and what their answers come to. Pure.
 
-Each server is asked for the volumes that the user's confirm claims from it, and judges them by that confirm. What comes
+Each server is asked for the volumes that the user's words claim from it, and judges them by those words. What comes
 back from another host is looked at twice: it may name an iSCSI target, and never a file of this host or a format that
 leads QEMU to one.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from matcher.wire.messages import REASONS_MAX, Address, Confirm, ImageFormat, Reason, Refused
+from matcher.wire.messages import REASONS_MAX, Address, ImageFormat, Reason, Refused, VolumeClaim
 from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import HostId
 
@@ -19,6 +19,9 @@ TAKEN_OVER = frozenset(
 )
 # And where it could not do it, or not all of it, for now: the volume may be attached, and is if asked long enough.
 ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable"})
+
+
+HOT_MAX = 8  # volumes more than at the start, for a VM that runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,10 @@ class Silent:
 Answer = Attached | Refused | Silent
 
 
-def servers_of(confirm: Confirm) -> dict[HostId, Address | None]:
+def servers_of(claims: Iterable[VolumeClaim]) -> dict[HostId, Address | None]:
     """In the order of the claims, each with the door that its first claim names."""
     servers: dict[HostId, Address | None] = {}
-    for claim in confirm.volumes:
+    for claim in claims:
         servers.setdefault(HostId(claim.server), claim.door)
     return servers
 
@@ -51,9 +54,18 @@ def may_be_a_host(ip: str) -> bool:
     return not (here or address.is_multicast or address.is_reserved)  # an IPv4 address in IPv6 is reserved
 
 
-def joined(confirm: Confirm, answers: Mapping[HostId, Answer], own: HostId) -> Answer:
-    """One answer for all servers, the volumes in the order of the claims. A refusal counts before a silence: who else
-    has granted is to be told that nothing came of it."""
+def together(answers: Sequence[Answer]) -> Answer:
+    """Those of one server, to several envelopes, as one."""
+    given = [answer for answer in answers if isinstance(answer, Attached)]
+    if len(given) < len(answers):
+        return next(answer for answer in answers if not isinstance(answer, Attached))
+    volumes = tuple(volume for answer in given for volume in answer.volumes)
+    return Attached(volumes, tuple(secret for answer in given for secret in answer.secrets))
+
+
+def joined(claims: Sequence[VolumeClaim], answers: Mapping[HostId, Answer], own: HostId) -> Answer:
+    """One answer for all servers, the volumes in the order of the claims, and as the user wants this VM to have them. A
+    refusal counts before a silence: who else has granted is to be told that nothing came of it."""
     refusals = [answer for answer in answers.values() if isinstance(answer, Refused)]
     if refusals:
         reasons = [reason for refused in refusals for reason in refused.reasons]
@@ -64,20 +76,24 @@ def joined(confirm: Confirm, answers: Mapping[HostId, Answer], own: HostId) -> A
         assert not isinstance(answer, Refused)
         if isinstance(answer, Silent):
             return answer
-        claimed = [claim.vid for claim in confirm.volumes if claim.server == server]
+        claimed = [claim.vid for claim in claims if claim.server == server]
         if not _is_good(claimed, answer, is_own=server == own):
             return Silent(f"storaged of host {server[:16]} gives what was not asked for")
         volumes |= {volume.vid: volume for volume in answer.volumes}
         secrets += answer.secrets
-    return Attached(tuple(volumes[claim.vid] for claim in confirm.volumes), tuple(secrets))
+    return Attached(tuple(_wanted(volumes[claim.vid], claim) for claim in claims), tuple(secrets))
 
 
-def some_may_be_attached(confirm: Confirm, answer: Silent | Refused) -> bool:
+def some_may_be_attached(claims: Iterable[VolumeClaim], answer: Silent | Refused) -> bool:
     """Whether a detach has to follow: who was silent may have attached, and who could not export what it had attached;
     and of several servers the others have."""
     if isinstance(answer, Silent):
         return answer.asked
-    return answer.code in ASK_AGAIN or len(servers_of(confirm)) > 1
+    return answer.code in ASK_AGAIN or len(servers_of(claims)) > 1
+
+
+def _wanted(volume: AttachedVolume, claim: VolumeClaim) -> AttachedVolume:
+    return replace(volume, readonly=volume.readonly or claim.readonly or claim.cdrom, cdrom=claim.cdrom)
 
 
 def _is_good(claimed: list[str], answer: Attached, *, is_own: bool) -> bool:

@@ -11,15 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from matcher.offers.ledger import Ledger, Refusal, User
-from matcher.wire.messages import REASONS_MAX, Confirm, Reason, Refused, VolumeClaim
+from matcher.wire.messages import REASONS_MAX, Reason, Refused
 from specs.ids import HostId, OfferId, UserId, Vid, VmId
 from storaged.attachments import Refusal as No
 from storaged.claims import VolumeShare, shared
 from storaged.fit import being_done, in_use_reason, reason
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
+from storaged.wish import Wish
 
 LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
+
+LetGo = tuple[HostId, OfferId, Vid | None]  # `None`: all that the offer gave
 
 
 class Having(Protocol):
@@ -46,49 +49,39 @@ class Admission:
     ) -> None:
         self._server, self._having, self._ledger, self._snapshot = server, having, ledger, snapshot
         self._quota, self._why_not, self._doing = quota, why_not, doing
-        self._let_go: dict[tuple[HostId, OfferId], None] = {}  # a confirm served after its detach must not attach
+        self._let_go: dict[LetGo, None] = {}  # a confirm served after its detach must not attach
 
-    def claims(self, confirm: Confirm) -> tuple[VolumeClaim, ...]:
-        """Those of the confirm's volumes that are claimed from this server."""
-        return tuple(claim for claim in confirm.volumes if claim.server == self._server)
-
-    def vids(self, confirm: Confirm) -> tuple[Vid, ...]:
-        return tuple(Vid(claim.vid) for claim in self.claims(confirm))
-
-    def has(self, confirm: Confirm, user_id: UserId) -> bool:
+    def has(self, wish: Wish, user_id: UserId) -> bool:
         """Whether this life of the VM has these volumes already."""
-        return self._having.has(VmId(confirm.vm_id), confirm.generation, user_id, self.vids(confirm))
+        return self._having.has(wish.vm_id, wish.generation, user_id, wish.vids)
 
-    def let_go(self, host_id: HostId, offer_id: OfferId) -> None:
-        """The VM of that confirm has ended."""
-        while len(self._let_go) >= LET_GO_MAX:
-            del self._let_go[next(iter(self._let_go))]
-        self._let_go[host_id, offer_id] = None
+    def let_go(self, host_id: HostId, offer_id: OfferId, vids: Collection[Vid] = ()) -> None:
+        """The VM of that confirm has ended, or goes on without these."""
+        for vid in vids or (None,):
+            while len(self._let_go) >= LET_GO_MAX:
+                del self._let_go[next(iter(self._let_go))]
+            self._let_go[host_id, offer_id, vid] = None
 
-    def against(self, confirm: Confirm, user: User, now_s: float) -> Refused | None:
+    def against(self, wish: Wish, user: User, now_s: float) -> Refused | None:
         """As soon as it comes: its holds, if it has any, have done their work."""
-        claims = self.claims(confirm)
-        return self._out_of_reach(claims, HostId(confirm.host_id)) or self._take_hold(
-            confirm, claims, UserId(user.id), now_s
-        )
+        return self._out_of_reach(wish) or self._take_hold(wish, UserId(user.id), now_s)
 
-    def against_in_turn(self, confirm: Confirm, user: User) -> Refused | None:
+    def against_in_turn(self, wish: Wish, user: User) -> Refused | None:
         """When its turn comes: what has changed meanwhile."""
-        if (HostId(confirm.host_id), OfferId(confirm.offer_id)) in self._let_go:
+        if any((wish.host_id, wish.offer_id, vid) in self._let_go for vid in (None, *wish.vids)):
             return _refused("let-go", "this confirm was let go of meanwhile")
-        vids = self.vids(confirm)
-        if (busy := self._changing(vids)) is not None:
+        if (busy := self._changing(wish.vids)) is not None:
             return busy
-        over = self._over(confirm, vids, user)
+        over = self._over(wish, user)
         return Refused(Refusal.OVER_GRANT, over) if over else None
 
-    def _out_of_reach(self, claims: Sequence[VolumeClaim], host_id: HostId) -> Refused | None:
-        if not claims:
+    def _out_of_reach(self, wish: Wish) -> Refused | None:
+        if not wish.claims:
             return _refused("not-here", "none of them is claimed from this host")
-        if host_id == self._server:
+        if wish.host_id == self._server:
             return None
         volumes = self._snapshot().volumes
-        found = [volumes[vid] for claim in claims if (vid := Vid(claim.vid)) in volumes]
+        found = [volumes[vid] for vid in wish.vids if vid in volumes]
         why_not = [reason(volume.vid, why) for volume in found if (why := self._why_not(volume)) is not None]
         return Refused("not-reachable", tuple(why_not[:REASONS_MAX])) if why_not else None
 
@@ -96,47 +89,45 @@ class Admission:
         found = [being_done(vid, doing) for vid in vids if (doing := self._doing(vid)) is not None]
         return Refused("busy", tuple(found[:REASONS_MAX])) if found else None
 
-    def _over(self, confirm: Confirm, vids: Sequence[Vid], user: User) -> tuple[Reason, ...]:
+    def _over(self, wish: Wish, user: User) -> tuple[Reason, ...]:
         """Judged again, as the grant may be smaller by now; other holds do not count, as they may lapse."""
-        found = [self._snapshot().volumes.get(vid) for vid in vids]
+        found = [self._snapshot().volumes.get(vid) for vid in wish.vids]
         volumes = tuple(shared(volume) for volume in found if volume is not None)
-        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, UserId(user.id), volumes)
+        claim = VolumeShare(wish.vm_id, wish.generation, UserId(user.id), volumes)
         return self._quota.against(claim, user, ())
 
-    def _take_hold(
-        self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId, now_s: float
-    ) -> Refused | None:
+    def _take_hold(self, wish: Wish, user_id: UserId, now_s: float) -> Refused | None:
         """The offer's hold becomes the attachment. Without one (it lapsed, or this host has restarted since) a VM here
         may still have the volumes, if nobody else's hold is on them. One on another host may not: that host could
         bring old words of a user for as long as it lives."""
-        offers = dict.fromkeys(OfferId(claim.offer_id) for claim in claims)
-        held = [offer_id for offer_id in offers if self._holds(offer_id, confirm, user_id, now_s)]
+        offers = dict.fromkeys(OfferId(claim.offer_id) for claim in wish.claims)
+        held = [offer_id for offer_id in offers if self._holds(offer_id, wish, user_id, now_s)]
         for offer_id in held:
             self._ledger.release(offer_id)
-        if not held and confirm.host_id != self._server and not self.has(confirm, user_id):
-            return self._not_held(confirm, claims, user_id)
-        vids = {claim.vid for claim in claims}
+        if not held and wish.host_id != self._server and not self.has(wish, user_id):
+            return self._not_held(wish, user_id)
+        vids = set(wish.vids)
         for other in self._ledger.residents(now_s):
-            is_own = (other.vm_id, other.user_id) == (confirm.vm_id, user_id)
+            is_own = (other.vm_id, other.user_id) == (wish.vm_id, user_id)
             if not is_own and any(v.exclusive and v.vid in vids for v in other.volumes):
                 return _refused("hold-lapsed", "held for another VM meanwhile")
         return None
 
-    def _not_held(self, confirm: Confirm, claims: Sequence[VolumeClaim], user_id: UserId) -> Refused:
+    def _not_held(self, wish: Wish, user_id: UserId) -> Refused:
         """And who has the volumes instead, if anybody: the VM's host may ask for a VM that runs."""
-        claim = VolumeShare(VmId(confirm.vm_id), confirm.generation, user_id, ())
+        claim = VolumeShare(wish.vm_id, wish.generation, user_id, ())
         having = {volume.vid: share for share in self._having.shares() for volume in share.volumes}
         reasons = [
             in_use_reason(vid, having[vid], claim)
-            if (vid := Vid(each.vid)) in having
+            if vid in having
             else reason(vid, "not held for this VM any more", "run it again")
-            for each in claims
+            for vid in wish.vids
         ]
         return Refused(No.NOT_HELD.value, tuple(reasons[:REASONS_MAX]))
 
-    def _holds(self, offer_id: OfferId, confirm: Confirm, user_id: UserId, now_s: float) -> bool:
+    def _holds(self, offer_id: OfferId, wish: Wish, user_id: UserId, now_s: float) -> bool:
         hold = self._ledger.held(offer_id, now_s)
-        return hold is not None and hold.user_id == user_id and hold.claim.vm_id == confirm.vm_id
+        return hold is not None and hold.user_id == user_id and hold.claim.vm_id == wish.vm_id
 
 
 def _refused(code: str, has: str) -> Refused:

@@ -6,7 +6,7 @@ that the keeper has just made durable.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import trio
@@ -24,7 +24,7 @@ from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes
 from matcher.wire.envelope import host_audience, unseal
 from matcher.wire.framing import frame
-from matcher.wire.messages import Confirm, Message, Reason, Refused, Role
+from matcher.wire.messages import Message, Reason, Refused, Role
 from matcher.wire.realm import Done, Verb
 from matcher.wire.volumes import (
     Asked,
@@ -49,6 +49,7 @@ from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
+from storaged.wish import Wish, wish_of
 
 log = logging.getLogger("storaged")
 
@@ -94,8 +95,8 @@ class Attaching:
     async def answer(self, question: Message, peer: Peer) -> Message:
         """To a process on this host: atomd, or a sysadmin's command."""
         match question:
-            case Attach(confirm=envelope):
-                return await self.attach(envelope, self._server)
+            case Attach(confirm=envelope, without=without):
+                return await self.attach(envelope, self._server, without=without)
             case Detach():
                 return await self.detach(question, self._server)
             case Asked(pledge=pledge):
@@ -113,37 +114,40 @@ class Attaching:
         except (BadBytes, Untrusted):
             return []
 
-    async def attach(self, envelope: bytes, host_id: HostId, address: str = "") -> Attached | Refused:
-        """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`."""
-        opened = self._confirm(envelope, host_id)
+    async def attach(
+        self, envelope: bytes, host_id: HostId, address: str = "", without: Collection[str] = ()
+    ) -> Attached | Refused:
+        """`envelope` is a user's confirm for the compute host `host_id`, which is asking, from `address`, for what the
+        confirm claims here `without` these."""
+        opened = self._opened_confirm(envelope, host_id, without)
         if isinstance(opened, Refused):
             who = f"a confirm that host {host_id[:16]} brought"
             self._audit.note(who, "volume.attach", "", outcome_of(opened), why_of(opened))
             return opened
-        confirm, user = opened
-        had = self.admission.has(confirm, UserId(user.id))
-        attached = await self._attach(confirm, user, address)
+        wish, user = opened
+        had = self.admission.has(wish, UserId(user.id))
+        attached = await self._attach(wish, user, address)
         if had and isinstance(attached, Attached):
             return attached  # hosts ask again and again whether it is still so
-        vids = ", ".join(dashed(vid) for vid in self.admission.vids(confirm))
-        what = f"{vids} to host {host_id[:16]}; generation {confirm.generation}"
+        vids = ", ".join(map(dashed, wish.vids))
+        what = f"{vids} to host {host_id[:16]}; generation {wish.generation}"
         detail = f"{what}{'; ' * isinstance(attached, Refused)}{why_of(attached)}"
         who = named(user)
-        self._audit.note(who, "volume.attach", dashed(confirm.vm_id), outcome_of(attached), detail)
+        self._audit.note(who, "volume.attach", dashed(wish.vm_id), outcome_of(attached), detail)
         said = "attached" if isinstance(attached, Attached) else f"refused ({attached.code})"
-        log.info("volumes of %s, generation %d: %s", confirm.vm_id, confirm.generation, said)
+        log.info("volumes of %s, generation %d: %s", wish.vm_id, wish.generation, said)
         return attached
 
     async def detach(self, question: Detach, host_id: HostId) -> Detached | Refused:
-        """The host's VM has ended."""
-        vm_id, generation = VmId(question.vm_id), question.generation
-        self.admission.let_go(host_id, OfferId(question.offer_id))
+        """The host's VM has ended, or goes on without some volumes."""
+        vm_id, generation, vids = VmId(question.vm_id), question.generation, tuple(map(Vid, question.vids))
+        self.admission.let_go(host_id, OfferId(question.offer_id), vids)
         who, what, about = f"host {host_id[:16]}", "volume.detach", dashed(vm_id)
-        detail = f"generation {generation}"
+        detail = "; ".join((*map(dashed, vids), f"generation {generation}"))
         try:
             async with self.turn:
                 problems = await trio.to_thread.run_sync(
-                    lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot())
+                    lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot(), vids)
                 )
         except (JournalError, Unusable) as error:
             refusal = _not_done(error)
@@ -157,26 +161,26 @@ class Attaching:
 
     # ---- attaching
 
-    async def _attach(self, confirm: Confirm, user: Principal, address: str) -> Attached | Refused:
-        host_id = HostId(confirm.host_id)
-        if (refusal := self.admission.against(confirm, user, now_s())) is not None:
+    async def _attach(self, wish: Wish, user: Principal, address: str) -> Attached | Refused:
+        if (refusal := self.admission.against(wish, user, now_s())) is not None:
             return refusal
         async with self.turn:
-            if (refusal := self.admission.against_in_turn(confirm, user)) is not None:
+            if (refusal := self.admission.against_in_turn(wish, user)) is not None:
                 return refusal
             try:
                 kept = await trio.to_thread.run_sync(
                     lambda: self._keeper.attach(
-                        self.admission.vids(confirm),
+                        wish.vids,
                         self._snapshot(),
-                        vm_id=VmId(confirm.vm_id),
-                        generation=confirm.generation,
+                        vm_id=wish.vm_id,
+                        generation=wish.generation,
                         user_id=UserId(user.id),
-                        host_id=host_id,
-                        vm_name=confirm.name,
+                        host_id=wish.host_id,
+                        vm_name=wish.name,
+                        adds=wish.adds,
                     )
                 )
-                return kept if isinstance(kept, Refused) else await self._given(kept, host_id, address)
+                return kept if isinstance(kept, Refused) else await self._given(kept, wish.host_id, address)
             except (JournalError, Unusable) as error:
                 return _not_done(error)
 
@@ -195,26 +199,30 @@ class Attaching:
 
     async def _take_back(self, kept: Kept) -> None:
         """What is refused is not attached; but a life that has its volumes already keeps them."""
-        if kept.is_new:
+        if kept.new:
             first = kept.attachments[0]
             await trio.to_thread.run_sync(
-                lambda: self._keeper.detach(first.vm_id, first.generation, first.host_id, self._snapshot())
+                lambda: self._keeper.detach(first.vm_id, first.generation, first.host_id, self._snapshot(), kept.new)
             )
 
-    def _confirm(self, envelope: bytes, host_id: HostId) -> tuple[Confirm, Principal] | Refused:
+    def _opened_confirm(
+        self, envelope: bytes, host_id: HostId, without: Collection[str]
+    ) -> tuple[Wish, Principal] | Refused:
         """The user's own words, signed for that host's atomd. Where this life of the VM has these volumes already (its
         host was started again, say), its leaf was judged at the first attach, and may have ended since."""
         try:
             message, user = self._opened(envelope, host_id, is_kept=True)
-            if not (isinstance(message, Confirm) and self.admission.has(message, UserId(user.id))):
+            wish = wish_of(message)
+            if wish is None or not self.admission.has(wish.of(self._server, without), UserId(user.id)):
                 message, user = self._opened(envelope, host_id, is_kept=False)
+                wish = wish_of(message)
         except (BadBytes, Untrusted) as error:
             return _refused("denied", "confirm", f"not one that a user of this realm signed: {error.reason}", "")
-        if not isinstance(message, Confirm) or message.host_id != host_id:
+        if wish is None or wish.host_id != host_id:
             return _refused("bad-request", "confirm", "not one for this host", "")
         if not user.may(Verb.RUN):
             return _refused("denied", "confirm", "your grant lets you run nothing", "an admin can change it")
-        return message, user
+        return wish.of(self._server, without), user
 
     def _opened(self, envelope: bytes, host_id: HostId, *, is_kept: bool) -> tuple[Message, Principal]:
         identity, audience = self._identity, host_audience(host_id, Role.COMPUTE)

@@ -3,6 +3,8 @@
     (free) --attach--> HELD, epoch + 1 --detach--> (free), epoch kept
                          '--attach by the same VM, higher generation--> HELD, epoch + 1
 
+A VM's volumes change with its generation, and one by one where its user says so (`adds`, and *detach* of some).
+
 The right to write an exclusive volume lives with the volume (`record`); the journal is a cache of it, and remembers
 each volume's epoch, by which a pool rolled back to an older state is noticed. Every decision therefore starts from
 `merged`: what the journal knows, corrected by the records just read. Writes go record by record, then the journal in
@@ -136,18 +138,23 @@ def attach(
     host_id: HostId,
     random: Random,
     busy: Collection[Vid] = (),
+    adds: bool = False,
 ) -> Granted | Refused:
-    """Give `claim`, for a VM on the host `host_id`, all its volumes, or none.
+    """Give `claim`, for a VM on the host `host_id`, all its volumes, or none. `adds`: beside those that it has.
 
     `rights` holds the record of every exclusive volume asked for or held by this VM, as just read; `busy` are those of
     them whose image a program has open for writing at this moment. Repeating the same call gives the same answer.
     """
     known, state = state, merged(state, rights, server=server)
     mine = state.of_vm(claim.vm_id, claim.user_id)
-    if refused := _not_yours(state, claim) or _over(mine, claim, host_id) or _taken(state, claim, rights, server):
-        return refused
     standing = {a.vid: a for a in mine if a.generation == claim.generation}
     missing = tuple(volume for volume in claim.volumes if volume.vid not in standing)
+    if refused := (
+        _not_yours(state, claim)
+        or _over(mine, claim, host_id, adds=adds or not missing)
+        or _taken(state, claim, rights, server)
+    ):
+        return refused
     over = tuple(a for a in mine if a.generation < claim.generation)
     if refused := _busy((*missing, *(a.volume for a in over)), busy):
         return refused
@@ -166,20 +173,26 @@ def detach(
     *,
     server: HostId,
     host_id: HostId | None = None,
+    vids: Collection[Vid] = (),
 ) -> Change | None:
-    """Free what `vm_id` has (on `host_id` alone) under `generation` or an older one; `None` where there is nothing.
+    """Free what `vm_id` has (on `host_id` alone) under `generation` or an older one, or of that `vids` alone; `None`
+    where there is nothing.
 
     A newer generation is left alone: a late *detach* must not take the volumes from the VM's next life. Where a
     volume was rolled back or is held elsewhere by now, its record is left as it is and only the journal forgets.
     """
     state = merged(state, rights, server=server)
-    ended = lives(state, vm_id, generation, host_id)
+    ended = lives(state, vm_id, generation, host_id, vids)
     return _change(state, rights, server, ended=ended, begun=()) if ended else None
 
 
-def lives(state: State, vm_id: VmId, generation: int, host_id: HostId | None = None) -> tuple[Attachment, ...]:
-    """What `vm_id` has (on `host_id` alone) under `generation` or an older one: what a *detach* ends."""
-    return tuple(a for a in state.of_vm(vm_id) if a.generation <= generation and host_id in (None, a.host_id))
+def lives(
+    state: State, vm_id: VmId, generation: int, host_id: HostId | None = None, vids: Collection[Vid] = ()
+) -> tuple[Attachment, ...]:
+    """What `vm_id` has (on `host_id` alone) under `generation` or an older one, or of that `vids` alone: what a
+    *detach* ends."""
+    mine = (a for a in state.of_vm(vm_id) if not vids or a.vid in vids)
+    return tuple(a for a in mine if a.generation <= generation and host_id in (None, a.host_id))
 
 
 def forgotten(state: State, vid: Vid, right: Right | None, *, server: HostId, random: Random) -> Change:
@@ -205,8 +218,8 @@ def _not_yours(state: State, claim: VolumeShare) -> Refused | None:
     return _refused(Refusal.NOT_YOURS, [reason(volume.vid, has, "run it under a new id") for volume in claim.volumes])
 
 
-def _over(mine: Sequence[Attachment], claim: VolumeShare, host_id: HostId) -> Refused | None:
-    """A newer generation of the VM was here, or the same one on another host or with other volumes."""
+def _over(mine: Sequence[Attachment], claim: VolumeShare, host_id: HostId, *, adds: bool) -> Refused | None:
+    """A newer generation of the VM was here, or the same one on another host or, unless it `adds`, with others."""
     newest = max((a.generation for a in mine), default=0)
     if newest > claim.generation:
         later = next(a for a in mine if a.generation == newest)
@@ -218,9 +231,9 @@ def _over(mine: Sequence[Attachment], claim: VolumeShare, host_id: HostId) -> Re
         return _refused(Refusal.ELSEWHERE, [reason(a.vid, has, "start it again: electros start") for a in away])
     asked = {volume.vid for volume in claim.volumes}
     other = [a for a in mine if a.generation == claim.generation and a.vid not in asked]
-    if other:
+    if other and not adds:
         has = "this VM has it already, under the same generation"
-        hint = "a VM's volumes change with its generation alone"
+        hint = "one volume more comes by: electros volume attach"
         return _refused(Refusal.ANOTHER_SET, [reason(a.vid, has, hint) for a in other])
     return None
 

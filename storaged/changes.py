@@ -361,7 +361,7 @@ class Changes:
         written = [vid for vid in order.reads if vid in volumes and not volumes[vid].readonly]
         for vid in (*order.changes, *written):
             if self._shelf.in_use(vid) or vid in held:
-                hint = "remove the VM that has it first: electros rm"
+                hint = "take it from the VM first: electros volume detach, or electros rm"
                 return _no("volume-in-use", vid, order.doing, self._who_has(vid, order.user_id), hint)
         return None
 

@@ -31,7 +31,7 @@ class Kept:
 
     files: tuple[AttachedVolume, ...]
     attachments: tuple[Attachment, ...]
-    is_new: bool  # some of it was given just now
+    new: frozenset[Vid]  # of it, what was given just now
 
 
 class NotCut(Unusable):
@@ -133,9 +133,10 @@ class Keeper:
         user_id: UserId,
         host_id: HostId,
         vm_name: str = "",
+        adds: bool = False,
     ) -> Kept | Refused:
         """All of `vids`, in their order, for a VM on the host `host_id`, or none with every reason. The same call again
-        gives the same answer."""
+        gives the same answer. `adds`: beside those that the VM has under this generation."""
         with self._lock:
             vids = tuple(dict.fromkeys(vids))
             found = _found(vids, snapshot, user_id, self._disk)
@@ -144,7 +145,7 @@ class Keeper:
             volumes, files = found
             claim = VolumeShare(vm_id, generation, user_id, tuple(shared(v) for v in volumes), vm_name)
             try:
-                return self._grant(claim, host_id, volumes, files, snapshot)
+                return self._grant(claim, host_id, volumes, files, snapshot, adds=adds)
             except NotCut as problem:
                 has, hint = f"its older life still writes: {problem}", "run it again in a moment"
                 return Refused(Refusal.IN_USE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
@@ -154,19 +155,27 @@ class Keeper:
                 has, hint = f"this can't be written down: {problem}", "its sysadmin must make room or mend the pool"
                 return Refused(Refusal.UNWRITABLE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
 
-    def detach(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[str, ...]:
-        """Free what the VM has on the host `host_id` under `generation` or an older one; harmless to repeat. Raises
-        `JournalError`, and `NotCut` where its export has not ended yet.
+    def detach(
+        self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot, vids: Collection[Vid] = ()
+    ) -> tuple[str, ...]:
+        """Free what the VM has on the host `host_id` under `generation` or an older one, or of that `vids` alone;
+        harmless to repeat. Raises `JournalError`, `NotCut` where its export has not ended yet, and `Unusable` where one
+        of `vids` is open for writing here.
 
         A record that can't be written stays behind (its pool is gone, or full): the journal knows better and the
         volume is free on this host. Returns a sentence for the log about each of these.
         """
         with self._lock:
+            ended = attachments.lives(self._state, vm_id, generation, host_id, vids)
+            if vids:
+                self._none_is_open(ended, snapshot)
             mine = [a.vid for a in self._state.of_vm(vm_id)]
             rights, problems = self._readable_rights(mine, snapshot)
-            change = attachments.detach(self._state, vm_id, generation, rights, server=self._server, host_id=host_id)
+            change = attachments.detach(
+                self._state, vm_id, generation, rights, server=self._server, host_id=host_id, vids=vids
+            )
             if change is not None:
-                self._end(attachments.lives(self._state, vm_id, generation, host_id))
+                self._end(ended)
                 problems += self._try_records(change.rights, snapshot)
                 self._settle(change.state)
             return tuple(problems)
@@ -198,20 +207,22 @@ class Keeper:
         volumes: Sequence[Volume],
         files: tuple[AttachedVolume, ...],
         snapshot: Snapshot,
+        *,
+        adds: bool,
     ) -> Kept | Refused:
         rights = {v.vid: self._disk.right(v) for v in volumes if v.exclusive}
         others = [a.vid for a in self._state.of_vm(claim.vm_id) if a.vid not in rights]
         rights |= self._readable_rights(others, snapshot)[0]
         busy = [vid for vid in rights if self._disk.writer_of(snapshot.volumes[vid]) is not None]
         answer = attachments.attach(
-            self._state, claim, rights, server=self._server, host_id=host_id, random=self._random, busy=busy
+            self._state, claim, rights, server=self._server, host_id=host_id, random=self._random, busy=busy, adds=adds
         )
         if isinstance(answer, Granted):
-            is_new = not set(answer.attachments) <= set(self._state.attachments)
+            new = frozenset(a.vid for a in set(answer.attachments) - set(self._state.attachments))
             self._end(answer.ended)
             if answer.change is not None:
                 self._perform(answer.change, snapshot)
-            return Kept(files, answer.attachments, is_new)
+            return Kept(files, answer.attachments, new)
         return answer
 
     def _end(self, ended: Iterable[Attachment]) -> None:
@@ -220,6 +231,14 @@ class Keeper:
         for attachment in ended:
             if attachment.host_id != self._server:
                 self._cut(attachment)
+
+    def _none_is_open(self, ended: Iterable[Attachment], snapshot: Snapshot) -> None:
+        """A VM that goes on without a volume must have closed it; of one that has ended, its host knows that."""
+        for attachment in ended:
+            volume = snapshot.volumes.get(attachment.vid)
+            here = attachment.host_id == self._server and attachment.volume.exclusive
+            if here and volume is not None and file.writer_of(volume) is not None:
+                raise Unusable(f"volume {attachment.vid} is open for writing on this host still")
 
     def _perform(self, change: Change, snapshot: Snapshot) -> None:
         """The records, then the journal. Where one fails, records already written are freed again, if that can be."""

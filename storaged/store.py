@@ -3,7 +3,7 @@
 Another user's private volume is "not found", whoever asks for what.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller
@@ -77,8 +77,8 @@ class Store:
     async def snapshot(self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller) -> Job | Refused:
         return await self._changes.snapshot(vid, asked, caller)
 
-    async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
-        return await self._attaching.attach(confirm, HostId(caller.id), caller.address)
+    async def attach(self, confirm: bytes, caller: Caller, without: Sequence[Vid]) -> Attached | Refused:
+        return await self._attaching.attach(confirm, HostId(caller.id), caller.address, without)
 
     async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused:
         return await self._attaching.detach(detach, HostId(caller.id))

@@ -79,7 +79,7 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
     errand = Errand(VmId(vid), 1, None, room=ask)
     wall_ms = time.time_ns() // 1_000_000
     pledge, seal = make_pledge(errand, random=mine.random, wall_ms=wall_ms, dry=False)
-    heard = _heard(mine, pledge)
+    heard = storage_answers(mine, pledge)
     rooms = [
         Room(Door(said.message.host, said.host_id, said.address, said.message.front_door_port), said.message)
         for said in heard
@@ -99,7 +99,7 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
     raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
 
 
-def _heard(mine: Session, pledge: Pledge) -> Sequence[Said]:
+def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
     """One answer of each storage host; ends when those that are known have spoken, or when it has been quiet."""
     expected = {host_id for host_id, role in mine.known.peers() if role == Role.STORAGE}
     heard: dict[str, Said] = {}

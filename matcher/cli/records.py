@@ -6,7 +6,7 @@ the same one. A lock keeps two terminals of one user apart.
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
 from matcher.scheduler.pledging import Errand
+from matcher.wire.messages import VmView
 from specs.ids import Vid, VmId, parse_id
 
 RECORDS_MAX = 4096
@@ -35,9 +36,27 @@ def keep(errand: Errand, host: str = "", host_id: str = "") -> None:
         "host": host,
         "host_id": host_id,
         "volumes": list(errand.volumes),
+        "readonly": sorted(errand.readonly),
+        "cdroms": sorted(errand.cdroms),
         "specfile": errand.specfile,
     }
     folders.write_json(_path(errand.vm_id), record)
+
+
+def revise(vm: VmView) -> None:
+    """Its volumes have changed; nothing where it was run from elsewhere."""
+    with suppress(OSError):
+        found = folders.read_json(_path(VmId(vm.id)))
+        if isinstance(found, dict) and found.get("generation") == vm.generation:
+            folders.write_json(_path(VmId(vm.id)), found | _volumes_of(vm))
+
+
+def _volumes_of(vm: VmView) -> dict[str, list[str]]:
+    return {
+        "volumes": [volume.vid for volume in vm.volumes],
+        "readonly": [volume.vid for volume in vm.volumes if volume.readonly],
+        "cdroms": [volume.vid for volume in vm.volumes if volume.cdrom],
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,8 @@ class Record:
     name: str
     host: str
     volumes: tuple[Vid, ...]
+    readonly: frozenset[Vid]
+    cdroms: frozenset[Vid]
     specfile: str
 
 
@@ -64,7 +85,17 @@ def named(meant: str) -> Record | None:
 def _record(found: Any) -> Record | None:
     try:
         vids = tuple(Vid(vid) for vid in map(str, found["volumes"]))
-        record = Record(VmId(found["id"]), found["generation"], found["name"], found["host"], vids, found["specfile"])
+        readonly, cdroms = (frozenset(map(Vid, map(str, found.get(key, ())))) for key in ("readonly", "cdroms"))
+        record = Record(
+            VmId(found["id"]),
+            found["generation"],
+            found["name"],
+            found["host"],
+            vids,
+            readonly,
+            cdroms,
+            found["specfile"],
+        )
     except (KeyError, TypeError):
         return None
     texts = (record.vm_id, record.name, record.host, record.specfile)

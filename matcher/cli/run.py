@@ -2,7 +2,8 @@
 
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -62,6 +63,9 @@ def run(
     image: Annotated[
         str | None, Parameter(help="an image: the VM boots from a copy of it, which is yours and stays when it goes")
     ] = None,
+    iso: Annotated[
+        str | None, Parameter(help="a read-only volume, as a CD: booted where no bootable volume has a system yet")
+    ] = None,
     name: str | None = None,
     edits: Edits = None,
     policy: PolicyName = Policy.PACK,
@@ -89,31 +93,36 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
-        disk = None
-        if image is not None:
-            from matcher.cli.disks import disk_of
-
-            disk = disk_of(mine, image, called)
-            vids = (disk.vid, *vids)
-        errand = Errand(
-            vm_id,
-            1,
-            vm_ask(spec, allow_emulation=allow, lease_s=lease_s),
-            vids,
-            policy=policy,
-            hosts_known=hosts_known,
-            name=called,
-            specfile=spec.canonical_json(),
-        )
-        placing = Placing(errand, random=mine.random, value=value)
-        try:
+        with _disks(mine, called, vids, image, iso) as (vids, cdroms):
+            errand = Errand(
+                vm_id,
+                1,
+                vm_ask(spec, allow_emulation=allow, lease_s=lease_s),
+                vids,
+                policy=policy,
+                hosts_known=hosts_known,
+                name=called,
+                specfile=spec.canonical_json(),
+                cdroms=cdroms,
+            )
+            placing = Placing(errand, random=mine.random, value=value)
             placed = _place(mine, placing, errand, specfile, output, wait)
-        except Failure as failure:
-            if disk is not None and failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
-                disk.discard(mine)
-            raise
         vm = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
+
+
+@contextmanager
+def _disks(
+    mine: Session, called: str, vids: tuple[Vid, ...], image: str | None, iso: str | None
+) -> Iterator[tuple[tuple[Vid, ...], frozenset[Vid]]]:
+    """The VM's volumes in boot order, and which of them are CDs. Most have neither image nor CD."""
+    if image is None and iso is None:
+        yield vids, frozenset()
+        return
+    from matcher.cli.disks import brought
+
+    with brought(mine, called, vids, image, iso) as disks:
+        yield disks
 
 
 def start(
@@ -189,11 +198,23 @@ def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, l
         raise Failure(Exit.FAILED, said, helps="run it anew: electros run SPECFILE, with its volumes") from None
     ask = vm_ask(spec, allow_emulation=allow_emulation, lease_s=lease_s)
     if isinstance(vm, records.Record):
-        vm_id, vids = vm.vm_id, vm.volumes
+        vm_id, vids, readonly, cdroms = vm.vm_id, vm.volumes, vm.readonly, vm.cdroms
     else:
         vm_id, vids = VmId(vm.id), tuple(Vid(volume.vid) for volume in vm.volumes)
+        readonly = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.readonly)
+        cdroms = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.cdrom)
     generation = max(vm.generation, records.last_generation(vm_id)) + 1
-    errand = Errand(vm_id, generation, ask, vids, policy=policy, name=vm.name, specfile=vm.specfile)
+    errand = Errand(
+        vm_id,
+        generation,
+        ask,
+        vids,
+        policy=policy,
+        name=vm.name,
+        specfile=vm.specfile,
+        readonly=readonly,
+        cdroms=cdroms,
+    )
     try:
         records.keep(errand)
     except OSError as error:

@@ -45,13 +45,17 @@ def vm_detail(vm: VmView) -> dict[str, Any]:
 
 def _volume(volume: VmVolume, host_id: str) -> dict[str, Any]:
     """`from` is the id of the host that has it, or "here": the VM's own."""
-    return {
-        "vid": volume.vid,
-        "format": volume.format.value,
-        "readonly": volume.readonly,
-        "bootable": volume.bootable,
-        "from": volume.server if volume.server not in (None, host_id) else "here",
-    }
+    return (
+        {
+            "vid": volume.vid,
+            "format": volume.format.value,
+            "readonly": volume.readonly,
+            "bootable": volume.bootable,
+            "from": volume.server if volume.server not in (None, host_id) else "here",
+        }
+        | ({"cdrom": True} if volume.cdrom else {})
+        | ({"change": volume.change} if volume.change else {})
+    )
 
 
 def vms_table(vms: Sequence[VmView]) -> Table:

@@ -26,6 +26,8 @@ register(
         "rename": ("reshaping:rename", "Give a volume another name."),
         "resize": ("reshaping:resize", "Make a volume larger."),
         "convert": ("reshaping:convert", "Give a volume another image format."),
+        "attach": ("plugging:attach", "Give a VM a volume more."),
+        "detach": ("plugging:detach", "Take a volume from a VM."),
         "clone": ("reshaping:clone", "Copy a volume."),
         "snapshot": ("keeping:snapshot", "Keep the state of a volume."),
         "snapshots": ("keeping:snapshots", "List a volume's snapshots."),

@@ -42,6 +42,7 @@ from matcher.wire.messages import (
     Address,
     Answer,
     Clock,
+    ConfirmVolume,
     Message,
     Pledge,
     Query,
@@ -231,6 +232,10 @@ class Client:
             return []
         said = answer if isinstance(answer, Refused) else outcomes.Abandoned(answer.committed is not None)
         return machine.abandon_answered(OfferId(send.abandon.offer_id), said, time.monotonic())
+
+    def sealed_for(self, host_id: HostId, confirm: ConfirmVolume) -> bytes:
+        """The user's word on one volume more, for the host where the VM is."""
+        return self._to_host(Kind.CONFIRM_VOLUME, confirm, host_id)
 
     # ---- inside
 

@@ -44,7 +44,7 @@ class HostDoors:
         if (peer.kind, peer.id) != ("host", server):
             await trio.aclose_forcefully(stream)
             raise Unreachable(f"{at.ip} port {at.port}: another one answers there: {peer.name}")
-        return HostLine(peer.name, secured)
+        return HostLine(server, peer.name, secured)
 
     def _context(self) -> ssl.SSLContext:
         """Made anew when the realm or this host's own certificate has changed."""
@@ -56,8 +56,8 @@ class HostDoors:
 class HostLine:
     """An open line to one host, for one question."""
 
-    def __init__(self, host: str, secured: "trio.SSLStream[trio.SocketStream]") -> None:
-        self.host = host
+    def __init__(self, server: HostId, host: str, secured: "trio.SSLStream[trio.SocketStream]") -> None:
+        self.server, self.host = server, host
         self._secured = secured
 
     async def aclose(self) -> None:

@@ -318,7 +318,7 @@ class Placing:
             host_id=choice.host_id,
             name=errand.name,
             vm=self._vm,
-            volumes=choice.claims,
+            volumes=tuple(map(errand.wished, choice.claims)),
             specfile=errand.specfile,
         )
         self._tried.add(OfferId(offer.offer_id))

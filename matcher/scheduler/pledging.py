@@ -3,11 +3,11 @@
 An `Errand` is everything that stays the same when a pledge has to be made anew; each pledge has its own id and seal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk, VolumeAsk
+from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk, VolumeAsk, VolumeClaim
 from matcher.wire.seal import Seal
 from specs.ids import Vid, VmId, new_id
 
@@ -19,7 +19,8 @@ HOLD_MS = 3000
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """`reply` holds the addresses where answers are awaited, one for each family at most; `volumes` in boot order.
+    """`reply` holds the addresses where answers are awaited, one for each family at most; `volumes` in boot order, of
+    which the VM gets those in `readonly` to read alone, and those in `cdroms` as CDs.
     `specfile` is canonical JSON; it and `name` travel in the confirm alone."""
 
     vm_id: VmId
@@ -32,7 +33,13 @@ class Errand:
     hold_ms: int = HOLD_MS
     name: str = ""
     specfile: str = ""
+    readonly: frozenset[Vid] = frozenset()
+    cdroms: frozenset[Vid] = frozenset()
     room: VolumeAsk | None = None  # for a new volume, whose vid stands for the VM's id
+
+    def wished(self, claim: VolumeClaim) -> VolumeClaim:
+        """The claim, as the VM is to have its volume."""
+        return replace(claim, readonly=claim.vid in self.readonly, cdrom=claim.vid in self.cdroms)
 
 
 def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAsk:

@@ -57,6 +57,7 @@ class Kind(IntEnum):
     CONFIRM = 9
     ABANDON = 10
     NEWS = 11
+    CONFIRM_VOLUME = 12
 
 
 MESSAGE_OF: dict[Kind, type[Message]] = {
@@ -71,6 +72,7 @@ MESSAGE_OF: dict[Kind, type[Message]] = {
     Kind.CONFIRM: messages.Confirm,
     Kind.ABANDON: messages.Abandon,
     Kind.NEWS: realm_messages.News,
+    Kind.CONFIRM_VOLUME: messages.ConfirmVolume,
 }
 KIND_OF: dict[type[Message], Kind] = {message: kind for kind, message in MESSAGE_OF.items()}
 UNSIGNED = frozenset({Kind.REVEAL})

@@ -327,13 +327,16 @@ class VolumeClaim(Message):
     """A volume that the VM is to have, in boot order, and the storage host whose offer is taken.
 
     `door` is where the client heard of that host, for a compute host that is another one. Whoever answers there has to
-    have `server`'s key, before anything is said.
+    have `server`'s key, before anything is said. `readonly`: this VM shall not write it, whoever else may; `cdrom`: it
+    is to be a CD in the guest's drive.
     """
 
     vid: Id
     server: Fingerprint
     offer_id: Id
     door: Address | None = None
+    readonly: Flag = False
+    cdrom: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,19 @@ class Confirm(Message):
     vm: VmAsk
     volumes: Annotated[tuple[VolumeClaim, ...], MaxLen(VOLUMES_MAX)]
     specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]  # canonical JSON, as the user wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmVolume(Message):
+    """The client takes the offer of one more volume, for a VM that is on `host_id` already. Signed by the user for that
+    host, and forwarded to storage as it is, like a `Confirm`."""
+
+    vm_id: Id
+    generation: Generation
+    pledge_id: Id
+    host_id: Fingerprint
+    name: Label  # of the VM
+    volume: VolumeClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,13 +387,16 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class VmVolume(Message):
-    """`server` is the host whose storaged gives it."""
+    """`server` is the host whose storaged gives it. `change` is "attaching" or "detaching" while that goes on; a volume
+    that is being detached is the VM's until the guest has let go of it."""
 
     vid: Id
     format: ImageFormat
     readonly: Flag
     bootable: Flag
     server: Fingerprint | None = None
+    cdrom: Flag = False
+    change: Word = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,10 +184,11 @@ class VolumeProgress(Message):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Message):
-    """atomd to a storaged, of its own host or over the network: the user's signed confirm, as received. It is asked for
-    those of the volumes that the confirm claims from this server."""
+    """atomd to the storaged of its own host: the user's signed `Confirm` or `ConfirmVolume`, as received. It is asked
+    for those of the volumes that the confirm claims from this server, but for those that the VM has let go of since."""
 
     confirm: Annotated[bytes, Strict(), MaxLen(128 * 1024)]
+    without: Annotated[tuple[Id, ...], MaxLen(VOLUMES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class IscsiTarget(Message):
 @dataclass(frozen=True, slots=True)
 class AttachedVolume(Message):
     """A volume as the domain may use it: an absolute path on this host, or (then `path` is empty) an iSCSI target; and
-    the format that the metadata states."""
+    the format that the metadata states. `cdrom` is the user's wish, and no storage host's."""
 
     vid: Id
     path: Annotated[str, Strict(), StringConstraints(max_length=4096)]
@@ -213,6 +214,7 @@ class AttachedVolume(Message):
     shareable: Flag
     bootable: Flag
     iscsi: IscsiTarget | None = None
+    cdrom: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +236,13 @@ class Attached(Message):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Message):
-    """The VM no longer uses its volumes, nor will the confirm of this offer attach any."""
+    """The VM no longer uses its volumes, nor will the confirm of this offer attach any. Where `vids` names some, it is
+    about those alone, and the VM goes on with the others."""
 
     vm_id: Id
     generation: Generation
     offer_id: Id
+    vids: Annotated[tuple[Id, ...], MaxLen(VOLUMES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)

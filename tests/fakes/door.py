@@ -41,7 +41,7 @@ from matcher.wire.realm import (
     Welcome,
     WhoAmI,
 )
-from specs.ids import UserId, VmId
+from specs.ids import UserId, Vid, VmId
 from tests.fakes.realms import FOUNDER, Realm
 
 VM_ID = VmId("a" * 32)
@@ -140,6 +140,14 @@ class FakeHost:
 
     async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused:
         return VM if generation in (None, 1) else NOT_FOUND
+
+    async def attach_volume(self, vm_id: VmId, envelope: bytes, caller: Caller) -> VmView | Refused:
+        self.bodies.append(envelope)
+        return VM if vm_id == VM_ID else NOT_FOUND
+
+    async def detach_volume(self, vm_id: VmId, vid: Vid, caller: Caller) -> VmView | Refused:
+        self.bodies.append(vid.encode())
+        return VM if vm_id == VM_ID else NOT_FOUND
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused:
         return bytes(4 << 20)

@@ -6,12 +6,13 @@ Domains start at once and their guests obey the power button. A test plays the w
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from lxml import etree
 
-from atomd.domain_xml import NAME_PREFIX, NAMESPACE, domain_name, read_tag, vm_id_of
+from atomd.disk_xml import DISK_SERIAL_MAX, NAME_PREFIX, secret_usage
+from atomd.domain_xml import NAMESPACE, domain_name, read_tag, vm_id_of
 from atomd.domains import (
     Capabilities,
     ConnectionLost,
@@ -24,6 +25,7 @@ from atomd.domains import (
     HypervisorDown,
     NoDomain,
     NoNetwork,
+    NotPlugged,
     ObservedDomain,
     Resync,
     StartFailed,
@@ -32,6 +34,7 @@ from atomd.domains import (
     Why,
 )
 from matcher.wire.messages import Arch, Firmware
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
 
 EVENTS_MAX = 1024
@@ -44,6 +47,8 @@ class FakeDomain:
     xml: str
     addresses: tuple[str, ...] = ("192.168.122.7",)
     obeys: bool = True  # the power button
+    disks: set[str] = field(default_factory=set)  # their serials
+    lets_go: bool = True  # of disks
     console: "FakeConsole | None" = None
     said: bytes = BOOT_WORDS
 
@@ -88,6 +93,7 @@ class FakeHypervisor:
         self.kept: set[str] = set()  # usages of secrets that are there now
         self.down: str | None = None
         self._next_start: str | None = None
+        self._next_plug: str | None = None
         self._swallow = False
         self._say(Resync())
 
@@ -107,8 +113,11 @@ class FakeHypervisor:
     def fail_next_start(self, reason: str) -> None:
         self._next_start = reason
 
+    def fail_next_plug(self, reason: str) -> None:
+        self._next_plug = reason
+
     def swallow_next_answer(self) -> None:
-        """The next start happens, and its answer never comes."""
+        """The next start, or plug, happens, and its answer never comes."""
         self._swallow = True
 
     def power_off(self, vm_id: VmId) -> None:
@@ -159,7 +168,8 @@ class FakeHypervisor:
         if reason is not None:
             raise StartFailed(reason)
         self.starts.append(vm_id)
-        self.by_id[vm_id] = FakeDomain(_observed(vm_id, xml), xml)
+        serials = {serial.text or "" for serial in etree.fromstring(xml).iterfind("devices/disk/serial")}
+        self.by_id[vm_id] = FakeDomain(_observed(vm_id, xml), xml, disks=serials)
         if paused:
             self._become(vm_id, DomainState.PAUSED, Why.ASKED)
         else:
@@ -184,6 +194,30 @@ class FakeHypervisor:
     async def destroy(self, vm_id: VmId) -> None:
         await self._find(vm_id)
         self._end(vm_id, Why.DESTROYED, "the domain was destroyed")
+
+    async def plug(self, vm_id: VmId, volume: AttachedVolume, secrets: Sequence[DomainSecret] = ()) -> None:
+        domain = await self._find(vm_id)
+        if volume.vid[:DISK_SERIAL_MAX] in domain.disks:
+            return
+        if volume.iscsi is not None and secret_usage(vm_id, volume.vid) not in {secret.usage for secret in secrets}:
+            raise NotPlugged("Secret not found")
+        self.kept -= {secret.usage for secret in secrets}
+        reason, self._next_plug = self._next_plug, None
+        if reason is not None:
+            raise NotPlugged(reason)
+        domain.disks.add(volume.vid[:DISK_SERIAL_MAX])
+        if self._swallow:
+            self._swallow = False
+            raise Unknown("libvirt did not answer: it may have happened or may still happen")
+
+    async def unplug(self, vm_id: VmId, vid: str, *, asks: bool) -> bool:
+        try:
+            domain = await self._find(vm_id)
+        except NoDomain:
+            return True
+        if asks and domain.lets_go:
+            domain.disks.discard(vid[:DISK_SERIAL_MAX])
+        return vid[:DISK_SERIAL_MAX] not in domain.disks
 
     async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
         return (await self._find(vm_id)).addresses

@@ -11,7 +11,8 @@ from typing import Protocol
 import pytest
 import trio
 
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml, secret_usage
+from atomd.disk_xml import secret_usage
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml
 from atomd.domains import (
     ConnectionLost,
     Console,

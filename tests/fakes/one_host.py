@@ -25,6 +25,7 @@ from matcher.wire.messages import (
     Address,
     Arch,
     Confirm,
+    ConfirmVolume,
     Firmware,
     ImageFormat,
     Pledge,
@@ -82,6 +83,8 @@ class OneHost:
         self.up: dict[VmId, int] = {}  # domains, with their generation
         self.stalled: set[VmId] = set()  # those that QEMU has paused on an I/O error
         self.held: set[VmId] = set()  # those whose guest has not begun
+        self.disks: dict[VmId, set[str]] = {}  # of those domains
+        self.deaf: set[VmId] = set()  # guests that let go of nothing
         self.servers: dict[str, HostId] = {}  # of volumes that are not on this host
         self._begin()
 
@@ -169,7 +172,59 @@ class OneHost:
         self.destroy()
         return confirm
 
+    def confirm_volume(self, confirm: Confirm, vid: str, **wish: bool) -> ConfirmVolume:
+        """One volume more for the VM, by a new offer."""
+        claim = VolumeClaim(vid, self.servers.get(vid, HOST), new_id(self.random), **wish)
+        pledge_id = new_id(self.random)
+        return ConfirmVolume(confirm.vm_id, confirm.generation, pledge_id, HOST, confirm.name, claim)
+
+    def plug(self, words: ConfirmVolume, user_id: UserId = ANN) -> Vm | Refused | None:
+        """What the front door would answer now; `None`: it waits."""
+        decided = self.compute.plugging.attach(words, b"", self.who(user_id), HOST)
+        refusal = decided if isinstance(decided, Refused) else self.apply(decided)
+        return refusal or self.compute.plugging.attach_outcome(words)
+
+    def unplug(self, confirm: Confirm, vid: str) -> Vm | Refused | None:
+        vm = self.compute.vms[VmId(confirm.vm_id)]
+        decided = self.compute.plugging.detach(vm, vid)
+        refusal = decided if isinstance(decided, Refused) else self.apply(decided)
+        return refusal or self.compute.plugging.detach_outcome(vm.vm_id, vm.generation, vid)
+
     # ---- slow work
+
+    def boot(self, vm: Vm) -> None:
+        self.up[vm.vm_id] = vm.generation
+        self.disks[vm.vm_id] = {volume.vid for volume in vm.volumes}
+
+    def attach_one(self, answer: Answer | None = None) -> Refused | None:
+        vm, vid = self.take_one(wanted.AttachVolume)
+        given = Attached(tuple(v for v in attached_all(vm).volumes if v.vid == vid))
+        return self.apply(self.compute.plugging.attached(vm.vm_id, vm.generation, vid, answer or given))
+
+    def plug_one(self, failure: str | None = None) -> Refused | None:
+        vm, vid = self.take_one(wanted.PlugVolume)
+        if failure is None:
+            self.disks[vm.vm_id].add(vid)
+        return self.apply(self.compute.plugging.plugged(vm.vm_id, vm.generation, vid, failure))
+
+    def unplug_one(self) -> Refused | None:
+        vm, vid = self.take_one(wanted.UnplugVolume)
+        there = self.disks.get(vm.vm_id, set()) if vm.vm_id in self.up else set()
+        if self.asked and vm.vm_id not in self.deaf:
+            there.discard(vid)
+        return self.apply(self.compute.plugging.unplugged(vm.vm_id, vm.generation, vid, gone=vid not in there))
+
+    def detach_one(self, *, done: bool = True) -> Refused | None:
+        vm, vid = self.take_one(wanted.DetachVolume)
+        return self.apply(self.compute.plugging.detached(vm.vm_id, vm.generation, vid, done=done))
+
+    def take_one(self, kind: type[Effect]) -> tuple[Vm, str]:
+        """As `take`, with the volume that it is about; `asked` tells whether the guest is."""
+        effect = next(effect for effect in self.slow if isinstance(effect, kind))
+        assert isinstance(effect, wanted.AttachVolume | wanted.PlugVolume | wanted.UnplugVolume | wanted.DetachVolume)
+        self.slow.remove(effect)
+        self.asked = isinstance(effect, wanted.UnplugVolume) and effect.asks
+        return effect.vm, effect.vid
 
     def take(self, kind: type[Effect]) -> Vm:
         """The oldest slow work of this kind, from now on answered by the test."""
@@ -190,7 +245,7 @@ class OneHost:
     def start(self, failure: str | None = None) -> Refused | None:
         vm = self.take(wanted.StartDomain)
         if failure is None:
-            self.up[vm.vm_id] = vm.generation
+            self.boot(vm)
         return self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
     def destroy(self, *, done: bool = True) -> Refused | None:
@@ -280,9 +335,14 @@ def _fits(residents: Sequence[Claim], claim: Claim) -> bool:
 
 
 def attached_for(vm: Vm, epoch: int = 1) -> Attached:
+    """What it has to keep, see `attached_all`."""
+    return attached_all(vm.standing, epoch)
+
+
+def attached_all(vm: Vm, epoch: int = 1) -> Attached:
     """Files where the claims are on this host, exports in this epoch where they are not."""
     volumes = []
-    for claim in vm.confirm.volumes:
+    for claim in vm.claims:
         iqn = f"iqn.2026-01.atomos:{claim.vid}.{epoch}"
         away = IscsiTarget(Address("10.0.0.2", 3260), iqn, 1, f"{iqn}.h", f"u{epoch}")
         target = None if claim.server == HOST else away

@@ -1,6 +1,6 @@
 """A storage host's door, real, with a store behind it that grants what a test says; and a host's own storaged."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,12 @@ class FakeStore:
         self.gives: Attached | Refused = gives
         self.lets_go: Detached | Refused = Detached()
         self.is_silent = is_silent
+        self.withouts: list[tuple[str, ...]] = []
         self.heard: list[tuple[str, bytes | Detach]] = []
         self.asks = trio.Event()
 
-    async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
+    async def attach(self, confirm: bytes, caller: Caller, without: Sequence[Vid]) -> Attached | Refused:
+        self.withouts.append(tuple(without))
         return await self._attach(confirm, caller.id)
 
     async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused:
@@ -35,6 +37,7 @@ class FakeStore:
     async def at_home(self, question: Message, _: local.Peer) -> Message:
         """As a host's own storaged."""
         if isinstance(question, Attach):
+            self.withouts.append(question.without)
             return await self._attach(question.confirm, "home")
         assert isinstance(question, Detach)
         return await self._detach(question, "home")

@@ -16,7 +16,8 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml, secret_usage, secret_xml
+from atomd.disk_xml import secret_usage, secret_xml
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml
 from atomd.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
 from atomd.hypervisor import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX, Hypervisor
 from matcher.wire.messages import Accelerator, Arch, ImageFormat

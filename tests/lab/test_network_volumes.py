@@ -13,7 +13,8 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
-from atomd.domain_xml import DomainSpec, domain_name, domain_secrets, domain_xml
+from atomd.disk_xml import domain_secrets
+from atomd.domain_xml import DomainSpec, domain_name, domain_xml
 from atomd.domains import DomainState, StartFailed
 from atomd.hypervisor import Hypervisor
 from matcher.wire.messages import Accelerator, Address, Arch, ImageFormat

@@ -253,7 +253,7 @@ class HostRules(RuleBasedStateMachine):
         if (vm.vm_id, vm.generation) in self.lost:
             said = OVER
         with self.crashing():
-            self.host.apply(self.host.compute.reached(vm.vm_id, vm.generation, said, self.host.now_s))
+            self.host.apply(self.host.compute.reached(vm, said, self.host.now_s))
 
     @precondition(lambda self: self._waits(wanted.ResumeDomain))
     @rule()

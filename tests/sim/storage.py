@@ -27,6 +27,7 @@ from storaged.journal import JournalFull
 from storaged.keeper import Disk, Keeper, Kept
 from storaged.quota import Quota
 from storaged.volume import Right, Snapshot, Volume
+from storaged.wish import Wish, wish_of
 from tests.sim.faults import Faults
 from tests.sim.images import Image, Stamp, Stamps
 from tests.sim.realm import Leaf
@@ -264,13 +265,13 @@ class Storaged:
     # ---- as `Attaching`
 
     def attach(self, confirm: Confirm, leaf: Leaf, reply: Reply[Given]) -> None:
-        user = leaf.principal
-        if not self.admission.has(confirm, UserId(user.id)) and not self._storage.trusts(leaf):
+        user, wish = leaf.principal, wished(confirm, self._storage.host_id)
+        if not self.admission.has(wish, UserId(user.id)) and not self._storage.trusts(leaf):
             self._answer(reply, Refused("denied", (Reason("confirm", "to use it", "not one of a member", ""),)))
-        elif (refusal := self.admission.against(confirm, user, self._storage.process.now_s)) is not None:
+        elif (refusal := self.admission.against(wish, user, self._storage.process.now_s)) is not None:
             self._answer(reply, refusal)
         else:
-            self._in_turn(lambda: self._answer(reply, self._attach(confirm, user)))
+            self._in_turn(lambda: self._answer(reply, self._attach(wish, user)))
 
     def detach(self, vm_id: VmId, generation: int, offer_id: OfferId, host_id: HostId, reply: Reply[bool]) -> None:
         self.admission.let_go(host_id, offer_id)
@@ -295,22 +296,22 @@ class Storaged:
 
         self._in_turn(lambda: self._answer(reply, free()))
 
-    def _attach(self, confirm: Confirm, user: Principal) -> Given:
-        if (refusal := self.admission.against_in_turn(confirm, user)) is not None:
+    def _attach(self, wish: Wish, user: Principal) -> Given:
+        if (refusal := self.admission.against_in_turn(wish, user)) is not None:
             return refusal
         if self._storage.random.random() < self._storage.faults.storage_refuses:
             return Refused("volume-unusable", (Reason("volume", "to use it", "its pool is gone", ""),))
         try:
             kept = self.keeper.attach(
-                self.admission.vids(confirm),
+                wish.vids,
                 self._storage.snapshot(),
-                vm_id=VmId(confirm.vm_id),
-                generation=confirm.generation,
+                vm_id=wish.vm_id,
+                generation=wish.generation,
                 user_id=UserId(user.id),
-                host_id=HostId(confirm.host_id),
-                vm_name=confirm.name,
+                host_id=wish.host_id,
+                vm_name=wish.name,
             )
-            return kept if isinstance(kept, Refused) else self._given(kept, HostId(confirm.host_id))
+            return kept if isinstance(kept, Refused) else self._given(kept, wish.host_id)
         except (JournalFull, Unusable) as problem:
             return Refused("unavailable", (Reason("volumes", "to use it", str(problem)[:120], ""),))
 
@@ -321,7 +322,7 @@ class Storaged:
         for attachment, file in zip(kept.attachments, kept.files, strict=True):
             export = self._exporter.give(attachment, file)
             if isinstance(export, Refused):
-                if kept.is_new:
+                if kept.new:
                     self.keeper.detach(attachment.vm_id, attachment.generation, host_id, self._storage.snapshot())
                 return export
             given.append(export)
@@ -354,3 +355,9 @@ class Storaged:
     def _do(self, what: Callable[[], None]) -> None:
         if self.is_alive:
             what()
+
+
+def wished(confirm: Confirm, server: HostId) -> Wish:
+    wish = wish_of(confirm)
+    assert wish is not None
+    return wish.of(server)

@@ -41,7 +41,7 @@ SOLE_IMPORTERS = {
         f"matcher.net.door.{room}"
         for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")
     },
-    "lxml": {"atomd.domain_xml", "atomd.hypervisor"},
+    "lxml": {"atomd.disk_xml", "atomd.domain_xml", "atomd.hypervisor"},
     "pycdlib": {"storaged.images.seed"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
     "subprocess": {"atomd.accelerator", "storaged.images.sandbox"},

@@ -9,7 +9,7 @@ from tests.tidy.house import MODULES, ROOT
 
 FUNCTION_LINES_MAX = 64
 MODULE_LINES_MAX = 500
-LONG_MODULES = {"atomd.hypervisor": 700}  # the one file that may import libvirt
+LONG_MODULES = {"atomd.hypervisor": 780}  # the one file that may import libvirt
 
 NOT_OURS = {".git", ".venv", ".hypothesis", "__pycache__", "build", "dist"}
 TEXT = {"", ".py", ".md", ".toml", ".json", ".json5", ".service", ".S"}

@@ -37,7 +37,7 @@ def asked(host: OneHost) -> Vm:
 
 
 def answer(host: OneHost, vm: Vm, said: Answer) -> None:
-    assert host.apply(host.compute.reached(vm.vm_id, vm.generation, said, host.now_s)) is None
+    assert host.apply(host.compute.reached(vm, said, host.now_s)) is None
 
 
 def there(host: OneHost, confirm: Confirm) -> Vm:
@@ -177,7 +177,7 @@ def test_a_full_disk_does_not_end_it_and_it_is_tried_again() -> None:
     host, confirm = stalled_host()
     vm = asked(host)
     host.is_full = True
-    assert host.apply(host.compute.reached(vm.vm_id, vm.generation, OVER, host.now_s)) is not None
+    assert host.apply(host.compute.reached(vm, OVER, host.now_s)) is not None
     assert there(host, confirm).state is State.RUNNING
     host.is_full = False
     host.now_s += ASK_AGAIN_S

@@ -7,19 +7,8 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from atomd.domain_xml import (
-    DomainSpec,
-    Tag,
-    domain_secrets,
-    domain_xml,
-    enforced_flags,
-    mac_address,
-    read_tag,
-    safe_title,
-    secret_usage,
-    secret_xml,
-    vm_id_of,
-)
+from atomd.disk_xml import domain_secrets, secret_usage, secret_xml
+from atomd.domain_xml import DomainSpec, Tag, domain_xml, enforced_flags, mac_address, read_tag, safe_title, vm_id_of
 from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId

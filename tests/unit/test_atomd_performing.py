@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from atomd import performing
-from atomd.domain_xml import secret_usage
+from atomd.disk_xml import secret_usage
 from atomd.domains import DomainSecret, DomainState
 from atomd.journal import Journal
 from atomd.lifecycle import State, Vm

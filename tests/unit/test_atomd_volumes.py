@@ -17,7 +17,7 @@ from atomd.volumes import (
     some_may_be_attached,
     why_not_begun,
 )
-from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused, VolumeClaim
+from matcher.wire.messages import Address, ImageFormat, Reason, Refused, VolumeClaim
 from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import HostId
 from tests.fakes.one_host import HOST, a_vm, attached_for
@@ -34,34 +34,28 @@ IN_USE = Refused("volume-in-use", (Reason("volume a", "to write", "another has i
 GONE = Refused("volume-unusable", (Reason("volume b", "to use it", "not here", ""),))
 
 
-def confirmed(*claims: VolumeClaim) -> Confirm:
-    return replace(a_vm(State.PREPARED).confirm, volumes=claims)
-
-
 def given(*claims: VolumeClaim) -> Attached:
     vm = a_vm(State.PREPARED)
     return attached_for(replace(vm, confirm=replace(vm.confirm, volumes=claims)))
 
 
 def test_each_server_is_asked_once_at_the_door_that_its_first_claim_names() -> None:
-    assert servers_of(confirmed(*CLAIMS)) == {H2: DOOR2, HOST: None}
+    assert servers_of(CLAIMS) == {H2: DOOR2, HOST: None}
 
 
 def test_what_they_give_comes_in_the_order_of_the_claims_with_every_secret() -> None:
     answers: dict[HostId, Answer] = {H2: given(CLAIMS[2], CLAIMS[0]), HOST: given(CLAIMS[1])}
-    attached = joined(confirmed(*CLAIMS), answers, HOST)
+    attached = joined(CLAIMS, answers, HOST)
     assert isinstance(attached, Attached)
     assert [volume.vid for volume in attached.volumes] == [A, B, C]
     assert {secret.vid for secret in attached.secrets} == {A, C}
 
 
 def test_a_refusal_counts_with_the_reasons_of_all_and_before_a_silence() -> None:
-    refused = joined(confirmed(*CLAIMS), {H2: IN_USE, HOST: GONE}, HOST)
+    refused = joined(CLAIMS, {H2: IN_USE, HOST: GONE}, HOST)
     assert refused == Refused("volume-in-use", (*IN_USE.reasons, *GONE.reasons))
-    assert joined(confirmed(*CLAIMS), {H2: Silent("h2 is silent"), HOST: GONE}, HOST) == GONE
-    assert joined(confirmed(*CLAIMS), {H2: Silent("h2 is silent"), HOST: given(CLAIMS[1])}, HOST) == Silent(
-        "h2 is silent"
-    )
+    assert joined(CLAIMS, {H2: Silent("h2 is silent"), HOST: GONE}, HOST) == GONE
+    assert joined(CLAIMS, {H2: Silent("h2 is silent"), HOST: given(CLAIMS[1])}, HOST) == Silent("h2 is silent")
 
 
 GOOD = given(CLAIMS[0])
@@ -81,7 +75,7 @@ PORTAL = EXPORT.iscsi
     ids=["a file of this host", "a file beside it", "a header that may name files", "another volume", "a port here"],
 )
 def test_another_host_gives_raw_targets_elsewhere_and_nothing_else(volume: AttachedVolume) -> None:
-    confirm = confirmed(CLAIMS[0])
+    confirm = (CLAIMS[0],)
     assert joined(confirm, {H2: GOOD}, HOST) == GOOD
     secrets = (ChapSecret(volume.vid, "s"),) if volume.iscsi else ()
     answer = joined(confirm, {H2: Attached((volume,), secrets)}, HOST)
@@ -89,9 +83,9 @@ def test_another_host_gives_raw_targets_elsewhere_and_nothing_else(volume: Attac
 
 
 def test_a_target_without_its_secret_and_a_secret_without_its_target_are_not_taken() -> None:
-    assert isinstance(joined(confirmed(CLAIMS[0]), {H2: Attached(GOOD.volumes)}, HOST), Silent)
+    assert isinstance(joined((CLAIMS[0],), {H2: Attached(GOOD.volumes)}, HOST), Silent)
     extra = replace(GOOD, secrets=(*GOOD.secrets, ChapSecret(B, "s")))
-    assert isinstance(joined(confirmed(CLAIMS[0]), {H2: extra}, HOST), Silent)
+    assert isinstance(joined((CLAIMS[0],), {H2: extra}, HOST), Silent)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +105,7 @@ def test_other_addresses_may_be_a_hosts(ip: str) -> None:
 
 
 def test_who_was_silent_may_have_attached_and_so_may_the_others_beside_who_refused() -> None:
-    one, several = confirmed(CLAIMS[0]), confirmed(*CLAIMS)
+    one, several = (CLAIMS[0],), CLAIMS
     assert some_may_be_attached(one, Silent("asked"))
     assert not some_may_be_attached(several, Silent("never asked", asked=False))
     assert some_may_be_attached(several, IN_USE)
@@ -121,7 +115,7 @@ def test_who_was_silent_may_have_attached_and_so_may_the_others_beside_who_refus
 @pytest.mark.parametrize("code", sorted(ASK_AGAIN))
 def test_who_could_not_do_all_of_it_may_have_attached(code: str) -> None:
     """A storage host gives a volume away, and then finds that it can't export it."""
-    assert some_may_be_attached(confirmed(CLAIMS[0]), Refused(code, IN_USE.reasons))
+    assert some_may_be_attached(CLAIMS[:1], Refused(code, IN_USE.reasons))
 
 
 def test_a_guest_that_has_not_begun_begins_with_what_it_was_given_and_waits_for_a_word() -> None:

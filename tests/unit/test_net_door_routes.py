@@ -24,7 +24,7 @@ def test_the_description_has_every_route_and_no_other() -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_route_is_found_by_a_path_of_its_own(route: object) -> None:
     assert route in ROUTES
-    path = route.path.replace("{id}", "a" * 32).replace("{user}", "a" * 64)  # type: ignore[attr-defined]
+    path = route.path.replace("{id}", "a" * 32).replace("{user}", "a" * 64).replace("{vid}", "b" * 32)  # type: ignore[attr-defined]
     found = Table().find(route.method, path, websocket=route.websocket)  # type: ignore[attr-defined]
     assert found.route is route
 

@@ -85,7 +85,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def again(answer: Kept | Refused) -> Kept:
     assert isinstance(answer, Kept)
-    return replace(answer, is_new=False)
+    return replace(answer, new=frozenset())
 
 
 def refusal(answer: Kept | Refused) -> tuple[str, str]:
@@ -349,7 +349,7 @@ def test_attachments_are_residents_by_vm_and_generation(house: House) -> None:
 
 
 def test_a_vm_without_volumes_attaches_nothing(house: House) -> None:
-    assert house.attach(1) == Kept((), (), False)
+    assert house.attach(1) == Kept((), (), frozenset())
 
 
 def test_a_volume_that_the_older_generation_still_writes_is_not_freed_by_the_next(house: House) -> None:

@@ -102,6 +102,7 @@ def test_every_message_that_travels_has_one_kind_and_numbers_never_change() -> N
         "CONFIRM": 9,
         "ABANDON": 10,
         "NEWS": 11,
+        "CONFIRM_VOLUME": 12,
     }
     assert set(MESSAGE_OF) == set(Kind)
     assert len(KIND_OF) == len(Kind)

@@ -62,7 +62,7 @@ class Asking:
     @property
     def vid(self) -> Vid:
         """Raises `Denied`, as `vm_id` does."""
-        vid = parse_id(self.arguments["id"])
+        vid = parse_id(self.arguments.get("vid", self.arguments["id"]))
         if vid is None:
             hint = "electros volume ls shows what you may see"
             raise Denied(refused("not-found", "volume", "a volume", "no such volume here", hint))

@@ -4,7 +4,7 @@ Who calls has been judged when anything here is called: the certificate, and whe
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from matcher.net.caller import Caller
@@ -85,6 +85,10 @@ class Host(Protocol):
     async def reboot(self, vm_id: VmId, caller: Caller) -> VmView | Refused: ...
 
     async def remove(self, vm_id: VmId, caller: Caller, generation: int | None) -> VmView | Refused: ...
+
+    async def attach_volume(self, vm_id: VmId, envelope: bytes, caller: Caller) -> VmView | Refused: ...
+
+    async def detach_volume(self, vm_id: VmId, vid: Vid, caller: Caller) -> VmView | Refused: ...
 
     async def console_log(self, vm_id: VmId, caller: Caller) -> bytes | Refused: ...
 
@@ -178,8 +182,8 @@ class Store(Protocol):
         self, vid: Vid, asked: TakeSnapshot | RollBack | DropSnapshot, caller: Caller
     ) -> Work | Refused: ...
 
-    async def attach(self, confirm: bytes, caller: Caller) -> Attached | Refused:
-        """`caller` is the compute host that the confirm is for."""
+    async def attach(self, confirm: bytes, caller: Caller, without: Sequence[Vid]) -> Attached | Refused:
+        """`caller` is the compute host that the confirm is for, which asks for its volumes `without` these."""
         ...
 
     async def detach(self, detach: Detach, caller: Caller) -> Detached | Refused: ...

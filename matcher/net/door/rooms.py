@@ -36,6 +36,8 @@ class Rooms:
             "stop": self._stop,
             "reboot": self._reboot,
             "remove": self._remove,
+            "attach_volume": self._attach_volume,
+            "detach_volume": self._detach_volume,
             "console_log": self._console_log,
             "console": self._console,
         }
@@ -83,6 +85,12 @@ class Rooms:
         text = asking.query()
         generation = int(text) if text.isascii() and text.isdigit() and len(text) < 11 else None
         return said(granted(await self._host.remove(asking.vm_id, asking.caller, generation)))
+
+    async def _attach_volume(self, asking: Asking) -> Response:
+        return said(granted(await self._host.attach_volume(asking.vm_id, await asking.body(), asking.caller)))
+
+    async def _detach_volume(self, asking: Asking) -> Response:
+        return said(granted(await self._host.detach_volume(asking.vm_id, asking.vid, asking.caller)))
 
     async def _console_log(self, asking: Asking) -> Response:
         return octets(granted(await self._host.console_log(asking.vm_id, asking.caller)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from matcher.wire.codec import BODY_MAX_BYTES
-from matcher.wire.messages import Abandoned, Answer, Message, Progress, VmView, VmViews
+from matcher.wire.messages import VOLUMES_MAX, Abandoned, Answer, Message, Progress, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
     ChangeGrant,
@@ -113,6 +113,7 @@ class Route:
 
 
 _FORCE = Query("force", "^[01]$", "1: pull the plug at once")
+_WITHOUT = Query("without", f"^([0-9a-f]{{32}},?){{0,{VOLUMES_MAX}}}$", "volumes that the VM has let go of since")
 _GENERATION = Query("generation", "^[0-9]{1,10}$", "remove this generation alone")
 
 ROUTES: tuple[Route, ...] = (
@@ -159,6 +160,23 @@ ROUTES: tuple[Route, ...] = (
         query=_FORCE,
     ),
     Route("reboot", "POST", "/v1/vms/{id}/reboot", "Reboot a VM", VmView, verb=Verb.RUN),
+    Route(
+        "attach_volume",
+        "POST",
+        "/v1/vms/{id}/volumes",
+        "One volume more, at once where the VM runs",
+        VmView,
+        Octets.ENVELOPE,
+        verb=Verb.RUN,
+    ),
+    Route(
+        "detach_volume",
+        "DELETE",
+        "/v1/vms/{id}/volumes/{vid}",
+        "Take a volume from a VM; the guest of one that runs has to let go of it",
+        VmView,
+        verb=Verb.RUN,
+    ),
     Route(
         "console_log",
         "GET",
@@ -276,6 +294,7 @@ ROUTES: tuple[Route, ...] = (
         Attached,
         Octets.ENVELOPE,
         who=Who.HOST,
+        query=_WITHOUT,
     ),
     Route("detach", "POST", "/v1/detachments", "A VM of yours has ended there", Detached, Detach, who=Who.HOST),
     Route("status", "GET", "/v1/realm", "What this host knows of the realm", RealmStatus, who=Who.MEMBER),

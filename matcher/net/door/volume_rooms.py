@@ -20,6 +20,7 @@ from matcher.wire.volumes import (
     RollBack,
     TakeSnapshot,
 )
+from specs.ids import Vid
 
 
 class VolumeRooms:
@@ -87,7 +88,8 @@ class VolumeRooms:
         return _told(granted(await self._store.snapshot(asking.vid, await asking.message(kind), asking.caller)))
 
     async def _attach(self, asking: Asking) -> Response:
-        return said(granted(await self._store.attach(await asking.body(), asking.caller)))
+        without = [Vid(vid) for vid in asking.query().split(",") if vid]
+        return said(granted(await self._store.attach(await asking.body(), asking.caller, without)))
 
     async def _detach(self, asking: Asking) -> Response:
         return said(granted(await self._store.detach(await asking.message(Detach), asking.caller)))
