@@ -74,6 +74,8 @@ class Compute:
         self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
         self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
+        self._owed: dict[tuple[VmId, int], Vm] = {}  # gone, but a storage host has yet to hear of it
+        self._telling: set[tuple[VmId, int]] = set()  # those of them of which one is being told
 
     # ---- the journal
 
@@ -274,15 +276,20 @@ class Compute:
             self._last_words[vm_id] = (crashed, why)
 
     def detached(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
-        """Storage has let go (`done`), or will be asked again by reconcile."""
+        """Storage has let go (`done`); or the VM is gone without it, and it is told until it hears."""
+        life = vm_id, generation
+        self._telling.discard(life)
+        if done and (owed := self._owed.pop(life, None)) is not None:
+            return [JournalForget(owed)]
         vm = self._books.at(vm_id, generation)
         if vm is None or vm.state is not State.REMOVING:
             return []
         self._books.busy.discard(vm_id)
-        if not done:
-            return []
         self._drop(vm, no.REMOVED)
-        return [JournalForget(vm), Changed(vm_id)]
+        if done:
+            return [JournalForget(vm), Changed(vm_id)]
+        self._owed[life] = vm
+        return [Changed(vm_id)]
 
     def tick(self, now_s: float) -> list[Effects]:
         """Power buttons pressed again, leases ended; a list for each VM, as the journal may fail one of them."""
@@ -306,6 +313,8 @@ class Compute:
         self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
         tidied: list[Effects] = [[JournalForget(vm)] for vm in forgettable(self.vms, self._older, self._litter)]
         done = tidied + [self._step(step, up, now_s) for step in steps]
+        done += [[DetachVolumes(vm)] for life, vm in self._owed.items() if life not in self._telling]
+        self._telling |= self._owed.keys()
         idle = [vm for vm in self.vms.values() if vm.vm_id not in busy | self._books.busy]
         return done + [self.plugging.resolve(vm, up=(vm.vm_id, vm.generation) in up) for vm in idle if vm.change]
 
@@ -319,6 +328,10 @@ class Compute:
             return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
         if self._closed.is_abandoned(offer_id):
             return no.ABANDONED
+        if (VmId(confirm.vm_id), confirm.generation) in self._owed:
+            return refused(
+                "not-now", "vm", "to run it", "its storage host has not let go of its last try", "run it anew"
+            )
         hold = self._ledger.held(offer_id, moment.now_s)
         if hold is None or hold.user_id != user_id:
             return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")

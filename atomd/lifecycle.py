@@ -5,7 +5,7 @@
         | refused, crash       '--start refused--> FAILED <--crashed--'  domain gone --> STOPPED |
         v                                            |                                          |
     REMOVING <---------------------- rm -------------+------------------------------------------'
-        '--detached--> (forgotten)
+        '--detached, or its storage host is silent, and is told later--> (forgotten)
 
 PREPARED and REMOVING are not promises: a crash in either ends in (forgotten). COMMITTED is the commit point, after
 which the VM exists until its user says `rm`. STOPPED and FAILED keep name and volumes and take no compute.

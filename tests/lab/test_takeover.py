@@ -104,3 +104,21 @@ def test_a_vm_that_stops_frees_its_volume_for_the_next_one_on_any_host(
     assert record(lab)["held"] is False
     assert vms.run("second", HELIUM, volumes=[vid], host="h3")["host"] == "h3"
     assert lab.exec("h1", "virsh", "-q", "secret-list").stdout.strip() == ""
+
+
+def test_a_vm_whose_storage_host_is_gone_can_be_removed_and_its_volume_is_free_when_it_is_back(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
+    on_h1(lab, vms, until, "orphan")
+    lab.stop("h2", "storaged")
+    try:
+        assert "orphan is removed from h1" in plainly(lab, "rm", "--force", "orphan").err
+        assert "orphan" not in vms.ps()
+        assert domains(lab, "h1") == []
+        lab.kill("h1", "atomd")  # what is owed is remembered
+        until(lambda: lab.daemon("h1", "atomd")["state"] == "up")
+        assert record(lab)["held"] is True
+    finally:
+        lab.start("h2", "storaged")
+    until(lambda: record(lab)["held"] is False, within_s=60)
+    assert "orphan" not in vms.ps()

@@ -77,7 +77,9 @@ def test_after_the_hosts_reboot_a_server_that_can_not_be_reached_is_waited_for()
     assert host.up
 
 
-def test_a_storage_host_that_is_gone_keeps_its_volumes_and_no_compute() -> None:
+def test_a_storage_host_that_is_gone_keeps_its_volumes_and_nothing_else() -> None:
+    """The VM that is removed is gone, and so are its name and its compute; what is owed to the storage host is paid
+    when it is back, whatever happens in between."""
     host, confirm = confirmed(DATA)
     host.attach()
     host.start()
@@ -88,9 +90,32 @@ def test_a_storage_host_that_is_gone_keeps_its_volumes_and_no_compute() -> None:
     host.destroy()
     assert not host.ledger.residents(host.now_s)
     host.detach(done=False)
-    assert host.vm(confirm) is not None
+    assert host.vm(confirm) is None
+    assert [row.state for row in host.rows.values()] == [State.REMOVING]
+    for _ in range(2):
+        host.reconcile()
+    assert host.slow == [wanted.DetachVolumes(vm.to(State.REMOVING))], "one question at a time"
     host.crash()
     host.reconcile()
     assert not host.ledger.residents(host.now_s)
-    host.detach()
+    host.detach(done=False)
     assert host.vm(confirm) is None
+    host.reconcile()
+    host.detach()
+    assert not host.rows
+    host.reconcile()
+    assert not host.slow
+
+
+def test_a_life_that_a_storage_host_has_not_let_go_of_does_not_come_again() -> None:
+    """What is told of the one would be taken for the other."""
+    host, confirm = confirmed(DATA)
+    host.attach(silent=True)
+    host.detach(done=False)
+    same = host.offered(host.pledge(vm_id=confirm.vm_id, volumes=[VID]))
+    refusal = host.confirm(same)
+    assert isinstance(refusal, Refused)
+    assert refusal.code == "not-now"
+    host.reconcile()
+    host.detach()
+    assert not isinstance(host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id, volumes=[VID]))), Refused)
