@@ -133,6 +133,10 @@ class Compute:
         own = (vm for vm in self.vms.values() if vm.user_id == user_id)
         return tuple(vm for vm in own if vm.state is not State.PREPARED)
 
+    def is_owed(self, vm_id: VmId, generation: int) -> bool:
+        """Whether this life of a VM is gone, but for a storage host that has yet to hear of it."""
+        return (vm_id, generation) in self._owed
+
     def ids_of(self, user_id: UserId) -> tuple[VmId, ...]:
         """All that the user has here, whatever its state: what grants count."""
         return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
@@ -328,7 +332,7 @@ class Compute:
             return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
         if self._closed.is_abandoned(offer_id):
             return no.ABANDONED
-        if (VmId(confirm.vm_id), confirm.generation) in self._owed:
+        if self.is_owed(VmId(confirm.vm_id), confirm.generation):
             return refused(
                 "not-now", "vm", "to run it", "its storage host has not let go of its last try", "run it anew"
             )

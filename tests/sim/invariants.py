@@ -176,9 +176,11 @@ def _is_undone(host: Host, row: Vm) -> bool:
 
 def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
     """I12 a grant's per-host limit is never exceeded: by what is on the disk and what `vm` adds to it, as asked for. A
-    grant that has shrunk takes nothing away, so that only what would grow is judged."""
-    disk = host.disk
-    rows = [row for life, row in disk.rows.items() if row.user_id == vm.user_id and life not in disk.doomed]
+    grant that has shrunk takes nothing away, so that only what would grow is judged; and who is gone takes nothing,
+    though a storage host has yet to hear of it."""
+    disk, daemon = host.disk, host.daemon
+    gone = {life for life in disk.rows if life in disk.doomed or (daemon is not None and daemon.compute.is_owed(*life))}
+    rows = [row for life, row in disk.rows.items() if row.user_id == vm.user_id and life not in gone]
     ids, ask = {row.vm_id for row in rows}, vm.confirm.vm
     asks = [row.confirm.vm for row in rows if row.state in TAKES and not _is_undone(host, row)]
     counted = (

@@ -58,7 +58,7 @@ class Opening:
         compute = self._daemon.compute
 
         def told(answer: Answer) -> None:
-            self._daemon.apply(compute.reached(vm.vm_id, vm.generation, answer, self._host.timeline.now_s))
+            self._daemon.apply(compute.reached(vm, answer, self._host.timeline.now_s))
             if compute.away.is_stalled(vm.vm_id):
                 self._daemon.soon()
 
@@ -119,7 +119,7 @@ class Opening:
 
     def _ask_all(self, vm: Vm, told: Told[Answer]) -> None:
         """All servers at once, or none: nobody is told anything before every one can be reached."""
-        servers, told = servers_of(vm.confirm), self._daemon.mine(told)
+        servers, told = servers_of(vm.claims), self._daemon.mine(told)
         if any(not self._reaches(server) for server in servers):
             self._host.timeline.after(REACH_S, lambda: told(Silent("a server can't be reached", asked=False)))
             return
@@ -130,7 +130,7 @@ class Opening:
             answers[server] = answer or Silent("a server does not answer")
             if len(answers) == len(servers):
                 self._note(vm, answers)
-                told(joined(vm.confirm, {each: answers[each] for each in servers}, self._host.host_id))
+                told(joined(vm.claims, {each: answers[each] for each in servers}, self._host.host_id))
 
         def arrive(storaged: Storaged, reply: Told[Answer]) -> None:
             storaged.attach(vm.confirm, leaf, reply)
@@ -140,7 +140,7 @@ class Opening:
 
     def _detach_all(self, vm: Vm, told: Told[bool]) -> None:
         said: dict[HostId, bool] = {}
-        servers, told = servers_of(vm.confirm), self._daemon.mine(told)
+        servers, told = servers_of(vm.claims), self._daemon.mine(told)
 
         def answered(server: HostId, done: bool | None) -> None:
             said[server] = bool(done)
