@@ -251,7 +251,7 @@ class Performer:
             await self._start_later(vm, why_waiting(opened))
             return
         if isinstance(opened, Refused):
-            self.apply(self.compute.started(vm.vm_id, vm.generation, unattached(opened)))
+            await self._give_up(vm, unattached(opened))
             return
         secrets, has_images = domain_secrets(vm.vm_id, opened.secrets), has_own_images(opened.volumes)
         try:
@@ -267,23 +267,33 @@ class Performer:
         except (StartFailed, HypervisorError) as error:
             failure = str(error)
         if has_images and failure is None:
-            await self._let_go(vm)
+            await self._begin(vm)
         else:
             self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
-    async def _let_go(self, vm: Vm) -> None:
+    async def _begin(self, vm: Vm) -> None:
         """The guest has not begun, and QEMU has its images locked: what storaged says of them now stays true. Before
         that, a next life of the VM may have been given them, on another host."""
         answer = await self._storage.attach(vm)
         failure = why_not_begun(vm.volumes, answer)
-        try:
-            if failure is not None:
-                await self._hypervisor.destroy(vm.vm_id)
-            elif isinstance(answer, Attached):
+        if failure is not None:
+            await self._give_up(vm, failure)
+        elif not isinstance(answer, Attached):
+            await self._start_later(vm, why_waiting(answer))
+        else:
+            try:
                 await self._hypervisor.resume(vm.vm_id)
+            except HypervisorError as error:
+                await self._start_later(vm, str(error))
             else:
-                await self._start_later(vm, why_waiting(answer))
-                return
+                self.apply(self.compute.started(vm.vm_id, vm.generation, None))
+
+    async def _give_up(self, vm: Vm, failure: str) -> None:
+        """The start has failed; a domain of it may be there, held."""
+        try:
+            await self._hypervisor.destroy(vm.vm_id)
+        except NoDomain:
+            pass
         except HypervisorError as error:
             await self._start_later(vm, str(error))
             return

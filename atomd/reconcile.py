@@ -28,7 +28,7 @@ class Observed:
 
 class Action(StrEnum):
     UNDO = "undo"  # a confirm that was never promised
-    START = "start"  # promised, and not there yet, or there and not let go
+    START = "start"  # promised, and not there yet, or its guest has not begun
     RESTART = "restart"  # was running before the host's own reboot
     RUNS = "runs"  # promised, and up: write that down
     WATCH = "watch"  # it is up, and has volumes of other hosts

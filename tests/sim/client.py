@@ -63,10 +63,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """`vms_max` of one person, then something has to go; the chance that a VM has a volume."""
+    """`vms_max` of one person, then something has to go; the chances that a VM has a volume, and then two."""
 
     vms_max: int = 3
     wants_volumes: float = 0.3
+    wants_two: float = 0.0
 
 
 class Watcher(Protocol):
@@ -211,7 +212,11 @@ class Person:
         self._think()
 
     def _new_errand(self) -> Errand:
-        volumes = (self._random.choice(self._vids),) if self._vids and self._happens(self._habits.wants_volumes) else ()
+        volumes: tuple[Vid, ...] = ()
+        if self._vids and self._happens(self._habits.wants_volumes):
+            volumes = (self._random.choice(self._vids),)
+            if self._habits.wants_two and self._happens(self._habits.wants_two):
+                volumes = tuple(self._random.sample(self._vids, 2))
         name = self._random.choice(("web", "db", "")) if self._happens(0.3) else ""
         return Errand(VmId(new_id(self._random)), 1, self._ask_for(), volumes, policy=self._policy(), name=name)
 

@@ -4,7 +4,7 @@
 local socket breaks, and so does the network, each in its own way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -75,7 +75,7 @@ class Opening:
         if isinstance(opened, Silent) or (isinstance(opened, Refused) and opened.code in ASK_AGAIN):
             self._start_later(vm)
         elif isinstance(opened, Refused):
-            self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, unattached(opened)))
+            self._give_up(vm, unattached(opened))
         else:
             paused = has_own_images(opened.volumes)
             started = self._daemon.mine(partial(self._started, vm, paused))
@@ -86,24 +86,28 @@ class Opening:
         if said in (Said.DOWN, Said.UNKNOWN) or (said is Said.EXISTS and not self._is_up(vm)):
             self._start_later(vm)
         elif paused and said is not Said.FAILED:
-            self._ask_all(vm, partial(self._let_go, vm))
+            self._ask_all(vm, partial(self._begin, vm))
         else:
             failure = "QEMU ended" if said is Said.FAILED else None
             self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, failure))
 
-    def _let_go(self, vm: Vm, answer: Answer) -> None:
+    def _begin(self, vm: Vm, answer: Answer) -> None:
         failure = why_not_begun(vm.volumes, answer)
-
-        def told(said: Said) -> None:
-            if said is Said.DONE:
-                self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, failure))
-            else:
-                self._start_later(vm)
-
         if failure is not None:
-            self._host.libvirt.destroy(vm.vm_id, self._daemon.mine(told))
+            self._give_up(vm, failure)
         elif isinstance(answer, Attached):
-            self._host.libvirt.resume(vm.vm_id, self._daemon.mine(told))
+            self._host.libvirt.resume(vm.vm_id, self._daemon.mine(partial(self._ended, vm, None, {Said.DONE})))
+        else:
+            self._start_later(vm)
+
+    def _give_up(self, vm: Vm, failure: str) -> None:
+        gone = {Said.DONE, Said.NONE_THERE}
+        self._host.libvirt.destroy(vm.vm_id, self._daemon.mine(partial(self._ended, vm, failure, gone)))
+
+    def _ended(self, vm: Vm, failure: str | None, done: Collection[Said], said: Said) -> None:
+        """The start, well or not."""
+        if said in done:
+            self._daemon.apply(self._daemon.compute.started(vm.vm_id, vm.generation, failure))
         else:
             self._start_later(vm)
 

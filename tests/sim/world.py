@@ -158,7 +158,7 @@ class World:
             counts=self.counts,
             watcher=self.judge,
             goes_on=lambda: self.counts.pledges < self.pledges,
-            habits=Habits(1, 0.95) if self._is_about_volumes else Habits(),
+            habits=Habits(1, 0.95, 0.3 if self.seed % 4 == 3 else 0.0) if self._is_about_volumes else Habits(),
         )
 
     # ---- the weather

@@ -763,7 +763,7 @@ def test_volumes_that_are_anothers_after_a_reboot_leave_the_vm_stopped_and_say_w
     assert free_threads(host) == THREADS
 
 
-def test_a_guest_that_has_not_begun_is_let_go_though_it_could_not_be_started_any_more(host: OneHost) -> None:
+def test_a_guest_that_has_not_begun_begins_though_it_could_not_be_started_any_more(host: OneHost) -> None:
     """Its domain was started after the host's reboot, and its user has been revoked since."""
     confirm = host.offered(host.pledge(volumes=[VID]))
     host.confirm(confirm)

@@ -20,7 +20,7 @@ from matcher.net.audit import Audit
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import HostId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
-from tests.fakes.one_host import DATA, HOST, OneHost, attached_for
+from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_for
 from tests.unit.test_atomd_fit import HOST as HARDWARE
 
 H2 = HostId("2" * 64)
@@ -209,13 +209,30 @@ async def test_a_guest_whose_image_went_to_its_next_life_meanwhile_never_begins(
     assert running.hypervisor.starts
 
 
-async def test_a_guest_that_waits_for_storage_outlives_its_atomd(running: Running, autojump_clock: MockClock) -> None:
-    """The next one finds it held, and lets it go."""
+async def test_a_guest_that_waits_for_storage_is_found_held_and_begun_later(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """Nothing of it is in memory, so that another atomd does the same."""
     confirm = running.confirm(HOST)
     running.storage.next = [attached_for(running.vm(confirm)), *[SILENT] * 3]
     await running.until(lambda: running.vm(confirm).state is State.RUNNING)
     assert len(running.hypervisor.starts) == 1
     assert running.storage.attaches == 5
+
+
+async def test_a_held_guest_whose_volumes_are_anothers_when_it_is_found_is_ended(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """It has one of each kind, so that what opens the second has to be asked for anew."""
+    running.host.servers[DATA] = H2
+    offered = running.host.offered(running.host.pledge(volumes=[VID, DATA]))
+    decided = running.host.compute.confirm(offered, b"", running.host.who(), running.host.moment())
+    assert not isinstance(decided, Refused)
+    running.performer.apply(decided)
+    running.storage.next = [attached_for(running.vm(offered)), SILENT, OVER]
+    await running.until(lambda: running.vm(offered).state is State.FAILED)
+    assert running.hypervisor.starts
+    assert not running.hypervisor.by_id
 
 
 async def test_a_guest_that_was_paused_by_an_export_goes_on_when_it_is_back(
