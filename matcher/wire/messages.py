@@ -387,8 +387,8 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class VmVolume(Message):
-    """`server` is the host whose storaged gives it. `change` is "attaching" or "detaching" while that goes on; a volume
-    that is being detached is the VM's until the guest has let go of it."""
+    """`server` is the host whose storaged gives it. `change` is "detaching" where it is to go: it is the VM's
+    until the guest has let go of it."""
 
     vid: Id
     format: ImageFormat

@@ -26,6 +26,7 @@ from atomd.domains import (
     HypervisorLike,
     NoDomain,
     NoNetwork,
+    NotPlugged,
     Resync,
     StartFailed,
     What,
@@ -41,6 +42,10 @@ PATIENCE_S = 30.0
 class World(Protocol):
     hypervisor: HypervisorLike
     spec: DomainSpec  # of a guest that boots
+
+    def more(self) -> AttachedVolume:
+        """A volume that the domain does not have yet."""
+        ...
 
     async def virsh_destroy(self, vm_id: VmId) -> None: ...
     async def kill_qemu(self, vm_id: VmId) -> None: ...
@@ -156,6 +161,26 @@ class HypervisorContract:
         await world.hypervisor.destroy(world.spec.vm_id)
         assert (await ended(world)).why is Why.DESTROYED
         assert world.spec.vm_id not in {domain.vm_id for domain in await world.hypervisor.domains()}
+
+    async def test_a_disk_that_a_domain_gets_is_there_once_and_goes_with_it(self, world: World) -> None:
+        await started(world)
+        hypervisor, vm_id, volume = world.hypervisor, world.spec.vm_id, world.more()
+        assert await hypervisor.unplug(vm_id, volume.vid, asks=False), "it has none"
+        await hypervisor.plug(vm_id, volume)
+        await hypervisor.plug(vm_id, volume)
+        assert not await hypervisor.unplug(vm_id, volume.vid, asks=False)
+        await hypervisor.destroy(vm_id)
+        assert await hypervisor.unplug(vm_id, volume.vid, asks=True), "what is off has none"
+        with pytest.raises(NoDomain):
+            await hypervisor.plug(vm_id, volume)
+
+    async def test_a_disk_that_can_not_be_opened_is_not_plugged(self, world: World) -> None:
+        await started(world)
+        target = IscsiTarget(Address("127.0.0.1", 1), "iqn.2026-01.atomos:none", 1, "iqn.2026-01.atomos:h", "nobody")
+        volume = AttachedVolume("a" * 32, "", ImageFormat.RAW, False, False, False, target)
+        with pytest.raises(NotPlugged):
+            await world.hypervisor.plug(world.spec.vm_id, volume)
+        assert await world.hypervisor.unplug(world.spec.vm_id, volume.vid, asks=False)
 
     async def test_a_domain_destroyed_behind_our_back_is_told(self, world: World) -> None:
         await started(world)

@@ -121,7 +121,7 @@ def test_a_guest_that_does_not_let_go_keeps_its_volume_until_it_is_off(
     until(lambda: vids_of(lab, "deaf") == [])
 
 
-def test_what_may_not_be_attached_is_told(lab: Any, vms: Vms, tmp_path: Path, names: list[str]) -> None:
+def test_what_may_not_be_attached_is_told(lab: Any, names: list[str], vms: Vms, tmp_path: Path) -> None:
     names += ["hotsecret"]
     vms.run("one", {"slots": 1, "ramsize": 64, "overprovision": 4}, volumes=[lab.volumes("h1")["h1-data"]], host="h1")
     vms.run("two", {"slots": 1, "ramsize": 64, "overprovision": 4}, host="h1")
@@ -160,7 +160,7 @@ def cd(path: Path) -> Path:
 
 
 def test_a_cd_is_booted_until_a_disk_can_be_and_is_taken_out_then(
-    lab: Any, until: Callable[..., Any], vms: Vms, names: list[str], tmp_path: Path
+    lab: Any, until: Callable[..., Any], names: list[str], vms: Vms, tmp_path: Path
 ) -> None:
     names += ["cd", "blank"]
     electros(lab, "volume", "import", str(cd(tmp_path / "boot.iso")), "--name", "cd", "--readonly")

@@ -41,6 +41,12 @@ class LabWorld:
     def __init__(self, lab: Any, hypervisor: Hypervisor, spec: DomainSpec) -> None:
         self.lab, self.hypervisor, self.spec = lab, hypervisor, spec
 
+    def more(self) -> AttachedVolume:
+        image = self.lab.folder(HOST) / "srv" / f"{uuid.uuid4().hex}.img"
+        image.write_bytes(bytes(1 << 20))
+        image.chmod(0o644)
+        return AttachedVolume("a" * 32, f"/srv/atomos/{image.name}", ImageFormat.RAW, True, False, False)
+
     async def in_thread(self, work: Callable[[], object]) -> None:
         await trio.to_thread.run_sync(work)
 

@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from atomd import effects as wanted
 from atomd.compute import Looked
 from atomd.effects import Effect
-from atomd.lifecycle import PROMISED, RUNS, State, Vm
+from atomd.lifecycle import PROMISED, RUNS, Stage, State, Vm
 from atomd.reconcile import Observed
 from atomd.volumes import Answer, Silent
 from matcher.trust.realm import EVERYTHING
-from matcher.wire.messages import Confirm, Reason, Refused
+from matcher.wire.messages import Confirm, ConfirmVolume, Reason, Refused
 from specs.ids import HostId, OfferId, UserId, VmId
 from tests.fakes.one_host import ANN, BOB, DATA, VID, Crashed, OneHost, attached_for
 
@@ -32,6 +32,13 @@ IS_KEPT = PROMISED
 NOT_ABOUT_THE_OFFER = ("another-body",)  # somebody else's words; the offer itself stands
 SETTLED = (State.RUNNING, State.STOPPED, State.FAILED)
 ROUNDS_MAX = 30
+LATER = st.sampled_from(["1" * 32, "2" * 32])
+LATER_WORK: dict[type[Effect], tuple[str, str]] = {
+    wanted.AttachVolume: ("attach_one", "attached"),
+    wanted.PlugVolume: ("plug_one", "there"),
+    wanted.UnplugVolume: ("unplug_one", "obeys"),
+    wanted.DetachVolume: ("detach_one", "done"),
+}
 
 
 class HostRules(RuleBasedStateMachine):
@@ -43,8 +50,10 @@ class HostRules(RuleBasedStateMachine):
         self.refused: set[OfferId] = set()
         self.attached: dict[VmId, int] = {}  # as storage has it: the generation
         self.lost: set[tuple[VmId, int]] = set()  # lives whose volumes others have by now
+        self.given: set[tuple[VmId, int, str]] = set()  # volumes that came later, as storage has them
+        self.words: list[tuple[ConfirmVolume, UserId]] = []
         self.looks: list[tuple[Looked, list[Observed]]] = []
-        self.host.servers[DATA] = HostId("9" * 64)
+        self.host.servers[DATA] = self.host.servers["2" * 32] = HostId("9" * 64)
 
     @contextlib.contextmanager
     def crashing(self) -> Iterator[None]:
@@ -187,6 +196,7 @@ class HostRules(RuleBasedStateMachine):
             answer = "refused"
         if "attached" in answer:
             self.attached[vm.vm_id] = vm.generation
+            self.given = {has for has in self.given if has[0] != vm.vm_id or has[1] >= vm.generation}
         with self.crashing():
             self.host.attach(IN_USE if answer == "refused" else None, silent="silent" in answer)
         now = self.host.compute.vms.get(vm.vm_id)
@@ -199,6 +209,8 @@ class HostRules(RuleBasedStateMachine):
         vm = next(effect.vm for effect in self.host.slow if isinstance(effect, wanted.DetachVolumes))
         if "done" in answer and self.attached.get(vm.vm_id, vm.generation + 1) <= vm.generation:
             del self.attached[vm.vm_id]
+        if "done" in answer:
+            self.given = {has for has in self.given if has[0] != vm.vm_id or has[1] > vm.generation}
         with self.crashing():
             self.host.detach(done=answer == "done")
 
@@ -211,7 +223,7 @@ class HostRules(RuleBasedStateMachine):
         if vm.vm_id in self.host.up:
             answer = "up" if answer == "failed" else answer  # "it exists already"
         if "up" in answer and vm.vm_id not in self.host.up:
-            self.host.up[vm.vm_id] = vm.generation
+            self.host.boot(vm)
             self.host.stalled.discard(vm.vm_id)
         with self.crashing():
             if answer == "crash but up":
@@ -230,6 +242,115 @@ class HostRules(RuleBasedStateMachine):
             self.host.up.pop(vm.vm_id, None)
         with self.crashing():
             self.host.destroy(done=answer == "done")
+
+    # ---- volumes that come and go
+
+    @precondition(lambda self: self.host.compute.vms)
+    @rule(data=st.data(), vid=LATER, user=USERS)
+    def attach_later(self, data: st.DataObject, vid: str, user: UserId) -> None:
+        vm = data.draw(st.sampled_from(sorted(self.host.compute.vms.values(), key=lambda vm: vm.vm_id)))
+        words = self.host.confirm_volume(vm.confirm, vid)
+        self.words.append((words, user))
+        with self.crashing():
+            self.host.plug(words, user)
+
+    @precondition(lambda self: self.words)
+    @rule(data=st.data())
+    def attach_again(self, data: st.DataObject) -> None:
+        """The same words, whatever became of them."""
+        words, user = data.draw(st.sampled_from(self.words))
+        with self.crashing():
+            self.host.plug(words, user)
+
+    @precondition(lambda self: self.host.compute.vms)
+    @rule(data=st.data(), vid=st.one_of(LATER, st.sampled_from([VID, DATA])))
+    def detach_early(self, data: st.DataObject, vid: str) -> None:
+        vm = data.draw(st.sampled_from(sorted(self.host.compute.vms.values(), key=lambda vm: vm.vm_id)))
+        with self.crashing():
+            self.host.unplug(vm.confirm, vid)
+
+    @rule(vid=LATER, steps=st.integers(0, 5), then=st.booleans(), rest=st.booleans())
+    def one_more_on_a_good_day(self, vid: str, steps: int, then: bool, rest: bool) -> None:
+        """Some steps of the way, with a volume that is there or is not any more."""
+        self.run_on_a_good_day((VID,), "force" if rest else "")
+        self.carry_on()
+        vms = [vm for vm in self.host.compute.vms.values() if vm.state in (State.RUNNING, State.STOPPED)]
+        if not vms:
+            return
+        with self.crashing():
+            self.host.plug(self.host.confirm_volume(vms[-1].confirm, vid))
+            if then:
+                self._answer_all()
+                self.host.unplug(vms[-1].confirm, vid)
+        for _ in range(steps):
+            for kind, answer in LATER_WORK.items():
+                if self._waits(kind):
+                    getattr(self, answer[0])(answer[1])
+                    break
+
+    @precondition(lambda self: self._waits(wanted.AttachVolume))
+    @rule(answer=st.sampled_from(["attached", "attached", "refused", "silent", "silent but attached", "unasked"]))
+    def attach_one(self, answer: str) -> None:
+        effect = next(effect for effect in self.host.slow if isinstance(effect, wanted.AttachVolume))
+        if "attached" in answer:
+            self.given.add((effect.vm.vm_id, effect.vm.generation, effect.vid))
+        said: dict[str, Answer] = {"refused": IN_USE, "unasked": Silent("h2 can't be reached", asked=False)}
+        with self.crashing():
+            self.host.attach_one(Silent("h2 is silent") if "silent" in answer else said.get(answer))
+
+    @precondition(lambda self: self._waits(wanted.PlugVolume))
+    @rule(answer=st.sampled_from(["there", "there", "failed", "unknown", "unknown but there", "crash but there"]))
+    def plug_one(self, answer: str) -> None:
+        vm, vid = self.host.take_one(wanted.PlugVolume)
+        plugging = self.host.compute.plugging
+        is_up = self.host.up.get(vm.vm_id) == vm.generation
+        if "there" in answer and is_up:
+            self.host.disks[vm.vm_id].add(vid)
+        with self.crashing():
+            if answer == "crash but there":
+                raise Crashed
+            if "unknown" in answer:
+                self.host.apply(plugging.unplugged(vm.vm_id, vm.generation, vid, gone=None))
+            else:
+                failure = None if answer == "there" and is_up else "no free slot"
+                self.host.apply(plugging.plugged(vm.vm_id, vm.generation, vid, failure))
+
+    @precondition(lambda self: self._waits(wanted.UnplugVolume))
+    @rule(answer=st.sampled_from(["obeys", "obeys", "deaf", "unknown", "unknown but obeys"]))
+    def unplug_one(self, answer: str) -> None:
+        effect = next(effect for effect in self.host.slow if isinstance(effect, wanted.UnplugVolume))
+        vm, vid = effect.vm, effect.vid
+        self.host.deaf = {vm.vm_id} if answer == "deaf" else set()
+        with self.crashing():
+            if "unknown" not in answer:
+                self.host.unplug_one()
+                return
+            self.host.take_one(wanted.UnplugVolume)
+            if "obeys" in answer and effect.asks:
+                self.host.disks.get(vm.vm_id, set()).discard(vid)
+            self.host.apply(self.host.compute.plugging.unplugged(vm.vm_id, vm.generation, vid, gone=None))
+
+    @precondition(lambda self: self.host.up)
+    @rule(data=st.data())
+    def a_guest_lets_go_late(self, data: st.DataObject) -> None:
+        """Whatever it was asked for, whenever."""
+        self._let_go(data.draw(st.sampled_from(sorted(self.host.up))))
+
+    def _let_go(self, vm_id: VmId) -> None:
+        row = self.host.rows.get((vm_id, self.host.up[vm_id]))
+        if row is not None and row.change is not None and row.change.stage is Stage.DETACHING:
+            self.host.disks[vm_id].discard(row.change.vid)
+
+    @precondition(lambda self: self._waits(wanted.DetachVolume))
+    @rule(answer=st.sampled_from(["done", "done", "silent", "silent but done"]))
+    def detach_one(self, answer: str) -> None:
+        effect = next(effect for effect in self.host.slow if isinstance(effect, wanted.DetachVolume))
+        life = effect.vm.vm_id, effect.vm.generation
+        assert self.host.up.get(life[0]) != life[1] or effect.vid not in self.host.disks[life[0]], "I3: it writes still"
+        if "done" in answer:
+            self.given.discard((*life, effect.vid))
+        with self.crashing():
+            self.host.detach_one(done=answer == "done")
 
     @precondition(lambda self: self.host.up)
     @rule(data=st.data(), lost=st.booleans())
@@ -354,6 +475,19 @@ class HostRules(RuleBasedStateMachine):
             assert replaced or (row is not None and row.state in IS_KEPT), "I9"
 
     @invariant()
+    def the_journal_knows_of_every_volume_that_storage_or_a_domain_has(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        for vm_id, generation, vid in self.given:
+            row = self.host.rows.get((vm_id, generation))
+            later = any(life[0] == vm_id and life[1] > generation for life in self.host.rows)
+            assert later or (row is not None and vid in [claim.vid for claim in row.claims]), "I10"
+        for vm_id, generation in self.host.up.items():
+            row = self.host.rows.get((vm_id, generation))
+            known = {claim.vid for claim in row.claims} if row is not None else set()
+            assert self.host.disks[vm_id] <= known, "I6"
+
+    @invariant()
     def what_was_refused_is_never_promised(self) -> None:
         if not hasattr(self, "host"):
             return
@@ -375,6 +509,8 @@ class HostRules(RuleBasedStateMachine):
             return
         host = self.host
         host.is_full, host.fails_in, host.crashes_in = False, None, None
+        for vm_id in host.up:  # guests that were asked and were deaf let go at last
+            self._let_go(vm_id)
         for _ in range(ROUNDS_MAX):
             self._answer_all()
             self.reconcile()
@@ -402,7 +538,8 @@ class HostRules(RuleBasedStateMachine):
                 case wanted.ResumeDomain():
                     self.resume()
                 case other:
-                    raise AssertionError(other)
+                    work, answer = LATER_WORK[type(other)]
+                    getattr(self, work)(answer)
 
     def _check_settled(self) -> None:
         host = self.host
@@ -415,6 +552,15 @@ class HostRules(RuleBasedStateMachine):
         assert not self.lost & set(running.items()), "I5: it would write what others have"
         assert not host.stalled & set(running), "its volumes are back, and it stands still"
         assert sorted(claim.vm_id for claim in host.ledger.committed()) == sorted(running)
+        assert not any(vm.change for vm in vms.values()), "half attached"
+        for vm in vms.values():
+            if vm.state is State.RUNNING:
+                assert host.disks[vm.vm_id] == {volume.vid for volume in vm.volumes}
+            if not vm.is_cut:
+                assert {volume.vid for volume in vm.volumes} == {claim.vid for claim in vm.claims}
+        added = {(vm.vm_id, vm.generation, a.confirm.volume.vid) for vm in vms.values() for a in vm.added}
+        assert {has for has in self.given if has[:2] in [(vm.vm_id, vm.generation) for vm in vms.values()]} <= added
+        assert not {has for has in self.given if has[0] not in vms}, "nobody's"
         assert set(self.attached) <= {vm.vm_id for vm in vms.values() if vm.confirm.volumes}
 
 

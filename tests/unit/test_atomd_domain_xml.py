@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from atomd.disk_xml import domain_secrets, secret_usage, secret_xml
+from atomd.disk_xml import Disks, domain_secrets, one_disk_xml, secret_usage, secret_xml
 from atomd.domain_xml import DomainSpec, Tag, domain_xml, enforced_flags, mac_address, read_tag, safe_title, vm_id_of
+from atomd.volumes import HOT_MAX
 from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId
@@ -269,3 +270,50 @@ def test_the_vm_is_read_back_from_its_xml() -> None:
 def test_a_spec_that_contradicts_itself_is_a_bug(wrong: dict[str, Any]) -> None:
     with pytest.raises(AssertionError):
         dataclasses.replace(SPEC, **wrong)
+
+
+# ---- CDs, and disks that come later
+
+
+def test_a_cd_is_in_a_drive_and_booted_after_every_bootable_disk() -> None:
+    cd, disk = volume("a", cdrom=True, readonly=True), volume("b", bootable=True)
+    first, second = built(volumes=(cd, disk)).iterfind("devices/disk")
+    assert (first.get("device"), first.find("target").get("dev"), first.find("boot").get("order")) == (
+        "disk",
+        "vda",
+        "1",
+    )
+    assert (second.get("device"), second.find("target").get("bus")) == ("cdrom", "sata")
+    assert (second.find("boot").get("order"), second.find("readonly") is not None) == ("2", True)
+    (alone,) = built(volumes=(cd,)).iterfind("devices/disk")
+    assert alone.find("boot").get("order") == "1"
+    arm = built(arch=Arch.ARM_8, volumes=(cd,))
+    assert arm.find("devices/disk/target").get("bus") == "scsi"
+    assert arm.find("devices/controller[@type='scsi']").get("model") == "virtio-scsi"
+
+
+def test_an_express_machine_has_free_ports_for_disks_that_come_later() -> None:
+    ports = "devices/controller[@model='pcie-root-port']"
+    few, many = built(), built(volumes=(volume("a"), volume("b"), volume("c", cdrom=True)), qemu_agent=True)
+    assert len(few.findall(ports)) == 2 + HOT_MAX
+    assert len(many.findall(ports)) == 2 + 1 + 2 + HOT_MAX, "a CD is on another bus"
+    assert built(arch=Arch.S390X).find(ports) is None
+
+
+def test_one_disk_more_has_a_name_that_is_free_and_is_found_again_by_its_serial() -> None:
+    domain = domain_xml(dataclasses.replace(SPEC, volumes=(volume("a"), volume("c", cdrom=True, readonly=True))))
+    disks = Disks(domain)
+    assert disks.names == {"vda", "sda"}
+    assert (disks.has("a" * 32), disks.has("b" * 32)) == (True, False)
+    disk = etree.fromstring(one_disk_xml(volume("b", bootable=True), VM_ID, disks.names))
+    assert (disk.find("target").get("dev"), disk.find("boot"), disk.find("serial").text) == ("vdb", None, "b" * 20)
+    assert disks.without_disc("a" * 32) is None
+    empty = etree.fromstring(disks.without_disc("c" * 32) or "")
+    assert (empty.find("source"), empty.find("target").get("dev")) == (None, "sda")
+    ejected = domain.replace('file="/pool/c.img"', 'index="2"')
+    assert not Disks(ejected).has("c" * 32), "libvirt leaves a source that names nothing"
+
+
+@pytest.mark.parametrize("xml", ["", "<domain>", "<domain><devices><disk/></devices></domain>"])
+def test_a_domain_that_can_not_be_read_has_no_disk_of_ours(xml: str) -> None:
+    assert not Disks(xml).has("a" * 32)

@@ -4,7 +4,8 @@ import pytest
 
 from atomd.domain_xml import DomainSpec
 from atomd.domains import DomainState, ObservedDomain
-from matcher.wire.messages import Accelerator, Arch
+from matcher.wire.messages import Accelerator, Arch, ImageFormat
+from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.hypervisor_contract import HypervisorContract
@@ -29,6 +30,9 @@ class FakeWorld:
     def __init__(self) -> None:
         self.hypervisor = FakeHypervisor()
         self.spec = SPEC
+
+    def more(self) -> AttachedVolume:
+        return AttachedVolume("a" * 32, "/srv/more.img", ImageFormat.RAW, True, False, False)
 
     async def virsh_destroy(self, vm_id: VmId) -> None:
         self.hypervisor.virsh_destroy(vm_id)

@@ -18,9 +18,10 @@ from atomd.performing import Performer
 from atomd.volumes import Answer, Silent
 from matcher.net.audit import Audit
 from matcher.wire.messages import Confirm, Reason, Refused
+from matcher.wire.volumes import Attached
 from specs.ids import HostId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
-from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_for
+from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
 from tests.unit.test_atomd_fit import HOST as HARDWARE
 
 H2 = HostId("2" * 64)
@@ -38,6 +39,7 @@ class FakeStorage:
         self.next: list[Answer] = []
         self.epoch = 1
         self.attaches = self.detaches = 0
+        self.gone: list[str] = []
 
     async def attach(self, vm: Vm) -> Answer:
         await trio.lowlevel.checkpoint()
@@ -47,6 +49,19 @@ class FakeStorage:
     async def detach(self, vm: Vm) -> bool:
         await trio.lowlevel.checkpoint()
         self.detaches += 1
+        return True
+
+    async def attach_one(self, vm: Vm, vid: str) -> Answer:
+        await trio.lowlevel.checkpoint()
+        if self.next:
+            return self.next.pop(0)
+        given = attached_all(vm, self.epoch)
+        volumes = tuple(volume for volume in given.volumes if volume.vid == vid)
+        return Attached(volumes, tuple(secret for secret in given.secrets if secret.vid == vid))
+
+    async def detach_one(self, vm: Vm, vid: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.gone.append(vid)
         return True
 
 
@@ -302,3 +317,75 @@ async def test_storage_that_stays_silent_is_asked_now_and_then(running: Running,
     await trio.sleep(60)
     asked = running.storage.attaches - 1
     assert 10 <= asked <= 60 / performing.RETRY_S + 2
+
+
+# ---- volumes that come and go
+
+
+MORE = "1" * 32
+
+
+async def more(running: Running, confirm: Confirm) -> None:
+    """A running VM gets one of h2's."""
+    running.host.servers[MORE] = H2
+    words = running.host.confirm_volume(confirm, MORE)
+    decided = running.host.compute.plugging.attach(words, b"words", running.host.who(), confirm.host_id)
+    assert not isinstance(decided, Refused)
+    assert running.performer.apply(decided) is None
+
+
+def disks(running: Running, confirm: Confirm) -> set[str]:
+    return running.hypervisor.by_id[VmId(confirm.vm_id)].disks
+
+
+async def test_a_volume_more_is_plugged_with_its_secret_which_nobody_keeps(
+    running: Running, autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    confirm = await up(running)
+    running.storage.epoch = 987654321
+    await more(running, confirm)
+    await running.until(lambda: running.vm(confirm).change is None)
+    assert [volume.vid for volume in running.vm(confirm).volumes] == [DATA, MORE]
+    assert MORE[:20] in disks(running, confirm)
+    assert not running.performer._plugger._secrets
+    assert not [path for path, content in contents(tmp_path).items() if b"s987654321" in content]
+    assert "s987654321" not in caplog.text
+    (row,) = running.journal.load()[0]
+    assert row == running.vm(confirm)
+
+
+async def test_a_plug_that_was_not_answered_is_looked_at(running: Running, autojump_clock: MockClock) -> None:
+    confirm = await up(running)
+    running.hypervisor.swallow_next_answer()
+    await more(running, confirm)
+    await running.until(lambda: running.vm(confirm).change is None)
+    assert [volume.vid for volume in running.vm(confirm).volumes] == [DATA, MORE]
+    assert running.storage.gone == []
+
+
+async def test_what_the_domain_does_not_take_is_given_back(running: Running, autojump_clock: MockClock) -> None:
+    confirm = await up(running)
+    running.hypervisor.fail_next_plug("no free slot")
+    await more(running, confirm)
+    await running.until(lambda: running.storage.gone == [MORE] and running.vm(confirm).change is None)
+    assert [volume.vid for volume in running.vm(confirm).volumes] == [DATA]
+
+
+async def test_a_deaf_guest_keeps_it_and_storage_hears_when_it_has_let_go(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    await more(running, confirm)
+    await running.until(lambda: running.vm(confirm).change is None)
+    domain = running.hypervisor.by_id[VmId(confirm.vm_id)]
+    domain.lets_go = False
+    plugging, vm = running.host.compute.plugging, running.vm(confirm)
+    decided = plugging.detach(vm, MORE)
+    assert not isinstance(decided, Refused)
+    running.performer.apply(decided)
+    await running.until(lambda: plugging.detach_outcome(vm.vm_id, vm.generation, MORE) is not None)
+    assert running.storage.gone == []
+    domain.disks.discard(MORE[:20])
+    await running.until(lambda: running.storage.gone == [MORE])
+    await running.until(lambda: [volume.vid for volume in running.vm(confirm).volumes] == [DATA])

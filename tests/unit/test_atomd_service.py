@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +24,10 @@ from matcher.net.peer import now_s
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BODY_MAX_BYTES, encode
 from matcher.wire.envelope import Kind, host_audience, seal
-from matcher.wire.messages import Abandon, Message, Refused, Role
+from matcher.wire.messages import Abandon, ImageFormat, Message, Refused, Role
 from matcher.wire.realm import HostUse, UserUse
-from matcher.wire.volumes import AskVolumesUsed, VolumesUsed
-from specs.ids import HostId, VmId, dashed
+from matcher.wire.volumes import AskVolumesUsed, AttachedVolume, VolumesUsed
+from specs.ids import HostId, Vid, VmId, dashed
 from tests.fakes.one_host import ANN, BOB, DATA, HOST, VID, OneHost, a_vm
 from tests.fakes.realms import Realm, make_realm
 
@@ -135,6 +136,38 @@ async def test_what_was_refused_is_noted_also_what_was_tried_on_vms_of_others(
         ("vm.console", dashed(vm_id), "refused: not-found"),
     ]
     assert {line[1] for line in noted(tmp_path)} == {"10.0.0.7", "10.0.0.8"}
+
+
+async def test_a_volume_that_comes_or_goes_is_noted_and_only_ones_own(
+    host: OneHost, service: Service, realm: Realm, tmp_path: Path
+) -> None:
+    confirm = host.stopped(volumes=[VID])
+    vm_id = VmId(confirm.vm_id)
+    words = host.confirm_volume(confirm, DATA)
+    host.plug(words)
+    host.attach_one()
+    anns = Caller(realm["ann"].principal, "10.0.0.7")
+    envelope = seal(
+        Kind.CONFIRM_VOLUME,
+        encode(words),
+        realm=realm["ann"].realm,
+        signer=realm["ann"],
+        audience=host_audience(HostId(realm["h1"].principal.id), Role.COMPUTE),
+        max_bytes=BODY_MAX_BYTES,
+    )
+    for whose, of in ((vm_id, envelope), (NOBODYS, envelope), (vm_id, envelope[:-1] + b"x")):
+        assert isinstance(await service.attach_volume(whose, of, anns), Refused)
+    assert isinstance(await service.detach_volume(vm_id, Vid(DATA), BOBS), Refused)
+    assert await service.detach_volume(vm_id, Vid("0" * 32), ANNS) == host.vm(confirm), "it has none such"
+    host.unplug(confirm, DATA)
+    host.detach_one()
+    assert await service.detach_volume(vm_id, Vid(DATA), ANNS) == host.vm(confirm)
+    assert [line[2::2] for line in noted(tmp_path)] == [
+        ("vm.attach", "refused: wrong-host"),
+        ("vm.attach", "refused: not-found"),
+        ("vm.attach", "refused: bad-request"),
+        ("vm.detach", "refused: not-found"),
+    ]
 
 
 def test_a_view_names_each_volumes_server(host: OneHost, service: Service) -> None:
@@ -278,3 +311,6 @@ def test_what_becomes_of_a_vm_by_itself_has_words_of_its_own() -> None:
     }
     for (before, after), word in steps.items():
         assert became(a_vm(before) if before else None, a_vm(after)) == word
+    vm = a_vm(State.RUNNING)
+    more = replace(vm, volumes=(AttachedVolume(VID, "/x", ImageFormat.RAW, False, False, False),))
+    assert (became(vm, more), became(more, vm), became(vm, vm)) == ("vm.attached", "vm.detached", "")

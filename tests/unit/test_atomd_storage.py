@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from atomd import storage
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import Added, State, Vm
 from atomd.storage import REACH_S, Storage
 from atomd.volumes import Silent
 from matcher.scheduler.placing import CONFIRM_S
-from matcher.wire.messages import Address, ImageFormat, Reason, Refused, VolumeClaim
+from matcher.wire.messages import Address, ConfirmVolume, ImageFormat, Reason, Refused, VolumeClaim
 from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret, Detach, IscsiTarget
 from specs.ids import HostId
 from tests.fakes.one_host import a_vm
@@ -162,6 +162,35 @@ async def test_detached_is_what_every_server_has_let_go_of(net: Net) -> None:
     net.h3.lets_go = net.h2.lets_go
     assert not await net.storage.detach(net.vm(A, B, C))
     assert len(net.home.heard) == 3, "the others are told all the same"
+
+
+async def test_a_volume_that_came_later_has_words_of_its_own_and_one_that_went_is_not_asked_for(net: Net) -> None:
+    vm = net.vm(A, B)
+    claim = VolumeClaim(C, net.server("h2"), "7" * 32, net.doors["h2"])
+    said = ConfirmVolume(vm.vm_id, 1, "6" * 32, net.server("h1"), "web", claim)
+    vm = replace(vm, added=(Added(said, b"later"),), dropped=(A,))
+    net.h2.gives = Attached((*export(B).volumes, *export(C).volumes), (*export(B).secrets, *export(C).secrets))
+    assert isinstance(await net.storage.attach(vm), Silent), "it gives what was not asked for"
+    assert [what for _, what in net.h2.heard] == [b"envelope", b"later"]
+    assert net.h2.withouts == [(A,), ()]
+    assert net.home.heard == []
+    net.h2.gives = export(C)
+    one = await net.storage.attach_one(vm, C)
+    assert isinstance(one, Attached)
+    assert [volume.vid for volume in one.volumes] == [C]
+    assert await net.storage.detach_one(vm, C)
+    assert net.h2.heard[-1][1] == Detach(vm.vm_id, 1, "7" * 32, (C,))
+    assert await net.storage.detach_one(replace(vm, dropped=()), A)
+    assert net.home.heard == [("home", Detach(vm.vm_id, 1, vm.offer_id, (A,)))]
+
+
+async def test_what_its_user_wants_read_alone_or_as_a_cd_is_so_whatever_storage_says(net: Net) -> None:
+    vm = net.vm(A)
+    for wish, readonly in (({}, False), ({"readonly": True}, True), ({"cdrom": True}, True)):
+        claims = tuple(replace(claim, **wish) for claim in vm.confirm.volumes)
+        attached = await net.storage.attach(replace(vm, confirm=replace(vm.confirm, volumes=claims)))
+        assert isinstance(attached, Attached)
+        assert (attached.volumes[0].readonly, attached.volumes[0].cdrom) == (readonly, "cdrom" in wish)
 
 
 async def test_a_host_is_called_by_the_name_that_it_has_shown(net: Net) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,9 @@ import pytest
 from matcher.cli import records
 from matcher.cli.failures import Failure
 from matcher.scheduler.pledging import Errand
-from specs.ids import VmId
+from matcher.wire.messages import ImageFormat, VmVolume
+from specs.ids import Vid, VmId
+from tests.fakes.door import VM as SEEN
 
 VM = VmId("a" * 32)
 
@@ -53,3 +56,17 @@ def test_what_is_forgotten_is_gone() -> None:
         pass
     records.forget(VM)
     assert records.last_generation(VM) == 0
+
+
+def test_what_a_vm_has_got_and_given_back_since_is_what_it_is_run_with_again(home: Path) -> None:
+    disk, cd, old = Vid("1" * 32), Vid("2" * 32), Vid("3" * 32)
+    records.keep(Errand(VM, 2, None, (old,), name="web", specfile="{}", readonly=frozenset({old})))
+    volumes = (VmVolume(disk, ImageFormat.RAW, False, True), VmVolume(cd, ImageFormat.RAW, True, False, cdrom=True))
+    records.revise(replace(SEEN, id=VM, generation=2, volumes=volumes))
+    kept = records.named("web")
+    assert kept is not None
+    assert (kept.volumes, kept.readonly, kept.cdroms) == ((disk, cd), {cd}, {cd})
+    records.revise(replace(SEEN, id=VM, generation=1, volumes=()))
+    assert records.named("web") == kept, "an older life says nothing"
+    records.revise(replace(SEEN, id="b" * 32, generation=1, volumes=()))
+    assert records.last_generation(VmId("b" * 32)) == 0, "nor one that was run from elsewhere"

@@ -59,7 +59,13 @@ class House:
         return parse_right((self.folder(vid) / RECORD).read_bytes())
 
     def attach(
-        self, vm: int, *vids: Vid, generation: int = 1, user_id: UserId = ALICE, by: Keeper | None = None
+        self,
+        vm: int,
+        *vids: Vid,
+        generation: int = 1,
+        user_id: UserId = ALICE,
+        by: Keeper | None = None,
+        adds: bool = False,
     ) -> Kept | Refused:
         return (by or self.keeper).attach(
             vids,
@@ -69,10 +75,11 @@ class House:
             user_id=user_id,
             host_id=H1,
             vm_name=f"vm{vm}",
+            adds=adds,
         )
 
-    def detach(self, vm: int, generation: int = 1) -> tuple[str, ...]:
-        return self.keeper.detach(vm_of(vm), generation, H1, self.snapshot())
+    def detach(self, vm: int, *vids: Vid, generation: int = 1) -> tuple[str, ...]:
+        return self.keeper.detach(vm_of(vm), generation, H1, self.snapshot(), vids)
 
 
 @pytest.fixture
@@ -159,6 +166,35 @@ def test_an_older_generation_stays_over_after_the_newer_let_go(house: House) -> 
 def test_the_same_generation_with_other_volumes_is_refused(house: House) -> None:
     house.attach(1, ONE)
     assert refusal(house.attach(1, TWO))[0] == "other-volumes"
+
+
+def test_one_volume_more_is_the_vms_beside_the_others_and_goes_alone(house: House) -> None:
+    house.attach(1, ONE)
+    more = house.attach(1, TWO, adds=True)
+    assert isinstance(more, Kept)
+    assert more.new == {TWO}
+    assert house.attach(1, ONE) == again(house.attach(1, ONE)), "who had it before has it still, in the same words"
+    assert refusal(house.attach(2, TWO))[0] == "volume-in-use"
+    house.restart()
+    assert house.detach(1, TWO) == ()
+    assert isinstance(house.attach(2, TWO), Kept)
+    assert refusal(house.attach(2, ONE, adds=True))[0] == "volume-in-use"
+    assert house.detach(1) == ()
+    assert isinstance(house.attach(2, ONE, adds=True), Kept)
+
+
+def test_what_a_vm_that_goes_on_has_open_still_is_not_let_go_of(house: House) -> None:
+    house.attach(1, ONE, TWO)
+    descriptor = os.open(house.folder(ONE) / "data.img", os.O_RDWR)
+    lock = struct.pack("@hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+    with pytest.raises(Unusable, match="open for writing"):
+        house.detach(1, ONE)
+    assert house.detach(1, TWO) == ()
+    assert refusal(house.attach(2, ONE))[0] == "volume-in-use"
+    os.close(descriptor)
+    assert house.detach(1, ONE) == ()
+    assert isinstance(house.attach(2, ONE), Kept)
 
 
 def test_another_users_vm_id_opens_nothing_and_frees_nothing(house: House) -> None:

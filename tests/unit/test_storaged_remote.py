@@ -13,6 +13,7 @@ from matcher.wire.envelope import Kind, host_audience, seal
 from matcher.wire.messages import (
     Arch,
     Confirm,
+    ConfirmVolume,
     Firmware,
     Reach,
     Reason,
@@ -31,7 +32,7 @@ from storaged.volume import Right
 from tests.fakes.realms import Realm, make_realm
 from tests.fakes.storage import Storage, open_storage
 
-DISK, FIXED = vid_of(1), vid_of(2)
+DISK, FIXED, MORE = vid_of(1), vid_of(2), vid_of(3)
 ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
 
 
@@ -207,3 +208,77 @@ async def test_its_owner_takes_a_volume_from_whoever_has_it(tmp_path: Path, real
         assert right(storage).epoch.counter == had.epoch.counter + 1
         late = await attach(storage, realm["h2"], words)
         assert isinstance(late, Refused)
+
+
+# ---- one volume more
+
+
+def more(realm: Realm, storage: Storage, to: str, offer: VolumeOffer, vid: Vid) -> bytes:
+    """What ann signs for the host `to`, where her VM is already."""
+    ann, host_id = realm["ann"], HostId(realm[to].principal.id)
+    said = ConfirmVolume(vm_of(1), 1, "3f" * 16, host_id, "web", VolumeClaim(vid, storage.host_id, offer.offer_id))
+    audience = host_audience(host_id, Role.COMPUTE)
+    return seal(
+        Kind.CONFIRM_VOLUME, encode(said), realm=ann.realm, signer=ann, audience=audience, max_bytes=BODY_MAX_BYTES
+    )
+
+
+async def test_a_vm_elsewhere_gets_one_volume_more_by_a_hold_and_keeps_the_others(tmp_path: Path, realm: Realm) -> None:
+    make_volume(tmp_path / "pool", MORE)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        first = confirm(realm, storage, "h2", hold(storage, realm))
+        had = await attach(storage, realm["h2"], first)
+        nobody = VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ())
+        refused = await attach(storage, realm["h2"], more(realm, storage, "h2", nobody, MORE))
+        assert isinstance(refused, Refused)
+        assert refused.code == "volume-not-held", "words alone are not enough"
+        offer = hold(storage, realm, vid=MORE)
+        for who in ("h3", "ann"):
+            stranger = await attach(storage, realm[who], more(realm, storage, "h2", offer, MORE))
+            assert isinstance(stranger, Refused)
+        words = more(realm, storage, "h2", offer, MORE)
+        given = await attach(storage, realm["h2"], words)
+        assert isinstance(given, Attached), given
+        assert [volume.vid for volume in given.volumes] == [MORE]
+        assert await attach(storage, realm["h2"], words) == given
+        assert await attach(storage, realm["h2"], first) == had, "which it was asked for before"
+        gone = Detach(vm_of(1), 1, offer.offer_id, (MORE,))
+        assert isinstance(await ask(storage, realm["h2"], "/v1/detachments", Detached, gone), Detached)
+        assert [a.vid for a in storage.keeper.state.attachments] == [DISK]
+        assert [a.vid for a in storage.exports.ended] == [MORE]
+        late = await attach(storage, realm["h2"], words)
+        assert isinstance(late, Refused)
+        assert late.code == "volume-not-held"
+
+
+async def test_what_can_not_be_exported_takes_nothing_from_a_vm_that_has_others(tmp_path: Path, realm: Realm) -> None:
+    make_volume(tmp_path / "pool", MORE)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm)))
+        storage.exports.refuses = Refused("too-many-exports", (Reason("volume", "by iscsi", "1024 already", ""),))
+        words = more(realm, storage, "h2", hold(storage, realm, vid=MORE), MORE)
+        assert await attach(storage, realm["h2"], words) == storage.exports.refuses
+        assert [a.vid for a in storage.keeper.state.attachments] == [DISK]
+
+
+async def test_what_a_vm_has_let_go_of_does_not_come_back_by_its_first_words(tmp_path: Path, realm: Realm) -> None:
+    make_volume(tmp_path / "pool", MORE)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        ann, host_id = realm["ann"], HostId(realm["h2"].principal.id)
+        offer = storage.hold(ann, vm_of(1), 1, DISK, MORE)
+        assert isinstance(offer, VolumeOffer)
+        claims = tuple(VolumeClaim(vid, storage.host_id, offer.offer_id) for vid in (DISK, MORE))
+        said = Confirm(vm_of(1), 1, "3f" * 16, "1" * 32, host_id, "web", ASK, claims, "{}")
+        audience = host_audience(host_id, Role.COMPUTE)
+        first = seal(
+            Kind.CONFIRM, encode(said), realm=ann.realm, signer=ann, audience=audience, max_bytes=BODY_MAX_BYTES
+        )
+        assert isinstance(await attach(storage, realm["h2"], first), Attached)
+        gone = Detach(vm_of(1), 1, "1" * 32, (MORE,))
+        assert isinstance(await ask(storage, realm["h2"], "/v1/detachments", Detached, gone), Detached)
+        kept = await ask(storage, realm["h2"], f"/v1/attachments?without={MORE}", Attached, first)
+        assert isinstance(kept, Attached), kept
+        assert [volume.vid for volume in kept.volumes] == [DISK]
+        whole = await attach(storage, realm["h2"], first)
+        assert isinstance(whole, Refused)
+        assert [a.vid for a in storage.keeper.state.attachments] == [DISK]
