@@ -76,10 +76,13 @@ class Sanlock:
 
     async def begin(self, lease: Lease) -> None:
         """Give a new lease its first version, by having it once. This host has joined."""
-        self._done(await self._say("client", "command", "-r", lease.word, "-c", "/bin/true"))
+        said = await self._say("client", "command", "-r", lease.word, "-c", "/bin/true")
+        if words.code_of(said) is not None:  # what it says is lost with it where it becomes the other program
+            self._done(said)
         with trio.move_on_after(self._call_s):
             while True:
-                if (await self.leader(lease)).is_free:
+                leader = await self.leader(lease)
+                if leader.is_free and leader.version == 1:
                     return
                 await trio.sleep(AGAIN_S)
         raise Silent("sanlock does not let go of a new lease")
@@ -108,7 +111,7 @@ class Sanlock:
     async def release(self, lease: Lease, pid: int) -> None:
         """Only when nothing that the process was sent can be written any more. Harmless to repeat."""
         said = await self._say("client", "release", "-r", lease.word, "-p", str(pid))
-        self._done(said, Code.NONE, Code.NO_PROCESS)
+        self._done(said, Code.NOT_HELD, Code.NO_PROCESS)
 
     def _done(self, said: str, *harmless: Code) -> None:
         if words.code_of(said) not in (Code.DONE, *harmless):

@@ -22,7 +22,7 @@ class Code(IntEnum):
     """What sanlock answers, where somebody here goes by it."""
 
     DONE = 0
-    NONE = -2  # no such file, or no daemon
+    NOT_HELD = -1
     NO_PROCESS = -3  # not one that is registered
     HAS_IT = -17
     NO_LOCKSPACE = -28

@@ -1,0 +1,223 @@
+"""Leases on volumes that two servers see, with real sanlock daemons and the tgtd that holds what it serves."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from matcher.wire.messages import Refused
+from specs.ids import Vid
+from storaged.export.child import Child
+from storaged.export.description import Unknown
+from storaged.leases.area import ground_of
+from storaged.leases.sanlock import CHANGED, IN_USE, NO_HOLDER, Held, Sanlock, Silent
+from storaged.leases.takeover import NOT_FENCED, why_not
+from storaged.leases.words import Leader
+from storaged.testing import vid_of
+from tests.fakes.sanlock_world import SanlockWorld, Server
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        shutil.which("sanlock") is None or shutil.which("tgtd") is None,
+        reason="sanlock or tgtd is not installed: packaging/setup",
+    ),
+]
+
+PATIENCE_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[SanlockWorld]:
+    yield from raised()
+
+
+@pytest.fixture
+def fresh() -> Iterator[SanlockWorld]:
+    """For what takes a server from its pool."""
+    yield from raised()
+
+
+def raised() -> Iterator[SanlockWorld]:
+    with tempfile.TemporaryDirectory(prefix="atomos-", dir="/var/tmp") as folder:  # tmpfs may know no O_DIRECT
+        world = SanlockWorld(Path(folder))
+        try:
+            world.begin()
+            yield world
+        finally:
+            world.end()
+
+
+@asynccontextmanager
+async def exporting(server: Server, name: str = "tgt") -> AsyncIterator[Child]:
+    child = await server.exporter(name)
+    try:
+        yield child
+    finally:
+        child.kill()
+        await child.ended()
+        child.close()
+
+
+async def taken(server: Server, vid: Vid, child: Child, seen: Leader | None = None) -> Held | Refused | Unknown:
+    lease = server.lease(vid)
+    return await server.sanlock.acquire(lease, seen or await server.sanlock.leader(lease), child.pid)
+
+
+async def leader(server: Server, vid: Vid) -> Leader:
+    return await server.sanlock.leader(server.lease(vid))
+
+
+async def until_free(server: Server, vid: Vid) -> Leader:
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            found = await leader(server, vid)
+            if found.is_free:
+                return found
+            await trio.sleep(0.05)
+
+
+async def test_servers_that_make_a_lease_at_once_have_one_lease(both: SanlockWorld) -> None:
+    vid = vid_of(1)
+    async with trio.open_nursery() as nursery:
+        for server in (both.one, both.two):
+            nursery.start_soon(server.area.make_lease, vid, server.sanlock)
+    assert (await leader(both.one, vid)).version == 1
+    assert (await leader(both.two, vid)).is_free
+    assert not [name for name in os.listdir(both.one.area.folder) if name.startswith(".new")]
+    async with exporting(both.one) as mine:
+        assert await taken(both.one, vid, mine) == Held(2)
+        await both.two.area.make_lease(vid, both.two.sanlock)  # made anew it would be free
+        assert await leader(both.two, vid) == Leader(both.one.number, 2, is_free=False)
+
+
+async def test_a_second_server_is_refused_while_the_first_ones_exporter_lives(both: SanlockWorld) -> None:
+    vid = vid_of(2)
+    await both.one.area.make_lease(vid, both.one.sanlock)
+    async with exporting(both.one) as mine, exporting(both.two) as other:
+        assert await taken(both.one, vid, mine) == Held(2)
+        assert await taken(both.one, vid, mine) == Held(2)
+        refused = await taken(both.two, vid, other)
+        assert isinstance(refused, Refused)
+        assert refused.code == IN_USE
+        mine.kill()
+        await mine.ended()
+        assert await until_free(both.two, vid) == Leader(both.one.number, 2, is_free=True)
+        assert await taken(both.two, vid, other) == Held(3)
+
+
+async def test_what_was_given_back_is_free_and_the_process_keeps_its_other_leases(both: SanlockWorld) -> None:
+    for number in (3, 4):
+        await both.one.area.make_lease(vid_of(number), both.one.sanlock)
+    async with exporting(both.one) as mine:
+        for number in (3, 4):
+            assert await taken(both.one, vid_of(number), mine) == Held(2)
+        for _ in range(2):
+            await both.one.sanlock.release(both.one.lease(vid_of(3)), mine.pid)
+        assert (await leader(both.two, vid_of(3))).is_free
+        assert not (await leader(both.two, vid_of(4))).is_free
+    await both.one.sanlock.release(both.one.lease(vid_of(4)), mine.pid)
+
+
+async def test_a_daemon_that_is_gone_is_no_answer(both: SanlockWorld) -> None:
+    vid = vid_of(7)
+    await both.one.area.make_lease(vid, both.one.sanlock)
+    nobody = Sanlock(both.root / "nobody")
+    with pytest.raises(Silent):
+        await nobody.release(both.one.lease(vid), os.getpid())
+    with pytest.raises(Silent):
+        await nobody.join(both.one.area.lockspace, 3)
+    assert isinstance(await nobody.acquire(both.one.lease(vid), await leader(both.one, vid), os.getpid()), Unknown)
+
+
+async def test_a_lease_that_another_had_meanwhile_is_refused_though_it_is_free(both: SanlockWorld) -> None:
+    """Who had it may have died with it, for all that was known when it was looked at."""
+    vid = vid_of(5)
+    await both.one.area.make_lease(vid, both.one.sanlock)
+    seen = await leader(both.one, vid)
+    async with exporting(both.one) as mine, exporting(both.two) as other:
+        assert await taken(both.two, vid, other) == Held(2)
+        await both.two.sanlock.release(both.two.lease(vid), other.pid)
+        refused = await taken(both.one, vid, mine, seen)
+        assert isinstance(refused, Refused)
+        assert refused.code == CHANGED
+        assert (await leader(both.one, vid)).is_free
+
+
+async def test_who_is_not_known_to_sanlock_holds_nothing(both: SanlockWorld) -> None:
+    vid = vid_of(6)
+    await both.one.area.make_lease(vid, both.one.sanlock)
+    lease = both.one.lease(vid)
+    refused = await both.one.sanlock.acquire(lease, await leader(both.one, vid), os.getpid())
+    assert isinstance(refused, Refused)
+    assert refused.code == NO_HOLDER
+
+
+async def test_a_daemon_without_a_watchdog_says_so_to_the_other_server(both: SanlockWorld) -> None:
+    assert not await both.one.sanlock.is_watched()
+    members = both.two.area.members()
+    assert {member.host_id for member in members} == {both.one.host_id, both.two.host_id}
+    assert not any(member.watched for member in members)
+
+
+@pytest.mark.slow
+async def test_a_frozen_server_is_taken_over_on_a_persons_word_alone_and_only_when_its_lease_has_run_out(
+    fresh: SanlockWorld,
+) -> None:
+    """When its sanlock wakes, it ends the exporter before that can do anything. One that wakes first is what a
+    watchdog is for: no machine of the tests has one."""
+    one, two, vid = fresh.one, fresh.two, vid_of(1)
+    await one.area.make_lease(vid, one.sanlock)
+    async with exporting(one) as mine, exporting(two) as other:
+        assert await taken(one, vid, mine) == Held(2)
+        os.kill(mine.pid, signal.SIGSTOP)
+        os.kill(one.pid, signal.SIGSTOP)
+        frozen_s = time.monotonic()
+        seen, members, ground = await leader(two, vid), two.area.members(), ground_of(two.area.root)
+        refused = why_not(vid, seen, members, ground, me=two.number)
+        assert refused is not None
+        assert refused.code == NOT_FENCED
+        assert why_not(vid, seen, members, ground, me=two.number, is_said_dead=True) is None
+        answers = []
+        with trio.fail_after(PATIENCE_S):
+            while not isinstance(answer := await taken(two, vid, other), Held):
+                answers.append(answer)
+                await trio.sleep(1)
+        print(f"taken over after {time.monotonic() - frozen_s:.0f} s, {len(answers)} times refused or unknown")
+        assert answers, "it was taken from a server whose lease had not run out"
+        assert await leader(two, vid) == Leader(two.number, 3, is_free=False)
+        os.kill(one.pid, signal.SIGCONT)
+        with trio.fail_after(PATIENCE_S):
+            await mine.ended()
+
+
+def overwrite(server: Server) -> None:
+    """The server's sector of the lockspace, by which it shows the others that it lives."""
+    with open(server.area.lockspace.file, "r+b") as file:
+        file.seek((server.number - 1) * 512)
+        file.write(bytes(512))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@pytest.mark.slow
+async def test_a_server_that_can_not_renew_loses_its_exporter_though_that_has_initiators_to_serve(
+    fresh: SanlockWorld,
+) -> None:
+    one, vid = fresh.one, vid_of(1)
+    await one.area.make_lease(vid, one.sanlock)
+    async with exporting(one) as mine:
+        assert await taken(one, vid, mine) == Held(2)
+        lost_s = time.monotonic()
+        await trio.to_thread.run_sync(overwrite, one)
+        with trio.fail_after(PATIENCE_S):
+            await mine.ended()
+        print(f"ended after {time.monotonic() - lost_s:.0f} s")
