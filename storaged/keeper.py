@@ -20,6 +20,7 @@ from storaged.claims import VolumeShare, shared
 from storaged.export import file
 from storaged.fit import reason
 from storaged.journal import Journal, JournalCorrupt, JournalError
+from storaged.pool import check_ours
 from storaged.record import read_right_at, write_right
 from storaged.volume import Right, Snapshot, Volume
 
@@ -150,6 +151,7 @@ class Keeper:
                 raise Unusable("it may have many users, so that nothing is remembered of it")
             if file.writer_of(volume) is not None:
                 raise Unusable("it is open for writing on this host: end that VM first")
+            check_ours(volume.pool, self._server)
             self._end(a for a in self._state.attachments if a.vid == vid)
             right = read_right_at(volume.pool, volume.path, vid)
             change = attachments.forgotten(self._state, vid, right, server=self._server, random=self._random)
@@ -174,6 +176,8 @@ class Keeper:
         )
         if isinstance(answer, Granted):
             is_new = not set(answer.attachments) <= set(self._state.attachments)
+            if answer.change is not None:
+                self._check_pools(answer.change, snapshot)
             self._end(answer.ended)
             if answer.change is not None:
                 self._perform(answer.change, snapshot)
@@ -186,6 +190,10 @@ class Keeper:
         for attachment in ended:
             if attachment.host_id != self._server:
                 self._cut(attachment)
+
+    def _check_pools(self, change: Change, snapshot: Snapshot) -> None:
+        for pool in {snapshot.volumes[right.vid].pool for right in change.rights}:
+            check_ours(pool, self._server)
 
     def _perform(self, change: Change, snapshot: Snapshot) -> None:
         """The records, then the journal. Where one fails, records already written are freed again, if that can be."""
