@@ -19,9 +19,9 @@ from storaged.export.description import Unknown
 from storaged.leases.area import ground_of
 from storaged.leases.sanlock import CHANGED, IN_USE, NO_HOLDER, Held, Sanlock, Silent
 from storaged.leases.takeover import NOT_FENCED, why_not
-from storaged.leases.words import Leader
+from storaged.leases.words import Leader, Lease
 from storaged.testing import vid_of
-from tests.fakes.sanlock_world import SanlockWorld, Server
+from tests.fakes.sanlock_world import IO_S, SanlockWorld, Server
 
 pytestmark = [
     pytest.mark.lab,
@@ -96,6 +96,21 @@ async def test_servers_that_make_a_lease_at_once_have_one_lease(both: SanlockWor
     async with exporting(both.one) as mine:
         assert await taken(both.one, vid, mine) == Held(2)
         await both.two.area.make_lease(vid, both.two.sanlock)  # made anew it would be free
+        assert await leader(both.two, vid) == Leader(both.one.number, 2, is_free=False)
+
+
+async def test_a_lease_made_too_late_takes_nothing_from_who_has_it(both: SanlockWorld) -> None:
+    vid = vid_of(8)
+    async with exporting(both.one) as mine:
+
+        class Slow(Sanlock):
+            async def begin(self, lease: Lease) -> None:
+                """Done, but for its name, when the other server makes one and has it."""
+                await super().begin(lease)
+                await both.one.area.make_lease(vid, both.one.sanlock)
+                assert await taken(both.one, vid, mine) == Held(2)
+
+        await both.two.area.make_lease(vid, Slow(both.two.root, io_s=IO_S))
         assert await leader(both.two, vid) == Leader(both.one.number, 2, is_free=False)
 
 
@@ -209,9 +224,7 @@ def overwrite(server: Server) -> None:
 
 
 @pytest.mark.slow
-async def test_a_server_that_can_not_renew_loses_its_exporter_though_that_has_initiators_to_serve(
-    fresh: SanlockWorld,
-) -> None:
+async def test_a_server_that_can_not_renew_loses_its_exporter(fresh: SanlockWorld) -> None:
     one, vid = fresh.one, vid_of(1)
     await one.area.make_lease(vid, one.sanlock)
     async with exporting(one) as mine:

@@ -8,7 +8,9 @@ import pytest
 from storaged.beneath import Unusable
 from storaged.leases import area as area_module
 from storaged.leases.area import FOLDER, MEMBERS, Area, ground_of
+from storaged.leases.sanlock import Sanlock
 from storaged.leases.takeover import Member
+from storaged.leases.words import Lease, Lockspace
 from storaged.testing import H1, H2
 
 POOL = "a" * 32
@@ -61,6 +63,33 @@ def test_a_damaged_member_is_nobodys_number(area: Area, data: str) -> None:
     for look in (area.members, lambda: area.join(H1, watched=True)):
         with pytest.raises(Unusable, match="damaged"):
             look()
+
+
+class Never(Sanlock):
+    """For what has to be refused before sanlock opens anything."""
+
+    async def init(self, what: Lockspace | Lease) -> None:
+        raise AssertionError(what)
+
+
+@pytest.mark.parametrize("name", [FOLDER, f"{FOLDER}/{MEMBERS}"])
+async def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Unusable, match="its server alone"):
+        await Area(POOL, tmp_path).open(Never())
+
+
+async def test_a_folder_that_others_can_change_is_refused(area: Area) -> None:
+    area.folder.chmod(0o777)
+    with pytest.raises(Unusable, match="its server alone"):
+        await area.open(Never())
+
+
+async def test_a_path_that_sanlock_can_not_be_told_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="blank"):
+        await Area(POOL, tmp_path / "my pool").open(Never())
 
 
 def test_the_ground_is_the_mounts_own(tmp_path: Path) -> None:
