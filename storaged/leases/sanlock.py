@@ -64,6 +64,11 @@ class Sanlock:
         watchdog is armed. Raises `Silent`, as all of these do."""
         return words.is_watched(await self._say("client", "status", "-D"))
 
+    async def knows(self, pid: int) -> bool:
+        """Whether the process is registered, and so would be ended with its leases. A daemon that was started again
+        knows none of before."""
+        return words.code_of(await self._say("client", "inquire", "-p", str(pid))) == Code.DONE
+
     async def join(self, lockspace: Lockspace, number: int) -> None:
         """Be the server of this number in the pool. Harmless to repeat; takes 20 s and more."""
         asked = ("client", "add_lockspace", "-s", lockspace.member(number), "-o", str(self._io_s))

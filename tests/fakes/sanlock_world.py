@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -38,21 +38,22 @@ class Server:
     area: Area
     pid: int = 0
     number: int = 0
+    _ports: dict[str, int] = field(default_factory=dict)
 
     @property
     def sanlock(self) -> Sanlock:
         return Sanlock(self.root, io_s=IO_S, call_s=5)
 
-    def command(self, name: str) -> Command:
-        """A tgtd of its own, known to this server's sanlock."""
+    def portal(self, name: str) -> Portal:
+        """Of a tgtd of this server's; the same again for the same name."""
         folder = self.root / name
         folder.mkdir(exist_ok=True)
-        portal = Portal(IPv4Address("127.0.0.1"), folder, free_port(), program=shutil.which("tgtd") or "tgtd")
-        return self.sanlock.registered(portal.command)
+        port = self._ports.setdefault(name, free_port())
+        return Portal(IPv4Address("127.0.0.1"), folder, port, program=shutil.which("tgtd") or "tgtd")
 
     async def exporter(self, name: str = "tgt") -> Child:
         """Returns when it has taken its mark, and so is tgtd by then."""
-        command = self.command(name)
+        command = self.sanlock.registered(self.portal(name).command)
         child = Child.start(command)
         with trio.fail_after(20):
             while True:
