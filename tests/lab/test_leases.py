@@ -3,11 +3,9 @@
 import os
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -33,27 +31,6 @@ pytestmark = [
 ]
 
 PATIENCE_S = 180.0
-
-
-@pytest.fixture(scope="module")
-def both() -> Iterator[SanlockWorld]:
-    yield from raised()
-
-
-@pytest.fixture
-def fresh() -> Iterator[SanlockWorld]:
-    """For what takes a server from its pool."""
-    yield from raised()
-
-
-def raised() -> Iterator[SanlockWorld]:
-    with tempfile.TemporaryDirectory(prefix="atomos-", dir="/var/tmp") as folder:  # tmpfs may know no O_DIRECT
-        world = SanlockWorld(Path(folder))
-        try:
-            world.begin()
-            yield world
-        finally:
-            world.end()
 
 
 @asynccontextmanager
@@ -85,111 +62,113 @@ async def until_free(server: Server, vid: Vid) -> Leader:
             await trio.sleep(0.05)
 
 
-async def test_servers_that_make_a_lease_at_once_have_one_lease(both: SanlockWorld) -> None:
+async def test_servers_that_make_a_lease_at_once_have_one_lease(servers: SanlockWorld) -> None:
     vid = vid_of(1)
     async with trio.open_nursery() as nursery:
-        for server in (both.one, both.two):
+        for server in (servers.one, servers.two):
             nursery.start_soon(server.area.make_lease, vid, server.sanlock)
-    assert (await leader(both.one, vid)).version == 1
-    assert (await leader(both.two, vid)).is_free
-    assert not [name for name in os.listdir(both.one.area.folder) if name.startswith(".new")]
-    async with exporting(both.one) as mine:
-        assert await taken(both.one, vid, mine) == Held(2)
-        await both.two.area.make_lease(vid, both.two.sanlock)  # made anew it would be free
-        assert await leader(both.two, vid) == Leader(both.one.number, 2, is_free=False)
+    assert (await leader(servers.one, vid)).version == 1
+    assert (await leader(servers.two, vid)).is_free
+    assert not [name for name in os.listdir(servers.one.area.folder) if name.startswith(".new")]
+    async with exporting(servers.one) as mine:
+        assert await taken(servers.one, vid, mine) == Held(2)
+        await servers.two.area.make_lease(vid, servers.two.sanlock)  # made anew it would be free
+        assert await leader(servers.two, vid) == Leader(servers.one.number, 2, is_free=False)
 
 
-async def test_a_lease_made_too_late_takes_nothing_from_who_has_it(both: SanlockWorld) -> None:
+async def test_a_lease_made_too_late_takes_nothing_from_who_has_it(servers: SanlockWorld) -> None:
     vid = vid_of(8)
-    async with exporting(both.one) as mine:
+    async with exporting(servers.one) as mine:
 
         class Slow(Sanlock):
             async def begin(self, lease: Lease) -> None:
                 """Done, but for its name, when the other server makes one and has it."""
                 await super().begin(lease)
-                await both.one.area.make_lease(vid, both.one.sanlock)
-                assert await taken(both.one, vid, mine) == Held(2)
+                await servers.one.area.make_lease(vid, servers.one.sanlock)
+                assert await taken(servers.one, vid, mine) == Held(2)
 
-        await both.two.area.make_lease(vid, Slow(both.two.root, io_s=IO_S))
-        assert await leader(both.two, vid) == Leader(both.one.number, 2, is_free=False)
+        await servers.two.area.make_lease(vid, Slow(servers.two.root, io_s=IO_S))
+        assert await leader(servers.two, vid) == Leader(servers.one.number, 2, is_free=False)
 
 
-async def test_a_second_server_is_refused_while_the_first_ones_exporter_lives(both: SanlockWorld) -> None:
+async def test_a_second_server_is_refused_while_the_first_ones_exporter_lives(servers: SanlockWorld) -> None:
     vid = vid_of(2)
-    await both.one.area.make_lease(vid, both.one.sanlock)
-    async with exporting(both.one) as mine, exporting(both.two) as other:
-        assert await taken(both.one, vid, mine) == Held(2)
-        assert await taken(both.one, vid, mine) == Held(2)
-        refused = await taken(both.two, vid, other)
+    await servers.one.area.make_lease(vid, servers.one.sanlock)
+    async with exporting(servers.one) as mine, exporting(servers.two) as other:
+        assert await taken(servers.one, vid, mine) == Held(2)
+        assert await taken(servers.one, vid, mine) == Held(2)
+        refused = await taken(servers.two, vid, other)
         assert isinstance(refused, Refused)
         assert refused.code == IN_USE
         mine.kill()
         await mine.ended()
-        assert await until_free(both.two, vid) == Leader(both.one.number, 2, is_free=True)
-        assert await taken(both.two, vid, other) == Held(3)
+        assert await until_free(servers.two, vid) == Leader(servers.one.number, 2, is_free=True)
+        assert await taken(servers.two, vid, other) == Held(3)
 
 
-async def test_what_was_given_back_is_free_and_the_process_keeps_its_other_leases(both: SanlockWorld) -> None:
+async def test_what_was_given_back_is_free_and_the_process_keeps_its_other_leases(servers: SanlockWorld) -> None:
     for number in (3, 4):
-        await both.one.area.make_lease(vid_of(number), both.one.sanlock)
-    async with exporting(both.one) as mine:
+        await servers.one.area.make_lease(vid_of(number), servers.one.sanlock)
+    async with exporting(servers.one) as mine:
         for number in (3, 4):
-            assert await taken(both.one, vid_of(number), mine) == Held(2)
+            assert await taken(servers.one, vid_of(number), mine) == Held(2)
         for _ in range(2):
-            await both.one.sanlock.release(both.one.lease(vid_of(3)), mine.pid)
-        assert (await leader(both.two, vid_of(3))).is_free
-        assert not (await leader(both.two, vid_of(4))).is_free
-    await both.one.sanlock.release(both.one.lease(vid_of(4)), mine.pid)
+            await servers.one.sanlock.release(servers.one.lease(vid_of(3)), mine.pid)
+        assert (await leader(servers.two, vid_of(3))).is_free
+        assert not (await leader(servers.two, vid_of(4))).is_free
+    await servers.one.sanlock.release(servers.one.lease(vid_of(4)), mine.pid)
 
 
-async def test_a_daemon_that_is_gone_is_no_answer(both: SanlockWorld) -> None:
+async def test_a_daemon_that_is_gone_is_no_answer(servers: SanlockWorld) -> None:
     vid = vid_of(7)
-    await both.one.area.make_lease(vid, both.one.sanlock)
-    nobody = Sanlock(both.root / "nobody")
+    await servers.one.area.make_lease(vid, servers.one.sanlock)
+    nobody = Sanlock(servers.root / "nobody")
     with pytest.raises(Silent):
-        await nobody.release(both.one.lease(vid), os.getpid())
+        await nobody.release(servers.one.lease(vid), os.getpid())
     with pytest.raises(Silent):
-        await nobody.join(both.one.area.lockspace, 3)
-    assert isinstance(await nobody.acquire(both.one.lease(vid), await leader(both.one, vid), os.getpid()), Unknown)
+        await nobody.join(servers.one.area.lockspace, 3)
+    assert isinstance(
+        await nobody.acquire(servers.one.lease(vid), await leader(servers.one, vid), os.getpid()), Unknown
+    )
 
 
-async def test_a_lease_that_another_had_meanwhile_is_refused_though_it_is_free(both: SanlockWorld) -> None:
+async def test_a_lease_that_another_had_meanwhile_is_refused_though_it_is_free(servers: SanlockWorld) -> None:
     """Who had it may have died with it, for all that was known when it was looked at."""
     vid = vid_of(5)
-    await both.one.area.make_lease(vid, both.one.sanlock)
-    seen = await leader(both.one, vid)
-    async with exporting(both.one) as mine, exporting(both.two) as other:
-        assert await taken(both.two, vid, other) == Held(2)
-        await both.two.sanlock.release(both.two.lease(vid), other.pid)
-        refused = await taken(both.one, vid, mine, seen)
+    await servers.one.area.make_lease(vid, servers.one.sanlock)
+    seen = await leader(servers.one, vid)
+    async with exporting(servers.one) as mine, exporting(servers.two) as other:
+        assert await taken(servers.two, vid, other) == Held(2)
+        await servers.two.sanlock.release(servers.two.lease(vid), other.pid)
+        refused = await taken(servers.one, vid, mine, seen)
         assert isinstance(refused, Refused)
         assert refused.code == CHANGED
-        assert (await leader(both.one, vid)).is_free
+        assert (await leader(servers.one, vid)).is_free
 
 
-async def test_who_is_not_known_to_sanlock_holds_nothing(both: SanlockWorld) -> None:
+async def test_who_is_not_known_to_sanlock_holds_nothing(servers: SanlockWorld) -> None:
     vid = vid_of(6)
-    await both.one.area.make_lease(vid, both.one.sanlock)
-    lease = both.one.lease(vid)
-    refused = await both.one.sanlock.acquire(lease, await leader(both.one, vid), os.getpid())
+    await servers.one.area.make_lease(vid, servers.one.sanlock)
+    lease = servers.one.lease(vid)
+    refused = await servers.one.sanlock.acquire(lease, await leader(servers.one, vid), os.getpid())
     assert isinstance(refused, Refused)
     assert refused.code == NO_HOLDER
 
 
-async def test_a_daemon_without_a_watchdog_says_so_to_the_other_server(both: SanlockWorld) -> None:
-    assert not await both.one.sanlock.is_watched()
-    members = both.two.area.members()
-    assert {member.host_id for member in members} == {both.one.host_id, both.two.host_id}
+async def test_a_daemon_without_a_watchdog_says_so_to_the_other_server(servers: SanlockWorld) -> None:
+    assert not await servers.one.sanlock.is_watched()
+    members = servers.two.area.members()
+    assert {member.host_id for member in members} == {servers.one.host_id, servers.two.host_id}
     assert not any(member.watched for member in members)
 
 
 @pytest.mark.slow
 async def test_a_frozen_server_is_taken_over_on_a_persons_word_alone_and_only_when_its_lease_has_run_out(
-    fresh: SanlockWorld,
+    fresh_servers: SanlockWorld,
 ) -> None:
     """When its sanlock wakes, it ends the exporter before that can do anything. One that wakes first is what a
     watchdog is for: no machine of the tests has one."""
-    one, two, vid = fresh.one, fresh.two, vid_of(1)
+    one, two, vid = fresh_servers.one, fresh_servers.two, vid_of(1)
     await one.area.make_lease(vid, one.sanlock)
     async with exporting(one) as mine, exporting(two) as other:
         assert await taken(one, vid, mine) == Held(2)
@@ -224,8 +203,8 @@ def overwrite(server: Server) -> None:
 
 
 @pytest.mark.slow
-async def test_a_server_that_can_not_renew_loses_its_exporter(fresh: SanlockWorld) -> None:
-    one, vid = fresh.one, vid_of(1)
+async def test_a_server_that_can_not_renew_loses_its_exporter(fresh_servers: SanlockWorld) -> None:
+    one, vid = fresh_servers.one, vid_of(1)
     await one.area.make_lease(vid, one.sanlock)
     async with exporting(one) as mine:
         assert await taken(one, vid, mine) == Held(2)

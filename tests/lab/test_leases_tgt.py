@@ -27,7 +27,6 @@ from tests.lab import test_leases
 pytestmark = test_leases.pytestmark
 
 PATIENCE_S = 60.0
-both, fresh = test_leases.both, test_leases.fresh
 
 
 @asynccontextmanager
@@ -68,10 +67,10 @@ async def written(access: Access | Refused | Unknown) -> bool:
     return done.returncode == 0 and b"wrote" in done.stdout
 
 
-async def test_what_one_server_serves_the_other_is_refused_until_it_is_given_back(both: SanlockWorld) -> None:
+async def test_what_one_server_serves_the_other_is_refused_until_it_is_given_back(servers: SanlockWorld) -> None:
     vid = vid_of(21)
-    async with serving(both.one, "one") as mine, serving(both.two, "two") as other:
-        export = export_of(both.one, vid, 1)
+    async with serving(servers.one, "one") as mine, serving(servers.two, "two") as other:
+        export = export_of(servers.one, vid, 1)
         assert await written(await mine.export(export))
         refusal = await other.export(export)
         assert isinstance(refusal, Refused)
@@ -83,14 +82,14 @@ async def test_what_one_server_serves_the_other_is_refused_until_it_is_given_bac
         assert isinstance(await mine.release(vid), Unknown)
         assert await mine.cut(export.image) == Cut()
         assert await mine.release(vid) is None
-        assert await written(await other.export(export_of(both.two, vid, 2)))
+        assert await written(await other.export(export_of(servers.two, vid, 2)))
 
 
-async def test_a_tgtd_that_died_serves_again_with_its_leases(both: SanlockWorld) -> None:
+async def test_a_tgtd_that_died_serves_again_with_its_leases(servers: SanlockWorld) -> None:
     vid = vid_of(22)
-    portal = both.one.portal("again")
-    async with serving(both.one, "again") as mine:
-        access = await mine.export(export_of(both.one, vid, 1))
+    portal = servers.one.portal("again")
+    async with serving(servers.one, "again") as mine:
+        access = await mine.export(export_of(servers.one, vid, 1))
         assert await written(access)
         await end(portal)
         with trio.fail_after(PATIENCE_S):
@@ -100,22 +99,22 @@ async def test_a_tgtd_that_died_serves_again_with_its_leases(both: SanlockWorld)
                     break
                 await trio.sleep(0.1)
         assert await written(access)
-        lease = both.one.lease(vid)
-        assert await both.one.sanlock.leader(lease) == Leader(both.one.number, 3, is_free=False)
+        lease = servers.one.lease(vid)
+        assert await servers.one.sanlock.leader(lease) == Leader(servers.one.number, 3, is_free=False)
 
 
-async def test_what_another_server_gave_away_meanwhile_is_not_served_again(both: SanlockWorld) -> None:
+async def test_what_another_server_gave_away_meanwhile_is_not_served_again(servers: SanlockWorld) -> None:
     vid = vid_of(23)
-    async with serving(both.one, "old") as mine:
-        old = export_of(both.one, vid, 1)
+    async with serving(servers.one, "old") as mine:
+        old = export_of(servers.one, vid, 1)
         assert isinstance(await mine.export(old), Access)
-    async with serving(both.two, "new") as other:
+    async with serving(servers.two, "new") as other:
         assert isinstance(await other.hold(vid), Held)
-        new = export_of(both.two, vid, 2)
+        new = export_of(servers.two, vid, 2)
         assert isinstance(await other.export(new), Access)
         assert await other.cut(new.image) == Cut()
         assert await other.release(vid) is None
-    async with serving(both.one, "old") as mine:
+    async with serving(servers.one, "old") as mine:
         (problem,) = (await mine.reconcile([old])).values()
         assert isinstance(problem, Refused)
         assert problem.code == "another-epoch"
@@ -123,8 +122,8 @@ async def test_what_another_server_gave_away_meanwhile_is_not_served_again(both:
 
 
 @pytest.mark.slow
-async def test_without_sanlock_there_is_no_tgtd_either(fresh: SanlockWorld) -> None:
-    one = fresh.one
+async def test_without_sanlock_there_is_no_tgtd_either(fresh_servers: SanlockWorld) -> None:
+    one = fresh_servers.one
     async with serving(one, "tgt", is_left=True) as mine:
         assert isinstance(await mine.export(export_of(one, vid_of(1), 1)), Access)
         os.killpg(one.pid, signal.SIGKILL)
