@@ -21,6 +21,7 @@ from storaged.claims import VolumeShare, shared
 from storaged.export import file
 from storaged.fit import reason
 from storaged.journal import JournalCorrupt, JournalError
+from storaged.pool import check_ours
 from storaged.record import read_right_at, write_right
 from storaged.volume import Right, Snapshot, Volume
 
@@ -66,6 +67,10 @@ class Disk:
 
     def right(self, volume: Volume) -> Right | None:
         return read_right_at(volume.pool, volume.path, volume.vid)
+
+    def check_ours(self, pool: str, server: HostId) -> None:
+        """Whether the pool is this server's alone, still."""
+        check_ours(pool, server)
 
     def put(self, volume: Volume, right: Right) -> None:
         """Durable when it returns."""
@@ -193,6 +198,7 @@ class Keeper:
                 raise Unusable("it may have many users, so that nothing is remembered of it")
             if self._disk.writer_of(volume) is not None:
                 raise Unusable("it is open for writing on this host: end that VM first")
+            self._disk.check_ours(volume.pool, self._server)
             self._end(a for a in self._state.attachments if a.vid == vid)
             right = self._disk.right(volume)
             change = attachments.forgotten(self._state, vid, right, server=self._server, random=self._random)
@@ -219,6 +225,8 @@ class Keeper:
         )
         if isinstance(answer, Granted):
             new = frozenset(a.vid for a in set(answer.attachments) - set(self._state.attachments))
+            if answer.change is not None:
+                self._check_pools(answer.change, snapshot)
             self._end(answer.ended)
             if answer.change is not None:
                 self._perform(answer.change, snapshot)
@@ -237,8 +245,12 @@ class Keeper:
         for attachment in ended:
             volume = snapshot.volumes.get(attachment.vid)
             here = attachment.host_id == self._server and attachment.volume.exclusive
-            if here and volume is not None and file.writer_of(volume) is not None:
+            if here and volume is not None and self._disk.writer_of(volume) is not None:
                 raise Unusable(f"volume {attachment.vid} is open for writing on this host still")
+
+    def _check_pools(self, change: Change, snapshot: Snapshot) -> None:
+        for pool in {snapshot.volumes[right.vid].pool for right in change.rights}:
+            self._disk.check_ours(pool, self._server)
 
     def _perform(self, change: Change, snapshot: Snapshot) -> None:
         """The records, then the journal. Where one fails, records already written are freed again, if that can be."""

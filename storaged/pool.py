@@ -99,11 +99,27 @@ class Pools:
         return mark, self._withheld(mark)
 
     def _withheld(self, mark: Mark) -> str:
-        if mark.shared:
-            return f"its pool is shared by several hosts ({POOL}), which can't agree yet on who writes"
-        if self._host_id is not None and mark.owner != self._host_id:
-            return f"its pool is that of host {mark.owner[:16]}; where that one is gone for good: storaged adopt PATH"
-        return ""
+        return _withheld(mark, self._host_id)
+
+
+def check_ours(root: str, host_id: HostId) -> None:
+    """As the mark is at this moment: a scan's answer may be older than another host's `adopt`. A pool without a mark is
+    for the scans to judge. Raises `Unusable`."""
+    try:
+        with open_folder(root) as folder:
+            mark = read_mark(folder)
+    except OSError as problem:
+        raise Unusable(f"its pool can't be opened: {problem.strerror}") from problem
+    if mark is not None and (why := _withheld(mark, host_id)):
+        raise Unusable(why)
+
+
+def _withheld(mark: Mark, host_id: HostId | None) -> str:
+    if mark.shared:
+        return f"its pool is shared by several hosts ({POOL}), which can't agree yet on who writes"
+    if host_id is not None and mark.owner != host_id:
+        return f"its pool is that of host {mark.owner[:16]}; where that one is gone for good: storaged adopt PATH"
+    return ""
 
 
 def adopt(pool: Pool, host_id: HostId, memory: Path) -> Mark:

@@ -63,10 +63,13 @@ class Tgt(Serving):
 
     kind = Kind.ISCSI
 
-    def __init__(self, portal: Portal, *, random: Random | None = None, call_s: float = CALL_S) -> None:
+    def __init__(
+        self, portal: Portal, *, command: Command | None = None, random: Random | None = None, call_s: float = CALL_S
+    ) -> None:
+        """`command`: how it is started, where not by itself."""
         super().__init__(call_s)
         self._portal, self._random = portal, random or SystemRandom()
-        self._kept = Kept("tgtd", portal.command, self._answers, self._converge)
+        self._kept = Kept("tgtd", command or portal.command, self._answers, self._converge)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self._portal.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

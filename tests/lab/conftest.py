@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fakes.sanlock_world import SanlockWorld
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(ROOT / "packaging" / "lab")
@@ -156,3 +159,25 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
             return stack.enter_context(raised("own", *options))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[SanlockWorld]:
+    """Two that see one pool. Joining takes 20 s, so that all tests share them."""
+    yield from _raised()
+
+
+@pytest.fixture
+def fresh_servers() -> Iterator[SanlockWorld]:
+    """For what takes one of them from the pool."""
+    yield from _raised()
+
+
+def _raised() -> Iterator[SanlockWorld]:
+    with tempfile.TemporaryDirectory(prefix="atomos-", dir="/var/tmp") as folder:  # a tmpfs may know no O_DIRECT
+        world = SanlockWorld(Path(folder))
+        try:
+            world.begin()
+            yield world
+        finally:
+            world.end()

@@ -196,6 +196,9 @@ class OnDisk(Disk):
     def right(self, volume: Volume) -> Right | None:
         return self._storage.records.get(volume.vid)
 
+    def check_ours(self, pool: str, server: HostId) -> None:
+        """Each pool has one server here."""
+
     def put(self, volume: Volume, right: Right) -> None:
         self._may_crash()
         if self._storage.is_full:

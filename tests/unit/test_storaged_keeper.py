@@ -17,6 +17,7 @@ from storaged.beneath import Unusable
 from storaged.index import Index
 from storaged.journal import Journal, JournalCorrupt, JournalError, JournalFull
 from storaged.keeper import Keeper, Kept
+from storaged.pool import POOL, Mark, PoolId, render_mark
 from storaged.record import RECORD, parse_right, write_right
 from storaged.testing import ALICE, BOB, H1, H2, make_volume, vid_of, vm_of
 from storaged.volume import Right, Snapshot
@@ -403,3 +404,36 @@ def test_a_full_journal_leaves_no_hold_in_memory(house: House, monkeypatch: pyte
     monkeypatch.setattr(Journal, "write", fail)
     assert isinstance(house.attach(1, SHARED), Refused)
     assert house.keeper.shares() == ()
+
+
+# ---- a pool that changes hands
+
+
+@pytest.mark.parametrize(
+    ("owner", "shared", "why"), [(H2, False, "that of host"), (H1, True, "shared by several hosts")]
+)
+def test_a_pool_that_changed_hands_since_the_scan_gives_nothing(
+    house: House, owner: HostId, shared: bool, why: str
+) -> None:
+    scanned = house.snapshot()
+    mark = Mark(PoolId("a" * 32), owner, shared)
+    (house.pool / POOL).write_bytes(render_mark(mark))
+    refused = house.keeper.attach([ONE], scanned, vm_id=vm_of(1), generation=1, user_id=ALICE, host_id=H1)
+    assert isinstance(refused, Refused)
+    assert refused.code == "storage-unwritable"
+    assert why in refused.reasons[0].has
+    assert not (house.folder(ONE) / RECORD).exists()
+    assert house.keeper.shares() == ()
+    with pytest.raises(Unusable, match=why):
+        house.keeper.forget(ONE, scanned)
+
+
+def test_what_was_given_before_the_pool_changed_hands_is_still_freed(house: House) -> None:
+    """Nobody else gives it away before that, whoever owns the pool."""
+    house.attach(1, ONE)
+    scanned = house.snapshot()
+    (house.pool / POOL).write_bytes(render_mark(Mark(PoolId("a" * 32), H2)))
+    assert house.keeper.detach(vm_of(1), 1, H1, scanned) == ()
+    record = house.record(ONE)
+    assert record is not None
+    assert not record.held
