@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import trio
 
-from atomd.lifecycle import Vm
+from atomd.lifecycle import State, Vm
 from atomd.volumes import Answer, Silent, joined, may_be_a_host, servers_of
 from matcher.net import local
 from matcher.net.host_door import HostDoors, HostLine
@@ -71,7 +71,9 @@ class Storage:
 
     async def detach(self, vm: Vm) -> bool:
         """Whether every server has let go."""
-        question = Detach(vm.vm_id, vm.generation, vm.offer_id)
+        # What was undone before it was promised had no volumes yet: its user tries the next host with them.
+        gone = vm.state is State.REMOVING and bool(vm.volumes)
+        question = Detach(vm.vm_id, vm.generation, vm.offer_id, gone)
         asks: dict[HostId, Callable[[], Awaitable[Said]]] = {}
         for server, door in servers_of(vm.confirm).items():
             here = server == self._own

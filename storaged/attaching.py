@@ -6,7 +6,7 @@ that the keeper has just made durable.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -46,6 +46,7 @@ from storaged.attachments import Refusal as No
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, shared
 from storaged.fit import in_use_reason, reason
+from storaged.images.changing import remove
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept
 from storaged.quota import Quota
@@ -54,6 +55,10 @@ from storaged.volume import Snapshot, Volume
 LET_GO_MAX = 4096  # offers; one lives 10 s, so that forgetting the oldest is harmless
 
 log = logging.getLogger("storaged")
+
+
+async def _see_later(_: str) -> None:
+    """The next scan finds it."""
 
 
 class Exports(Protocol):
@@ -86,8 +91,10 @@ class Attaching:
         audit: Audit,
         exports: Exports,
         doing: Callable[[Vid], str | None] = lambda _: None,
+        look: Callable[[str], Awaitable[None]] = _see_later,
     ) -> None:
-        """`doing` tells what a job does to a volume meanwhile."""
+        """`doing` tells what a job does to a volume meanwhile. `look` reads the folder at a path again."""
+        self._look = look
         self._audit = audit
         self._doing = doing
         self._identity, self._keeper, self._ledger, self._snapshot = identity, keeper, ledger, snapshot
@@ -149,6 +156,8 @@ class Attaching:
         detail = f"generation {generation}"
         try:
             async with self.turn:
+                if question.gone:
+                    await self._remove_with(vm_id, generation, host_id)
                 problems = await trio.to_thread.run_sync(
                     lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot())
                 )
@@ -161,6 +170,19 @@ class Attaching:
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
         self._audit.note(who, what, about, detail="; ".join((detail, *problems)))
         return Detached()
+
+    async def _remove_with(self, vm_id: VmId, generation: int, host_id: HostId) -> None:
+        """Before the detach: after a crash on the way, the host asks again, as the attachments still stand."""
+        for volume in self._keeper.going_with(vm_id, generation, host_id, self._snapshot()):
+            try:
+                await trio.to_thread.run_sync(remove, volume)
+            except Unusable as problem:  # its owner sees it, and can remove it; the VM must not wait for that
+                log.warning("volume %s stays, though its VM is removed: %s", volume.vid, problem)
+                continue
+            await self._look(volume.path)
+            log.info("volume %s is removed with %s", volume.vid, vm_id)
+            who, about = f"host {host_id[:16]}", dashed(volume.vid)
+            self._audit.note(who, "volume.change", about, detail=f"removed with VM {dashed(vm_id)}")
 
     # ---- attaching
 

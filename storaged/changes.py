@@ -5,7 +5,7 @@ volume is attached or held, and nobody is given it until the job has ended.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -30,7 +30,7 @@ from matcher.wire.volumes import (
     TakeSnapshot,
     VolumeView,
 )
-from specs.ids import OfferId, UserId, Vid, dashed
+from specs.ids import OfferId, UserId, Vid, VmId, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
 from storaged.images import changing, making, snapshots
@@ -276,7 +276,10 @@ class Changes:
         seed = Seed(asked.user_data, str(vid), asked.meta_data, asked.network_config)
 
         def work(_: Progress) -> None:
-            make_seed(promised.pool, vid, _metadata(asked.new, caller), seed, most_mib=promised.size_mib)
+            metadata = replace(
+                _metadata(asked.new, caller), goes_with=VmId(asked.goes_with) if asked.goes_with else None
+            )
+            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 

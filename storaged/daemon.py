@@ -80,7 +80,9 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     jobs = Jobs(nursery)
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing)
+    attaching = Attaching(
+        identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
+    )
     views = Views(host, host_id, keeper, catalogue.snapshot)
     shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look)
     changes = Changes(shelf, jobs, ledger, quota, attaching.turn, audit)

@@ -120,6 +120,13 @@ class Keeper:
                 has, hint = f"this can't be written down: {problem}", "its sysadmin must make room or mend the pool"
                 return Refused(Refusal.UNWRITABLE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
 
+    def going_with(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[Volume, ...]:
+        """What the VM has there that is removed with it, and nobody else has."""
+        ended = attachments.lives(self._state, vm_id, generation, host_id)
+        others = {a.vid for a in self._state.attachments if a not in ended}
+        found = [snapshot.volumes[a.vid] for a in ended if a.vid in snapshot.volumes and a.vid not in others]
+        return tuple(volume for volume in found if volume.goes_with == vm_id)
+
     def detach(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[str, ...]:
         """Free what the VM has on the host `host_id` under `generation` or an older one; harmless to repeat. Raises
         `JournalError`, and `NotCut` where its export has not ended yet.

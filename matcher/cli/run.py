@@ -3,7 +3,8 @@
 import re
 import time
 from contextlib import suppress
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -42,6 +43,9 @@ from matcher.wire.messages import Answer, Confirm, Pledge, Policy, Role, VmOffer
 from matcher.wire.messages import Progress as Step
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
+if TYPE_CHECKING:
+    from matcher.cli.disks import Disk
+
 UP_S = 60.0
 NAMESAKE_S = 0.15  # a known host that is down must not hold up every run
 POLL_S = 0.25
@@ -61,6 +65,12 @@ def run(
     volumes: Volumes = None,
     image: Annotated[
         str | None, Parameter(help="an image: the VM boots from a copy of it, which is yours and stays when it goes")
+    ] = None,
+    user_data: Annotated[
+        Path | None,
+        Parameter(
+            help="for the guest's cloud-init: a file; the guest is told the VM's name too, and it goes with the VM"
+        ),
     ] = None,
     name: str | None = None,
     edits: Edits = None,
@@ -89,12 +99,8 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
-        disk = None
-        if image is not None:
-            from matcher.cli.disks import disk_of
-
-            disk = disk_of(mine, image, called)
-            vids = (disk.vid, *vids)
+        disk, seed = _made_for(mine, vm_id, called, image, user_data)
+        vids = (*_vids(disk), *vids, *_vids(seed))
         errand = Errand(
             vm_id,
             1,
@@ -109,11 +115,41 @@ def run(
         try:
             placed = _place(mine, placing, errand, specfile, output, wait)
         except Failure as failure:
-            if disk is not None and failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
-                disk.discard(mine)
+            if failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
+                _discard(mine, disk, seed)
             raise
         vm = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(vm)}, vms_table([vm]))
+
+
+def _made_for(
+    mine: Session, vm_id: VmId, name: str, image: str | None, user_data: Path | None
+) -> "tuple[Disk | None, Disk | None]":
+    """The new VM's disk and its seed, the seed beside the disk. Raises `Failure`, and leaves nothing then."""
+    disk = seed = None
+    if image is not None:
+        from matcher.cli.disks import disk_of
+
+        disk = disk_of(mine, image, name)
+    if user_data is not None:
+        from matcher.cli.seeding import seed_of
+
+        try:
+            seed = seed_of(mine, user_data, vm_id, name, disk.door.host if disk else None)
+        except Failure:
+            _discard(mine, disk)
+            raise
+    return disk, seed
+
+
+def _vids(disk: "Disk | None") -> tuple[Vid, ...]:
+    return () if disk is None else (disk.vid,)
+
+
+def _discard(mine: Session, *disks: "Disk | None") -> None:
+    for disk in disks:
+        if disk is not None:
+            disk.discard(mine)
 
 
 def start(

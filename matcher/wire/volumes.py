@@ -38,6 +38,7 @@ class VolumeView(Message):
     """A volume as one user may see it. `owner` is null where nobody owns it; `vms` names those of this user's VMs that
     have it; `why` is a sentence about the state, or empty.
 
+    `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from.
     `state`: "free", "attached" (to VMs of whomever), "bad" (it can't be given until somebody mends it).
     """
 
@@ -56,6 +57,8 @@ class VolumeView(Message):
     state: Word
     why: Line = ""
     vms: Annotated[tuple[Label, ...], MaxLen(64)] = ()
+    goes_with: Id | None = None
+    sha256: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,16 @@ SnapshotName = Annotated[str, Strict(), StringConstraints(max_length=40)]
 
 @dataclass(frozen=True, slots=True)
 class NewSeed(Message):
-    """Make the volume `new` a cloud-init seed (NoCloud), private and read-only. What is null is left out."""
+    """Make the volume `new` a cloud-init seed (NoCloud), private and read-only. What is null is left out.
+
+    `goes_with`: the VM with which it is removed.
+    """
 
     new: NewVolume
     user_data: SeedText = field(repr=False)
     meta_data: SeedText | None = field(default=None, repr=False)
     network_config: SeedText | None = field(default=None, repr=False)
+    goes_with: Id | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +241,13 @@ class Attached(Message):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Message):
-    """The VM no longer uses its volumes, nor will the confirm of this offer attach any."""
+    """The VM no longer uses its volumes, nor will the confirm of this offer attach any. `gone`: it was removed, and
+    what goes with it goes now."""
 
     vm_id: Id
     generation: Generation
     offer_id: Id
+    gone: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
