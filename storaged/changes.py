@@ -35,7 +35,7 @@ from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
 from storaged.images import changing, making, snapshots
 from storaged.images.copying import Progress, Stream
-from storaged.images.fetch import fetched
+from storaged.images.fetch import Fetching, fetched
 from storaged.images.importing import Incoming, import_image, source_max_bytes
 from storaged.images.sandbox import Sandbox
 from storaged.images.seed import Seed, make_seed
@@ -77,9 +77,20 @@ class Changes:
     """One host's."""
 
     def __init__(
-        self, shelf: Shelf, jobs: Jobs, ledger: Ledger[VolumeShare], quota: Quota, turn: trio.Lock, audit: Audit
+        self,
+        shelf: Shelf,
+        jobs: Jobs,
+        ledger: Ledger[VolumeShare],
+        quota: Quota,
+        turn: trio.Lock,
+        audit: Audit,
+        *,
+        sandbox: Callable[[], Sandbox] = Sandbox.of,
+        fetching: Fetching | None = None,
     ) -> None:
-        """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile."""
+        """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile. `sandbox` is asked
+        anew for each job, as its user may have been made since."""
+        self._sandbox, self._fetching = sandbox, fetching
         self._shelf, self._jobs, self._ledger, self._quota = shelf, jobs, ledger, quota
         self._turn, self._audit = turn, audit
         self._promised: dict[Vid, Promised] = {}  # by jobs that run
@@ -145,7 +156,7 @@ class Changes:
             return promised
 
         def work(_: Progress) -> None:
-            making.create(Sandbox.of(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
+            making.create(self._sandbox(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
@@ -167,7 +178,8 @@ class Changes:
                 finally:
                     trio.from_thread.run_sync(self._uploads.close, vid)
             else:
-                with fetched(asked.url, most_bytes=source_max_bytes(promised.size_mib)) as found:
+                most = source_max_bytes(promised.size_mib)
+                with fetched(asked.url, most_bytes=most, how=self._fetching) as found:
                     take(found.stream, found.size_bytes, progress)
 
         started = self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
@@ -185,7 +197,7 @@ class Changes:
         progress: Progress,
     ) -> None:
         incoming = Incoming(stream, asked.stated, asked.sha256 or None, size_bytes)
-        sandbox, most_mib = Sandbox.of(), promised.size_mib
+        sandbox, most_mib = self._sandbox(), promised.size_mib
         import_image(
             sandbox, promised.pool, Vid(asked.new.vid), metadata, incoming, most_mib=most_mib, progress=progress
         )
@@ -219,9 +231,9 @@ class Changes:
 
         def work(progress: Progress) -> None:
             if change.size_mib is not None:
-                changing.resize(Sandbox.of(), volume, change.size_mib, most_mib=most_mib)
+                changing.resize(self._sandbox(), volume, change.size_mib, most_mib=most_mib)
             elif change.format is not None:
-                changing.convert(Sandbox.of(), volume, change.format, progress=progress)
+                changing.convert(self._sandbox(), volume, change.format, progress=progress)
 
         promised = Promised(order.user_id, volume.pool, more_mib)
         return self._start(order, caller, volume.path, work, promised=promised)

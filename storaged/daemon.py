@@ -26,6 +26,8 @@ from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import exports_of
+from storaged.images.fetch import Fetching
+from storaged.images.sandbox import Sandbox
 from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Keeper
@@ -85,7 +87,16 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     )
     views = Views(host, host_id, keeper, catalogue.snapshot)
     shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look)
-    changes = Changes(shelf, jobs, ledger, quota, attaching.turn, audit)
+    changes = Changes(
+        shelf,
+        jobs,
+        ledger,
+        quota,
+        attaching.turn,
+        audit,
+        sandbox=partial(Sandbox.of, config.image_user or None),
+        fetching=Fetching(allowed=config.fetch_allowed),
+    )
     store = Store(views, attaching, changes, audit)
     nursery.start_soon(catalogue.keep_scanned)
     nursery.start_soon(exports.run, keeper)
