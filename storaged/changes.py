@@ -50,6 +50,7 @@ ABSENT = Refused(
     "not-found", (Reason("volume", "this volume", "no such volume here", "electros volume ls shows what you may see"),)
 )
 
+VmLife = tuple[VmId, int]  # with its generation
 Blocking = Callable[[Progress], object]
 
 
@@ -60,7 +61,7 @@ class Shelf:
 
     snapshot: Callable[[], Snapshot]
     views: Views
-    in_use: Callable[[Vid], bool]
+    in_use: Callable[[Vid, VmLife | None], bool]
     look: Callable[[str], Awaitable[None]]
 
 
@@ -306,16 +307,19 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
 
+        of = None if isinstance(asked, DropSnapshot) or asked.of is None else asked.of
+        life = None if of is None else (VmId(of.vm_id), of.generation)
+
         def work(progress: Progress) -> None:
             match asked:
                 case TakeSnapshot(name=name):
-                    snapshots.take(volume, name, progress=progress)
+                    snapshots.take(volume, name, stopped=life is not None, progress=progress)
                 case RollBack(name=name):
-                    snapshots.rollback(volume, name, progress=progress)
+                    snapshots.rollback(volume, name, stopped=life is not None, progress=progress)
                 case DropSnapshot(name=name):
                     snapshots.drop(volume, name)
 
-        return self._start(order, caller, volume.path, work)
+        return self._start(order, caller, volume.path, work, life=life)
 
     # ---- inside
 
@@ -328,8 +332,10 @@ class Changes:
         *,
         promised: Promised | None = None,
         last: VolumeView | None = None,
+        life: VmLife | None = None,
     ) -> Job | Refused:
-        """`path`: of the volume's folder. `promised`: what it will take. `last`: what is told of one that is gone."""
+        """`path`: of the volume's folder. `promised`: what it will take. `last`: what is told of one that is gone.
+        `life`: of a VM that may have the volume, as it is over."""
         vid = order.vid
 
         async def run(tell: Tell) -> VolumeView | Refused:
@@ -349,7 +355,7 @@ class Changes:
             self._note(order, caller, result)
             return result
 
-        started = self._resting(order) or self._jobs.start(order, run)
+        started = self._resting(order, life) or self._jobs.start(order, run)
         if promised is not None and isinstance(started, Job):
             self._promised[vid] = promised
         if isinstance(started, Refused):
@@ -369,15 +375,16 @@ class Changes:
             return str(problem)
         return None
 
-    def _resting(self, order: Order) -> Refused | None:
-        """Whether somebody has what has to be at rest. A volume that nobody can write may be read by all."""
+    def _resting(self, order: Order, life: VmLife | None) -> Refused | None:
+        """Whether somebody has what has to be at rest. A volume that nobody can write may be read by all. A life
+        that is over does not come back: its VM's next one has to attach, and is told to wait while the job runs."""
         volumes = self._shelf.snapshot().volumes
         held = {v.vid for share in self._ledger.residents(now_s()) for v in share.volumes}
         written = [vid for vid in order.reads if vid in volumes and not volumes[vid].readonly]
         for vid in (*order.changes, *written):
-            if self._shelf.in_use(vid) or vid in held:
-                hint = "remove the VM that has it first: electros rm"
-                return _no("volume-in-use", vid, order.doing, "a VM has it", hint)
+            if self._shelf.in_use(vid, life) or vid in held:
+                has = "a VM has it" if life is None else "its VM was started again, or another one has it"
+                return _no("volume-in-use", vid, order.doing, has, "remove the VM that has it first: electros rm")
         return None
 
     def _note(self, order: Order, caller: Caller, result: VolumeView | Refused) -> None:

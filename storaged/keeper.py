@@ -70,8 +70,9 @@ class Keeper:
         """The attachments as claims: residents for `fit` and the ledger."""
         return self._state.shares()
 
-    def is_attached(self, vid: Vid) -> bool:
-        return any(attachment.vid == vid for attachment in self._state.attachments)
+    def is_attached(self, vid: Vid, but: tuple[VmId, int] | None = None) -> bool:
+        """To any VM `but` this one, in this generation."""
+        return any(a.vid == vid and (a.vm_id, a.generation) != but for a in self._state.attachments)
 
     def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool:
         """Whether this life of the user's VM has all these volumes already."""

@@ -137,17 +137,28 @@ class NewSeed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedVm(Message):
+    """The caller's word that this life of a VM, which has the volume, is over: a higher generation alone runs again."""
+
+    vm_id: Id
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSnapshot(Message):
-    """Keep the volume's state of now."""
+    """Keep the volume's state of now. `of`: the VM that has it."""
 
     name: SnapshotName
+    of: StoppedVm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RollBack(Message):
-    """Give the volume the state that the snapshot has; what was written since is lost."""
+    """Give the volume the state that the snapshot has; what was written since is lost. `of`: the VM that
+    has it."""
 
     name: SnapshotName
+    of: StoppedVm | None = None
 
 
 @dataclass(frozen=True, slots=True)
