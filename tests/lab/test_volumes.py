@@ -225,3 +225,25 @@ def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms
     assert not [volume for volume in listed(lab) if volume["name"] == "nofit"], "a disk that nobody has is not left"
     electros(lab, "image", "rm", "tiny")
     assert boots(lab, vm) == [1]
+
+
+def test_a_stopped_vms_volume_is_kept_and_rolled_back_and_a_running_ones_is_not(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
+    vid = lab.volumes("h1")["h1-boot"]
+    vm = vms.run("rolled", HELIUM, volumes=[vid], host="h1")
+    booted(lab, until, vm)
+    first = boots(lab, vm)[-1]
+    words = electros(lab, "volume", "snapshot", vid, "now", code=None).error["message"]
+    assert "a VM has it" in words
+    electros(lab, "stop", "--force", "rolled")
+    plainly(lab, "volume", "snapshot", vid, "now")
+    electros(lab, "start", "rolled")
+    until(lambda: boots(lab, vm)[-1] == first + 1, within_s=120)
+    assert electros(lab, "volume", "rollback", "--yes", vid, "now", code=None).code != 0
+    electros(lab, "stop", "--force", "rolled")
+    electros(lab, "volume", "rollback", "--yes", vid, "now")
+    electros(lab, "start", "rolled")
+    until(lambda: boots(lab, vm)[-2:] == [first + 1, first + 1], within_s=120)
+    electros(lab, "rm", "--force", "rolled")
+    plainly(lab, "volume", "snapshot", vid, "now", "--drop")

@@ -9,7 +9,7 @@ import trio
 from matcher.trust.identity import Identity
 from matcher.wire.messages import ImageFormat, Refused, Unfit, VolumeOffer
 from matcher.wire.realm import Grant, Verb
-from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, VolumeView
+from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, RollBack, StoppedVm, TakeSnapshot, VolumeView
 from specs.ids import UserId, Vid, dashed
 from storaged.keeper import Kept
 from storaged.testing import make_volume, vid_of, vm_of
@@ -48,12 +48,12 @@ def code(answer: VolumeView | Refused) -> str:
     return answer.code
 
 
-def attach(storage: Storage, vid: Vid, who: Identity) -> None:
+def attach(storage: Storage, vid: Vid, who: Identity, generation: int = 1) -> None:
     kept = storage.keeper.attach(
         [vid],
         storage.catalogue.snapshot(),
         vm_id=vm_of(1),
-        generation=1,
+        generation=generation,
         user_id=UserId(who.principal.id),
         host_id=storage.host_id,
     )
@@ -183,3 +183,29 @@ async def test_format_and_size_change_and_the_volume_goes(tmp_path: Path, realm:
         assert storage.files() == before
         again = await storage.order(realm["ann"], "DELETE", path)
         assert again == gone, "the answer was lost, and is given again"
+
+
+async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_started_again(
+    tmp_path: Path, realm: Realm
+) -> None:
+    ann, path = realm["ann"], f"/v1/volumes/{NEW}"
+    over = StoppedVm(vm_of(1), 1)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        attach(storage, NEW, ann)
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s"))) == "volume-in-use"
+        other = TakeSnapshot("s", StoppedVm(vm_of(2), 1))
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", other)) == "volume-in-use"
+        kept = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over))
+        assert isinstance(kept, VolumeView), kept
+        image = storage.pool / f"{dashed(NEW)}.elimg" / storage.catalogue.snapshot().volumes[NEW].image
+        image.write_bytes(b"written since".ljust(2**20) + bytes(2**10))
+        image.open("r+b").truncate(2**30)
+        back = await storage.order(ann, "POST", f"{path}/rollback", RollBack("s", over))
+        assert isinstance(back, VolumeView), back
+        now = storage.pool / f"{dashed(NEW)}.elimg" / storage.catalogue.snapshot().volumes[NEW].image
+        assert now.open("rb").read(16) == bytes(16)
+        assert storage.keeper.is_attached(NEW), "the VM has it still"
+        attach(storage, NEW, ann, generation=2)
+        again = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("t", over))
+        assert code(again) == "volume-in-use", "it was started meanwhile"
