@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly
+from tests.fakes.qcow2 import Qcow2
+from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly, serial_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -247,3 +248,22 @@ def test_a_stopped_vms_volume_is_kept_and_rolled_back_and_a_running_ones_is_not(
     until(lambda: boots(lab, vm)[-2:] == [first + 1, first + 1], within_s=120)
     electros(lab, "rm", "--force", "rolled")
     plainly(lab, "volume", "snapshot", vid, "now", "--drop")
+
+
+def test_a_raw_disk_into_which_a_guest_wrote_a_qcow2_header_is_raw_at_its_next_boot(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
+    boot, data = lab.volumes("h1")["h1-boot"], lab.volumes("h1")["h1-data"]
+    vm = vms.run("faker", HELIUM, volumes=[boot, data], host="h1")
+    booted(lab, until, vm)
+    electros(lab, "stop", "--force", "faker")
+    image = lab.folder("h1") / "srv" / f"{data}.elimg" / "data.img"
+    with image.open("r+b") as file:
+        file.write(Qcow2(size=2**30, backing=b"/etc/passwd").image())
+    electros(lab, "start", "faker")
+    until(lambda: len(boots(lab, vm)) == 2, within_s=120)
+    announced = [line for line in serial_of(lab, vm).splitlines() if "ATOMOS-GUEST-UP boots" in line]
+    assert all("vdb:134217728," in line for line in announced), "neither the header's size nor its backing file"
+    electros(lab, "rm", "--force", "faker")
+    with image.open("r+b") as file:
+        file.write(bytes(len(Qcow2(size=2**30, backing=b"/etc/passwd").image())))
