@@ -138,7 +138,8 @@ def test_an_image_that_is_sent_becomes_a_volume_of_the_same_bytes(lab: Any, tmp_
     image.write_bytes(os.urandom(3 << 20) + bytes(5 << 20) + os.urandom(1 << 20))
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     made = electros(lab, "volume", "import", str(image), "--name", "sent", "--sha256", digest).document["volume"]
-    assert made["size_gb"] == 0.125
+    assert (made["size_gb"], made["sha256"]) == (0.125, digest)
+    assert electros(lab, "volume", "inspect", "sent").document["volume"]["sha256"] == digest
     data = (folder_of(lab, made) / "data.img").read_bytes()
     assert data[: 9 << 20] == image.read_bytes()
     assert not any(data[9 << 20 :])
@@ -217,6 +218,7 @@ def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms
     guest = subprocess.run([str(ROOT / "packaging" / "guest")], capture_output=True, text=True, check=True)
     image = electros(lab, "image", "add", guest.stdout.strip(), "--name", "tiny").document["volume"]
     assert [each["vid"] for each in electros(lab, "image", "ls").document["images"]] == [image["vid"]]
+    assert image["sha256"] == hashlib.sha256(Path(guest.stdout.strip()).read_bytes()).hexdigest()
     vm = booted(lab, until, vms.run("copied", HELIUM, "--image", "tiny"))
     (disk,) = [volume for volume in listed(lab) if volume["name"] == "copied"]
     assert (disk["state"], disk["vms"], disk["readonly"], disk["bootable"]) == ("attached", ["copied"], False, True)

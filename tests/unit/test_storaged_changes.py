@@ -1,7 +1,11 @@
 """Volumes made, changed and removed through a storage host's door: by whom, how much, and never under a VM."""
 
+import hashlib
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import trio
@@ -9,8 +13,19 @@ import trio
 from matcher.trust.identity import Identity
 from matcher.wire.messages import ImageFormat, Refused, Unfit, VolumeOffer
 from matcher.wire.realm import Grant, Verb
-from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, RollBack, StoppedVm, TakeSnapshot, VolumeView
+from matcher.wire.volumes import (
+    ChangeVolume,
+    CloneVolume,
+    ImportVolume,
+    NewVolume,
+    RollBack,
+    StoppedVm,
+    TakeSnapshot,
+    VolumeView,
+)
 from specs.ids import UserId, Vid, dashed
+from storaged.config import Config
+from storaged.images.fetch import Fetching
 from storaged.keeper import Kept
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import Realm, make_realm
@@ -210,3 +225,33 @@ async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_starte
         attach(storage, NEW, ann, generation=2)
         again = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("t", over))
         assert code(again) == "volume-in-use", "it was started meanwhile"
+
+
+async def test_an_image_is_fetched_from_addresses_that_the_settings_open_and_its_checksum_is_kept(
+    tmp_path: Path, realm: Realm
+) -> None:
+    data = b"a disk".ljust(2**20, b".")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "disk.img").write_bytes(data)
+    handler = partial(Quiet, directory=str(tmp_path / "served"))
+    opened = Config.model_validate({"fetch_allowed": ["127.0.0.0/8"]}).fetch_allowed
+    answers = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/disk.img"
+        for fetching in (None, Fetching(allowed=opened)):
+            (folder := tmp_path / str(bool(fetching))).mkdir()
+            async with open_storage(folder, realm["h1"], fetching=fetching) as storage:
+                asked = ImportVolume(new(storage.pledge(realm["ann"], NEW, 1024)), url)
+                answers.append(await storage.order(realm["ann"], "POST", "/v1/imports", asked))
+        await trio.to_thread.run_sync(server.shutdown)
+    refused, made = answers
+    assert isinstance(refused, Refused)
+    assert "it is the host itself" in refused.reasons[0].has
+    assert isinstance(made, VolumeView)
+    assert made.sha256 == hashlib.sha256(data).hexdigest()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Not on stderr."""
