@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import trio
 
-from atomd.lifecycle import Vm, Words
+from atomd.lifecycle import State, Vm, Words
 from atomd.volumes import Answer, Silent, joined, may_be_a_host, servers_of, together
 from matcher.net import local
 from matcher.net.host_door import HostDoors, HostLine
@@ -81,7 +81,9 @@ class Storage:
 
     async def detach(self, vm: Vm) -> bool:
         """Whether every server has let go."""
-        return await self._detach(vm, vm.claims, Detach(vm.vm_id, vm.generation, vm.offer_id))
+        # What was undone before it was promised had no volumes yet: its user tries the next host with them.
+        gone = vm.state is State.REMOVING and bool(vm.volumes)
+        return await self._detach(vm, vm.claims, Detach(vm.vm_id, vm.generation, vm.offer_id, gone=gone))
 
     async def detach_one(self, vm: Vm, vid: str) -> bool:
         """Whether the server of this volume has let go of it."""

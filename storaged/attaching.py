@@ -6,7 +6,7 @@ that the keeper has just made durable.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 import trio
@@ -45,6 +45,7 @@ from storaged.admission import Admission
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare
+from storaged.images.changing import remove
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept
 from storaged.quota import Quota
@@ -52,6 +53,10 @@ from storaged.volume import Snapshot, Volume
 from storaged.wish import Wish, wish_of
 
 log = logging.getLogger("storaged")
+
+
+async def _see_later(_: str) -> None:
+    """The next scan finds it."""
 
 
 class Exports(Protocol):
@@ -84,8 +89,10 @@ class Attaching:
         audit: Audit,
         exports: Exports,
         doing: Callable[[Vid], str | None] = lambda _: None,
+        look: Callable[[str], Awaitable[None]] = _see_later,
     ) -> None:
-        """`doing` tells what a job does to a volume meanwhile."""
+        """`doing` tells what a job does to a volume meanwhile. `look` reads the folder at a path again."""
+        self._look = look
         self._audit, self._identity, self._keeper, self._snapshot = audit, identity, keeper, snapshot
         self._intake, self._quota, self._exports = intake, quota, exports
         self.turn = trio.Lock()  # attach and detach in the order in which they were asked
@@ -146,6 +153,8 @@ class Attaching:
         detail = "; ".join((*map(dashed, vids), f"generation {generation}"))
         try:
             async with self.turn:
+                if question.gone:
+                    await self._remove_with(vm_id, generation, host_id)
                 problems = await trio.to_thread.run_sync(
                     lambda: self._keeper.detach(vm_id, generation, host_id, self._snapshot(), vids)
                 )
@@ -158,6 +167,19 @@ class Attaching:
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
         self._audit.note(who, what, about, detail="; ".join((detail, *problems)))
         return Detached()
+
+    async def _remove_with(self, vm_id: VmId, generation: int, host_id: HostId) -> None:
+        """Before the detach: after a crash on the way, the host asks again, as the attachments still stand."""
+        for volume in self._keeper.going_with(vm_id, generation, host_id, self._snapshot()):
+            try:
+                await trio.to_thread.run_sync(remove, volume)
+            except Unusable as problem:  # its owner sees it, and can remove it; the VM must not wait for that
+                log.warning("volume %s stays, though its VM is removed: %s", volume.vid, problem)
+                continue
+            await self._look(volume.path)
+            log.info("volume %s is removed with %s", volume.vid, vm_id)
+            who, about = f"host {host_id[:16]}", dashed(volume.vid)
+            self._audit.note(who, "volume.change", about, detail=f"removed with VM {dashed(vm_id)}")
 
     # ---- attaching
 

@@ -5,7 +5,7 @@ volume is attached or held, and nobody is given it until the job has ended.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -30,12 +30,12 @@ from matcher.wire.volumes import (
     TakeSnapshot,
     VolumeView,
 )
-from specs.ids import OfferId, UserId, Vid, dashed
+from specs.ids import OfferId, UserId, Vid, VmId, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
 from storaged.images import changing, making, snapshots
 from storaged.images.copying import Progress, Stream
-from storaged.images.fetch import fetched
+from storaged.images.fetch import Fetching, fetched
 from storaged.images.importing import Incoming, import_image, source_max_bytes
 from storaged.images.sandbox import Sandbox
 from storaged.images.seed import Seed, make_seed
@@ -50,6 +50,7 @@ ABSENT = Refused(
     "not-found", (Reason("volume", "this volume", "no such volume here", "electros volume ls shows what you may see"),)
 )
 
+VmLife = tuple[VmId, int]  # with its generation
 Blocking = Callable[[Progress], object]
 
 
@@ -60,7 +61,7 @@ class Shelf:
 
     snapshot: Callable[[], Snapshot]
     views: Views
-    in_use: Callable[[Vid], bool]
+    in_use: Callable[[Vid, VmLife | None], bool]
     look: Callable[[str], Awaitable[None]]
 
 
@@ -77,9 +78,20 @@ class Changes:
     """One host's."""
 
     def __init__(
-        self, shelf: Shelf, jobs: Jobs, ledger: Ledger[VolumeShare], quota: Quota, turn: trio.Lock, audit: Audit
+        self,
+        shelf: Shelf,
+        jobs: Jobs,
+        ledger: Ledger[VolumeShare],
+        quota: Quota,
+        turn: trio.Lock,
+        audit: Audit,
+        *,
+        sandbox: Callable[[], Sandbox] = Sandbox.of,
+        fetching: Fetching | None = None,
     ) -> None:
-        """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile."""
+        """`turn` is that of attaching: whoever has it knows that nothing is given away meanwhile. `sandbox` is asked
+        anew for each job, as its user may have been made since."""
+        self._sandbox, self._fetching = sandbox, fetching
         self._shelf, self._jobs, self._ledger, self._quota = shelf, jobs, ledger, quota
         self._turn, self._audit = turn, audit
         self._promised: dict[Vid, Promised] = {}  # by jobs that run
@@ -145,7 +157,7 @@ class Changes:
             return promised
 
         def work(_: Progress) -> None:
-            making.create(Sandbox.of(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
+            making.create(self._sandbox(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
@@ -167,7 +179,8 @@ class Changes:
                 finally:
                     trio.from_thread.run_sync(self._uploads.close, vid)
             else:
-                with fetched(asked.url, most_bytes=source_max_bytes(promised.size_mib)) as found:
+                most = source_max_bytes(promised.size_mib)
+                with fetched(asked.url, most_bytes=most, how=self._fetching) as found:
                     take(found.stream, found.size_bytes, progress)
 
         started = self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
@@ -185,7 +198,7 @@ class Changes:
         progress: Progress,
     ) -> None:
         incoming = Incoming(stream, asked.stated, asked.sha256 or None, size_bytes)
-        sandbox, most_mib = Sandbox.of(), promised.size_mib
+        sandbox, most_mib = self._sandbox(), promised.size_mib
         import_image(
             sandbox, promised.pool, Vid(asked.new.vid), metadata, incoming, most_mib=most_mib, progress=progress
         )
@@ -219,9 +232,9 @@ class Changes:
 
         def work(progress: Progress) -> None:
             if change.size_mib is not None:
-                changing.resize(Sandbox.of(), volume, change.size_mib, most_mib=most_mib)
+                changing.resize(self._sandbox(), volume, change.size_mib, most_mib=most_mib)
             elif change.format is not None:
-                changing.convert(Sandbox.of(), volume, change.format, progress=progress)
+                changing.convert(self._sandbox(), volume, change.format, progress=progress)
 
         promised = Promised(order.user_id, volume.pool, more_mib)
         return self._start(order, caller, volume.path, work, promised=promised)
@@ -276,7 +289,10 @@ class Changes:
         seed = Seed(asked.user_data, str(vid), asked.meta_data, asked.network_config)
 
         def work(_: Progress) -> None:
-            make_seed(promised.pool, vid, _metadata(asked.new, caller), seed, most_mib=promised.size_mib)
+            metadata = replace(
+                _metadata(asked.new, caller), goes_with=VmId(asked.goes_with) if asked.goes_with else None
+            )
+            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
@@ -291,16 +307,19 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
 
+        of = None if isinstance(asked, DropSnapshot) or asked.of is None else asked.of
+        life = None if of is None else (VmId(of.vm_id), of.generation)
+
         def work(progress: Progress) -> None:
             match asked:
                 case TakeSnapshot(name=name):
-                    snapshots.take(volume, name, progress=progress)
+                    snapshots.take(volume, name, stopped=life is not None, progress=progress)
                 case RollBack(name=name):
-                    snapshots.rollback(volume, name, progress=progress)
+                    snapshots.rollback(volume, name, stopped=life is not None, progress=progress)
                 case DropSnapshot(name=name):
                     snapshots.drop(volume, name)
 
-        return self._start(order, caller, volume.path, work)
+        return self._start(order, caller, volume.path, work, life=life)
 
     # ---- inside
 
@@ -313,8 +332,10 @@ class Changes:
         *,
         promised: Promised | None = None,
         last: VolumeView | None = None,
+        life: VmLife | None = None,
     ) -> Job | Refused:
-        """`path`: of the volume's folder. `promised`: what it will take. `last`: what is told of one that is gone."""
+        """`path`: of the volume's folder. `promised`: what it will take. `last`: what is told of one that is gone.
+        `life`: of a VM that may have the volume, as it is over."""
         vid = order.vid
 
         async def run(tell: Tell) -> VolumeView | Refused:
@@ -334,7 +355,7 @@ class Changes:
             self._note(order, caller, result)
             return result
 
-        started = self._resting(order) or self._jobs.start(order, run)
+        started = self._resting(order, life) or self._jobs.start(order, run)
         if promised is not None and isinstance(started, Job):
             self._promised[vid] = promised
         if isinstance(started, Refused):
@@ -354,15 +375,19 @@ class Changes:
             return str(problem)
         return None
 
-    def _resting(self, order: Order) -> Refused | None:
-        """Whether somebody has what has to be at rest. A volume that nobody can write may be read by all."""
+    def _resting(self, order: Order, life: VmLife | None) -> Refused | None:
+        """Whether somebody has what has to be at rest. A volume that nobody can write may be read by all. A life
+        that is over does not come back: its VM's next one has to attach, and is told to wait while the job runs."""
         volumes = self._shelf.snapshot().volumes
         held = {v.vid for share in self._ledger.residents(now_s()) for v in share.volumes}
         written = [vid for vid in order.reads if vid in volumes and not volumes[vid].readonly]
         for vid in (*order.changes, *written):
-            if self._shelf.in_use(vid) or vid in held:
+            if self._shelf.in_use(vid, life) or vid in held:
+                has = (
+                    self._who_has(vid, order.user_id) if life is None else "its VM was started again, or another has it"
+                )
                 hint = "take it from the VM first: electros volume detach, or electros rm"
-                return _no("volume-in-use", vid, order.doing, self._who_has(vid, order.user_id), hint)
+                return _no("volume-in-use", vid, order.doing, has, hint)
         return None
 
     def _who_has(self, vid: Vid, user_id: UserId) -> str:

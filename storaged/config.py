@@ -1,6 +1,7 @@
 """`/etc/atomos/storaged.toml`: where a host keeps volumes."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,8 @@ class PoolSettings(BaseModel):
 
 class Config(BaseModel):
     """One host's settings; every key has a default. `iscsi_port` 0: volumes are for VMs on this host alone. `exports`
-    is for the programs that serve them."""
+    is for the programs that serve them. `image_user` is who qemu-img runs as, and `fetch_allowed` opens addresses from
+    which no image would be fetched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +59,8 @@ class Config(BaseModel):
     audit: Path = audit.PATH
     iscsi_port: Annotated[int, Ge(0), Le(65535)] = tgt.PORT
     exports: Path = Path("/run/atomos/exports")
+    image_user: str = ""  # empty: the first of `sandbox.USERS` that the machine has
+    fetch_allowed: Annotated[tuple[IPv4Network | IPv6Network, ...], MaxLen(64)] = ()
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
     front_door_port: Annotated[int, Ge(1), Le(65535)] = PORT

@@ -26,6 +26,8 @@ from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import exports_of
+from storaged.images.fetch import Fetching
+from storaged.images.sandbox import Sandbox
 from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Keeper
@@ -87,10 +89,21 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     )
     upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
-    attaching = Attaching(identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing)
+    attaching = Attaching(
+        identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
+    )
     views = Views(host, host_id, keeper, catalogue.snapshot)
     shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look)
-    changes = Changes(shelf, jobs, ledger, quota, attaching.turn, audit)
+    changes = Changes(
+        shelf,
+        jobs,
+        ledger,
+        quota,
+        attaching.turn,
+        audit,
+        sandbox=partial(Sandbox.of, config.image_user or None),
+        fetching=Fetching(allowed=config.fetch_allowed),
+    )
     store = Store(views, attaching, changes, audit)
     nursery.start_soon(catalogue.keep_scanned)
     nursery.start_soon(exports.run, keeper)

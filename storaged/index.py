@@ -317,6 +317,8 @@ def _volume(folder: int, pool: str, path: str, vid: Vid, metadata: Metadata) -> 
         shareable=metadata.shareable,
         readonly=metadata.readonly,
         owner=metadata.owner and UserId(intern(metadata.owner)),
+        goes_with=metadata.goes_with,
+        sha256=metadata.sha256,
         pool=pool,
         path=path,
         image=intern(metadata.image),

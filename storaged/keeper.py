@@ -109,8 +109,9 @@ class Keeper:
         """The attachments as claims: residents for `fit` and the ledger."""
         return self._state.shares()
 
-    def is_attached(self, vid: Vid) -> bool:
-        return any(attachment.vid == vid for attachment in self._state.attachments)
+    def is_attached(self, vid: Vid, but: tuple[VmId, int] | None = None) -> bool:
+        """To any VM `but` this one, in this generation."""
+        return any(a.vid == vid and (a.vm_id, a.generation) != but for a in self._state.attachments)
 
     def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool:
         """Whether this life of the user's VM has all these volumes already."""
@@ -159,6 +160,13 @@ class Keeper:
                     raise
                 has, hint = f"this can't be written down: {problem}", "its sysadmin must make room or mend the pool"
                 return Refused(Refusal.UNWRITABLE.value, tuple(reason(vid, has, hint) for vid in vids[:REASONS_MAX]))
+
+    def going_with(self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot) -> tuple[Volume, ...]:
+        """What the VM has there that is removed with it, and nobody else has."""
+        ended = attachments.lives(self._state, vm_id, generation, host_id)
+        others = {a.vid for a in self._state.attachments if a not in ended}
+        found = [snapshot.volumes[a.vid] for a in ended if a.vid in snapshot.volumes and a.vid not in others]
+        return tuple(volume for volume in found if volume.goes_with == vm_id)
 
     def detach(
         self, vm_id: VmId, generation: int, host_id: HostId, snapshot: Snapshot, vids: Collection[Vid] = ()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from matcher.wire.messages import ImageFormat
-from specs.ids import UserId
+from specs.ids import UserId, VmId
 from storaged.lenient import NotJson, Value, read
 
 META_MAX_BYTES = 64 * 1024
@@ -27,8 +27,9 @@ IMAGE_NAME_MAX_BYTES = 200
 OURS = frozenset({"meta.json", "attachment.json", "pool.json"})  # never an image
 
 _FLAGS = ("bootable", "private", "shareable", "readonly")
-_FIELDS = ("size", "name", *_FLAGS, "format", "image", "owner")
-_OWNER = re.compile(r"[0-9a-f]{64}")
+_FIELDS = ("size", "name", *_FLAGS, "format", "image", "owner", "goes_with", "sha256")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VM_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One volume's metadata. A private volume has an owner; a shareable one is not bootable."""
+    """One volume's metadata. A private volume has an owner; a shareable one is not bootable. `goes_with`: the VM with
+    which it is removed. `sha256`: of the image that it was made from, as that came."""
 
     size_mib: int
     name: str = ""
@@ -51,6 +53,8 @@ class Metadata:
     format: ImageFormat = ImageFormat.RAW
     image: str = IMAGE_DEFAULT
     owner: UserId | None = None
+    goes_with: VmId | None = None
+    sha256: str | None = None
 
 
 def parse_metadata(data: bytes) -> Metadata | Bad:
@@ -80,6 +84,10 @@ def write_metadata(metadata: Metadata) -> bytes:
     }
     if metadata.owner is not None:
         fields["owner"] = metadata.owner
+    if metadata.goes_with is not None:
+        fields["goes_with"] = metadata.goes_with
+    if metadata.sha256 is not None:
+        fields["sha256"] = metadata.sha256
     return json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -92,6 +100,8 @@ def _checked(fields: dict[str, Value]) -> Metadata | Bad:
         format=_format(fields, problems),
         image=_image(fields, problems),
         owner=_owner(fields, problems),
+        goes_with=_goes_with(fields, problems),
+        sha256=_sha256(fields, problems),
         **flags,
     )
     if metadata.shareable and metadata.bootable:
@@ -183,9 +193,29 @@ def _owner(fields: dict[str, Value], problems: list[str]) -> UserId | None:
     value = fields.get("owner")
     if value is None:
         return None
-    if isinstance(value, str) and _OWNER.fullmatch(value.lower()):
+    if isinstance(value, str) and _DIGEST.fullmatch(value.lower()):
         return UserId(value.lower())
     problems.append(f'"owner" must be a user id of 64 hex digits, not {_kind(value)}')
+    return None
+
+
+def _goes_with(fields: dict[str, Value], problems: list[str]) -> VmId | None:
+    value = fields.get("goes_with")
+    if value is None:
+        return None
+    if isinstance(value, str) and _VM_ID.fullmatch(value):
+        return VmId(value)
+    problems.append(f'"goes_with" must be a VM\'s id of 32 hex digits, not {_kind(value)}')
+    return None
+
+
+def _sha256(fields: dict[str, Value], problems: list[str]) -> str | None:
+    value = fields.get("sha256")
+    if value is None:
+        return None
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return value
+    problems.append(f'"sha256" must be 64 hex digits, not {_kind(value)}')
     return None
 
 

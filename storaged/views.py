@@ -53,5 +53,7 @@ class Views:
             pool=volume.pool[:240],
             state="attached" if having else "free",
             why=volume.note[:240],
+            goes_with=volume.goes_with,
+            sha256=volume.sha256,
             vms=tuple(share.vm_name or share.vm_id for share in having if share.user_id == user_id)[:VMS_MAX],
         )

@@ -57,6 +57,8 @@ class Volume:
     path: str
     image: str
     right: Right | None = None  # when scanned; read again before it counts
+    goes_with: VmId | None = None
+    sha256: str | None = None
     note: str = ""  # worth telling a person, no reason to refuse
 
     @property

@@ -1,7 +1,10 @@
-"""What `run` gives a VM beside its volumespec: a disk, which is the user's own copy of an image, and a CD."""
+"""What `run` gives a VM beside its volumespec: a disk, which is the user's own copy of an image, a seed for its
+cloud-init, and a CD.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.image import is_image
@@ -9,27 +12,59 @@ from matcher.cli.ordering import ordered
 from matcher.cli.session import Session
 from matcher.cli.volume import Found, one
 from matcher.wire.volumes import CloneVolume
-from specs.ids import Vid, new_id
+from specs.ids import Vid, VmId, new_id
 
 
 @contextmanager
 def brought(
-    mine: Session, called: str, vids: tuple[Vid, ...], image: str | None, iso: str | None
+    mine: Session,
+    vm_id: VmId,
+    called: str,
+    vids: tuple[Vid, ...],
+    image: str | None,
+    iso: str | None,
+    user_data: Path | None,
 ) -> Iterator[tuple[tuple[Vid, ...], frozenset[Vid]]]:
-    """The volumes of a VM with what is brought: its own disk first, the CD last. Where no host takes the VM, nobody has
-    had the disk, and it goes again. Raises `Failure`."""
+    """The volumes of a VM with what is brought: its own disk first, then those of its volumespec, its seed, the CD; and
+    which are CDs. Where no host takes the VM, nobody has had what was made for it, and it goes again. Raises
+    `Failure`."""
     disc = None if iso is None else _disc_of(mine, iso)
-    disk = None if image is None else _disk_of(mine, image, called)
+    disk, seed = _made(mine, vm_id, called, image, user_data)
     others = tuple(vid for vid in vids if vid != disc)
-    mine_first = () if disk is None else (Vid(disk.volume.vid),)
     discs = () if disc is None else (disc,)
     try:
-        yield (*mine_first, *others, *discs), frozenset(discs)
+        yield (*_vids(disk), *others, *_vids(seed), *discs), frozenset(discs)
     except Failure as failure:
-        if disk is not None and failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
-            with suppress(Failure):
-                ordered(mine, disk.door, "DELETE", f"/v1/volumes/{disk.volume.vid}")
+        if failure.exit_code in (Exit.NO_HOST_FITS, Exit.NOT_FOUND):
+            _discard(mine, disk, seed)
         raise
+
+
+def _made(
+    mine: Session, vm_id: VmId, called: str, image: str | None, user_data: Path | None
+) -> tuple[Found | None, Found | None]:
+    """The new VM's disk and its seed, the seed beside the disk. Raises `Failure`, and leaves nothing then."""
+    disk = None if image is None else _disk_of(mine, image, called)
+    if user_data is None:
+        return disk, None
+    from matcher.cli.seeding import seed_of
+
+    try:
+        return disk, seed_of(mine, user_data, vm_id, called, disk.door.host if disk else None)
+    except Failure:
+        _discard(mine, disk)
+        raise
+
+
+def _vids(found: Found | None) -> tuple[Vid, ...]:
+    return () if found is None else (Vid(found.volume.vid),)
+
+
+def _discard(mine: Session, *made: Found | None) -> None:
+    for each in made:
+        if each is not None:
+            with suppress(Failure):
+                ordered(mine, each.door, "DELETE", f"/v1/volumes/{each.volume.vid}")
 
 
 def _disc_of(mine: Session, iso: str) -> Vid:

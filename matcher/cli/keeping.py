@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from matcher.cli.ordering import ordered
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.roster import confirm
-from matcher.cli.session import session
+from matcher.cli.session import Session, session
 from matcher.cli.volume import document, one, volumes_table
-from matcher.wire.volumes import DropSnapshot, RollBack, Snapshots, TakeSnapshot
+from matcher.wire.volumes import DropSnapshot, RollBack, Snapshots, StoppedVm, TakeSnapshot, VolumeView
 from specs.units import show_gb
 
 
@@ -21,7 +21,7 @@ def snapshot(
     drop: Annotated[bool, Parameter(help="delete that snapshot instead", negative="")] = False,
     output: Output = "table",
 ) -> None:
-    """Keep the state of a volume of yours that no VM has, under a name.
+    """Keep the state of a volume of yours, under a name; no VM that runs may have it.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def snapshot(
     with session() as mine:
         found = one(mine, volume)
         path = f"/v1/volumes/{found.volume.vid}/snapshots"
-        body = DropSnapshot(name) if drop else TakeSnapshot(name)
+        body = DropSnapshot(name) if drop else TakeSnapshot(name, _stopped(mine, found.volume))
         now = ordered(mine, found.door, "DELETE" if drop else "POST", path, body)
     note(f"electros: {name} of {now.name or now.vid[:8]} is {'dropped' if drop else 'kept'}")
     if output != "table":
@@ -66,6 +66,8 @@ def rollback(
 ) -> None:
     """Give a volume of yours the state that a snapshot has; what was written since is lost.
 
+    No VM that runs may have it.
+
     Parameters
     ----------
     volume
@@ -78,8 +80,18 @@ def rollback(
         confirm(
             f"Roll {found.volume.name or found.volume.vid} back to {name}, and lose what was written since?", yes=yes
         )
-        now = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/rollback", RollBack(name))
+        body = RollBack(name, _stopped(mine, found.volume))
+        now = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/rollback", body)
     emit(output, {"volume": document(now)}, volumes_table([now]))
+
+
+def _stopped(mine: Session, volume: VolumeView) -> StoppedVm | None:
+    """The VM of mine that has the volume, if its host says that this life of it is over."""
+    if volume.state != "attached":
+        return None
+    having = [each.vm for each in mine.vms()[0] if any(its.vid == volume.vid for its in each.vm.volumes)]
+    last = max(having, key=lambda vm: vm.generation, default=None)
+    return StoppedVm(last.id, last.generation) if last is not None and last.state == "stopped" else None
 
 
 def _utc(seconds: int) -> str:

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -66,6 +67,12 @@ def run(
     iso: Annotated[
         str | None, Parameter(help="a read-only volume, as a CD: booted where no bootable volume has a system yet")
     ] = None,
+    user_data: Annotated[
+        Path | None,
+        Parameter(
+            help="for the guest's cloud-init: a file; the guest is told the VM's name too, and it goes with the VM"
+        ),
+    ] = None,
     name: str | None = None,
     edits: Edits = None,
     policy: PolicyName = Policy.PACK,
@@ -93,7 +100,7 @@ def run(
         vm_id = VmId(new_id(mine.random))
         called = _name(name, spec.info.name if spec.info else None, vm_id)
         hosts_known = _refuse_namesake(mine, called)
-        with _disks(mine, called, vids, image, iso) as (vids, cdroms):
+        with _disks(mine, vm_id, called, vids, image, iso, user_data) as (vids, cdroms):
             errand = Errand(
                 vm_id,
                 1,
@@ -113,15 +120,21 @@ def run(
 
 @contextmanager
 def _disks(
-    mine: Session, called: str, vids: tuple[Vid, ...], image: str | None, iso: str | None
+    mine: Session,
+    vm_id: VmId,
+    called: str,
+    vids: tuple[Vid, ...],
+    image: str | None,
+    iso: str | None,
+    user_data: Path | None,
 ) -> Iterator[tuple[tuple[Vid, ...], frozenset[Vid]]]:
-    """The VM's volumes in boot order, and which of them are CDs. Most have neither image nor CD."""
-    if image is None and iso is None:
+    """The VM's volumes in boot order, and which of them are CDs. Most are given none of these."""
+    if image is None and iso is None and user_data is None:
         yield vids, frozenset()
         return
     from matcher.cli.disks import brought
 
-    with brought(mine, called, vids, image, iso) as disks:
+    with brought(mine, vm_id, called, vids, image, iso, user_data) as disks:
         yield disks
 
 

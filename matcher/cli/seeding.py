@@ -1,5 +1,6 @@
 """`electros volume seed`: a volume that tells a guest's cloud-init who it is (NoCloud)."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,12 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
 from matcher.cli.output import Output, emit, note
-from matcher.cli.session import session
-from matcher.cli.volume import document, volumes_table
+from matcher.cli.session import Session, session
+from matcher.cli.volume import Found, document, volumes_table
+from matcher.net.https import Door
 from matcher.wire.messages import ImageFormat, VolumeAsk
-from matcher.wire.volumes import SEED_TEXT_MAX, NewSeed, NewVolume
-from specs.ids import Vid, new_id
+from matcher.wire.volumes import SEED_TEXT_MAX, NewSeed, NewVolume, VolumeView
+from specs.ids import Vid, VmId, new_id
 
 SEED_MIB = 128
 
@@ -31,19 +33,32 @@ def seed(
 ) -> None:
     """Make a cloud-init seed: a small volume, private to you and read-only, that a VM gets beside its disk.
 
-    What is in it can't be shown again; remove it when the guest has read it, if it holds secrets.
+    What is in it can't be shown again. It stays until you remove it; one that `electros run --user-data` makes
+    goes with its VM.
     """
     texts = [None if path is None else _text(path) for path in (user_data, meta_data, network_config)]
     with session() as mine:
         vid = new_id(mine.random)
         new = NewVolume(vid, "", name, SEED_MIB, ImageFormat.RAW, False, True, False, True)
-        asked = NewSeed(new, texts[0] or "", texts[1], texts[2])
-        rooms = find_room(mine, VolumeAsk(SEED_MIB, ImageFormat.RAW), Vid(vid), host)
-        made = made_at_best(
-            mine, rooms, "/v1/seeds", lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id))
-        )
+        made, _ = _made(mine, NewSeed(new, texts[0] or "", texts[1], texts[2]), host)
     note(f"electros: {name} is made on {made.host}")
     emit(output, {"volume": document(made)}, volumes_table([made]))
+
+
+def seed_of(mine: Session, user_data: Path, vm_id: VmId, name: str, host: str | None) -> Found:
+    """A seed that tells a guest the name of its VM, and goes with the VM. Raises `Failure`."""
+    text = _text(user_data)
+    new = NewVolume(new_id(mine.random), "", f"{name[:59]}-seed", SEED_MIB, ImageFormat.RAW, False, True, False, True)
+    meta_data = f"instance-id: {vm_id}\nlocal-hostname: {json.dumps(name)}\n"
+    made, door = _made(mine, NewSeed(new, text, meta_data, goes_with=vm_id), host)
+    return Found(made, door)
+
+
+def _made(mine: Session, asked: NewSeed, host: str | None) -> tuple[VolumeView, Door]:
+    new = asked.new
+    rooms = find_room(mine, VolumeAsk(SEED_MIB, ImageFormat.RAW), Vid(new.vid), host)
+    made = made_at_best(mine, rooms, "/v1/seeds", lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)))
+    return made, next(room.door for room in rooms.rooms if room.door.host_id == made.host_id)
 
 
 def _text(path: Path) -> str:

@@ -76,7 +76,7 @@ def rm(
     force: Annotated[bool, Parameter(name=["--force", "-f"], help="pull the plug of a VM that runs")] = False,
     output: Output = "table",
 ) -> None:
-    """Remove VMs; one that runs is stopped first. Their volumes stay as they are, free for other VMs."""
+    """Remove VMs; one that runs is stopped first. Their volumes stay, free for other VMs; a seed of `run` goes."""
     with session() as mine:
         gone, failure = _each(vms, lambda name: _stop_and_remove(mine, name, force=force, aloud=output == "table"))
     if output != "table" and (gone or failure is None):

@@ -120,7 +120,13 @@ def document(volume: VolumeView) -> dict[str, Any]:
         "pool": volume.pool,
         "state": volume.state,
         "vms": list(volume.vms),
-    } | ({"why": volume.why} if volume.why else {})
+    } | _known(volume)
+
+
+def _known(volume: VolumeView) -> dict[str, str]:
+    """What most volumes have nothing to say of."""
+    known = {"goes_with": volume.goes_with and dashed(volume.goes_with), "sha256": volume.sha256, "why": volume.why}
+    return {key: value for key, value in known.items() if value}
 
 
 def _starts(volume: VolumeView, meant: str) -> bool:

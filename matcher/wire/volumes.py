@@ -38,6 +38,7 @@ class VolumeView(Message):
     """A volume as one user may see it. `owner` is null where nobody owns it; `vms` names those of this user's VMs that
     have it; `why` is a sentence about the state, or empty.
 
+    `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from.
     `state`: "free", "attached" (to VMs of whomever), "bad" (it can't be given until somebody mends it).
     """
 
@@ -56,6 +57,8 @@ class VolumeView(Message):
     state: Word
     why: Line = ""
     vms: Annotated[tuple[Label, ...], MaxLen(64)] = ()
+    goes_with: Id | None = None
+    sha256: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +124,41 @@ SnapshotName = Annotated[str, Strict(), StringConstraints(max_length=40)]
 
 @dataclass(frozen=True, slots=True)
 class NewSeed(Message):
-    """Make the volume `new` a cloud-init seed (NoCloud), private and read-only. What is null is left out."""
+    """Make the volume `new` a cloud-init seed (NoCloud), private and read-only. What is null is left out.
+
+    `goes_with`: the VM with which it is removed.
+    """
 
     new: NewVolume
     user_data: SeedText = field(repr=False)
     meta_data: SeedText | None = field(default=None, repr=False)
     network_config: SeedText | None = field(default=None, repr=False)
+    goes_with: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedVm(Message):
+    """The caller's word that this life of a VM, which has the volume, is over: a higher generation alone runs again."""
+
+    vm_id: Id
+    generation: Generation
 
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot(Message):
-    """Keep the volume's state of now."""
+    """Keep the volume's state of now. `of`: the VM that has it."""
 
     name: SnapshotName
+    of: StoppedVm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RollBack(Message):
-    """Give the volume the state that the snapshot has; what was written since is lost."""
+    """Give the volume the state that the snapshot has; what was written since is lost. `of`: the VM that
+    has it."""
 
     name: SnapshotName
+    of: StoppedVm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +255,13 @@ class Attached(Message):
 @dataclass(frozen=True, slots=True)
 class Detach(Message):
     """The VM no longer uses its volumes, nor will the confirm of this offer attach any. Where `vids` names some, it is
-    about those alone, and the VM goes on with the others."""
+    about those alone, and the VM goes on with the others. `gone`: it was removed, and what goes with it goes now."""
 
     vm_id: Id
     generation: Generation
     offer_id: Id
     vids: Annotated[tuple[Id, ...], MaxLen(VOLUMES_MAX)] = ()
+    gone: Flag = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Pure.
 
 from collections.abc import Collection, Iterator
 
+from specs.ids import Vid
 from storaged.export.description import Export, Image, Observed, Refused, refused
 from storaged.volume import Epoch
 
@@ -25,6 +26,10 @@ class Wanted:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._exports)
+
+    def has(self, vid: Vid) -> bool:
+        """Whether the volume is to be exported, in whichever epoch."""
+        return any(export.image.vid == vid for export in self._exports.values())
 
     def tell(self, exports: Collection[Export]) -> None:
         """All of it."""

@@ -98,7 +98,7 @@ class _Import:
                 size_mib = self.size_mib(copied.size_bytes)
                 os.ftruncate(source, size_mib * MIB)
             check_size(size_mib, self.most_mib)  # of what was copied, whatever the first bytes said
-            metadata = replace(self.wanted, size_mib=size_mib)
+            metadata = replace(self.wanted, size_mib=size_mib, sha256=copied.sha256)
             if not as_it_is:
                 self._convert(stage, source, source_format, size_mib * MIB)
         if not as_it_is:

@@ -4,7 +4,7 @@ import json
 import os
 from contextlib import suppress
 
-from specs.ids import UserId
+from specs.ids import UserId, VmId
 from storaged.beneath import Unusable, read_file
 from storaged.index import META
 from storaged.lenient import NotJson, read
@@ -13,7 +13,8 @@ from storaged.metadata import META_MAX_BYTES, Bad, Metadata, parse_metadata, wri
 MODE = 0o644
 NEW_META = ".meta.json.new"  # left by a crash, until the next change
 
-_FIELDS = json.loads(write_metadata(Metadata(128, owner=UserId("0" * 64)))).keys()
+_FULL = Metadata(128, owner=UserId("0" * 64), goes_with=VmId("0" * 32), sha256="0" * 64)
+_FIELDS = json.loads(write_metadata(_FULL)).keys()
 
 
 def metadata_in(folder: int) -> Metadata:

@@ -99,7 +99,8 @@ class Sandbox:
 
     def run(self, words: Sequence[str], *, files: Sequence[int], file_max_bytes: int, tick: Tick | None = None) -> str:
         """What the program said. `files` are open for it under their numbers. Raises `Failed` or `Unusable`."""
-        command = [*_network(), *_limits(file_max_bytes), *self._privileges(), _program(words[0]), *words[1:]]
+        program = [_program(words[0]), *words[1:]]
+        command = [*self._apart(), *_limits(file_max_bytes), *self._privileges(), *program]
         with _started(command, files) as child:
             said = _listen(child, time.monotonic() + self.deadline_s, tick or _ignore)
             code = child.wait()
@@ -107,13 +108,26 @@ class Sandbox:
             raise Failed(_sentence(words[0], code, said), code)
         return said
 
+    def _apart(self) -> list[str]:
+        """What takes the network away; nothing where the kernel allows no namespaces."""
+        if _may(_SYS_ADMIN):
+            return _tried("unshare", "--net", "--")
+        # In a user namespace of its own nobody can become another user any more, so that this comes first.
+        becoming = ["setpriv", *self._user(), "--"] if self._user() else []
+        return _tried(*becoming, "unshare", "--user", "--map-current-user", "--net", "--") or becoming
+
+    def _user(self) -> list[str]:
+        if self.uid == os.geteuid():
+            return []
+        return [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
+
     def _privileges(self) -> list[str]:
         # setpriv sets the death signal last, after what would clear it.
         words = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--pdeathsig=KILL"]
-        if self.uid != os.geteuid():
-            words += [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
-        if _may(_SETPCAP):
-            words += ["--bounding-set=-all"]
+        if _may(_SYS_ADMIN):
+            words += self._user()
+            if _may(_SETPCAP):
+                words += ["--bounding-set=-all"]
         return [*words, "--"]
 
 
@@ -131,13 +145,10 @@ def _limits(file_max_bytes: int) -> list[str]:
 
 
 @cache
-def _network() -> list[str]:
-    """What takes the network away; nothing where the kernel, or our own unit, allows no namespaces."""
-    # In a user namespace of its own it could not become another user any more; and that counts for more.
-    own = ["--user", "--map-current-user"] if not _may(_SYS_ADMIN) and not _may(_SETUID) else []
-    words = ["unshare", *own, "--net", "--"]
-    tried = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, env={"PATH": _PATH})  # noqa: S603
-    return words if tried.returncode == 0 else []
+def _tried(*words: str) -> list[str]:
+    """The words, if they work here."""
+    done = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, env={"PATH": _PATH})  # noqa: S603
+    return list(words) if done.returncode == 0 else []
 
 
 def _may(*capabilities: int) -> bool:

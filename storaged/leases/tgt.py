@@ -51,7 +51,7 @@ class LeasedTgt(Tgt):
 
     async def release(self, vid: Vid) -> Unknown | None:
         """Let other servers have it; only after its `cut`, and when its record is written."""
-        if any(export.image.vid == vid for export in self._wanted.values()):
+        if self._wanted.has(vid):
             return Unknown(f"volume {vid} is still exported")
         pid = self._kept.pid
         try:

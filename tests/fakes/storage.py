@@ -39,6 +39,7 @@ from storaged.catalogue import Catalogue
 from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config, PoolSettings
+from storaged.images.fetch import Fetching
 from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Keeper, NotCut
@@ -79,7 +80,9 @@ class FakeExports:
 class Storage:
     """As `storaged.daemon` wires it. Make it by `open_storage`."""
 
-    def __init__(self, folder: Path, identity: Identity, nursery: trio.Nursery, limit_gb: int | None) -> None:
+    def __init__(
+        self, folder: Path, identity: Identity, nursery: trio.Nursery, limit_gb: int | None, fetching: Fetching | None
+    ) -> None:
         self.identity, self.audit = identity, folder / "audit.jsonl"
         self.host_id = HostId(identity.principal.id)
         self.pool = folder / "pool"
@@ -104,7 +107,7 @@ class Storage:
         )
         views = Views("h1", self.host_id, self.keeper, snapshot)
         shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look)
-        changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit)
+        changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit, fetching=fetching)
         self.store = Store(views, self.attaching, changes, audit)
         self.port = 0
         self._pledges = 0
@@ -170,10 +173,12 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(folder: Path, identity: Identity, limit_gb: int | None = None) -> AsyncIterator[Storage]:
+async def open_storage(
+    folder: Path, identity: Identity, limit_gb: int | None = None, fetching: Fetching | None = None
+) -> AsyncIterator[Storage]:
     """Its pool is `folder`/pool; its door is open on loopback."""
     async with trio.open_nursery() as nursery:
-        storage = Storage(folder, identity, nursery, limit_gb)
+        storage = Storage(folder, identity, nursery, limit_gb, fetching)
         await storage.catalogue.scan()
         door: Opened = await nursery.start(partial(serve, identity, store=storage.store, port=0))
         storage.port = door.port

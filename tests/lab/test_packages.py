@@ -19,7 +19,7 @@ DAEMONS = ("storaged", "atomd")
 NEWER = "99.0"
 VID = "4f3c2d1e0b9a48f7a6d5c4b3a2918070"
 FOLDER = f"/srv/atomos/{VID}.elimg"
-CHOWN, DAC_OVERRIDE, LEASE = 1 << 0, 1 << 1, 1 << 28  # capabilities, as the kernel numbers them
+STORAGED_NEEDS = {0, 1, 5, 6, 7, 28}  # chown, dac_override, kill, setgid, setuid, lease
 ATOMD_NEEDS = {0, 1, 3, 5, 6, 7}  # chown, dac_override, fowner, kill, setgid, setuid
 
 
@@ -63,6 +63,11 @@ def status(machine: Machine, unit: str, key: str) -> str:
     """A line of /proc/PID/status of a daemon."""
     lines = machine.sh(f"cat /proc/{pid_of(machine, unit)}/status").splitlines()
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:"))
+
+
+def capabilities_in(mask: str) -> set[int]:
+    """As the kernel numbers them."""
+    return {bit for bit in range(64) if int(mask, 16) >> bit & 1}
 
 
 def lay_volume(machine: Machine) -> None:
@@ -218,11 +223,11 @@ def test_the_daemons_of_a_realms_first_host_are_ready_and_offer(host: Machine) -
     assert roles(host) == [{"compute", "storage"}]
 
 
-def test_storaged_serves_a_volume_as_a_user_of_its_own_with_three_capabilities(host: Machine) -> None:
+def test_storaged_serves_a_volume_as_a_user_of_its_own_with_six_capabilities(host: Machine) -> None:
     uid = host.sh("id -u atomos-storage")
     assert status(host, "storaged", "Uid").split() == [uid] * 4
     for kind in ("CapEff", "CapBnd", "CapPrm"):
-        assert int(status(host, "storaged", kind), 16) == CHOWN | DAC_OVERRIDE | LEASE
+        assert capabilities_in(status(host, "storaged", kind)) == STORAGED_NEEDS
     assert status(host, "storaged", "NoNewPrivs") == "1"
     assert status(host, "storaged", "Seccomp") == "2"
     held = json.loads(host.sh(f"cat {FOLDER}/attachment.json"))
@@ -231,6 +236,43 @@ def test_storaged_serves_a_volume_as_a_user_of_its_own_with_three_capabilities(h
         "atomos-storage",
         "libvirt-qemu",
     ]
+
+
+def test_qemu_img_is_a_user_without_capabilities_or_network_whom_storaged_lends_one_file(host: Machine) -> None:
+    witness = """
+        #!/bin/sh
+        { cat /proc/self/status /proc/net/dev; cat /srv/atomos/*/data.img | wc -c; } > /tmp/witness 2> /tmp/denied
+        exec /usr/bin/qemu-img "$@"
+    """
+    host.run(
+        "tee", "/usr/sbin/qemu-img", stdin=textwrap.dedent(witness).lstrip()
+    )  # before the other in storaged's path
+    host.sh("chmod 755 /usr/sbin/qemu-img")
+    try:
+        made = answer(host, "volume", "create", "--size", "1", "--name", "q", "--format", "qcow2")["volume"]
+    finally:
+        host.sh("rm /usr/sbin/qemu-img")
+    inside = f"nsenter --target {pid_of(host, 'storaged')} --mount"
+    said = host.sh(f"{inside} cat /tmp/witness")
+    facts = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in said.splitlines())}
+    assert facts["Uid"] == [host.sh("id -u atomos-img")] * 4
+    assert facts["Groups"] == []
+    assert [capabilities_in(facts[name][0]) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [set()] * 4
+    assert facts["NoNewPrivs"] == ["1"]
+    assert "lo" in facts
+    assert "eth0" not in facts, "the machine's only link"
+    assert said.splitlines()[-1] == "0"
+    assert "Permission denied" in host.sh(f"{inside} cat /tmp/denied"), "it reads no image that it was not lent"
+    folder = f"/srv/atomos/{made['vid']}.elimg"
+    assert host.sh(f"stat -c %U {folder}/data.img") == "atomos-storage", "what was lent is back"
+    host.run("electros", "volume", "rm", "--yes", "q")
+
+
+def test_storaged_could_become_root_and_still_not_have_systemd_obey(host: Machine) -> None:
+    inside = f"nsenter --target {pid_of(host, 'storaged')} --mount"
+    for socket in ("/run/systemd/private", "/run/dbus"):
+        assert host.sh(f"ls -d {socket}"), "or this proves nothing"
+    assert "connect" in host.sh(f"{inside} systemctl list-units 2>&1", check=False).lower()
 
 
 def test_what_storaged_begins_in_the_logs_folder_is_for_the_sysadmins_group(host: Machine) -> None:
@@ -260,8 +302,7 @@ def test_storaged_sees_neither_what_guests_wrote_nor_the_issuers_key_nor_libvirt
 
 
 def test_atomd_is_root_without_most_of_what_root_can_do(host: Machine) -> None:
-    capabilities = int(status(host, "atomd", "CapEff"), 16)
-    assert {bit for bit in range(64) if capabilities >> bit & 1} == ATOMD_NEEDS
+    assert capabilities_in(status(host, "atomd", "CapEff")) == ATOMD_NEEDS
     assert status(host, "atomd", "NoNewPrivs") == "1"
     inside = f"nsenter --target {pid_of(host, 'atomd')} --mount"
     assert host.sh(f"{inside} touch /usr/bin/new 2>&1", check=False).endswith("Read-only file system")

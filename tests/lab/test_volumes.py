@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.qcow2 import Qcow2
 from tests.lab.conftest import until as eventually
-from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly
+from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly, serial_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,7 +142,8 @@ def test_an_image_that_is_sent_becomes_a_volume_of_the_same_bytes(lab: Any, tmp_
     image.write_bytes(os.urandom(3 << 20) + bytes(5 << 20) + os.urandom(1 << 20))
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     made = electros(lab, "volume", "import", str(image), "--name", "sent", "--sha256", digest).document["volume"]
-    assert made["size_gb"] == 0.125
+    assert (made["size_gb"], made["sha256"]) == (0.125, digest)
+    assert electros(lab, "volume", "inspect", "sent").document["volume"]["sha256"] == digest
     data = (folder_of(lab, made) / "data.img").read_bytes()
     assert data[: 9 << 20] == image.read_bytes()
     assert not any(data[9 << 20 :])
@@ -220,6 +222,7 @@ def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms
     guest = subprocess.run([str(ROOT / "packaging" / "guest")], capture_output=True, text=True, check=True)
     image = electros(lab, "image", "add", guest.stdout.strip(), "--name", "tiny").document["volume"]
     assert [each["vid"] for each in electros(lab, "image", "ls").document["images"]] == [image["vid"]]
+    assert image["sha256"] == hashlib.sha256(Path(guest.stdout.strip()).read_bytes()).hexdigest()
     vm = booted(lab, until, vms.run("copied", HELIUM, "--image", "tiny"))
     (disk,) = [volume for volume in listed(lab) if volume["name"] == "copied"]
     assert (disk["state"], disk["vms"], disk["readonly"], disk["bootable"]) == ("attached", ["copied"], False, True)
@@ -229,3 +232,44 @@ def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms
     assert not [volume for volume in listed(lab) if volume["name"] == "nofit"], "a disk that nobody has is not left"
     electros(lab, "image", "rm", "tiny")
     assert boots(lab, vm) == [1]
+
+
+def test_a_stopped_vms_volume_is_kept_and_rolled_back_and_a_running_ones_is_not(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
+    vid = lab.volumes("h1")["h1-boot"]
+    vm = vms.run("rolled", HELIUM, volumes=[vid], host="h1")
+    booted(lab, until, vm)
+    first = boots(lab, vm)[-1]
+    words = electros(lab, "volume", "snapshot", vid, "now", code=None).error["message"]
+    assert "a VM has it" in words
+    electros(lab, "stop", "--force", "rolled")
+    plainly(lab, "volume", "snapshot", vid, "now")
+    electros(lab, "start", "rolled")
+    until(lambda: boots(lab, vm)[-1] == first + 1, within_s=120)
+    assert electros(lab, "volume", "rollback", "--yes", vid, "now", code=None).code != 0
+    electros(lab, "stop", "--force", "rolled")
+    electros(lab, "volume", "rollback", "--yes", vid, "now")
+    electros(lab, "start", "rolled")
+    until(lambda: boots(lab, vm)[-2:] == [first + 1, first + 1], within_s=120)
+    electros(lab, "rm", "--force", "rolled")
+    plainly(lab, "volume", "snapshot", vid, "now", "--drop")
+
+
+def test_a_raw_disk_into_which_a_guest_wrote_a_qcow2_header_is_raw_at_its_next_boot(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
+    boot, data = lab.volumes("h1")["h1-boot"], lab.volumes("h1")["h1-data"]
+    vm = vms.run("faker", HELIUM, volumes=[boot, data], host="h1")
+    booted(lab, until, vm)
+    electros(lab, "stop", "--force", "faker")
+    image = lab.folder("h1") / "srv" / f"{data}.elimg" / "data.img"
+    with image.open("r+b") as file:
+        file.write(Qcow2(size=2**30, backing=b"/etc/passwd").image())
+    electros(lab, "start", "faker")
+    until(lambda: len(boots(lab, vm)) == 2, within_s=120)
+    announced = [line for line in serial_of(lab, vm).splitlines() if "ATOMOS-GUEST-UP boots" in line]
+    assert all("vdb:134217728," in line for line in announced), "neither the header's size nor its backing file"
+    electros(lab, "rm", "--force", "faker")
+    with image.open("r+b") as file:
+        file.write(bytes(len(Qcow2(size=2**30, backing=b"/etc/passwd").image())))

@@ -193,6 +193,14 @@ async def test_what_its_user_wants_read_alone_or_as_a_cd_is_so_whatever_storage_
         assert (attached.volumes[0].readonly, attached.volumes[0].cdrom) == (readonly, "cdrom" in wish)
 
 
+async def test_a_vm_that_was_promised_and_is_removed_is_said_to_be_gone(net: Net) -> None:
+    promised = replace(net.vm(A), volumes=at_home(A).volumes)
+    for vm in (replace(promised, state=State.REMOVING), replace(net.vm(A), state=State.REMOVING), promised):
+        assert await net.storage.detach(vm)
+    told = [question.gone for _, question in net.home.heard]
+    assert told == [True, False, False], "removed; undone before it was promised; cut off from its volumes"
+
+
 async def test_a_host_is_called_by_the_name_that_it_has_shown(net: Net) -> None:
     await net.storage.attach(net.vm(B))
     net.doors["h2"] = None

@@ -1,7 +1,11 @@
 """Volumes made, changed and removed through a storage host's door: by whom, how much, and never under a VM."""
 
+import hashlib
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import trio
@@ -9,8 +13,19 @@ import trio
 from matcher.trust.identity import Identity
 from matcher.wire.messages import ImageFormat, Refused, Unfit, VolumeOffer
 from matcher.wire.realm import Grant, Verb
-from matcher.wire.volumes import ChangeVolume, CloneVolume, NewVolume, VolumeView
+from matcher.wire.volumes import (
+    ChangeVolume,
+    CloneVolume,
+    ImportVolume,
+    NewVolume,
+    RollBack,
+    StoppedVm,
+    TakeSnapshot,
+    VolumeView,
+)
 from specs.ids import UserId, Vid, dashed
+from storaged.config import Config
+from storaged.images.fetch import Fetching
 from storaged.keeper import Kept
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import Realm, make_realm
@@ -48,12 +63,12 @@ def code(answer: VolumeView | Refused) -> str:
     return answer.code
 
 
-def attach(storage: Storage, vid: Vid, who: Identity) -> None:
+def attach(storage: Storage, vid: Vid, who: Identity, generation: int = 1) -> None:
     kept = storage.keeper.attach(
         [vid],
         storage.catalogue.snapshot(),
         vm_id=vm_of(1),
-        generation=1,
+        generation=generation,
         user_id=UserId(who.principal.id),
         host_id=storage.host_id,
     )
@@ -183,3 +198,60 @@ async def test_format_and_size_change_and_the_volume_goes(tmp_path: Path, realm:
         assert storage.files() == before
         again = await storage.order(realm["ann"], "DELETE", path)
         assert again == gone, "the answer was lost, and is given again"
+
+
+async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_started_again(
+    tmp_path: Path, realm: Realm
+) -> None:
+    ann, path = realm["ann"], f"/v1/volumes/{NEW}"
+    over = StoppedVm(vm_of(1), 1)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        attach(storage, NEW, ann)
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s"))) == "volume-in-use"
+        other = TakeSnapshot("s", StoppedVm(vm_of(2), 1))
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", other)) == "volume-in-use"
+        kept = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over))
+        assert isinstance(kept, VolumeView), kept
+        image = storage.pool / f"{dashed(NEW)}.elimg" / storage.catalogue.snapshot().volumes[NEW].image
+        with image.open("r+b") as file:
+            file.write(b"written since")
+        back = await storage.order(ann, "POST", f"{path}/rollback", RollBack("s", over))
+        assert isinstance(back, VolumeView), back
+        now = storage.pool / f"{dashed(NEW)}.elimg" / storage.catalogue.snapshot().volumes[NEW].image
+        with now.open("rb") as file:
+            assert file.read(16) == bytes(16)
+        assert storage.keeper.is_attached(NEW), "the VM has it still"
+        attach(storage, NEW, ann, generation=2)
+        again = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("t", over))
+        assert code(again) == "volume-in-use", "it was started meanwhile"
+
+
+async def test_an_image_is_fetched_from_addresses_that_the_settings_open_and_its_checksum_is_kept(
+    tmp_path: Path, realm: Realm
+) -> None:
+    data = b"a disk".ljust(2**20, b".")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "disk.img").write_bytes(data)
+    handler = partial(Quiet, directory=str(tmp_path / "served"))
+    opened = Config.model_validate({"fetch_allowed": ["127.0.0.0/8"]}).fetch_allowed
+    answers = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/disk.img"
+        for fetching in (None, Fetching(allowed=opened)):
+            (folder := tmp_path / str(bool(fetching))).mkdir()
+            async with open_storage(folder, realm["h1"], fetching=fetching) as storage:
+                asked = ImportVolume(new(storage.pledge(realm["ann"], NEW, 1024)), url)
+                answers.append(await storage.order(realm["ann"], "POST", "/v1/imports", asked))
+        await trio.to_thread.run_sync(server.shutdown)
+    refused, made = answers
+    assert isinstance(refused, Refused)
+    assert "it is the host itself" in refused.reasons[0].has
+    assert isinstance(made, VolumeView)
+    assert made.sha256 == hashlib.sha256(data).hexdigest()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Not on stderr."""

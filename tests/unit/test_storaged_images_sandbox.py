@@ -223,8 +223,8 @@ def test_a_service_that_is_not_root_becomes_another_user_with_four_capabilities(
         "import os; from storaged.images.sandbox import Sandbox\n"
         "sandbox, file = Sandbox.of('nobody'), os.memfd_create('image')\n"
         "with sandbox.lent(file):\n"
-        "    said = sandbox.run(['sh', '-c', f'cat /proc/self/status /proc/self/fd/{file}'], files=[file], "
-        "file_max_bytes=0)\n"
+        "    script = f'cat /proc/self/status /proc/net/dev /proc/self/fd/{file}'\n"
+        "    said = sandbox.run(['sh', '-c', script], files=[file], file_max_bytes=0)\n"
         "print(said)"
     )
     root = Path(__file__).parents[2]
@@ -232,3 +232,7 @@ def test_a_service_that_is_not_root_becomes_another_user_with_four_capabilities(
     facts = {name: value.split() for name, _, value in (line.partition(":") for line in said.stdout.splitlines())}
     assert set(facts["Uid"]) == {str(NOBODY.pw_uid)}
     assert [int(facts[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
+    links = {
+        line.partition(":")[0].strip() for line in said.stdout.split("Receive")[-1].splitlines()[1:] if ":" in line
+    }
+    assert links - {"CapInh"} == {"lo"}, "it has no network either"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from matcher.wire.messages import ImageFormat
-from specs.ids import UserId
+from specs.ids import UserId, VmId
 from storaged.metadata import META_MAX_BYTES, Bad, Metadata, parse_metadata, write_metadata
 
 OF_THE_SEED = b"""{
@@ -155,3 +155,13 @@ def test_what_is_written_is_strict_json() -> None:
         "image": "data.img",
         "owner": "ab" * 32,
     }
+
+
+def test_what_it_goes_with_and_was_made_of_is_read_as_it_was_written() -> None:
+    full = Metadata(128, "seed", goes_with=VmId("a1" * 16), sha256="b2" * 32)
+    assert parse_metadata(write_metadata(full)) == full
+    assert b"goes_with" not in write_metadata(Metadata(128))
+    for field, value in (("goes_with", "a1"), ("goes_with", 7), ("sha256", "x" * 64), ("sha256", "B2" * 32)):
+        bad = parse_metadata(json.dumps({"size": 1, field: value}).encode())
+        assert isinstance(bad, Bad)
+        assert f'"{field}" must be' in bad.reason
