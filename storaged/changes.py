@@ -257,8 +257,9 @@ class Changes:
             return volume
         if self._knows(new):
             return _no("exists", new, "make it", "there is a volume with this UUID", "electros volume inspect")
+        private = clone.private or volume.private  # what only its owner may see does not get out by a copy
         wanted = Metadata(
-            volume.size_mib, clone.name, bootable=volume.bootable, private=clone.private, owner=UserId(caller.id)
+            volume.size_mib, clone.name, bootable=volume.bootable, private=private, owner=UserId(caller.id)
         )
         most_mib = self._most_mib(caller, volume.pool)
 

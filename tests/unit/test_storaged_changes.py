@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -198,6 +199,17 @@ async def test_format_and_size_change_and_the_volume_goes(tmp_path: Path, realm:
         assert storage.files() == before
         again = await storage.order(realm["ann"], "DELETE", path)
         assert again == gone, "the answer was lost, and is given again"
+
+
+async def test_the_copy_of_a_private_volume_is_private_whatever_is_asked(tmp_path: Path, realm: Realm) -> None:
+    """A seed's secrets would get out by it."""
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        secret = replace(new(storage.pledge(realm["ann"], NEW, 1024)), private=True)
+        assert isinstance(await storage.order(realm["ann"], "POST", "/v1/volumes", secret), VolumeView)
+        asked = CloneVolume(OTHER, "copy", private=False)
+        copy = await storage.order(realm["ann"], "POST", f"/v1/volumes/{NEW}/clones", asked)
+        assert isinstance(copy, VolumeView), copy
+        assert copy.private
 
 
 async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_started_again(
