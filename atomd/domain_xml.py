@@ -14,7 +14,7 @@ from lxml import etree
 
 from atomd.domains import DomainSecret, StartFailed
 from atomd.inventory.levels import LEVELS
-from matcher.wire.messages import Accelerator, Arch, Firmware
+from matcher.wire.messages import Accelerator, Arch, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId, dashed, parse_id
 
@@ -199,7 +199,11 @@ def _memory(domain: _Element, spec: DomainSpec) -> None:
     _add(domain, "memory", str(spec.ram_mib), unit="MiB")
     _add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
     # No page merging: by its timing, one user's guest could learn what another's holds.
-    _add(_add(domain, "memoryBacking"), "nosharepages")
+    backing = _add(domain, "memoryBacking")
+    _add(backing, "nosharepages")
+    if any(is_folder(volume) for volume in spec.volumes):
+        _add(backing, "source", type="memfd")  # virtiofsd reads and writes the guest's memory
+        _add(backing, "access", mode="shared")
     if spec.numa >= 0:
         # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
         # guest with some distant memory is better than a guest killed for the lack of near memory.
@@ -277,6 +281,7 @@ def _devices(domain: _Element, spec: DomainSpec) -> None:
     x86 = PLATFORMS[spec.arch].is_x86
     devices = _add(domain, "devices")
     _disks(devices, spec)
+    _folders(devices, spec)
     _add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
     _network(devices, spec)
     _serial(devices, spec.console_log)
@@ -295,9 +300,26 @@ def _devices(domain: _Element, spec: DomainSpec) -> None:
 
 def _disks(devices: _Element, spec: DomainSpec) -> None:
     """Bootable volumes first, else in the user's order: vda is what the machine boots from."""
-    ordered = sorted(spec.volumes, key=lambda volume: not volume.bootable)
+    disks = [volume for volume in spec.volumes if not is_folder(volume)]
+    ordered = sorted(disks, key=lambda volume: not volume.bootable)
     for place, volume in enumerate(ordered):
         _disk(devices, volume, place, spec.vm_id)
+
+
+def is_folder(volume: AttachedVolume) -> bool:
+    """No disk: files that VMs share."""
+    return volume.format is ImageFormat.FOLDER
+
+
+def _folders(devices: _Element, spec: DomainSpec) -> None:
+    """Each by a virtiofsd of its own, which libvirt starts and ends with the VM, and which sees nothing but the folder.
+    The guest mounts it by its vid. Read-only is the mount that the path leads to: virtiofs itself can't be."""
+    for volume in filter(is_folder, spec.volumes):
+        folder = _add(devices, "filesystem", type="mount", accessmode="passthrough")
+        _add(folder, "driver", type="virtiofs")
+        _add(_add(folder, "binary"), "sandbox", mode="namespace")
+        _add(folder, "source", dir=_path(volume))
+        _add(folder, "target", dir=volume.vid)
 
 
 def _disk(devices: _Element, volume: AttachedVolume, place: int, vm_id: VmId) -> None:

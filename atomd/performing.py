@@ -6,7 +6,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -39,12 +39,13 @@ from atomd.lifecycle import State, Vm
 from atomd.moment import Moment
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
+from atomd.shares import Life, NotMounted
 from atomd.traits import arch_for
 from atomd.volumes import Answer, Silent
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
-from matcher.wire.volumes import Attached, ChapSecret
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0
@@ -92,6 +93,16 @@ class StorageLike(Protocol):
     async def detach(self, vm: Vm) -> bool: ...
 
 
+class SharesLike(Protocol):
+    """The folders that VMs share: see `atomd.shares`."""
+
+    async def mounted(self, life: Life, volumes: Collection[AttachedVolume]) -> tuple[AttachedVolume, ...]: ...
+
+    async def unmount(self, life: Life) -> bool: ...
+
+    async def sweep(self, lives: Callable[[], Collection[Life]]) -> bool: ...
+
+
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -104,6 +115,7 @@ class Performer:
         hardware: Hardware,
         host_threads: frozenset[int],
         storage: StorageLike,
+        shares: SharesLike,
         console_folder: Path,
         network: str,
         nursery: trio.Nursery,
@@ -112,7 +124,7 @@ class Performer:
         self.compute = compute
         self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
         self._host_threads, self._network = host_threads, network
-        self._storage, self._console_folder = storage, console_folder
+        self._storage, self._shares, self._console_folder = storage, shares, console_folder
         self._nursery, self._audit = nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
@@ -147,6 +159,7 @@ class Performer:
         """At start, every `RECONCILE_S`, and whenever something says that what is known may be stale."""
         while True:
             self._look_again = trio.Event()
+            await self._shares.sweep(self._lives)
             try:
                 looked = self.compute.look()
                 for effects in self.compute.reconcile(await self._observe(), looked, now_s()):
@@ -164,6 +177,11 @@ class Performer:
                 self.apply(effects)
 
     # ---- inside
+
+    def _lives(self) -> list[Life]:
+        """Those that may have a domain: what has ended has nothing mounted."""
+        ended = (State.STOPPED, State.FAILED)
+        return [(vm.vm_id, vm.generation) for vm in self.compute.vms.values() if vm.state not in ended]
 
     def _perform(self, effect: wanted.Effect) -> None:
         match effect:
@@ -227,7 +245,7 @@ class Performer:
 
     async def _detach(self, vm: Vm) -> None:
         self._secrets.pop((vm.vm_id, vm.generation), None)
-        done = await self._storage.detach(vm)
+        done = await self._shares.unmount((vm.vm_id, vm.generation)) and await self._storage.detach(vm)
         self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
         if not done:
             await self._soon()
@@ -255,6 +273,8 @@ class Performer:
             self.apply(self.compute.started(vm.vm_id, vm.generation, unattached(opened)))
             return
         try:
+            mounted = await self._shares.mounted((vm.vm_id, vm.generation), opened.volumes)
+            opened = Attached(mounted, opened.secrets)
             await self._hypervisor.ensure_network(self._network)
             await self._hypervisor.start(domain_xml(self._spec(vm, opened)), domain_secrets(vm.vm_id, opened.secrets))
         except DomainExists as error:
@@ -264,7 +284,7 @@ class Performer:
         except (HypervisorDown, Unknown) as error:
             await self._start_later(vm, str(error))
             return
-        except (StartFailed, HypervisorError) as error:
+        except (StartFailed, HypervisorError, NotMounted) as error:
             failure = str(error)
         self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 

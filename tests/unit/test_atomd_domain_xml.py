@@ -280,3 +280,19 @@ def test_the_vm_is_read_back_from_its_xml() -> None:
 def test_a_spec_that_contradicts_itself_is_a_bug(wrong: dict[str, Any]) -> None:
     with pytest.raises(AssertionError):
         dataclasses.replace(SPEC, **wrong)
+
+
+def test_a_folder_is_no_disk_and_its_virtiofsd_may_read_the_guests_memory() -> None:
+    folder = volume("b", path="/run/atomos/shares/b", format=ImageFormat.FOLDER, shareable=True)
+    domain = built(volumes=(folder, volume("a")))
+    assert len(domain.findall("devices/disk")) == 1
+    (shared,) = domain.iterfind("devices/filesystem")
+    assert (shared.find("source").get("dir"), shared.find("target").get("dir")) == (folder.path, folder.vid)
+    assert shared.find("driver").get("type") == "virtiofs"
+    assert domain.find("memoryBacking/source").get("type") == "memfd"
+    assert domain.find("memoryBacking/access").get("mode") == "shared"
+
+
+def test_memory_is_the_guests_alone_where_there_is_no_folder() -> None:
+    domain = built(volumes=(volume("a"),))
+    assert (domain.find("memoryBacking/source"), domain.find("memoryBacking/access")) == (None, None)
