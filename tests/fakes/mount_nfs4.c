@@ -21,7 +21,7 @@
 
 #define BLOCK 512 /* libnfs 4 encodes no large writes */
 
-static char url[1024];
+static char url[1024], place[1024];
 static struct nfs_context *nfs;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
@@ -54,17 +54,30 @@ static int is_answer(int code)
     return 0;
 }
 
+/* A mount that was torn out is nobody's any more. */
+static int is_mounted(void)
+{
+    char line[4096];
+    int found = 0;
+    FILE *mounts = fopen("/proc/self/mounts", "r");
+    while (mounts && !found && fgets(line, sizeof line, mounts))
+        found = strstr(line, place) != NULL;
+    if (mounts)
+        fclose(mounts);
+    return found;
+}
+
 #define HARD(expression)                                                                                               \
     int code = -EIO;                                                                                                   \
     pthread_mutex_lock(&turn);                                                                                         \
     for (;;) {                                                                                                         \
         if ((nfs || !begin(NULL, 0)) && is_answer(code = (expression)))                                                \
             break;                                                                                                     \
-        if (getenv("MOUNT_NFS4_DEBUG"))                                                                                \
-            fprintf(stderr, "%s: %d %s\n", #expression, code, nfs ? nfs_get_error(nfs) : "no server");                 \
         if (nfs)                                                                                                       \
             nfs_destroy_context(nfs);                                                                                  \
         nfs = NULL;                                                                                                    \
+        if (!is_mounted())                                                                                             \
+            _exit(1);                                                                                                  \
         usleep(200000);                                                                                                \
     }                                                                                                                  \
     pthread_mutex_unlock(&turn)
@@ -240,6 +253,7 @@ int main(int count, char **words)
     }
     snprintf(url, sizeof url, "nfs://%.*s%s/?version=4&nfsport=%d&autoreconnect=0", (int)(path - what), what, path + 1,
              atoi(port + 5));
+    snprintf(place, sizeof place, " %s ", where);
     char why[256];
     if (begin(why, sizeof why)) {
         fprintf(stderr, "mount.nfs4: %s\n", why);
