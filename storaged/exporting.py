@@ -24,12 +24,14 @@ from storaged.export.nfs import Nfs, Place
 from storaged.export.tgt import Portal, Tgt
 from storaged.fit import reason
 from storaged.keeper import Keeper, NotCut, not_exported
-from storaged.reaching import START_S, address_towards, image_of
+from storaged.reaching import START_S, address_towards, capabilities, image_of
 from storaged.sharing import Folders
 from storaged.volume import Snapshot, Volume
 
 KEY = "exports.key"
 TGTD = "tgtd"
+# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SETGID, CAP_SETUID: linux/capability.h
+GANESHA_NEEDS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 7
 GANESHA = ("ganesha.nfsd", "dbus-daemon", "dbus-send")
 
 log = logging.getLogger("storaged")
@@ -152,10 +154,18 @@ def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId)
     if _is_able("volumes", config.iscsi_port, "iscsi_port", (TGTD,), "tgt"):
         portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port)
         disks = Iscsi(Tgt(portal), load_key(config.state / KEY), snapshot, server)
-    if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin"):
+    if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
         place = Place(everywhere, config.exports / "nfs", config.nfs_port)
         folders = Folders(Nfs(place), snapshot, server)
     return Exporting(disks, folders, snapshot)
+
+
+def _may_serve_folders() -> bool:
+    """ganesha acts as whoever a guest says that it is, and has of storaged's capabilities what it needs for that."""
+    lacks = GANESHA_NEEDS & ~capabilities()
+    if lacks:
+        log.info("folders are for VMs on this host alone: storaged's unit lacks what ganesha needs: docs/install.md")
+    return not lacks
 
 
 def _is_able(what: str, port: int, setting: str, programs: tuple[str, ...], packages: str) -> bool:

@@ -1,6 +1,8 @@
-"""What every way to give a volume to another host needs to know: its image, and where that host finds this one."""
+"""What ways to give a volume to another host need to know: its image, where that host finds this one, and what this
+process may do."""
 
 import socket
+from pathlib import Path
 
 from storaged.export.description import Image
 from storaged.volume import Volume
@@ -20,3 +22,9 @@ def address_towards(ip: str) -> str:
         scope = (socket.if_nametoindex(link),) if link else ()
         asking.connect((address, 9, 0, *scope) if family == socket.AF_INET6 and scope else (address, 9))
         return str(asking.getsockname()[0]).partition("%")[0]
+
+
+def capabilities(status: Path = Path("/proc/self/status")) -> int:
+    """Those that this process has, one bit for each: capabilities(7)."""
+    lines = status.read_text().splitlines()
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)

@@ -13,9 +13,10 @@ import trio.testing
 from matcher.wire.messages import ImageFormat, Reason, Refused
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import HostId
-from storaged import sharing
+from storaged import exporting, reaching, sharing
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
+from storaged.config import Config
 from storaged.export import description as words
 from storaged.export.description import Access, Cut, Export, Image, Kind, Observed, Unknown
 from storaged.export.exporter import Problems
@@ -215,3 +216,19 @@ def test_a_shareable_disk_is_no_folder(house: House) -> None:
     volumes = house.snapshot().volumes
     assert house.exports.why_not(volumes[SHARED]) is None
     assert house.exports.why_not(volumes[DISK]) is not None
+
+
+@pytest.mark.parametrize(("bits", "is_able"), [("000001ffffffffff", True), ("0000000010000003", False), ("cf", True)])
+def test_folders_stay_here_where_ganesha_would_lack_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str, is_able: bool
+) -> None:
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tstoraged\nCapEff:\t{bits}\n")
+    monkeypatch.setattr(exporting, "capabilities", lambda: reaching.capabilities(status))
+    monkeypatch.setattr(exporting, "which", lambda program: f"/usr/bin/{program}")
+    config = Config(state=tmp_path, exports=tmp_path / "exports")
+    exports = exporting.exports_of(config, lambda: Index().scan([]), H1)
+    wanted = Metadata(128, "common", shareable=True, format=ImageFormat.FOLDER, owner=ALICE)
+    making.create(Sandbox.of(), str(tmp_path), SHARED, wanted, most_mib=128)
+    why = exports.why_not(Index().scan([tmp_path]).volumes[SHARED])
+    assert (why is None) is is_able
