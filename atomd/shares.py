@@ -8,7 +8,7 @@ opened as a device, or followed as a link on this host. A server that dies makes
 it takes, so that the guest sees a pause and no error. Each call that mounts or unmounts has a deadline.
 
 Mounted is in the machine's own view, where libvirtd is: under systemd by its manager, as this daemon has a view of its
-own, and not the right to mount.
+own, and not the right to mount. What is mounted is looked up there as well.
 """
 
 import logging
@@ -62,22 +62,38 @@ class Shares:
     async def unmount(self, life: Life) -> bool:
         """Whether nothing of this life, or of an earlier one, is mounted any more."""
         vm_id, generation = life
-        return await self._end([place for place in self.places() if place[0] == vm_id and place[1] <= generation])
+        try:
+            places = await self.places()
+            return await self._end([place for place in places if place[0] == vm_id and place[1] <= generation])
+        except NotMounted as problem:
+            log.warning("%s", problem)
+            return False
 
     async def sweep(self, lives: Callable[[], Collection[Life]]) -> bool:
         """Unmount what is of no life in `lives`, which is asked after the mounts were looked at: so a life that begins
         meanwhile keeps its own."""
-        places = self.places()
-        known = set(lives())
-        strays = [place for place in places if place[:2] not in known]
-        for vm_id, generation, vid in strays:
-            log.info("volume %s is mounted for %s, generation %d, which has ended", vid, vm_id, generation)
-        return await self._end(strays)
+        try:
+            places = await self.places()
+            known = set(lives())
+            strays = [place for place in places if place[:2] not in known]
+            for vm_id, generation, vid in strays:
+                log.info("volume %s is mounted for %s, generation %d, which has ended", vid, vm_id, generation)
+            return await self._end(strays)
+        except NotMounted as problem:
+            log.warning("%s", problem)
+            return False
 
-    def places(self) -> list[tuple[VmId, int, Vid]]:
-        """What is mounted here now, the latest first."""
+    async def places(self) -> list[tuple[VmId, int, Vid]]:
+        """What is mounted here now, the latest first. Raises `NotMounted` where that can't be told."""
+        if not self._folder.exists():  # nothing was, since the machine has started
+            return []
+        why, table = "it takes too long", ""
+        with trio.move_on_after(UMOUNT_S):
+            why, table = await _run(("cat", str(self._mountinfo)))
+        if why:
+            raise NotMounted(f"what is mounted can't be told: {why}")
         found = []
-        for line in self._mountinfo.read_text(errors="surrogateescape").splitlines():
+        for line in table.splitlines():
             path = Path(_OCTAL.sub(lambda octal: chr(int(octal[1], 8)), line.split(" ")[4]))
             named = _PLACE.fullmatch(path.name) if path.parent == self._folder else None
             if named is not None:
@@ -92,7 +108,7 @@ class Shares:
         place = (*life, Vid(volume.vid))
         path = self._path(place)
         async with self._turn(life[0]):
-            if place not in (places := self.places()):
+            if place not in (places := await self.places()):
                 if len(places) >= SHARES_MAX:
                     raise NotMounted(f"this host has {SHARES_MAX} folders of VMs mounted, the most there may be")
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,9 +126,9 @@ class Shares:
             source = ("mount", "-t", "nfs4", "-o", options, "--", f"{named}:{volume.nfs.path}", str(path))
         why = "it takes too long"
         with trio.move_on_after(MOUNT_S) as calls:
-            while why := await _run(source):  # noqa: ASYNC110  there is nobody who would tell
+            while why := (await _run(source))[0]:  # noqa: ASYNC110  there is nobody who would tell
                 await trio.sleep(AGAIN_S)
-            why = await _run(("mount", "-o", f"remount,bind,{harmless}", "--", str(path)))
+            why, _ = await _run(("mount", "-o", f"remount,bind,{harmless}", "--", str(path)))
         if why or calls.cancelled_caught:
             with trio.CancelScope(shield=True):
                 await self._torn_out(path)
@@ -123,13 +139,13 @@ class Shares:
             async with self._turn(place[0]):
                 path, why = self._path(place), "it takes too long"
                 with trio.move_on_after(UMOUNT_S):
-                    why = await _run(("umount", "--", str(path)))
+                    why, _ = await _run(("umount", "--", str(path)))
                 if why:
                     log.warning("%s is torn out: %s", path, why)
                     await self._torn_out(path)
                 with suppress(OSError):  # it is mounted still, and tried again
                     path.rmdir()
-        return not set(places) & set(self.places())
+        return not places or not set(places) & set(await self.places())
 
     def _turn(self, vm_id: VmId) -> trio.Lock:
         return self._turns.setdefault(vm_id, trio.Lock())
@@ -144,16 +160,16 @@ class Shares:
         return self._folder / f"{vm_id}.{generation}.{vid}"
 
 
-async def _run(words: Sequence[str]) -> str:
-    """What it says is wrong, in one line; empty where all went well."""
+async def _run(words: Sequence[str]) -> tuple[str, str]:
+    """What is wrong, in one line, empty where all went well; and what it says."""
     try:
         done = await trio.run_process([*_managed(), *words], capture_stdout=True, capture_stderr=True, check=False)
     except OSError as problem:
-        return f"{words[0]} can't be run: {problem.strerror}"
+        return f"{words[0]} can't be run: {problem.strerror}", ""
     if done.returncode == 0:
-        return ""
+        return "", done.stdout.decode(errors="surrogateescape")
     said = done.stderr.decode(errors="replace").strip().splitlines()
-    return ascii(said[-1] if said else f"exit {done.returncode}")[1:-1][:160]
+    return ascii(said[-1] if said else f"exit {done.returncode}")[1:-1][:160], ""
 
 
 def _managed() -> tuple[str, ...]:

@@ -109,10 +109,10 @@ async def commands(access: Access, monkeypatch: pytest.MonkeyPatch) -> tuple[str
     """Where it is mounted, and what mount(8) is told."""
     said: list[str] = []
 
-    async def heard(words: Sequence[str]) -> str:
+    async def heard(words: Sequence[str]) -> tuple[str, str]:
         await trio.lowlevel.checkpoint()
         said.append(" ".join(words))
-        return ""
+        return "", ""
 
     monkeypatch.setattr(shares, "_run", heard)
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)

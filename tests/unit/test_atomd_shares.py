@@ -72,7 +72,7 @@ async def test_a_folder_of_this_host_is_bound_harmless_and_a_disk_stays_as_it_is
     bound, made_harmless = world.said()
     assert bound == f"mount --bind -- {HERE.path} {folder.path}"
     assert made_harmless == f"mount -o remount,bind,nosuid,nodev,noexec,nosymfollow,rw -- {folder.path}"
-    assert world.shares.places() == [(VM, 1, VID)]
+    assert await world.shares.places() == [(VM, 1, VID)]
 
 
 async def test_a_folder_of_another_host_is_mounted_by_nfs_and_its_server_waited_for(world: World) -> None:
@@ -105,7 +105,7 @@ async def test_each_vm_has_its_own_and_the_end_of_one_leaves_the_other(world: Wo
     await world.shares.mounted((VM, 1), (HERE,))
     await world.shares.mounted((OTHER, 1), (HERE,))
     assert await world.shares.unmount((VM, 1))
-    assert world.shares.places() == [(OTHER, 1, VID)]
+    assert await world.shares.places() == [(OTHER, 1, VID)]
     assert os.listdir(world.folder / "the shares") == [f"{OTHER}.1.{VID}"]
 
 
@@ -113,7 +113,7 @@ async def test_an_end_takes_earlier_lives_along_and_leaves_later_ones(world: Wor
     for generation in (1, 2, 3):
         await world.shares.mounted((VM, generation), (HERE,))
     assert await world.shares.unmount((VM, 2))
-    assert world.shares.places() == [(VM, 3, VID)]
+    assert await world.shares.places() == [(VM, 3, VID)]
 
 
 async def test_a_mount_that_is_busy_is_torn_out(world: World) -> None:
@@ -121,14 +121,14 @@ async def test_a_mount_that_is_busy_is_torn_out(world: World) -> None:
     (world.folder / "busy").touch()
     assert await world.shares.unmount((VM, 1))
     assert world.said()[-1].startswith("umount --force --lazy")
-    assert world.shares.places() == []
+    assert await world.shares.places() == []
 
 
 async def test_strays_of_an_atomd_that_died_are_swept_and_lives_stay(world: World) -> None:
     await world.shares.mounted((VM, 1), (HERE,))
     await world.shares.mounted((OTHER, 4), (HERE,))
     assert await world.again().sweep(lambda: [(VM, 1)])
-    assert world.shares.places() == [(VM, 1, VID)]
+    assert await world.shares.places() == [(VM, 1, VID)]
 
 
 async def test_a_life_that_begins_while_strays_are_looked_for_keeps_its_mount(world: World) -> None:
@@ -140,7 +140,7 @@ async def test_a_life_that_begins_while_strays_are_looked_for_keeps_its_mount(wo
         return lives
 
     assert await world.shares.sweep(asked)
-    assert world.shares.places() == [(VM, 1, VID)]
+    assert await world.shares.places() == [(VM, 1, VID)]
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -158,7 +158,7 @@ async def test_a_server_that_refuses_is_asked_again_and_then_has_what_it_needs(
         nursery.start_soon(world.shares.mounted, (VM, 1), (THERE,))
         await until(lambda: len(world.said()) >= 2)
         (world.folder / "fails").unlink()
-    assert world.shares.places() == [(VM, 1, VID)]
+    assert await world.shares.places() == [(VM, 1, VID)]
 
 
 @pytest.mark.parametrize(("how", "why"), [("fails", "Connection refused"), ("hangs", "takes too long")])
@@ -169,7 +169,7 @@ async def test_a_mount_has_a_deadline_and_leaves_nothing(
     (world.folder / how).touch()
     with pytest.raises(NotMounted, match=why):
         await world.shares.mounted((VM, 1), (THERE,))
-    assert world.shares.places() == []
+    assert await world.shares.places() == []
 
 
 async def test_a_host_has_a_limit_of_mounts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
