@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.vms import Vms, booted, electros, serial_of
+from tests.lab.vms import Vms, booted, electros, plainly, serial_of
 
 pytestmark = pytest.mark.lab
 
@@ -224,3 +224,11 @@ def test_a_storaged_that_is_killed_leaves_guests_their_folder_and_knows_whose_it
     assert exports(lab) == [path]
     until(lambda: electros(lab, "rm", "--force", two.vm["id"], code=None).code == 0)
     until(lambda: exports(lab) == [])
+
+
+def test_a_folder_is_for_several_vms_and_a_disk_may_be_shareable_still(lab: Any) -> None:
+    words = ("volume", "create", "--size", "0.125", "--name", "disk", "--format")
+    assert "--shareable" in plainly(lab, *words, "folder", code=2).err
+    disk = electros(lab, *words, "raw", "--shareable").document["volume"]
+    assert (disk["format"], disk["shareable"]) == ("raw", True)
+    electros(lab, "volume", "rm", "--yes", disk["vid"])
