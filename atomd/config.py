@@ -89,6 +89,7 @@ class Config(BaseModel):
     audit: Path = audit.PATH
     storaged_socket: Path = Path("/run/atomos/storaged.sock")
     atomctl_socket: Path = ATOMCTL_SOCKET
+    shares: Path = Path("/run/atomos/shares")
     libvirt_uri: str = "qemu:///system"
     network: str = "default"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"

@@ -29,6 +29,7 @@ from atomd.placement import admits
 from atomd.quota import Quota
 from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
+from atomd.shares import Shares
 from atomd.storage import Storage
 from atomd.uses import Uses, uses_here
 from matcher.net import peer
@@ -89,6 +90,7 @@ async def _serve(
         hardware=hardware,
         host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
         storage=Storage(identity, config.storaged_socket),
+        shares=Shares(config.shares),
         console_folder=_console_folder(config.state),
         network=config.network,
         nursery=nursery,

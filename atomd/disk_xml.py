@@ -10,6 +10,7 @@ from itertools import count
 from lxml import etree
 
 from atomd.domains import DomainSecret, StartFailed
+from atomd.volumes import is_folder
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import VmId, dashed
 
@@ -28,15 +29,27 @@ def add(parent: Element, name: str, text: str | None = None, /, **attributes: st
 def add_disks(devices: Element, volumes: Sequence[AttachedVolume], vm_id: VmId, *, is_x86: bool) -> None:
     """Bootable disks first, else in the user's order: vda is what the machine boots from. A CD is booted where no disk
     can be: before anything is installed, that is."""
-    disks = sorted((v for v in volumes if not v.cdrom), key=lambda volume: not volume.bootable)
+    images = [volume for volume in volumes if not is_folder(volume)]
+    disks = sorted((v for v in images if not v.cdrom), key=lambda volume: not volume.bootable)
     bootable = sum(volume.bootable for volume in disks)
     for place, volume in enumerate(disks):
         _disk(devices, volume, _name("vd", place), vm_id, place + 1 if volume.bootable else None)
-    discs = [volume for volume in volumes if volume.cdrom]
+    discs = [volume for volume in images if volume.cdrom]
     for place, volume in enumerate(discs):
         _disc(devices, volume, _name("sd", place), vm_id, bootable + place + 1, is_x86=is_x86)
     if discs and not is_x86:
         add(devices, "controller", type="scsi", model="virtio-scsi")
+
+
+def add_folders(devices: Element, volumes: Iterable[AttachedVolume]) -> None:
+    """Each by a virtiofsd of its own, which libvirt starts and ends with the VM, and which sees nothing but the folder.
+    The guest mounts it by its vid. Read-only is the mount that the path leads to: virtiofs itself can't be."""
+    for volume in filter(is_folder, volumes):
+        folder = add(devices, "filesystem", type="mount", accessmode="passthrough")
+        add(folder, "driver", type="virtiofs")
+        add(add(folder, "binary"), "sandbox", mode="namespace")
+        add(folder, "source", dir=_path(volume))
+        add(folder, "target", dir=volume.vid)
 
 
 def one_disk_xml(volume: AttachedVolume, vm_id: VmId, taken: Collection[str]) -> str:

@@ -12,9 +12,9 @@ from unicodedata import bidirectional, category
 
 from lxml import etree
 
-from atomd.disk_xml import NAME_PREFIX, Element, add, add_disks, parse
+from atomd.disk_xml import NAME_PREFIX, Element, add, add_disks, add_folders, parse
 from atomd.inventory.levels import LEVELS
-from atomd.volumes import HOT_MAX
+from atomd.volumes import HOT_MAX, is_folder
 from matcher.wire.messages import Accelerator, Arch, Firmware
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId, dashed, parse_id
@@ -192,7 +192,11 @@ def _memory(domain: Element, spec: DomainSpec) -> None:
     add(domain, "memory", str(spec.ram_mib), unit="MiB")
     add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
     # No page merging: by its timing, one user's guest could learn what another's holds.
-    add(add(domain, "memoryBacking"), "nosharepages")
+    backing = add(domain, "memoryBacking")
+    add(backing, "nosharepages")
+    if any(is_folder(volume) for volume in spec.volumes):
+        add(backing, "source", type="memfd")  # virtiofsd reads and writes the guest's memory
+        add(backing, "access", mode="shared")
     if spec.numa >= 0:
         # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
         # guest with some distant memory is better than a guest killed for the lack of near memory.
@@ -270,6 +274,7 @@ def _devices(domain: Element, spec: DomainSpec) -> None:
     x86 = PLATFORMS[spec.arch].is_x86
     devices = add(domain, "devices")
     add_disks(devices, spec.volumes, spec.vm_id, is_x86=x86)
+    add_folders(devices, spec.volumes)
     _slots(devices, spec)
     add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
     _network(devices, spec)

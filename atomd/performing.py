@@ -6,8 +6,9 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -40,12 +41,13 @@ from atomd.moment import Moment
 from atomd.plugger import Plugger, StorageLike
 from atomd.reconcile import Observed
 from atomd.refusals import unattached
+from atomd.shares import Life, NotMounted
 from atomd.traits import arch_for
 from atomd.volumes import ASK_AGAIN, Answer, Silent, has_own_images, why_not_begun
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
-from matcher.wire.volumes import Attached, ChapSecret
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
 from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0
@@ -87,6 +89,16 @@ def became(before: Vm | None, vm: Vm) -> str:
     return BECAME.get(vm.state, "")
 
 
+class SharesLike(Protocol):
+    """The folders that VMs share: see `atomd.shares`."""
+
+    async def mounted(self, life: Life, volumes: Collection[AttachedVolume]) -> tuple[AttachedVolume, ...]: ...
+
+    async def unmount(self, life: Life) -> bool: ...
+
+    async def sweep(self, lives: Callable[[], Collection[Life]]) -> bool: ...
+
+
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -99,6 +111,7 @@ class Performer:
         hardware: Hardware,
         host_threads: frozenset[int],
         storage: StorageLike,
+        shares: SharesLike,
         console_folder: Path,
         network: str,
         nursery: trio.Nursery,
@@ -107,7 +120,7 @@ class Performer:
         self.compute = compute
         self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
         self._host_threads, self._network = host_threads, network
-        self._storage, self._console_folder = storage, console_folder
+        self._storage, self._shares, self._console_folder = storage, shares, console_folder
         self._nursery, self._audit = nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
@@ -143,6 +156,7 @@ class Performer:
         """At start, every `RECONCILE_S`, and whenever something says that what is known may be stale."""
         while True:
             self._look_again = trio.Event()
+            await self._shares.sweep(self._lives)
             try:
                 looked = self.compute.look()
                 for effects in self.compute.reconcile(await self._observe(), looked, now_s()):
@@ -160,6 +174,11 @@ class Performer:
                 self.apply(effects)
 
     # ---- inside
+
+    def _lives(self) -> list[Life]:
+        """Those that may have a domain: what has ended has nothing mounted."""
+        ended = (State.STOPPED, State.FAILED)
+        return [(vm.vm_id, vm.generation) for vm in self.compute.vms.values() if vm.state not in ended]
 
     def _perform(self, effect: wanted.Effect) -> None:
         match effect:
@@ -226,7 +245,7 @@ class Performer:
 
     async def _detach(self, vm: Vm) -> None:
         self._secrets.pop((vm.vm_id, vm.generation), None)
-        done = await self._storage.detach(vm)
+        done = await self._shares.unmount((vm.vm_id, vm.generation)) and await self._storage.detach(vm)
         self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
         if not done:
             await self._soon()
@@ -255,6 +274,8 @@ class Performer:
             return
         secrets, has_images = domain_secrets(vm.vm_id, opened.secrets), has_own_images(opened.volumes)
         try:
+            mounted = await self._shares.mounted((vm.vm_id, vm.generation), opened.volumes)
+            opened = Attached(mounted, opened.secrets)
             await self._hypervisor.ensure_network(self._network)
             await self._hypervisor.start(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
         except DomainExists as error:
@@ -264,7 +285,7 @@ class Performer:
         except (HypervisorDown, Unknown) as error:
             await self._start_later(vm, str(error))
             return
-        except (StartFailed, HypervisorError) as error:
+        except (StartFailed, HypervisorError, NotMounted) as error:
             failure = str(error)
         if has_images and failure is None:
             await self._begin(vm)

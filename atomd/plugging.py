@@ -22,7 +22,7 @@ from atomd.closed import Closed
 from atomd.effects import AttachVolume, Changed, DetachVolume, Effects, PlugVolume, UnplugVolume
 from atomd.lifecycle import Added, Change, Stage, State, Vm
 from atomd.refusals import on_volume, refused, silent, too_old
-from atomd.volumes import HOT_MAX, Answer, Silent
+from atomd.volumes import HOT_MAX, Answer, Silent, is_folder
 from matcher.offers.ledger import User
 from matcher.wire.messages import VOLUMES_MAX, ConfirmVolume, Refused
 from matcher.wire.volumes import Attached
@@ -67,6 +67,9 @@ class Plugging:
             return [] if vm.change == change else self._books.not_now(vm, "detach")
         if vm.change is not None and vm.change != change:
             return _changing(vm, vm.change, "to detach it")
+        if vm.state is State.RUNNING and any(volume.vid == vid and is_folder(volume) for volume in vm.volumes):
+            hint = "electros stop it first, or electros rm"
+            return on_volume(vid, "not-hot", "a folder stays with a VM while it runs", hint, "to detach it")
         if vm.state is State.RUNNING and vid == _boots_from(vm):
             hint = "electros stop it first, or electros rm"
             return on_volume(vid, "boots-from", "the VM runs from it", hint, "to detach it")
@@ -113,6 +116,9 @@ class Plugging:
                 given = replace(vm, change=Change(vid, Stage.ATTACHING, answer.volumes[0]))
                 if vm.state in AT_REST:
                     return self._have(given, before=vm)
+                if is_folder(answer.volumes[0]):
+                    hint = "electros stop it, attach it then, and electros start"
+                    return self._undo(vm, vid, on_volume(vid, "not-hot", "a folder can't come to a running VM", hint))
                 entered = self._books.enter(given, before=vm)
                 self._books.busy.add(vm_id)
                 return [entered, PlugVolume(given, vid)]

@@ -100,21 +100,31 @@ def _is_good(claimed: list[str], answer: Attached, *, is_own: bool) -> bool:
     if sorted(claimed) != sorted(volume.vid for volume in answer.volumes):
         return False
     opened = {secret.vid for secret in answer.secrets}
-    away = {volume.vid for volume in answer.volumes if volume.iscsi is not None}
-    return away == opened and (not away if is_own else all(_is_export(volume) for volume in answer.volumes))
+    targets = {volume.vid for volume in answer.volumes if volume.iscsi is not None}
+    if is_own:
+        return not opened and not is_away(answer.volumes)
+    return targets == opened and all(_is_export(volume) for volume in answer.volumes)
 
 
 def _is_export(volume: AttachedVolume) -> bool:
-    """Raw alone: a qcow2 header may name files, and would be read on this host."""
+    """Raw alone, or a folder: a qcow2 header may name files, and would be read on this host."""
+    if volume.path:
+        return False
+    if volume.format is ImageFormat.FOLDER:
+        return volume.nfs is not None and volume.iscsi is None and may_be_a_host(volume.nfs.server.ip)
     target = volume.iscsi
-    return (
-        target is not None and not volume.path and volume.format is ImageFormat.RAW and may_be_a_host(target.portal.ip)
-    )
+    is_raw = volume.format is ImageFormat.RAW and volume.nfs is None
+    return is_raw and target is not None and may_be_a_host(target.portal.ip)
 
 
 def is_away(volumes: Iterable[AttachedVolume]) -> bool:
     """Whether any of them comes over the network."""
-    return any(volume.iscsi is not None for volume in volumes)
+    return any(volume.iscsi is not None or volume.nfs is not None for volume in volumes)
+
+
+def is_folder(volume: AttachedVolume) -> bool:
+    """No disk: files that VMs share."""
+    return volume.format is ImageFormat.FOLDER
 
 
 def has_own_images(volumes: Iterable[AttachedVolume]) -> bool:
@@ -137,8 +147,9 @@ def is_same(before: Iterable[AttachedVolume], now: Iterable[AttachedVolume]) -> 
 
 
 def _key(volume: AttachedVolume) -> tuple[object, ...]:
-    target = volume.iscsi
-    return volume.vid, volume.path, target and (target.target, target.lun, target.initiator, target.user)
+    target, folder = volume.iscsi, volume.nfs
+    way = target and (target.target, target.lun, target.initiator, target.user)
+    return volume.vid, volume.path, way, folder and folder.path
 
 
 def told(reasons: Iterable[Reason]) -> str:

@@ -69,7 +69,7 @@ class Exports(Protocol):
 
     async def give(
         self, attachment: Attachment, file: AttachedVolume, asker: str
-    ) -> tuple[AttachedVolume, ChapSecret] | Refused:
+    ) -> tuple[AttachedVolume, ChapSecret | None] | Refused:
         """Export the file to the attachment's host, in its epoch; the same again for the same attachment. `asker` is
         the address that the host asks from."""
         ...
@@ -210,14 +210,14 @@ class Attaching:
         """Files for a VM on this host; exports for others."""
         if host_id == self._server:
             return Attached(kept.files)
-        given: list[tuple[AttachedVolume, ChapSecret]] = []
+        given: list[tuple[AttachedVolume, ChapSecret | None]] = []
         for attachment, file in zip(kept.attachments, kept.files, strict=True):
             export = await self._exports.give(attachment, file, address)
             if isinstance(export, Refused):
                 await self._take_back(kept)
                 return export
             given.append(export)
-        return Attached(tuple(volume for volume, _ in given), tuple(secret for _, secret in given))
+        return Attached(tuple(volume for volume, _ in given), tuple(secret for _, secret in given if secret))
 
     async def _take_back(self, kept: Kept) -> None:
         """What is refused is not attached; but a life that has its volumes already keeps them."""

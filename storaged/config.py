@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from matcher.net import audit, multicast
 from specs.units import GB_MIB
-from storaged.export import tgt
+from storaged.export import nfs, tgt
 from storaged.pool import VOLUMES_MAX, Pool
 
 PORT = 7767  # beside atomd's front door
@@ -46,9 +46,9 @@ class PoolSettings(BaseModel):
 
 
 class Config(BaseModel):
-    """One host's settings; every key has a default. `iscsi_port` 0: volumes are for VMs on this host alone. `exports`
-    is for the programs that serve them. `image_user` is who qemu-img runs as, and `fetch_allowed` opens addresses from
-    which no image would be fetched."""
+    """One host's settings; every key has a default. `iscsi_port` or `nfs_port` 0: volumes, or folders, are for VMs on
+    this host alone. `exports` is for the programs that serve them. `image_user` is who qemu-img runs as, and
+    `fetch_allowed` opens addresses from which no image would be fetched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,6 +58,7 @@ class Config(BaseModel):
     pools: Annotated[tuple[PoolSettings, ...], MaxLen(64)] = (PoolSettings(path=Path("/srv/atomos")),)
     audit: Path = audit.PATH
     iscsi_port: Annotated[int, Ge(0), Le(65535)] = tgt.PORT
+    nfs_port: Annotated[int, Ge(0), Le(65535)] = nfs.PORT
     exports: Path = Path("/run/atomos/exports")
     image_user: str = ""  # empty: the first of `sandbox.USERS` that the machine has
     fetch_allowed: Annotated[tuple[IPv4Network | IPv6Network, ...], MaxLen(64)] = ()

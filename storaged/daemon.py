@@ -54,7 +54,7 @@ async def run(config: Config) -> None:
 async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
     catalogue = Catalogue(config, host_id)
-    exports = exports_of(config.iscsi_port, config.exports, config.state, catalogue.snapshot, host_id)
+    exports = exports_of(config, catalogue.snapshot, host_id)
     keeper = Keeper(
         Journal(config.state / "storaged.sqlite"),
         server=host_id,

@@ -4,11 +4,9 @@ What is exported is what is attached, no more and no less: told to the driver at
 """
 
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
 from shutil import which
 
 import trio
@@ -18,17 +16,23 @@ from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import HostId
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
-from storaged.export.description import Access, Export, Image, Kind, Unknown, chap_of
+from storaged.config import Config
+from storaged.export.description import Access, Export, Kind, Unknown, chap_of
 from storaged.export.exporter import Exporter
 from storaged.export.key import load_key
+from storaged.export.nfs import Nfs, Place
 from storaged.export.tgt import Portal, Tgt
 from storaged.fit import reason
 from storaged.keeper import Keeper, NotCut, not_exported
+from storaged.reaching import START_S, address_towards, capabilities, image_of
+from storaged.sharing import Folders
 from storaged.volume import Snapshot, Volume
 
 KEY = "exports.key"
 TGTD = "tgtd"
-START_S = 4.0  # for what serves exports, at the first of them
+# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SETGID, CAP_SETUID: linux/capability.h
+GANESHA_NEEDS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 7
+GANESHA = ("ganesha.nfsd", "dbus-daemon", "dbus-send")
 
 log = logging.getLogger("storaged")
 
@@ -44,7 +48,7 @@ class Iscsi:
         if volume.format is not ImageFormat.RAW:
             return f"its image is {volume.format}: only raw ones reach other hosts"
         if volume.shareable and not volume.readonly:
-            return "a shareable volume reaches VMs on its own host alone, for now"
+            return "a shareable disk reaches VMs on its own host alone; a shareable folder reaches all"
         return None
 
     async def give(
@@ -67,9 +71,7 @@ class Iscsi:
 
     async def cut(self, attachment: Attachment) -> None:
         """Raises `NotCut` where its holder may still write."""
-        volume = self._snapshot().volumes.get(attachment.vid)
-        if volume is None:
-            raise NotCut(f"volume {attachment.vid} is not here now, so that its export can't be seen to have ended")
+        volume = self._snapshot().volumes[attachment.vid]
         ended = await self._exporter.cut(image_of(volume), attachment.epoch)
         if isinstance(ended, Unknown):
             raise NotCut(f"the export of volume {attachment.vid} has not ended yet: {ended.why}")
@@ -87,7 +89,8 @@ class Iscsi:
         """An export for each attachment to another host whose volume is here."""
         volumes = self._snapshot().volumes
         for attachment in keeper.state.attachments:
-            if attachment.host_id != self._server and attachment.vid in volumes:
+            volume = volumes.get(attachment.vid)
+            if attachment.host_id != self._server and volume and volume.format is not ImageFormat.FOLDER:
                 yield self.export_of(attachment)
 
     def export_of(self, attachment: Attachment) -> Export:
@@ -97,7 +100,7 @@ class Iscsi:
 
 
 class NoExports:
-    """Of a host that gives its volumes to its own VMs alone."""
+    """Of a host that gives its volumes to its own VMs alone, or those of one kind."""
 
     def why_not(self, _: Volume) -> str | None:
         return "its host exports no volumes: the VM has to run there"
@@ -112,28 +115,64 @@ class NoExports:
         """There is nothing to do."""
 
 
-def exports_of(
-    port: int, folder: Path, state: Path, snapshot: Callable[[], Snapshot], server: HostId
-) -> Iscsi | NoExports:
-    """As this host's settings and programs allow. `folder` is the server's own, `state` keeps the key. Raises
-    `KeyUnusable`."""
-    if not port or which(TGTD) is None:
-        why = f"there is no {TGTD} (Debian: tgt)" if port else "iscsi_port is 0"
-        log.info("volumes are for VMs on this host alone: %s", why)
-        return NoExports()
+class Exporting:
+    """Each volume in its own way: disks by iSCSI, folders by NFS. `attaching.Exports`, and the keeper's *cut*."""
+
+    def __init__(
+        self, disks: Iscsi | NoExports, folders: Folders | NoExports, snapshot: Callable[[], Snapshot]
+    ) -> None:
+        self._disks, self._folders, self._snapshot = disks, folders, snapshot
+
+    def why_not(self, volume: Volume) -> str | None:
+        return self._of(volume).why_not(volume)
+
+    async def give(
+        self, attachment: Attachment, file: AttachedVolume, asker: str
+    ) -> tuple[AttachedVolume, ChapSecret | None] | Refused:
+        return await self._of(file).give(attachment, file, asker)
+
+    async def cut(self, attachment: Attachment) -> None:
+        """Raises `NotCut` where its holder may still write."""
+        volume = self._snapshot().volumes.get(attachment.vid)
+        if volume is None:
+            raise NotCut(f"volume {attachment.vid} is not here now, so that its export can't be seen to have ended")
+        await self._of(volume).cut(attachment)
+
+    async def run(self, keeper: Keeper) -> None:
+        async with trio.open_nursery() as nursery:
+            for way in (self._disks, self._folders):
+                nursery.start_soon(way.run, keeper)
+
+    def _of(self, volume: Volume | AttachedVolume) -> Iscsi | Folders | NoExports:
+        return self._folders if volume.format is ImageFormat.FOLDER else self._disks
+
+
+def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId) -> Exporting:
+    """As this host's settings and programs allow. Raises `KeyUnusable`."""
     everywhere = IPv4Address("0.0.0.0")  # noqa: S104  hosts come by any link
-    return Iscsi(Tgt(Portal(everywhere, folder / "iscsi", port)), load_key(state / KEY), snapshot, server)
+    disks: Iscsi | NoExports = NoExports()
+    folders: Folders | NoExports = NoExports()
+    if _is_able("volumes", config.iscsi_port, "iscsi_port", (TGTD,), "tgt"):
+        portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port)
+        disks = Iscsi(Tgt(portal), load_key(config.state / KEY), snapshot, server)
+    if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
+        place = Place(everywhere, config.exports / "nfs", config.nfs_port)
+        folders = Folders(Nfs(place), snapshot, server)
+    return Exporting(disks, folders, snapshot)
 
 
-def image_of(volume: Volume) -> Image:
-    return Image(volume.vid, volume.pool, volume.path, volume.image, volume.format, volume.readonly)
+def _may_serve_folders() -> bool:
+    """ganesha acts as whoever a guest says that it is, and has of storaged's capabilities what it needs for that."""
+    lacks = GANESHA_NEEDS & ~capabilities()
+    if lacks:
+        log.info("folders are for VMs on this host alone: storaged's unit lacks what ganesha needs: docs/install.md")
+    return not lacks
 
 
-def address_towards(ip: str) -> str:
-    """The address of this host that a host at `ip` can reach: the one that the kernel would answer from."""
-    address, _, link = ip.partition("%")
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as asking:
-        scope = (socket.if_nametoindex(link),) if link else ()
-        asking.connect((address, 9, 0, *scope) if family == socket.AF_INET6 and scope else (address, 9))
-        return str(asking.getsockname()[0]).partition("%")[0]
+def _is_able(what: str, port: int, setting: str, programs: tuple[str, ...], packages: str) -> bool:
+    lacks = [program for program in programs if which(program) is None]
+    if port and not lacks:
+        return True
+    why = f"there is no {lacks[0]} (Debian: {packages})" if port else f"{setting} is 0"
+    log.info("%s are for VMs on this host alone: %s", what, why)
+    return False

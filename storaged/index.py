@@ -306,7 +306,11 @@ def _metadata(folder: int) -> Metadata:
 
 def _volume(folder: int, pool: str, path: str, vid: Vid, metadata: Metadata) -> Volume:
     _check_path(f"{path}/{metadata.image}")
-    size_bytes = image_size_bytes(folder, metadata.image, metadata.format)
+    if metadata.format is ImageFormat.FOLDER:
+        _check_folder(folder, metadata.image)
+        size_bytes = metadata.size_mib * _MIB  # a promise: what is in it is not counted
+    else:
+        size_bytes = image_size_bytes(folder, metadata.image, metadata.format)
     return Volume(
         vid=vid,
         name=metadata.name,
@@ -348,6 +352,16 @@ def image_size_bytes(folder: int, image: str, image_format: ImageFormat) -> int:
     if isinstance(header, Bad):
         raise Unusable(header.reason)
     return header.size_bytes
+
+
+def _check_folder(folder: int, name: str) -> None:
+    """Never through a link: what lies in it is guests' own, and nobody here looks at it."""
+    try:
+        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError as problem:
+        raise Unusable(f"its folder {name} is missing") from problem
+    if not stat.S_ISDIR(facts.st_mode):
+        raise Unusable(f"its folder {name} is {'a symbolic link' if stat.S_ISLNK(facts.st_mode) else 'no folder'}")
 
 
 def _check_path(path: str) -> None:

@@ -23,6 +23,7 @@ NAME_MAX = 64  # as on the wire
 STEP_MIB = 128  # 0.125 GB
 SIZE_MAX_MIB = 2**30  # 1 PiB
 IMAGE_DEFAULT = "data.img"
+FOLDER_DEFAULT = "share"  # what is given to VMs of a volume that is a folder
 IMAGE_NAME_MAX_BYTES = 200
 OURS = frozenset({"meta.json", "attachment.json", "pool.json"})  # never an image
 
@@ -41,8 +42,8 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One volume's metadata. A private volume has an owner; a shareable one is not bootable. `goes_with`: the VM with
-    which it is removed. `sha256`: of the image that it was made from, as that came."""
+    """One volume's metadata. A private volume has an owner; a shareable one is not bootable; a folder is shareable.
+    `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from, as that came."""
 
     size_mib: int
     name: str = ""
@@ -108,6 +109,8 @@ def _checked(fields: dict[str, Value]) -> Metadata | Bad:
         problems.append("a shareable volume can't be bootable")
     if metadata.shareable and metadata.format is ImageFormat.QCOW2 and not metadata.readonly:
         problems.append("a shareable volume must be raw: two writers would wreck a qcow2's tables")
+    if metadata.format is ImageFormat.FOLDER and not metadata.shareable:
+        problems.append('a folder must be "shareable": it is no disk of one VM')
     if metadata.private and metadata.owner is None:
         problems.append('a private volume needs an "owner", the id of its user')
     return Bad("in meta.json, " + "; ".join(problems)) if problems else metadata
@@ -166,12 +169,13 @@ def _format(fields: dict[str, Value], problems: list[str]) -> ImageFormat:
     value = fields.get("format", ImageFormat.RAW.value)
     if isinstance(value, str) and value.lower() in set(ImageFormat):
         return ImageFormat(value.lower())
-    problems.append(f'"format" must be raw or qcow2, not {_kind(value)}')
+    problems.append(f'"format" must be raw, qcow2 or folder, not {_kind(value)}')
     return ImageFormat.RAW
 
 
 def _image(fields: dict[str, Value], problems: list[str]) -> str:
-    value = fields.get("image", IMAGE_DEFAULT)
+    is_folder = str(fields.get("format")).lower() == ImageFormat.FOLDER
+    value = fields.get("image", FOLDER_DEFAULT if is_folder else IMAGE_DEFAULT)
     if isinstance(value, str) and _plain_name(value):
         return value
     problems.append(f'"image" must be the plain name of a file beside meta.json, not {_kind(value)}')

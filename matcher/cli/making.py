@@ -33,17 +33,24 @@ def create(
     size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")],
     name: Name,
     image_format: Annotated[
-        ImageFormat, Parameter(name="--format", help="raw reaches VMs on all hosts, qcow2 those on its own")
-    ] = ImageFormat.RAW,
+        ImageFormat | None,
+        Parameter(name="--format", help="raw reaches VMs on all hosts, qcow2 those on its own; shareable is a folder"),
+    ] = None,
     bootable: Annotated[bool, Parameter(help="VMs boot from it", negative="")] = False,
     private: Annotated[bool, Parameter(help="nobody else may see or use it", negative="")] = False,
-    shareable: Annotated[bool, Parameter(help="several VMs may have it at once", negative="")] = False,
+    shareable: Annotated[bool, Parameter(help="a folder that several VMs have at once", negative="")] = False,
     readonly: Annotated[bool, Parameter(help="nobody may write it", negative="")] = False,
     host: Host = None,
     output: Output = "table",
 ) -> None:
-    """Make a new, empty volume. It takes space as it is written; its whole size counts against your grant."""
+    """Make a new, empty volume. It takes space as it is written; its whole size counts against your grant.
+
+    A VM mounts a shareable one by its UUID without dashes: mount -t virtiofs UUID /mnt
+    """
     mib = size_mib(size)
+    image_format = image_format or (ImageFormat.FOLDER if shareable else ImageFormat.RAW)
+    if image_format is ImageFormat.FOLDER and not shareable:
+        raise Failure(Exit.USAGE, "a folder is for several VMs: say --shareable as well")
     if shareable and bootable:
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
     with session() as mine:

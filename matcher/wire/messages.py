@@ -94,10 +94,11 @@ class Accelerator(StrEnum):
 
 
 class ImageFormat(StrEnum):
-    """The only formats served; read from the metadata, never probed."""
+    """The only formats served; read from the metadata, never probed. A folder is no disk: VMs share its files."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
+    FOLDER = "folder"
 
 
 class Reach(StrEnum):

@@ -220,10 +220,21 @@ class IscsiTarget(Message):
     user: Word  # of CHAP; its secret travels beside
 
 
+NfsPath = Annotated[str, Strict(), StringConstraints(max_length=70, pattern=r"^/vol\.[0-9a-f]{32}\.\d+\.[0-9a-f]{16}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class NfsFolder(Message):
+    """A folder's export to one host, in one epoch: whoever comes from that host's address may mount it."""
+
+    server: Address
+    path: NfsPath
+
+
 @dataclass(frozen=True, slots=True)
 class AttachedVolume(Message):
-    """A volume as the domain may use it: an absolute path on this host, or (then `path` is empty) an iSCSI target; and
-    the format that the metadata states. `cdrom` is the user's wish, and no storage host's."""
+    """A volume as the domain may use it: an absolute path on this host, or (then `path` is empty) an iSCSI target or a
+    folder of another host; and the format that the metadata states. `cdrom` is the user's wish alone."""
 
     vid: Id
     path: Annotated[str, Strict(), StringConstraints(max_length=4096)]
@@ -232,6 +243,7 @@ class AttachedVolume(Message):
     shareable: Flag
     bootable: Flag
     iscsi: IscsiTarget | None = None
+    nfs: NfsFolder | None = None
     cdrom: Flag = False
 
 

@@ -3,6 +3,8 @@ them.
 
 NFSv4 alone, on one port: no portmapper, no lock daemon, no Kerberos. After a restart the clients have a grace of
 `GRACE_S` to take back what they had open; they show themselves more often than once a lease, so that nobody is late.
+They come from ports below 1024, which are root's on their host: other users there have the same address, and so have
+its guests, whose ports libvirt's NAT puts above.
 Source: ganesha-config(8), ganesha-export-config(8) and src/support/exports.c of nfs-ganesha 4.3.
 Pure.
 """
@@ -39,7 +41,9 @@ NFSv4 {{
     RecoveryBackend = fs; RecoveryRoot = "{state}";
 }}
 NFS_KRB5 {{ Active_krb5 = false; }}
-EXPORT_DEFAULTS {{ Access_Type = None; Protocols = 4; Transports = TCP; SecType = sys; Squash = No_Root_Squash; }}
+EXPORT_DEFAULTS {{
+    Access_Type = None; Protocols = 4; Transports = TCP; SecType = sys; Squash = No_Root_Squash; PrivilegedPort = true;
+}}
 LOG {{ Default_Log_Level = EVENT; }}
 """
 

@@ -142,7 +142,7 @@ class Nfs(Serving):
 
     def _access(self, export: Export) -> Access:
         address, port, path = str(self._place.address), self._place.port, words.pseudo_path(export)
-        return Access(Kind.NFS, path, ImageFormat.RAW, export.image.readonly, address=address, port=port)
+        return Access(Kind.NFS, path, ImageFormat.FOLDER, export.image.readonly, address=address, port=port)
 
     async def _answers(self) -> bool:
         try:

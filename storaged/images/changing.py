@@ -13,8 +13,8 @@ from matcher.wire.messages import ImageFormat
 from storaged.beneath import Unusable, open_beneath, open_folder, read_start
 from storaged.images import qcow2, qemu_img
 from storaged.images.copying import Progress, silent
-from storaged.images.idle import Idle, open_idle
-from storaged.images.making import MIB, check_metadata, check_size, empty_image, gb, steps
+from storaged.images.idle import Idle, check_idle, open_idle
+from storaged.images.making import MIB, check_disk, check_metadata, check_size, empty_image, gb, steps
 from storaged.images.meta import metadata_in, write_meta
 from storaged.images.replacing import lent_image, replace_image
 from storaged.images.sandbox import Sandbox
@@ -82,6 +82,7 @@ def convert(
     sandbox: Sandbox, volume: Volume, image_format: ImageFormat, *, stopped: bool = False, progress: Progress = silent
 ) -> None:
     """Gives the volume a new image with the same content in another format."""
+    check_disk(image_format)
     with open_idle(volume, stopped=stopped) as idle:
         if idle.volume.format is image_format:
             raise Unusable(f"the volume is {image_format.value} already")
@@ -111,9 +112,9 @@ def judge_own(idle: Idle) -> None:
 def remove(volume: Volume) -> None:
     """Deletes the volume with its snapshots. The caller has made sure that no VM holds it; it is looked at again."""
     parent, name = os.path.split(volume.path)
+    check_idle(volume)
     try:
         with (
-            open_idle(volume),
             open_folder(volume.pool) as root,
             open_beneath(volume.pool, parent) as within,
         ):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from matcher.wire.messages import ImageFormat
 from storaged.beneath import Unusable, open_beneath, open_file
 from storaged.export.file import writer_of
 from storaged.index import read_volume
@@ -31,6 +32,8 @@ def open_idle(volume: Volume, *, stopped: bool = False) -> Iterator[Idle]:
         try:
             folder = stack.enter_context(open_beneath(volume.pool, volume.path))
             fresh = _fresh(folder, volume, stopped)
+            if fresh.format is ImageFormat.FOLDER:
+                raise Unusable("the volume is a folder, and only disks can be copied or changed so; do it in a VM")
             image, _ = stack.enter_context(open_file(fresh.image, folder))
         except FileNotFoundError as problem:
             raise Unusable("the volume is gone") from problem
@@ -39,12 +42,26 @@ def open_idle(volume: Volume, *, stopped: bool = False) -> Iterator[Idle]:
         yield Idle(fresh, folder, image)
 
 
+def check_idle(volume: Volume) -> None:
+    """As `open_idle`, where the content does not matter: of a folder too."""
+    if volume.format is not ImageFormat.FOLDER:
+        with open_idle(volume):
+            return
+    try:
+        with open_beneath(volume.pool, volume.path) as folder:
+            _fresh(folder, volume, stopped=False)
+    except FileNotFoundError as problem:
+        raise Unusable("the volume is gone") from problem
+    except OSError as problem:
+        raise Unusable(f"the volume can't be opened: {problem.strerror}") from problem
+
+
 def _fresh(folder: int, volume: Volume, stopped: bool) -> Volume:
     fresh = read_volume(folder, volume.pool, volume.path, volume.vid)
     if (fresh.format, fresh.image, fresh.size_mib) != (volume.format, volume.image, volume.size_mib):
         raise Unusable("its metadata has changed since the last scan; try again")
     if fresh.right is not None and fresh.right.held and not stopped:
         raise Unusable("the volume is in use; detach it, or remove its VM first: electros rm")
-    if writer_of(fresh) is not None:
+    if fresh.format is not ImageFormat.FOLDER and writer_of(fresh) is not None:
         raise Unusable("the volume's image is open for writing in another program")
     return fresh

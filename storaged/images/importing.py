@@ -14,7 +14,7 @@ from specs.ids import Vid
 from storaged.beneath import Unusable, read_start
 from storaged.images import formats, qcow2, qemu_img
 from storaged.images.copying import Copied, Progress, Stream, copy_stream, silent
-from storaged.images.making import MIB, check_metadata, check_size, empty_image, publish, steps
+from storaged.images.making import MIB, check_disk, check_metadata, check_size, empty_image, publish, steps
 from storaged.images.qcow2 import Qcow2Facts
 from storaged.images.sandbox import Sandbox
 from storaged.images.staging import Stage, staged
@@ -58,6 +58,8 @@ def import_image(
     Its size is the image's, rounded up to the step of sizes, or `wanted.size_mib` where that is more.
     """
     wanted = replace(wanted, image=IMAGE_DEFAULT)
+    for image_format in (wanted.format, incoming.stated):
+        check_disk(image_format)
     check_metadata(wanted)
     check_size(wanted.size_mib, most_mib)
     expected = _digest(incoming.sha256)

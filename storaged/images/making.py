@@ -14,9 +14,18 @@ from storaged.images import qemu_img
 from storaged.images.copying import Progress, copy_file, silent
 from storaged.images.idle import open_idle
 from storaged.images.sandbox import Sandbox, Tick
-from storaged.images.staging import Stage, staged
+from storaged.images.staging import FOLDER_MODE, SHARE_MODE, Stage, staged
 from storaged.index import META
-from storaged.metadata import IMAGE_DEFAULT, SIZE_MAX_MIB, STEP_MIB, Bad, Metadata, parse_metadata, write_metadata
+from storaged.metadata import (
+    FOLDER_DEFAULT,
+    IMAGE_DEFAULT,
+    SIZE_MAX_MIB,
+    STEP_MIB,
+    Bad,
+    Metadata,
+    parse_metadata,
+    write_metadata,
+)
 from storaged.volume import Volume
 
 MIB = 2**20
@@ -24,10 +33,15 @@ MIB = 2**20
 
 def create(sandbox: Sandbox, pool: str, vid: Vid, metadata: Metadata, *, most_mib: int) -> None:
     """A new, empty, thin volume in the root of `pool`, of at most `most_mib`: what its person may still have."""
-    metadata = replace(metadata, image=IMAGE_DEFAULT)
+    is_folder = metadata.format is ImageFormat.FOLDER
+    metadata = replace(metadata, image=FOLDER_DEFAULT if is_folder else IMAGE_DEFAULT)
     check_metadata(metadata)
     check_size(metadata.size_mib, most_mib)
     with staged(pool) as stage:
+        if is_folder:
+            stage.new_folder(FOLDER_DEFAULT)
+            publish(stage, vid, metadata)
+            return
         with stage.new_file(IMAGE_DEFAULT) as file:
             empty_image(sandbox, file, metadata.format, metadata.size_mib * MIB)
         publish(stage, vid, metadata)
@@ -43,6 +57,12 @@ def clone(pool: str, volume: Volume, vid: Vid, wanted: Metadata, *, most_mib: in
         with stage.new_file(IMAGE_DEFAULT) as file:
             copy_file(idle.image, file, progress)
         publish(stage, vid, metadata)
+
+
+def check_disk(image_format: ImageFormat | None) -> None:
+    """Raises `Unusable` where a disk image is meant and a folder is named."""
+    if image_format is ImageFormat.FOLDER:
+        raise Unusable("a folder is no disk image: make one with electros volume create --shareable")
 
 
 def check_metadata(metadata: Metadata) -> None:
@@ -70,7 +90,8 @@ def empty_image(sandbox: Sandbox, file: int, image_format: ImageFormat, size_byt
 def publish(stage: Stage, vid: Vid, metadata: Metadata) -> None:
     """What is staged, with its meta.json, is a volume from now on."""
     stage.write(META, write_metadata(metadata))
-    stage.publish(f"{dashed(vid)}.elimg", stage.root)
+    mode = SHARE_MODE if metadata.format is ImageFormat.FOLDER else FOLDER_MODE
+    stage.publish(f"{dashed(vid)}.elimg", stage.root, mode)
 
 
 def steps(progress: Progress, step: str, size_bytes: int) -> Tick:

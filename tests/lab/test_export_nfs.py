@@ -145,6 +145,16 @@ async def test_another_clients_address_is_refused(world: GaneshaWorld) -> None:
     assert await world.ask(access, "read", "there") is None
 
 
+async def test_nobody_but_root_of_a_hosts_address_is_admitted(world: GaneshaWorld) -> None:
+    """Its local users and, by NAT, its guests have that address as well."""
+    access = await exported(world, export_of(world.image(1)))
+    plain = ["setpriv", "--bounding-set", "-net_bind_service", *world.command(access, "read", "there")]
+    with trio.fail_after(20):
+        done = await trio.run_process(plain, cwd=ROOT, capture_stdout=True, capture_stderr=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert await world.ask(access, "read", "there") == b"hello"
+
+
 async def test_a_readonly_volume_refuses_writes_by_nfs(world: GaneshaWorld) -> None:
     image = world.image(1, readonly=True)
     export = export_of(image)

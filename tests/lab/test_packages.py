@@ -311,6 +311,24 @@ def test_atomd_is_root_without_most_of_what_root_can_do(host: Machine) -> None:
     assert found["guest_flags"], "QEMU was asked as its own user, which takes capabilities that were left"
 
 
+def test_a_shared_folder_is_mounted_where_libvirt_sees_it_by_an_atomd_that_may_mount_nothing(
+    host: Machine, until: Callable[..., Any]
+) -> None:
+    made = json.loads(host.sh("electros volume create --shareable --size 0.125 --name common -o json"))["volume"]
+    host.sh(f"""echo '[{{"vid": "{made["vid"]}"}}]' > /root/common.json""")
+    specfile = "/usr/share/doc/atomos/examples/helium.json"
+    host.sh(f"electros run {specfile} --volumes /root/common.json --name sharer --allow-emulation")
+    (line,) = host.sh("grep ' /run/atomos/shares/' /proc/1/mountinfo").splitlines()
+    assert "nosuid,nodev,noexec" in line
+    assert line.split(" ")[4] in host.sh("pgrep -a virtiofsd")
+    host.run("systemctl", "restart", "atomd")
+    until(lambda: answer(host, "ps").get("vms"))
+    assert host.sh("grep -c ' /run/atomos/shares/' /proc/1/mountinfo") == "1"
+    until(lambda: host.run("electros", "rm", "--force", "sharer", check=False).returncode == 0)
+    assert host.sh("grep ' /run/atomos/shares/' /proc/1/mountinfo", check=False) == ""
+    host.run("electros", "volume", "rm", "--yes", "common")
+
+
 def test_a_vm_is_no_child_of_the_daemon_and_outlives_its_end(host: Machine, until: Callable[..., Any]) -> None:
     running = qemu(host)
     assert running

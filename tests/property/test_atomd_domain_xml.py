@@ -104,11 +104,13 @@ def test_no_thread_outside_the_claim_carries_a_vcpu(spec: DomainSpec) -> None:
 
 
 @given(specs())
-def test_every_volume_is_one_disk_and_only_a_bootable_one_boots(spec: DomainSpec) -> None:
-    disks = list(etree.fromstring(domain_xml(spec)).iterfind("devices/disk"))
-    assert sorted(d.find("source").get("file") for d in disks) == sorted(volume.path for volume in spec.volumes)
+def test_every_volume_is_one_disk_or_folder_and_only_a_bootable_one_boots(spec: DomainSpec) -> None:
+    domain = etree.fromstring(domain_xml(spec))
+    disks, folders = list(domain.iterfind("devices/disk")), list(domain.iterfind("devices/filesystem"))
+    sources = [d.find("source").get("file") for d in disks] + [f.find("source").get("dir") for f in folders]
+    assert sorted(sources) == sorted(volume.path for volume in spec.volumes)
     boots = [int(disk.find("boot").get("order")) for disk in disks if disk.find("boot") is not None]
-    assert boots == list(range(1, 1 + sum(volume.bootable for volume in spec.volumes)))
+    assert boots == list(range(1, 1 + sum(v.bootable for v in spec.volumes if v.format is not ImageFormat.FOLDER)))
     assert len({disk.find("target").get("dev") for disk in disks}) == len(disks)
     for disk in disks:
         assert disk.find("driver").get("type") in {"raw", "qcow2"}

@@ -28,6 +28,7 @@ good = (
     )
     .filter(lambda m: not (m.bootable and m.shareable) and not (m.private and m.owner is None))
     .filter(lambda m: not (m.shareable and m.format is ImageFormat.QCOW2 and not m.readonly))
+    .filter(lambda m: m.shareable or m.format is not ImageFormat.FOLDER)
 )
 
 scraps = st.sampled_from(

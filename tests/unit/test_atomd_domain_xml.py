@@ -317,3 +317,22 @@ def test_one_disk_more_has_a_name_that_is_free_and_is_found_again_by_its_serial(
 @pytest.mark.parametrize("xml", ["", "<domain>", "<domain><devices><disk/></devices></domain>"])
 def test_a_domain_that_can_not_be_read_has_no_disk_of_ours(xml: str) -> None:
     assert not Disks(xml).has("a" * 32)
+
+
+# ---- folders
+
+
+def test_a_folder_is_no_disk_and_its_virtiofsd_may_read_the_guests_memory() -> None:
+    folder = volume("b", path="/run/atomos/shares/b", format=ImageFormat.FOLDER, shareable=True)
+    domain = built(volumes=(folder, volume("a")))
+    assert len(domain.findall("devices/disk")) == 1
+    (shared,) = domain.iterfind("devices/filesystem")
+    assert (shared.find("source").get("dir"), shared.find("target").get("dir")) == (folder.path, folder.vid)
+    assert shared.find("driver").get("type") == "virtiofs"
+    assert domain.find("memoryBacking/source").get("type") == "memfd"
+    assert domain.find("memoryBacking/access").get("mode") == "shared"
+
+
+def test_memory_is_the_guests_alone_where_there_is_no_folder() -> None:
+    domain = built(volumes=(volume("a"),))
+    assert (domain.find("memoryBacking/source"), domain.find("memoryBacking/access")) == (None, None)

@@ -1,7 +1,7 @@
 """What was decided, done: with a hypervisor and storage in memory, and a real journal."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from atomd.domains import DomainSecret, DomainState
 from atomd.journal import Journal
 from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
+from atomd.shares import Life, NotMounted
 from atomd.volumes import Answer, Silent
 from matcher.net.audit import Audit
-from matcher.wire.messages import Confirm, Reason, Refused
-from matcher.wire.volumes import Attached
+from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused
+from matcher.wire.volumes import Attached, AttachedVolume, NfsFolder
 from specs.ids import HostId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
@@ -65,12 +66,39 @@ class FakeStorage:
         return True
 
 
+class FakeShares:
+    """Gives each folder a path of its own; `why` it can't."""
+
+    def __init__(self) -> None:
+        self.lives: set[Life] = set()
+        self.why = ""
+
+    async def mounted(self, life: Life, volumes: Collection[AttachedVolume]) -> tuple[AttachedVolume, ...]:
+        await trio.lowlevel.checkpoint()
+        if self.why:
+            raise NotMounted(self.why)
+        self.lives.add(life)
+        is_folder = [volume.format is ImageFormat.FOLDER for volume in volumes]
+        return tuple(replace(v, path="/mounted") if f else v for v, f in zip(volumes, is_folder, strict=True))
+
+    async def unmount(self, life: Life) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.lives.discard(life)
+        return True
+
+    async def sweep(self, lives: Callable[[], Collection[Life]]) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.lives &= set(lives())
+        return True
+
+
 class Running:
     """An atomd, as far as it performs. A test that crashes it begins another on the same journal."""
 
     def __init__(self, folder: Path, nursery: trio.Nursery, host: OneHost, hypervisor: FakeHypervisor) -> None:
         self.folder, self.host, self.hypervisor = folder, host, hypervisor
         self.storage = FakeStorage()
+        self.shares = FakeShares()
         self.journal = Journal(folder / "atomd.sqlite")
         self.audit = Audit(folder / "audit", "h1")
         self.performer = Performer(
@@ -80,6 +108,7 @@ class Running:
             hardware=replace(HARDWARE),
             host_threads=frozenset(),
             storage=self.storage,
+            shares=self.shares,
             console_folder=folder,
             network="default",
             nursery=nursery,
@@ -389,3 +418,39 @@ async def test_a_deaf_guest_keeps_it_and_storage_hears_when_it_has_let_go(
     domain.disks.discard(MORE[:20])
     await running.until(lambda: running.storage.gone == [MORE])
     await running.until(lambda: [volume.vid for volume in running.vm(confirm).volumes] == [DATA])
+
+
+# ---- folders that VMs share
+
+FOLDER = NfsFolder(Address("10.0.0.2", 7769), f"/vol.{DATA}.1.{'0' * 16}")
+SHARED = Attached((AttachedVolume(DATA, "", ImageFormat.FOLDER, False, True, False, None, FOLDER),))
+
+
+async def test_a_folder_of_another_host_is_mounted_for_the_domain_and_unmounted_at_its_end(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.storage.next = [SHARED]
+    confirm = await up(running)
+    vm_id = VmId(confirm.vm_id)
+    assert running.shares.lives == {(vm_id, 1)}
+    assert '<source dir="/mounted"/>' in running.hypervisor.by_id[vm_id].xml
+    assert running.vm(confirm).volumes == SHARED.volumes, "what is written down is the server's word"
+    running.hypervisor.power_off(vm_id)
+    await running.until(lambda: running.vm(confirm).state is State.STOPPED)
+    await running.until(lambda: running.shares.lives == set())
+
+
+async def test_a_folder_that_can_not_be_mounted_fails_the_vm_with_the_reason(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.shares.why = "the folder of volume c can't be mounted: no route"
+    running.storage.next = [SHARED]
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert "no route" in running.vm(confirm).why
+
+
+async def test_a_mount_that_no_vm_explains_is_swept_at_the_start(running: Running, autojump_clock: MockClock) -> None:
+    running.shares.lives = {(VmId("9" * 32), 3)}
+    confirm = await up(running)
+    await running.until(lambda: running.shares.lives == {(VmId(confirm.vm_id), 1)})

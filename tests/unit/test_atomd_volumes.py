@@ -10,6 +10,7 @@ from atomd.volumes import (
     Answer,
     Silent,
     has_own_images,
+    is_away,
     is_same,
     joined,
     may_be_a_host,
@@ -18,7 +19,7 @@ from atomd.volumes import (
     why_not_begun,
 )
 from matcher.wire.messages import Address, ImageFormat, Reason, Refused, VolumeClaim
-from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret, NfsFolder
 from specs.ids import HostId
 from tests.fakes.one_host import HOST, a_vm, attached_for
 
@@ -86,6 +87,44 @@ def test_a_target_without_its_secret_and_a_secret_without_its_target_are_not_tak
     assert isinstance(joined((CLAIMS[0],), {H2: Attached(GOOD.volumes)}, HOST), Silent)
     extra = replace(GOOD, secrets=(*GOOD.secrets, ChapSecret(B, "s")))
     assert isinstance(joined((CLAIMS[0],), {H2: extra}, HOST), Silent)
+
+
+AT = NfsFolder(Address("10.0.0.2", 7769), f"/vol.{A}.1.{'0' * 16}")
+FOLDER = AttachedVolume(A, "", ImageFormat.FOLDER, False, True, False, None, AT)
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        replace(FOLDER, nfs=None),
+        replace(FOLDER, path="/etc"),
+        replace(FOLDER, nfs=None, path="/etc"),
+        replace(FOLDER, nfs=replace(AT, server=Address("127.0.0.1", 2049))),
+        replace(FOLDER, format=ImageFormat.RAW),
+        replace(EXPORT, nfs=AT),
+    ],
+    ids=["nothing", "a folder beside it", "a folder of this host", "a port here", "a disk by NFS", "both ways at once"],
+)
+def test_another_host_gives_folders_of_its_own_by_nfs_and_nothing_else(volume: AttachedVolume) -> None:
+    claims = CLAIMS[:1]
+    assert joined(claims, {H2: Attached((FOLDER,))}, HOST) == Attached((FOLDER,))
+    secrets = (ChapSecret(volume.vid, "s"),) if volume.iscsi else ()
+    assert isinstance(joined(claims, {H2: Attached((volume,), secrets)}, HOST), Silent)
+
+
+def test_a_folder_in_another_epoch_is_another_volume_and_its_server_may_move() -> None:
+    moved = replace(FOLDER, nfs=replace(AT, server=Address("10.0.0.9", 7769)))
+    later = replace(FOLDER, nfs=replace(AT, path=AT.path.replace(".1.", ".2.")))
+    assert is_away((FOLDER,))
+    assert is_same((FOLDER,), (moved,))
+    assert not is_same((FOLDER,), (later,))
+
+
+def test_this_hosts_own_storage_gives_folders_as_they_are() -> None:
+    own = Attached((replace(FOLDER, vid=B, nfs=None, path="/pool/b.elimg/share"),))
+    assert joined(CLAIMS[1:2], {HOST: own}, HOST) == own
+    away = Attached((replace(FOLDER, vid=B),))
+    assert isinstance(joined(CLAIMS[1:2], {HOST: away}, HOST), Silent)
 
 
 @pytest.mark.parametrize(

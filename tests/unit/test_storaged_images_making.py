@@ -33,7 +33,7 @@ def hold(volume: Volume) -> None:
     write_right(volume.pool, volume.path, right)
 
 
-@pytest.mark.parametrize("image_format", list(ImageFormat))
+@pytest.mark.parametrize("image_format", [ImageFormat.RAW, ImageFormat.QCOW2])
 def test_a_new_volume_is_found_and_takes_no_space(tmp_path: Path, image_format: ImageFormat) -> None:
     wanted = Metadata(10 * 1024, "data", private=True, owner=ALICE, format=image_format)
     making.create(SANDBOX, str(tmp_path), ONE, wanted, most_mib=10 * 1024)

@@ -79,7 +79,7 @@ def test_sizes_are_gb_in_steps_of_an_eighth(text: str, size_mib: int) -> None:
         ("{size: 1, private: true, owner: root}", "64 hex digits"),
         ("{size: 1, readnoly: true}", 'did you mean "readonly"?'),
         ("{size: 1, Bootable: true}", 'did you mean "bootable"?'),
-        ("{size: 1, format: vmdk}", 'raw or qcow2, not "vmdk"'),
+        ("{size: 1, format: vmdk}", 'raw, qcow2 or folder, not "vmdk"'),
         ('{size: 1, image: "../data.img"}', "plain name of a file"),
         ('{size: 1, image: "/etc/shadow"}', "plain name of a file"),
         ('{size: 1, image: ".hidden"}', "plain name of a file"),
@@ -111,7 +111,9 @@ def test_what_is_wrong_is_said_in_a_sentence(text: str, words: str) -> None:
 def test_all_mistakes_are_said_at_once() -> None:
     metadata = parse_metadata(b"{size: 0.3, bootable: 1, format: iso, readonyl: true}")
     assert isinstance(metadata, Bad)
-    assert all(word in metadata.reason for word in ("0.125", "bootable", "raw or qcow2", 'did you mean "readonly"'))
+    assert all(
+        word in metadata.reason for word in ("0.125", "bootable", "raw, qcow2 or folder", 'did you mean "readonly"')
+    )
 
 
 def test_bytes_that_are_not_text_are_bad() -> None:
