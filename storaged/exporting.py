@@ -4,9 +4,10 @@ What is exported is what is attached, no more and no less: told to the driver at
 """
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from shutil import which
 
 import trio
@@ -153,7 +154,8 @@ def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId)
     disks: Iscsi | NoExports = NoExports()
     folders: Folders | NoExports = NoExports()
     if _is_able("volumes", config.iscsi_port, "iscsi_port", (TGTD,), "tgt"):
-        portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port)
+        more = (IPv6Address("::"),) if socket.has_dualstack_ipv6() else ()
+        portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port, more=more)
         disks = Iscsi(Tgt(portal), load_key(config.state / KEY), snapshot, server)
     if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
         place = Place(everywhere, config.exports / "nfs", config.nfs_port)

@@ -42,12 +42,13 @@ class Portal:
     port: int = PORT
     threads: int = 4  # for each LUN
     program: str = "tgtd"
+    more: tuple[IPv4Address | IPv6Address, ...] = ()  # where it listens as well, on the same port
 
     @property
     def command(self) -> Command:
-        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        portals = (f"portal={_host(address)}:{self.port}" for address in (self.address, *self.more))
         return Command(
-            (self.program, "-f", "-t", str(self.threads), "--iscsi", f"portal={host}:{self.port}"),
+            (self.program, "-f", "-t", str(self.threads), "--iscsi", ",".join(portals)),
             mark=self.folder / "tgtd.0.lock",
             log=self.folder / "tgtd.log",
             environment={"TGT_IPC_SOCKET": str(self.folder / "tgtd")},
@@ -56,6 +57,10 @@ class Portal:
     @property
     def control(self) -> Path:
         return self.folder / "tgtd.0"
+
+
+def _host(address: IPv4Address | IPv6Address) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 class Tgt(Serving):

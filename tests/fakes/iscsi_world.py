@@ -30,11 +30,12 @@ def options_of(access: Access) -> str:
     """For `--image-opts` of QEMU's tools."""
     assert access.kind is Kind.ISCSI
     assert access.chap is not None
+    host = f"[{access.address}]" if ":" in access.address else access.address
     image = {
         "driver": "raw",
         "file.driver": "iscsi",
         "file.transport": "tcp",
-        "file.portal": f"{access.address}:{access.port}",
+        "file.portal": f"{host}:{access.port}",
         "file.target": access.name,
         "file.lun": str(access.lun),
         "file.user": access.chap.user,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ import trio
 from matcher.wire.messages import ImageFormat
 from storaged.export import keeping
 from storaged.export import tgt_words as words
+from storaged.export.child import Child
 from storaged.export.description import Access, Cut, Kind, Refused, Unknown
-from storaged.export.tgt import Tgt
+from storaged.export.tgt import Portal, Tgt
 from tests.fakes.exporter_contract import ServerContract, export_of, exported, served, stamped
-from tests.fakes.iscsi_world import CALL_S
+from tests.fakes.iscsi_world import CALL_S, free_port
 from tests.fakes.tgt_world import TgtWorld
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +149,24 @@ class TestTgt(ServerContract):
             assert isinstance(await exporter.export(export_of(world.image(1))), Unknown)
             assert await exporter.cut(world.image(1)) == Cut()
             nursery.cancel_scope.cancel()
+
+    async def test_it_listens_on_ipv6_beside_ipv4(self, world: TgtWorld) -> None:
+        """As hosts on a link without IPv4 need it."""
+        portal = Portal(IPv4Address("0.0.0.0"), world.root / "both", port=free_port(), more=(IPv6Address("::"),))
+        exporter = Tgt(portal, call_s=CALL_S)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(exporter.run)
+            try:
+                access = await exporter.export(export_of(world.image(1)))
+                assert isinstance(access, Access)
+                for address in ("127.0.0.1", "::1"):
+                    assert await world.read(dataclasses.replace(access, address=address), 4) == bytes(4), address
+            finally:
+                nursery.cancel_scope.cancel()
+                child = Child.find(portal.command)
+                assert child is not None
+                child.kill()
+                child.close()
 
     async def test_a_tgtd_outlives_a_daemon_that_is_killed_and_the_next_one_takes_it_over(
         self, root: Path, nursery: trio.Nursery
