@@ -37,6 +37,7 @@ class Plugging:
     def __init__(self, books: Books, closed: Closed, admission: Admission) -> None:
         self._books, self._closed, self._admission = books, closed, admission
         self._deaf: set[tuple[VmId, int, str]] = set()  # guests that were asked in this run, and have not let go
+        self._unheard: set[tuple[VmId, int, str]] = set()  # storage that was told in this run, and has not answered
 
     # ---- from users
 
@@ -89,7 +90,7 @@ class Plugging:
         return None if coming else vm
 
     def detach_outcome(self, vm_id: VmId, generation: int, vid: str) -> Vm | Refused | None:
-        """The VM without the volume; the refusal where its guest keeps it; `None` while it is being decided."""
+        """The VM without the volume; why it is to be waited for; `None` while it is being decided."""
         vm = self._books.at(vm_id, generation)
         if vm is None:
             return no.REMOVED
@@ -100,6 +101,9 @@ class Plugging:
         if (vm_id, generation, vid) in self._deaf:
             hint = "unmount it there and ask again; or electros stop: a guest that is off lets go"
             return on_volume(vid, "guest-keeps-it", "the guest has not let go of it: it stays attached", hint, "back")
+        if (vm_id, generation, vid) in self._unheard:
+            hint = "the VM's next start is without it in any case"
+            return on_volume(vid, "storage", "its host does not answer, and is told when it is back", hint, "back")
         return None
 
     # ---- from slow work
@@ -152,7 +156,10 @@ class Plugging:
     def detached(self, vm_id: VmId, generation: int, vid: str, *, done: bool) -> Effects:
         """Storage has let go (`done`), or will be asked again by reconcile."""
         vm = self._changing(vm_id, generation, vid)
-        return self._forget(vm, vid) if vm is not None and done else []
+        if vm is None or done:
+            return [] if vm is None else self._forget(vm, vid)
+        self._unheard.add((vm_id, generation, vid))
+        return [Changed(vm_id)]
 
     # ---- what a crash has left, or a guest that took its time
 
@@ -236,6 +243,7 @@ class Plugging:
         else:
             dropped = (*dropped, vid)
         self._deaf.discard((vm.vm_id, vm.generation, vid))
+        self._unheard.discard((vm.vm_id, vm.generation, vid))
         volumes = tuple(volume for volume in vm.volumes if volume.vid != vid)
         without = replace(vm, volumes=volumes, added=added, dropped=dropped, change=None)
         return [self._books.enter(without, before=vm), Changed(vm.vm_id)]

@@ -213,7 +213,7 @@ def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, l
     if isinstance(vm, records.Record):
         vm_id, vids, readonly, cdroms = vm.vm_id, vm.volumes, vm.readonly, vm.cdroms
     else:
-        vm_id, vids = VmId(vm.id), tuple(Vid(volume.vid) for volume in vm.volumes)
+        vm_id, vids = VmId(vm.id), tuple(Vid(volume.vid) for volume in vm.volumes if volume.change != "detaching")
         readonly = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.readonly)
         cdroms = frozenset(Vid(volume.vid) for volume in vm.volumes if volume.cdrom)
     generation = max(vm.generation, records.last_generation(vm_id)) + 1

@@ -59,6 +59,8 @@ def settle(host: OneHost) -> None:
                     host.detach_one()
                 case wanted.AttachVolumes():
                     host.attach()
+                case wanted.DetachVolumes():
+                    host.detach()
                 case wanted.StartDomain():
                     host.start()
                 case wanted.ReachVolumes():
@@ -302,3 +304,21 @@ def test_what_storage_says_of_a_vm_as_it_was_does_not_end_it(host: OneHost) -> N
     vm = host.vm(confirm)
     assert vm is not None
     assert vm.state is State.STOPPING, "and now it has lost them"
+
+
+def test_storage_that_is_gone_holds_up_neither_the_answer_nor_the_next_start(host: OneHost) -> None:
+    confirm = host.stopped(volumes=[VID, DATA])
+    assert host.unplug(confirm, DATA) is None
+    host.told.clear()
+    host.detach_one(done=False)
+    assert host.told, "who waits looks again"
+    vm = host.compute.vms[VmId(confirm.vm_id)]
+    assert code(host.compute.plugging.detach_outcome(vm.vm_id, 1, DATA)) == "storage"
+    assert host.confirm(host.offered(host.pledge(vm_id=vm.vm_id, generation=2, volumes=[VID]))) is None, "it is taken"
+    host.crash()
+    host.reconcile()
+    host.slow.clear()
+    host.crash()
+    assert row(host, confirm).change is not None, "generation 2 was never promised"
+    settle(host)
+    assert vids(host, confirm) == [VID]
