@@ -45,10 +45,10 @@ class Away:
     def is_stalled(self, vm_id: VmId) -> bool:
         return vm_id in self._stalled
 
-    def is_due(self, vm_id: VmId, now_s: float) -> bool:
-        """Whether its servers are to be asked now; who is told so asks them."""
+    def is_due(self, vm_id: VmId, now_s: float, *, is_away: bool) -> bool:
+        """Whether its servers are to be asked now; who is told so asks them. `is_away`: one of them is another host."""
         asked_s = self._asked_s.get(vm_id, float("-inf"))
-        if asked_s is None or now_s < asked_s + (ASK_AGAIN_S if self.is_stalled(vm_id) else WATCH_S):
+        if asked_s is None or now_s < asked_s + (ASK_AGAIN_S if is_away and self.is_stalled(vm_id) else WATCH_S):
             return False
         self._asked_s[vm_id] = None
         return True

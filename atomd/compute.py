@@ -38,13 +38,13 @@ from atomd.effects import (
 from atomd.ending import Ending
 from atomd.hardware import Claim
 from atomd.lease import Lease
-from atomd.lifecycle import RUNS, State, Vm
+from atomd.lifecycle import AT_REST, RUNS, State, Vm
 from atomd.moment import Moment
 from atomd.plugging import Plugging
 from atomd.reconcile import Action, Observed, Step, reconcile
 from atomd.refusals import name_taken, not_next, refused, silent, too_old, unattached
 from atomd.remembered import forgettable, remembered
-from atomd.volumes import Answer, Silent, some_may_be_attached
+from atomd.volumes import Answer, Silent, is_away, some_may_be_attached
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Confirm, Refused
@@ -88,7 +88,9 @@ class Compute:
                 self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
         kept = remembered(vms)
         self.vms.update(kept.vms)
-        self._older, self._litter = kept.older, kept.litter
+        self._older = kept.older
+        self._owed = {life: vm for life, vm in kept.litter.items() if vm.claims}
+        self._litter = {life: vm for life, vm in kept.litter.items() if not vm.claims}
         for vm in self.vms.values():
             if vm.state in RUNS:
                 self._ledger.restore(vm.offer_id, vm.claim)
@@ -109,10 +111,20 @@ class Compute:
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
                 self._books.busy.discard(vm.vm_id)
-                if older is not None:
-                    self._older[older.vm_id] = older
+                for kept in (older, self._take_owed_before(vm)):
+                    if kept is not None:
+                        self._older[kept.vm_id] = kept
                 return refusal, self._step_back(vm, before, refusal)
         assert_never(failed)
+
+    def _take_owed_before(self, vm: Vm) -> Vm | None:
+        """The stopped life in whose place this one could not come."""
+        lives = [life for life in self._owed if life[0] == vm.vm_id and life[1] < vm.generation]
+        life = max(lives, default=None)
+        if life is None or self._owed[life].state not in AT_REST or vm.state is not State.COMMITTED:
+            return None
+        self._telling.discard(life)
+        return self._owed.pop(life)
 
     def _step_back(self, vm: Vm, before: Vm | None, refusal: Refused) -> Effects:
         if before is not None and before.state is not State.PREPARED:
@@ -242,6 +254,7 @@ class Compute:
             self.away.forget(vm_id)
             return []
         if vm.standing.words != asked.standing.words:
+            self.away.forget(vm_id)  # and asked anew
             return []
         self.away.answered(vm_id, answer, now_s)
         if (lost := why_lost(vm.standing, answer)) is not None:
@@ -371,7 +384,12 @@ class Compute:
         self.vms[vm.vm_id] = committed
         self._books.busy.add(vm.vm_id)
         older = self._older.pop(vm.vm_id, None)
-        return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
+        if older is None or {claim.vid for claim in older.claims} <= {claim.vid for claim in committed.claims}:
+            return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
+        # What the stopped life had more is let go of, however long that takes.
+        self._owed[older.vm_id, older.generation] = older
+        self._telling.add((older.vm_id, older.generation))
+        return [Journal(committed, before=vm), Changed(vm.vm_id), StartDomain(committed), DetachVolumes(older)]
 
     def _run(self, vm: Vm) -> Effects:
         self._last_words.pop(vm.vm_id, None)
@@ -429,7 +447,8 @@ class Compute:
             case Action.WATCH if vm.is_cut:  # it could not be destroyed
                 return [self._ending.destroy(vm)]
             case Action.WATCH:
-                return [ReachVolumes(vm)] if self.away.is_due(vm.vm_id, now_s) else []
+                is_due = self.away.is_due(vm.vm_id, now_s, is_away=is_away(vm.volumes))
+                return [ReachVolumes(vm)] if is_due else []
             case Action.ENDED:
                 return self._has_ended(vm)
             case Action.REMOVE:

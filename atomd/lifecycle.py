@@ -46,6 +46,7 @@ FOLLOWS: dict[State, frozenset[State]] = {
 }
 
 RUNS = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING})  # a domain is there, or on its way
+AT_REST = frozenset({State.STOPPED, State.FAILED})  # promised, and no domain
 PROMISED = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOPPED, State.FAILED})
 
 

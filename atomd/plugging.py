@@ -20,15 +20,13 @@ from atomd.admission import Admission
 from atomd.books import Books
 from atomd.closed import Closed
 from atomd.effects import AttachVolume, Changed, DetachVolume, Effects, PlugVolume, UnplugVolume
-from atomd.lifecycle import Added, Change, Stage, State, Vm
+from atomd.lifecycle import AT_REST, Added, Change, Stage, State, Vm
 from atomd.refusals import on_volume, refused, silent, too_old
 from atomd.volumes import HOT_MAX, Answer, Silent, is_folder
 from matcher.offers.ledger import User
 from matcher.wire.messages import VOLUMES_MAX, ConfirmVolume, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, UserId, VmId
-
-AT_REST = (State.STOPPED, State.FAILED)
 
 
 class Plugging:
@@ -165,7 +163,7 @@ class Plugging:
 
     def resolve(self, vm: Vm, *, up: bool) -> Effects:
         """The next step of a change that no slow work is busy with; `up`: libvirt has the domain."""
-        if vm.change is None or vm.state not in (*AT_REST, State.RUNNING, State.STOPPING):
+        if vm.change is None or vm.state not in {*AT_REST, State.RUNNING, State.STOPPING}:
             return []
         asks = vm.change.stage is Stage.DETACHING and (vm.vm_id, vm.generation, vm.change.vid) not in self._deaf
         return self._let_go(vm, vm.change, asks=asks and vm.state is State.RUNNING, up=up)

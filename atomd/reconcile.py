@@ -31,7 +31,7 @@ class Action(StrEnum):
     START = "start"  # promised, and not there yet, or its guest has not begun
     RESTART = "restart"  # was running before the host's own reboot
     RUNS = "runs"  # promised, and up: write that down
-    WATCH = "watch"  # it is up, and has volumes of other hosts
+    WATCH = "watch"  # it is up, and has volumes of other hosts; or stands still, as its disk was full, say
     ENDED = "ended"  # it was up, and no longer is
     REMOVE = "remove"  # `rm` was under way
     QUARANTINE = "quarantine"  # ours by its name, unknown to the journal
@@ -72,7 +72,7 @@ def _action(vm: Vm, domain: Observed | None, boot_id: str) -> Action | None:
             return Action.START if domain is None or domain.held else Action.RUNS
         case State.RUNNING | State.STOPPING:
             if domain is not None:
-                return Action.WATCH if is_away(vm.volumes) else None
+                return Action.WATCH if is_away(vm.volumes) or domain.stalled else None
             rebooted = vm.boot_id != boot_id and vm.state is State.RUNNING
             return Action.RESTART if rebooted else Action.ENDED
         case State.STOPPED | State.FAILED:

@@ -183,6 +183,11 @@ class HostRules(RuleBasedStateMachine):
             if confirm.vm_id == vm.vm_id and confirm.generation <= vm.generation:
                 del self.acknowledged[offer_id]
 
+    def _is_lost(self, life: tuple[VmId, int]) -> bool:
+        """But for a volume that it is giving back: it writes that one no more, and may go on without it."""
+        row = self.host.rows.get(life)
+        return life in self.lost and row is not None and any(v.iscsi for v in row.standing.volumes)
+
     # ---- slow work
 
     def _waits(self, kind: type[Effect]) -> bool:
@@ -371,7 +376,7 @@ class HostRules(RuleBasedStateMachine):
     def reach(self, answer: str) -> None:
         vm = self.host.take(wanted.ReachVolumes)
         said: Answer = {"as before": attached_for(vm), "silent": Silent("h2 is silent"), "not now": BUSY}[answer]
-        if (vm.vm_id, vm.generation) in self.lost:
+        if self._is_lost((vm.vm_id, vm.generation)):
             said = OVER
         with self.crashing():
             self.host.apply(self.host.compute.reached(vm, said, self.host.now_s))
@@ -380,7 +385,7 @@ class HostRules(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         vm = self.host.take(wanted.ResumeDomain)
-        assert (vm.vm_id, vm.generation) not in self.lost or vm.vm_id not in self.host.stalled, "I3"
+        assert not self._is_lost((vm.vm_id, vm.generation)) or vm.vm_id not in self.host.stalled, "I3"
         self.host.stalled.discard(vm.vm_id)
 
     @precondition(lambda self: self.host.up)
@@ -549,7 +554,7 @@ class HostRules(RuleBasedStateMachine):
         assert {(vm.vm_id, vm.generation): vm for vm in vms.values()} == host.rows
         running = {vm.vm_id: vm.generation for vm in vms.values() if vm.state is State.RUNNING}
         assert running == host.up
-        assert not self.lost & set(running.items()), "I5: it would write what others have"
+        assert not [life for life in running.items() if self._is_lost(life)], "I5: it would write what others have"
         assert not host.stalled & set(running), "its volumes are back, and it stands still"
         assert sorted(claim.vm_id for claim in host.ledger.committed()) == sorted(running)
         assert not any(vm.change for vm in vms.values()), "half attached"

@@ -228,7 +228,7 @@ def test_a_server_that_is_silent_is_told_of_though_qemu_has_not_noticed() -> Non
     assert host.compute.away.why(VmId(confirm.vm_id)) == ""
 
 
-def test_only_volumes_of_other_hosts_are_watched() -> None:
+def test_volumes_of_other_hosts_are_watched_and_of_ones_own_where_the_guest_stands_still() -> None:
     host, confirm = stalled_host()
     away = replace(a_vm(State.RUNNING), volumes=there(host, confirm).volumes)
 
@@ -237,7 +237,16 @@ def test_only_volumes_of_other_hosts_are_watched() -> None:
 
     for stalled in (False, True):
         assert steps(away, stalled=stalled) == (Step(Action.WATCH, VM_ID),)
-        assert steps(a_vm(State.RUNNING), stalled=stalled) == ()
+        assert steps(a_vm(State.RUNNING), stalled=stalled) == ((Step(Action.WATCH, VM_ID),) if stalled else ())
+
+
+def test_a_guest_that_stands_still_on_its_own_hosts_disk_is_tried_less_often() -> None:
+    away = Away()
+    away.seen({VM_ID}, {VM_ID})
+    for is_away, again_s in ((True, ASK_AGAIN_S), (False, WATCH_S)):
+        away.answered(VM_ID, Attached(()), 0.0)
+        assert not away.is_due(VM_ID, again_s - 0.1, is_away=is_away)
+        assert away.is_due(VM_ID, again_s, is_away=is_away)
 
 
 def test_refusals_that_may_pass_are_no_loss() -> None:
@@ -252,11 +261,11 @@ def test_refusals_that_may_pass_are_no_loss() -> None:
 def test_nothing_is_remembered_of_a_vm_that_is_gone() -> None:
     away = Away()
     away.seen({VM_ID}, {VM_ID})
-    assert away.is_due(VM_ID, 1.0)
+    assert away.is_due(VM_ID, 1.0, is_away=True)
     away.answered(VM_ID, Silent("h2 is silent"), 2.0)
     away.seen((), ())
     assert away.why(VM_ID) == ""
-    assert away.is_due(VM_ID, 2.0)
+    assert away.is_due(VM_ID, 2.0, is_away=True)
     away.forget(VM_ID)
     assert not away._asked_s
     assert not away._silence
