@@ -200,7 +200,8 @@ class HostRules(RuleBasedStateMachine):
         if (vm.vm_id, vm.generation) in self.lost:
             answer = "refused"
         if "attached" in answer:
-            self.attached[vm.vm_id] = vm.generation
+            if vm.confirm.volumes:  # what came later is in `given`
+                self.attached[vm.vm_id] = vm.generation
             self.given = {has for has in self.given if has[0] != vm.vm_id or has[1] >= vm.generation}
         with self.crashing():
             self.host.attach(IN_USE if answer == "refused" else None, silent="silent" in answer)
