@@ -17,7 +17,7 @@ SECRET = "kelp-anchovy-9c2f41d7"  # in the seed's text, and nowhere else
 BOOT_S = 180.0  # Python starts four times, emulated, on a machine that has other work too
 SIZE_GB = 0.5
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # the image alone takes minutes to build, once
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ MODULES = ("virtio_pci", "virtio_net", "nfsv4")
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="ganesha is not installed: packaging/setup"),
     pytest.mark.skipif(shutil.which("mount.nfs4") is None, reason="mount.nfs4 is not installed: packaging/setup"),
     pytest.mark.skipif(not (KERNEL / "done").exists(), reason="the guest's kernel is not there: packaging/guest"),

@@ -311,6 +311,7 @@ def test_atomd_is_root_without_most_of_what_root_can_do(host: Machine) -> None:
     assert found["guest_flags"], "QEMU was asked as its own user, which takes capabilities that were left"
 
 
+@pytest.mark.slow
 def test_a_shared_folder_is_mounted_where_libvirt_sees_it_by_an_atomd_that_may_mount_nothing(
     host: Machine, until: Callable[..., Any]
 ) -> None:
