@@ -177,7 +177,9 @@ class Service:
         return await self._act("vm.remove", vm_id, caller, self._compute.remove, State.REMOVING)
 
     async def attach_volume(self, vm_id: VmId, envelope: bytes, caller: Caller) -> VmView | Refused:
-        confirm = self._signed(envelope, ConfirmVolume, caller)
+        vm, confirm = self._own(vm_id, caller), self._signed(envelope, ConfirmVolume, caller)
+        if isinstance(vm, Refused):
+            return self._noted(caller, "vm.attach", vm_id, vm)
         if isinstance(confirm, Refused):
             return self._noted(caller, "vm.attach", vm_id, confirm)
         if confirm.vm_id != vm_id:

@@ -242,7 +242,7 @@ def test_a_stopped_vms_volume_is_kept_and_rolled_back_and_a_running_ones_is_not(
     booted(lab, until, vm)
     first = boots(lab, vm)[-1]
     words = electros(lab, "volume", "snapshot", vid, "now", code=None).error["message"]
-    assert "a VM has it" in words
+    assert "your VM rolled has it" in words
     electros(lab, "stop", "--force", "rolled")
     plainly(lab, "volume", "snapshot", vid, "now")
     electros(lab, "start", "rolled")

@@ -155,15 +155,22 @@ async def test_a_volume_that_comes_or_goes_is_noted_and_only_ones_own(
         audience=host_audience(HostId(realm["h1"].principal.id), Role.COMPUTE),
         max_bytes=BODY_MAX_BYTES,
     )
-    for whose, of in ((vm_id, envelope), (NOBODYS, envelope), (vm_id, envelope[:-1] + b"x")):
-        assert isinstance(await service.attach_volume(whose, of, anns), Refused)
+    spoilt = envelope[:-1] + b"x"
+    for whose, of, by in (
+        (vm_id, envelope, anns),
+        (NOBODYS, envelope, ANNS),
+        (vm_id, spoilt, BOBS),
+        (vm_id, spoilt, ANNS),
+    ):
+        assert isinstance(await service.attach_volume(whose, of, by), Refused)
     assert isinstance(await service.detach_volume(vm_id, Vid(DATA), BOBS), Refused)
     assert await service.detach_volume(vm_id, Vid("0" * 32), ANNS) == host.vm(confirm), "it has none such"
     host.unplug(confirm, DATA)
     host.detach_one()
     assert await service.detach_volume(vm_id, Vid(DATA), ANNS) == host.vm(confirm)
     assert [line[2::2] for line in noted(tmp_path)] == [
-        ("vm.attach", "refused: wrong-host"),
+        ("vm.attach", "refused: not-found"),
+        ("vm.attach", "refused: not-found"),
         ("vm.attach", "refused: not-found"),
         ("vm.attach", "refused: bad-request"),
         ("vm.detach", "refused: not-found"),
