@@ -273,7 +273,7 @@ class Hypervisor:
 
         def begin() -> T:
             nonlocal began
-            if not connection.isAlive():
+            if not _is_alive(connection):
                 raise HypervisorDown("the connection to libvirt broke; it is being made anew")
             began = True
             return work(connection)
@@ -287,7 +287,7 @@ class Hypervisor:
         except trio.TooSlowError:
             raise _no_answer(doing, f"in {CALL_S:.0f} s", changes=changes and began) from None
         except libvirt.libvirtError as error:
-            if not connection.isAlive():
+            if not _is_alive(connection):
                 raise _no_answer(doing, "before its connection broke", changes=changes) from error
             raise _translated(error, doing) from error
 
@@ -506,6 +506,14 @@ def _drain(stream: Any) -> tuple[bytes, bool]:
     return bytes(data), False
 
 
+def _is_alive(connection: Any) -> bool:
+    """One that another thread has closed meanwhile is no connection at all."""
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
 def _find(connection: Any, vm_id: VmId) -> Any:
     """By name, not by UUID: the name is ours alone."""
     return connection.lookupByName(domain_name(vm_id))
@@ -516,7 +524,7 @@ def _create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainS
         with _secrets(connection, secrets):
             connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
     except libvirt.libvirtError as error:
-        if not connection.isAlive():
+        if not _is_alive(connection):
             raise
         with contextlib.suppress(libvirt.libvirtError):
             if _find(connection, vm_id).isActive():
@@ -536,7 +544,7 @@ def _plug(connection: Any, *, vm_id: VmId, volume: AttachedVolume, secrets: Sequ
         except StartFailed as error:
             raise NotPlugged(str(error)) from error
         except libvirt.libvirtError as error:
-            if not connection.isAlive() or error.get_error_code() in _NOT_SURE:
+            if not _is_alive(connection) or error.get_error_code() in _NOT_SURE:
                 raise
             raise NotPlugged(explain_plug(_plain(error))) from error
 
@@ -559,7 +567,7 @@ def _is_without(connection: Any, *, vm_id: VmId, vid: str, settles: bool = False
             try:
                 domain.detachDeviceAlias("ua-none", libvirt.VIR_DOMAIN_AFFECT_LIVE)
             except libvirt.libvirtError as error:
-                if not connection.isAlive() or error.get_error_code() in _NOT_SURE:
+                if not _is_alive(connection) or error.get_error_code() in _NOT_SURE:
                     raise
         return not Disks(domain.XMLDesc()).has(vid)
     except libvirt.libvirtError as error:
@@ -689,7 +697,7 @@ def _start_network(connection: Any, *, name: str) -> None:
         if not network.isActive():
             network.create()
     except libvirt.libvirtError as error:
-        if connection.isAlive() and not network.isActive():
+        if _is_alive(connection) and not network.isActive():
             raise NoNetwork(f"libvirt can't start its network {name!r}: {_plain(error)}") from error
 
 
