@@ -180,7 +180,7 @@ def test_a_cd_is_booted_until_a_disk_can_be_and_is_taken_out_then(
     assert "--readonly" in error["hint"]
 
 
-@pytest.mark.parametrize("name", ["h1-data", "h2-data"])
+@pytest.mark.parametrize("name", [pytest.param("h1-data", marks=pytest.mark.slow), "h2-data"])
 def test_atomd_killed_at_any_moment_leaves_it_attached_or_not(
     lab: Any, until: Callable[..., Any], vms: Vms, name: str
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_killed_ganesha_is_a_pause_for_the_guest_and_no_error(
     assert numbers == list(range(len(numbers))), "nothing is lost, and nothing is there twice"
 
 
+@pytest.mark.slow
 def test_a_storaged_that_is_killed_leaves_guests_their_folder_and_knows_whose_it_is(
     lab: Any, until: Callable[..., Any], vms: Vms, common: dict[str, Any], nfs_client: None
 ) -> None:
