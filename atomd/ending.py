@@ -9,7 +9,7 @@ from collections.abc import Callable
 from atomd.books import Books
 from atomd.effects import Changed, DestroyDomain, Effects, Journal, ShutDownDomain
 from atomd.lease import Lease
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import AT_REST, State, Vm
 from atomd.stopping import IGNORED, Due, Stopping, why_evicted
 from matcher.wire.messages import Refused
 from specs.ids import VmId
@@ -24,7 +24,7 @@ class Ending:
 
     def stop(self, vm: Vm, now_s: float, *, force: bool) -> Refused | Effects:
         """Press the power button, or pull the plug. Nothing where the VM is stopped already."""
-        if vm.state in (State.STOPPED, State.FAILED):
+        if vm.state in AT_REST:
             return []
         if vm.state is State.STOPPING:
             return [self.destroy(vm)] if force and vm.vm_id not in self._books.busy else []
@@ -35,7 +35,7 @@ class Ending:
     def evict(self, vm: Vm, now_s: float, *, why: str, force: bool) -> Refused | Effects:
         """End the VM against its user's will: the power button, and the plug after `STOP_S` or with `force`. While it
         is STOPPING, `why` says so, which a crash does not forget; the STOPPED one keeps it."""
-        if vm.state in (State.STOPPED, State.FAILED):
+        if vm.state in AT_REST:
             return []
         if vm.vm_id in self._books.busy or vm.state not in (State.RUNNING, State.STOPPING):
             return self._books.not_now(vm, "evict")

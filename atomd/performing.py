@@ -36,7 +36,7 @@ from atomd.domains import (
 from atomd.effects import Effects
 from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import AT_REST, State, Vm
 from atomd.moment import Moment
 from atomd.plugger import Plugger, StorageLike
 from atomd.reconcile import Observed
@@ -177,8 +177,7 @@ class Performer:
 
     def _lives(self) -> list[Life]:
         """Those that may have a domain: what has ended has nothing mounted."""
-        ended = (State.STOPPED, State.FAILED)
-        return [(vm.vm_id, vm.generation) for vm in self.compute.vms.values() if vm.state not in ended]
+        return [(vm.vm_id, vm.generation) for vm in self.compute.vms.values() if vm.state not in AT_REST]
 
     def _perform(self, effect: wanted.Effect) -> None:
         match effect:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import AT_REST, State, Vm
 from atomd.volumes import Silent, told
 from matcher.offers.ledger import Refusal
 from matcher.wire.messages import REASONS_MAX, Confirm, Reason, Refused
@@ -29,7 +29,7 @@ def not_next(vm: Vm, confirm: Confirm, user_id: UserId, *, busy: bool, undone: b
         return refused("not-now", "vm", "this VM", "an earlier try is still being undone", "run it again")
     if confirm.generation <= vm.generation:
         return too_old(vm.generation, confirm.generation)
-    if vm.state not in (State.STOPPED, State.FAILED) or busy:
+    if vm.state not in AT_REST or busy:
         return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
     return None
 

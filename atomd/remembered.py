@@ -7,7 +7,7 @@ other older row is one that could not be forgotten in time.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from atomd.lifecycle import State, Vm
+from atomd.lifecycle import AT_REST, State, Vm
 from specs.ids import VmId
 
 
@@ -23,7 +23,7 @@ def remembered(rows: Collection[Vm]) -> Remembered:
     for vm in sorted(rows, key=lambda vm: vm.generation):
         before = kept.vms.get(vm.vm_id)
         if before is not None:
-            if vm.state is State.PREPARED and before.state in (State.STOPPED, State.FAILED):
+            if vm.state is State.PREPARED and before.state in AT_REST:
                 kept.older[before.vm_id] = before
             else:
                 kept.litter[before.vm_id, before.generation] = before

@@ -12,6 +12,7 @@ import pytest
 from lxml import etree
 
 from tests.fakes.tiny_guest import BOOT_SECTOR
+from tests.lab.test_volumes import names as names
 from tests.lab.vms import HELIUM, Vms, booted, electros, login_as, plainly, serial_of
 
 pytestmark = pytest.mark.lab
@@ -25,16 +26,6 @@ def vms(lab: Any, tmp_path: Path) -> Iterator[Vms]:
     mine = Vms(lab, tmp_path)
     yield mine
     mine.remove_all()
-
-
-@pytest.fixture
-def names(lab: Any) -> Iterator[list[str]]:
-    """Names of volumes that are removed at the end."""
-    made: list[str] = []
-    yield made
-    left = [volume["vid"] for volume in electros(lab, "volume", "ls").document["volumes"] if volume["name"] in made]
-    if left:
-        plainly(lab, "volume", "rm", "--yes", *left)
 
 
 def state_of(lab: Any, name: str) -> str:
