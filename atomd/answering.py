@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from atomd.admission import Admission
+from atomd.capacity.fit import Misfit, fit
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.occupancy import capacity
+from atomd.capacity.quota import Want
+from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
-from atomd.fit import Misfit, fit
-from atomd.hardware import Claim, Hardware
-from atomd.occupancy import capacity
-from atomd.quota import Want
-from atomd.traits import arch_for
+from atomd.vms.admission import Admission
 from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal

@@ -12,13 +12,13 @@ from pathlib import Path
 import trio
 
 from atomd.answering import VERSION, ComputeAnswers
+from atomd.capacity.hardware import Claim
 from atomd.compute import Compute
 from atomd.effects import Effects
-from atomd.hardware import Claim
-from atomd.lifecycle import RUNS, State, Vm
 from atomd.performing import Performer, moment
-from atomd.refusals import DRAINED, refused
 from atomd.service import ENDED_S, Service
+from atomd.vms.lifecycle import RUNS, State, Vm
+from atomd.vms.refusals import DRAINED, refused
 from matcher.net import local
 from matcher.net.audit import DENIED, Audit, gid_of_group, outcome_of, why_of
 from matcher.net.desk import Desk

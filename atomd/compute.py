@@ -15,11 +15,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
-from atomd import refusals as no
-from atomd.admission import Admission, is_as_pledged, standing
-from atomd.away import Away, why_lost
-from atomd.books import Books
-from atomd.closed import Closed
+from atomd.capacity.hardware import Claim
 from atomd.effects import (
     AttachVolumes,
     Changed,
@@ -35,16 +31,20 @@ from atomd.effects import (
     ResumeDomain,
     StartDomain,
 )
-from atomd.ending import Ending
-from atomd.hardware import Claim
-from atomd.lease import Lease
-from atomd.lifecycle import AT_REST, RUNS, State, Vm
-from atomd.moment import Moment
-from atomd.plugging import Plugging
-from atomd.reconcile import Action, Observed, Step, reconcile
-from atomd.refusals import name_taken, not_next, refused, silent, too_old, unattached
-from atomd.remembered import forgettable, remembered
-from atomd.volumes import Answer, Silent, is_away, some_may_be_attached
+from atomd.vms import refusals as no
+from atomd.vms.admission import Admission, is_as_pledged, standing
+from atomd.vms.closed import Closed
+from atomd.vms.ending import Ending
+from atomd.vms.lease import Lease
+from atomd.vms.lifecycle import AT_REST, RUNS, State, Vm
+from atomd.vms.moment import Moment
+from atomd.vms.reconcile import Action, Observed, Step, reconcile
+from atomd.vms.refusals import name_taken, not_next, refused, silent, too_old, unattached
+from atomd.vms.remembered import forgettable, remembered
+from atomd.vms.table import VmTable
+from atomd.volumes.answers import Answer, Silent, is_away, some_may_be_attached
+from atomd.volumes.away import Away, why_lost
+from atomd.volumes.plugging import Plugging
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
 from matcher.wire.messages import Abandon, Confirm, Refused
@@ -60,17 +60,17 @@ class Compute:
     def __init__(
         self, *, host_id: HostId, boot_id: str, ledger: Ledger[Claim], offering: Offering[Claim], admission: Admission
     ) -> None:
-        self._books = Books()
-        self.vms = self._books.vms
+        self._table = VmTable()
+        self.vms = self._table.vms
         self.away = Away()
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
         self._host_id, self._boot_id = host_id, boot_id
         self._ledger, self._offering, self._admission = ledger, offering, admission
         self._closed = Closed()
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
-        self._ending = Ending(self._books, self.lease_of)
+        self._ending = Ending(self._table, self.lease_of)
         self.stop, self.evict = self._ending.stop, self._ending.evict
-        self.plugging = Plugging(self._books, self._closed, admission)
+        self.plugging = Plugging(self._table, self._closed, admission)
         self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
         self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
@@ -110,7 +110,7 @@ class Compute:
                 self._litter[vm.vm_id, vm.generation] = vm
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
-                self._books.busy.discard(vm.vm_id)
+                self._table.busy.discard(vm.vm_id)
                 for kept in (older, self._take_owed_before(vm)):
                     if kept is not None:
                         self._older[kept.vm_id] = kept
@@ -176,7 +176,7 @@ class Compute:
         if known is not None:
             self._older[known.vm_id] = known
         self.vms[vm.vm_id] = vm
-        self._books.busy.add(vm.vm_id)
+        self._table.busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
 
     def outcome(self, offer_id: OfferId) -> Vm | Refused | None:
@@ -205,31 +205,31 @@ class Compute:
         self._closed.abandon(offer_id)
         if mine is not None and mine.offer_id == offer_id and mine.state is State.PREPARED:
             self._closed.refuse(offer_id, no.ABANDONED)
-            if mine.vm_id in self._books.busy:  # else it was restored, and reconcile undoes it
+            if mine.vm_id in self._table.busy:  # else it was restored, and reconcile undoes it
                 self.vms[mine.vm_id] = mine.to(State.REMOVING)
         return None, [JournalAbandoned(offer_id), Changed(VmId(abandon.vm_id))]
 
     def reboot(self, vm: Vm) -> Refused | Effects:
-        if vm.state is not State.RUNNING or vm.vm_id in self._books.busy:
-            return self._books.not_now(vm, "reboot")
+        if vm.state is not State.RUNNING or vm.vm_id in self._table.busy:
+            return self._table.not_now(vm, "reboot")
         return [RebootDomain(vm)]
 
     def remove(self, vm: Vm) -> Refused | Effects:
         """End the VM and forget it; its volumes are free for others, and keep what was written."""
         if vm.state is State.REMOVING:
             return []
-        if vm.vm_id in self._books.busy or vm.state is State.PREPARED:
-            return self._books.not_now(vm, "rm")
+        if vm.vm_id in self._table.busy or vm.state is State.PREPARED:
+            return self._table.not_now(vm, "rm")
         return self._remove(vm)
 
     # ---- from slow work
 
     def attached(self, vm_id: VmId, generation: int, answer: Answer) -> Effects:
         """Storage has spoken, or not."""
-        vm = self._books.at(vm_id, generation)
+        vm = self._table.at(vm_id, generation)
         if vm is None or vm.state not in (State.PREPARED, State.RUNNING, State.REMOVING):
             return []
-        self._books.busy.discard(vm_id)
+        self._table.busy.discard(vm_id)
         if vm.state is State.REMOVING:  # abandoned meanwhile
             return self._detach(vm)
         if (closed := self._admission.against_attached(vm)) is not None:
@@ -247,10 +247,10 @@ class Compute:
         return [JournalForget(vm), Changed(vm_id)]
 
     def reached(self, asked: Vm, answer: Answer, now_s: float) -> Effects:
-        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.away`. `asked` is
-        the VM as it was then: one that has got or lost a volume since is not judged by that."""
-        vm_id, vm = asked.vm_id, self._books.at(asked.vm_id, asked.generation)
-        if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._books.busy or vm.is_cut:
+        """Storage has spoken, or not, about a VM that is up and has its volumes already; see `atomd.volumes.away`.
+        `asked` is the VM as it was then: one that has got or lost a volume since is not judged by that."""
+        vm_id, vm = asked.vm_id, self._table.at(asked.vm_id, asked.generation)
+        if vm is None or vm.state not in (State.RUNNING, State.STOPPING) or vm_id in self._table.busy or vm.is_cut:
             self.away.forget(vm_id)
             return []
         if vm.standing.words != asked.standing.words:
@@ -264,22 +264,22 @@ class Compute:
 
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
-        vm = self._books.at(vm_id, generation)
+        vm = self._table.at(vm_id, generation)
         if vm is None or vm.state is not State.COMMITTED:
             return []
-        self._books.busy.discard(vm_id)
+        self._table.busy.discard(vm_id)
         return self._end(vm, State.FAILED, failure) if failure is not None else self._run(vm)
 
     def start_unknown(self, vm_id: VmId) -> None:
         """libvirt did not say: the domain may come yet. Reconcile looks for it by its UUID."""
-        self._books.busy.discard(vm_id)
+        self._table.busy.discard(vm_id)
 
     def destroyed(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """libvirt has ended the domain, or knows of none (`done`); else reconcile looks what became of it."""
-        vm = self._books.at(vm_id, generation)
+        vm = self._table.at(vm_id, generation)
         if vm is None:
             return []
-        self._books.busy.discard(vm_id)
+        self._table.busy.discard(vm_id)
         if not done:
             return []
         if vm.state is State.REMOVING:
@@ -298,10 +298,10 @@ class Compute:
         self._telling.discard(life)
         if done and (owed := self._owed.pop(life, None)) is not None:
             return [JournalForget(owed)]
-        vm = self._books.at(vm_id, generation)
+        vm = self._table.at(vm_id, generation)
         if vm is None or vm.state is not State.REMOVING:
             return []
-        self._books.busy.discard(vm_id)
+        self._table.busy.discard(vm_id)
         self._drop(vm, no.REMOVED)
         if done:
             return [JournalForget(vm), Changed(vm_id)]
@@ -313,18 +313,18 @@ class Compute:
         for offer_id, hold in self._ledger.holds(now_s).items():
             if not self._admission.is_member(hold.user_id):
                 self._ledger.release(offer_id)
-        idle = [vm for vm in self.vms.values() if vm.vm_id not in self._books.busy]
+        idle = [vm for vm in self.vms.values() if vm.vm_id not in self._table.busy]
         return [effects for vm in idle if (effects := self._ending.due(vm, now_s))]
 
     def look(self) -> Looked:
         """To be taken before libvirt is asked for its domains: what changes until it has answered is not judged by
         that answer."""
-        return {vm_id: None if vm_id in self._books.busy else vm for vm_id, vm in self.vms.items()}
+        return {vm_id: None if vm_id in self._table.busy else vm for vm_id, vm in self.vms.items()}
 
     def reconcile(self, observed: Collection[Observed], looked: Looked, now_s: float) -> list[Effects]:
-        """Bring journal and libvirt together; see `atomd.reconcile`. One list for each VM, as for `tick`."""
+        """Bring journal and libvirt together; see `atomd.vms.reconcile`. One list for each VM, as for `tick`."""
         changed = {vm_id for vm_id, vm in looked.items() if vm is None or self.vms.get(vm_id) is not vm}
-        busy = self._books.busy | changed | (self.vms.keys() - looked.keys())
+        busy = self._table.busy | changed | (self.vms.keys() - looked.keys())
         steps = reconcile(self.vms.values(), observed, boot_id=self._boot_id, busy=busy)
         up = {(domain.vm_id, domain.generation) for domain in observed}
         self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
@@ -332,7 +332,7 @@ class Compute:
         done = tidied + [self._step(step, up, now_s) for step in steps]
         done += [[DetachVolumes(vm)] for life, vm in self._owed.items() if life not in self._telling]
         self._telling |= self._owed.keys()
-        idle = [vm for vm in self.vms.values() if vm.vm_id not in busy | self._books.busy]
+        idle = [vm for vm in self.vms.values() if vm.vm_id not in busy | self._table.busy]
         return done + [self.plugging.resolve(vm, up=(vm.vm_id, vm.generation) in up) for vm in idle if vm.change]
 
     # ---- inside
@@ -357,7 +357,7 @@ class Compute:
             return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
         if vm is not None:
             undone = self._closed.is_refused(vm.offer_id)
-            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._books.busy, undone=undone)
+            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._table.busy, undone=undone)
             if objection is not None:
                 return objection
         others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
@@ -382,7 +382,7 @@ class Compute:
         lease, volumes = self.lease_of(vm), attached.volumes
         committed = dataclasses.replace(vm.to(State.COMMITTED), volumes=volumes, boot_id=self._boot_id, lease=lease)
         self.vms[vm.vm_id] = committed
-        self._books.busy.add(vm.vm_id)
+        self._table.busy.add(vm.vm_id)
         older = self._older.pop(vm.vm_id, None)
         if older is None or {claim.vid for claim in older.claims} <= {claim.vid for claim in committed.claims}:
             return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
@@ -424,7 +424,7 @@ class Compute:
         """Compute is free at once: a storage host that is gone keeps its volumes, and nothing else."""
         self._ledger.release(vm.offer_id)
         if vm.claims:
-            self._books.busy.add(vm.vm_id)
+            self._table.busy.add(vm.vm_id)
             return [DetachVolumes(vm)]
         self._drop(vm, no.REMOVED)
         return [JournalForget(vm), Changed(vm.vm_id)]
@@ -467,7 +467,7 @@ class Compute:
             return self._end(vm, State.STOPPED, why)
         if action is Action.RESTART and not vm.claims:
             return self._commit(vm, Attached(()))
-        self._books.busy.add(vm.vm_id)
+        self._table.busy.add(vm.vm_id)
         return [StartDomain(vm)] if action is Action.START else [AttachVolumes(vm)]
 
     def _drop(self, vm: Vm, refusal: Refused) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
-from atomd.guest_cpu import RAM_RESERVE_MIB
+from atomd.capacity.guest_cpu import RAM_RESERVE_MIB
 from matcher.net import audit, multicast
 from matcher.net.door import serving
 from matcher.trust.grants import Narrowing, parse_pci_limit

@@ -12,26 +12,26 @@ from random import SystemRandom
 import trio
 
 from atomd.accelerator import detect
-from atomd.admission import Admission
 from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.backdoor import BackDoor, Drain
+from atomd.capacity.guest_cpu import hardware_of
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.placement import admits
+from atomd.capacity.quota import Quota
+from atomd.capacity.uses import Uses, uses_here
 from atomd.compute import Compute
 from atomd.config import Config
-from atomd.domains import Capabilities, HypervisorError
-from atomd.guest_cpu import hardware_of
-from atomd.hardware import Claim, Hardware
-from atomd.hypervisor import Hypervisor
+from atomd.hypervisor.domains import Capabilities, HypervisorError
+from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
 from atomd.performing import Performer, moment
-from atomd.placement import admits
-from atomd.quota import Quota
-from atomd.refusals import DRAINED, stale_realm
 from atomd.service import Service
-from atomd.shares import Shares
-from atomd.storage import Storage
-from atomd.uses import Uses, uses_here
+from atomd.vms.admission import Admission
+from atomd.vms.refusals import DRAINED, stale_realm
+from atomd.volumes.shares import Shares
+from atomd.volumes.storage import Storage
 from matcher.net import peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed

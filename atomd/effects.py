@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from atomd.lifecycle import Vm
+from atomd.vms.lifecycle import Vm
 from specs.ids import OfferId, VmId
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from atomd.lifecycle import Vm
+from atomd.vms.lifecycle import Vm
 from matcher.net.starting import make_private
 from specs.ids import OfferId
 

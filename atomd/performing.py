@@ -13,11 +13,13 @@ from typing import Protocol
 import trio
 
 from atomd import effects as wanted
-from atomd.away import why_waiting
+from atomd.capacity.hardware import Hardware
+from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
-from atomd.disk_xml import domain_secrets
-from atomd.domain_xml import DomainSpec, domain_xml
-from atomd.domains import (
+from atomd.effects import Effects
+from atomd.hypervisor.disk_xml import domain_secrets
+from atomd.hypervisor.domain_xml import DomainSpec, domain_xml
+from atomd.hypervisor.domains import (
     ConnectionLost,
     DomainEvent,
     DomainExists,
@@ -33,17 +35,15 @@ from atomd.domains import (
     What,
     Why,
 )
-from atomd.effects import Effects
-from atomd.hardware import Hardware
 from atomd.journal import Journal, JournalFull
-from atomd.lifecycle import AT_REST, State, Vm
-from atomd.moment import Moment
-from atomd.plugger import Plugger, StorageLike
-from atomd.reconcile import Observed
-from atomd.refusals import unattached
-from atomd.shares import Life, NotMounted
-from atomd.traits import arch_for
-from atomd.volumes import ASK_AGAIN, Answer, Silent, has_own_images, why_not_begun
+from atomd.vms.lifecycle import AT_REST, State, Vm
+from atomd.vms.moment import Moment
+from atomd.vms.reconcile import Observed
+from atomd.vms.refusals import unattached
+from atomd.volumes.answers import ASK_AGAIN, Answer, Silent, has_own_images, why_not_begun
+from atomd.volumes.away import why_waiting
+from atomd.volumes.plugger import Plugger, StorageLike
+from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.wire.messages import Arch, Refused
@@ -90,7 +90,7 @@ def became(before: Vm | None, vm: Vm) -> str:
 
 
 class SharesLike(Protocol):
-    """The folders that VMs share: see `atomd.shares`."""
+    """The folders that VMs share: see `atomd.volumes.shares`."""
 
     async def mounted(self, life: Life, volumes: Collection[AttachedVolume]) -> tuple[AttachedVolume, ...]: ...
 

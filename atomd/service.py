@@ -10,16 +10,16 @@ from typing import TypeVar
 import trio
 
 from atomd.answering import ComputeAnswers, Face
-from atomd.domain_xml import domain_name
-from atomd.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
+from atomd.capacity.hardware import Claim
+from atomd.capacity.quota import Quota
+from atomd.capacity.traits import arch_for
+from atomd.capacity.uses import Uses
 from atomd.effects import Effects
-from atomd.hardware import Claim
-from atomd.lifecycle import RUNS, State, Vm
+from atomd.hypervisor.domain_xml import domain_name
+from atomd.hypervisor.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.performing import Performer, moment
-from atomd.quota import Quota
-from atomd.refusals import NOT_FOUND, refused
-from atomd.traits import arch_for
-from atomd.uses import Uses
+from atomd.vms.lifecycle import RUNS, State, Vm
+from atomd.vms.refusals import NOT_FOUND, refused
 from matcher.net import local
 from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller

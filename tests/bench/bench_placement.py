@@ -11,10 +11,10 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from atomd.fit import Fit, fit
-from atomd.hardware import Claim, Hardware
+from atomd.capacity.fit import Fit, fit
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.placement import admits
 from atomd.inventory.facts import Core, PciDevice
-from atomd.placement import admits
 from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, VmAsk
 from specs.ids import UserId, VmId
 

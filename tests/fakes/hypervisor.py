@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import trio
 from lxml import etree
 
-from atomd.disk_xml import DISK_SERIAL_MAX, NAME_PREFIX, secret_usage
-from atomd.domain_xml import NAMESPACE, domain_name, read_tag, vm_id_of
-from atomd.domains import (
+from atomd.hypervisor.disk_xml import DISK_SERIAL_MAX, NAME_PREFIX, secret_usage
+from atomd.hypervisor.domain_xml import NAMESPACE, domain_name, read_tag, vm_id_of
+from atomd.hypervisor.domains import (
     Capabilities,
     ConnectionLost,
     ConsoleBusy,

@@ -11,9 +11,9 @@ from typing import Protocol
 import pytest
 import trio
 
-from atomd.disk_xml import secret_usage
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml
-from atomd.domains import (
+from atomd.hypervisor.disk_xml import secret_usage
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domains import (
     ConnectionLost,
     Console,
     ConsoleBusy,

@@ -5,16 +5,16 @@ from dataclasses import replace
 from random import Random
 
 from atomd import effects as wanted
-from atomd.admission import Admission
+from atomd.capacity.hardware import Claim
+from atomd.capacity.occupancy import charged_mib
+from atomd.capacity.quota import Quota
 from atomd.compute import Compute, Looked
 from atomd.effects import Effect, Effects
-from atomd.hardware import Claim
-from atomd.lifecycle import State, Vm
-from atomd.moment import Moment
-from atomd.occupancy import charged_mib
-from atomd.quota import Quota
-from atomd.reconcile import Observed
-from atomd.volumes import Answer, Silent
+from atomd.vms.admission import Admission
+from atomd.vms.lifecycle import State, Vm
+from atomd.vms.moment import Moment
+from atomd.vms.reconcile import Observed
+from atomd.volumes.answers import Answer, Silent
 from matcher.offers.ledger import Ledger, User
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal

@@ -16,10 +16,11 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
-from atomd.disk_xml import secret_usage, secret_xml
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml
-from atomd.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
-from atomd.hypervisor import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX, Hypervisor
+from atomd.hypervisor.connection import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX
+from atomd.hypervisor.disk_xml import secret_usage, secret_xml
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
+from atomd.hypervisor.hypervisor import Hypervisor
 from matcher.wire.messages import Accelerator, Arch, ImageFormat
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
@@ -240,7 +241,7 @@ async def test_a_hypervisor_opens_without_libvirt_and_says_what_to_do(tmp_path: 
 async def test_events_that_nobody_reads_become_one_resync(tmp_path: Path) -> None:
     async with Hypervisor.open(f"qemu+unix:///system?socket={tmp_path}/nothing") as hypervisor:
         for _ in range(EVENTS_MAX + 10):
-            hypervisor._deliver(DomainEvent(VmId("5a" * 16), What.STARTED))
+            hypervisor._connection.deliver(DomainEvent(VmId("5a" * 16), What.STARTED))
         got = [await hypervisor.events.receive() for _ in range(EVENTS_MAX + 1)]
         assert got[-1] == Resync()
         assert hypervisor.events.statistics().current_buffer_used == 0

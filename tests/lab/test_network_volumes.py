@@ -13,10 +13,10 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
-from atomd.disk_xml import domain_secrets
-from atomd.domain_xml import DomainSpec, domain_name, domain_xml
-from atomd.domains import DomainState, StartFailed
-from atomd.hypervisor import Hypervisor
+from atomd.hypervisor.disk_xml import domain_secrets
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domains import DomainState, StartFailed
+from atomd.hypervisor.hypervisor import Hypervisor
 from matcher.wire.messages import Accelerator, Address, Arch, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId
@@ -188,7 +188,7 @@ async def test_a_writer_that_was_cut_writes_no_more_whatever_is_exported_after_i
     await trio.to_thread.run_sync(partial(target.export, 2))
     await trio.sleep(4 * QUIET_S)
     assert target.count() == stood_at
-    assert await state_of(hypervisor, spec) is DomainState.RUNNING, "it does not even notice: see atomd.away"
+    assert await state_of(hypervisor, spec) is DomainState.RUNNING, "it does not even notice: see atomd.volumes.away"
     await hypervisor.destroy(spec.vm_id)
     assert target.count() == stood_at
 

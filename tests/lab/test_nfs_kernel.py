@@ -1,4 +1,4 @@
-"""What `atomd.shares` says to mount(8), said to a real kernel's NFS client: an emulated machine and a real ganesha.
+"""What `atomd.volumes.shares` says to mount(8), said to a real kernel's NFS client: an emulated machine, a ganesha.
 
 The machine on which tests run may have no NFS client in its kernel; Debian's has one. It boots from memory in seconds,
 runs the very commands, and tells on its serial port what came of them.
@@ -17,8 +17,8 @@ import pytest
 import trio
 import trio.socket
 
-from atomd import shares
-from atomd.shares import Shares
+from atomd.volumes import shares
+from atomd.volumes.shares import Shares
 from matcher.wire.messages import Address, ImageFormat
 from matcher.wire.volumes import AttachedVolume, NfsFolder
 from specs.ids import VmId

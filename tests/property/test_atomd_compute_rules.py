@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from atomd import effects as wanted
 from atomd.compute import Looked
 from atomd.effects import Effect
-from atomd.lifecycle import PROMISED, RUNS, Stage, State, Vm
-from atomd.reconcile import Observed
-from atomd.volumes import Answer, Silent
+from atomd.vms.lifecycle import PROMISED, RUNS, Stage, State, Vm
+from atomd.vms.reconcile import Observed
+from atomd.volumes.answers import Answer, Silent
 from matcher.trust.realm import EVERYTHING
 from matcher.wire.messages import Confirm, ConfirmVolume, Reason, Refused
 from specs.ids import HostId, OfferId, UserId, VmId

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol, TypeVar
 
-from atomd.lifecycle import State, Vm
+from atomd.vms.lifecycle import State, Vm
 from matcher.offers.offering import Reply
 from matcher.scheduler.outcomes import (
     Abandoned,

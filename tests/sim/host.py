@@ -11,18 +11,18 @@ from random import Random
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from atomd import effects as wanted
-from atomd.admission import Admission
 from atomd.answering import Face, Proposer
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.placement import admits
+from atomd.capacity.quota import Quota
 from atomd.compute import Compute, Looked
 from atomd.effects import Effects
-from atomd.hardware import Claim, Hardware
-from atomd.lifecycle import State, Vm
-from atomd.moment import Moment
 from atomd.performing import RECONCILE_S, RETRY_S
-from atomd.placement import admits
-from atomd.quota import Quota
-from atomd.reconcile import Observed
 from atomd.service import DECIDED_S, ENDED_S
+from atomd.vms.admission import Admission
+from atomd.vms.lifecycle import State, Vm
+from atomd.vms.moment import Moment
+from atomd.vms.reconcile import Observed
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.scheduler.outcomes import Abandoned, Committed

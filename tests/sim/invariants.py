@@ -19,8 +19,8 @@ That other disks hold a narrowing of the same user's leaves changes nothing, as 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from atomd.hardware import Claim, Hardware
-from atomd.lifecycle import RUNS, State, Vm
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.vms.lifecycle import RUNS, State, Vm
 from matcher.scheduler.outcomes import AllRefused, Interrupted, NoHostFits, NoHostInReach, Outcome, VolumeMissing
 from matcher.trust.bundle import Bundle
 from matcher.trust.identity import Identity, load_identity

@@ -1,17 +1,17 @@
 """A host's volumes as its atomd gets them: the servers asked, their answers joined, the domain opened with them.
 
-`Opening` stands in for `atomd.storage` and for what `atomd.performing` does with its answers, event for event. The
-local socket breaks, and so does the network, each in its own way.
+`Opening` stands in for `atomd.volumes.storage` and for what `atomd.performing` does with its answers, event for event.
+The local socket breaks, and so does the network, each in its own way.
 """
 
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from atomd.lifecycle import Vm
-from atomd.refusals import unattached
-from atomd.storage import REACH_S, STORAGE_S
-from atomd.volumes import ASK_AGAIN, Answer, Silent, has_own_images, joined, servers_of, why_not_begun
+from atomd.vms.lifecycle import Vm
+from atomd.vms.refusals import unattached
+from atomd.volumes.answers import ASK_AGAIN, Answer, Silent, has_own_images, joined, servers_of, why_not_begun
+from atomd.volumes.storage import REACH_S, STORAGE_S
 from matcher.wire.messages import Refused
 from matcher.wire.volumes import Attached, ChapSecret
 from specs.ids import HostId, OfferId, VmId

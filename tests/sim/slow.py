@@ -10,15 +10,15 @@ from enum import Enum
 from random import Random
 from typing import TypeVar
 
-from atomd.hardware import Claim
-from atomd.lifecycle import Vm
-from atomd.reconcile import Observed
+from atomd.capacity.hardware import Claim
+from atomd.vms.lifecycle import Vm
+from atomd.vms.reconcile import Observed
 from matcher.wire.volumes import Attached
 from specs.ids import Vid, VmId
 from tests.sim.faults import Faults
 from tests.sim.timeline import Clock
 
-CALL_S = 30.0  # as atomd.hypervisor has it
+CALL_S = 30.0  # as atomd.hypervisor.hypervisor has it
 STALL_S = (1.0, 45.0)
 START_S = (0.2, 0.5)
 SLOW_START_S = (5.0, 45.0)

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from atomd import compute, reconcile
-from atomd.admission import Admission
+from atomd import compute
 from atomd.answering import Proposer
+from atomd.capacity.hardware import Claim
+from atomd.capacity.quota import Quota
 from atomd.compute import Compute, Looked
 from atomd.effects import Changed, Effects, StartDomain
-from atomd.hardware import Claim
-from atomd.lease import Lease
-from atomd.lifecycle import State, Vm
-from atomd.moment import Moment
-from atomd.quota import Quota
-from atomd.refusals import refused
+from atomd.vms import reconcile
+from atomd.vms.admission import Admission
+from atomd.vms.lease import Lease
+from atomd.vms.lifecycle import State, Vm
+from atomd.vms.moment import Moment
+from atomd.vms.refusals import refused
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Nothing, Proposal
 from matcher.scheduler.placing import Placing

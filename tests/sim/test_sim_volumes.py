@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from atomd import compute
-from atomd.admission import Admission
-from atomd.volumes import Answer, Silent
+from atomd.vms.admission import Admission
+from atomd.volumes.answers import Answer, Silent
 from matcher.wire.messages import Confirm
 from specs.ids import HostId, UserId, Vid, VmId
 from storaged import admission, attachments

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from atomd.hardware import Hardware
+from atomd.capacity.hardware import Hardware
 from atomd.inventory.facts import Core, PciDevice
 from matcher.trust.certificates import BACKDATE_S
 from matcher.trust.documents import Signed

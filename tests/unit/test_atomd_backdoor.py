@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from atomd.backdoor import BackDoor, Drain
-from atomd.lifecycle import State
+from atomd.vms.lifecycle import State
 from matcher.net import local
 from matcher.net.audit import Audit
 from matcher.wire import backdoor as asked

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from atomd import effects as wanted
-from atomd.closed import ABANDONED_MAX, REFUSALS_MAX
-from atomd.lifecycle import State, Vm
-from atomd.stopping import PRESS_AGAIN_S, STOP_S
+from atomd.vms.closed import ABANDONED_MAX, REFUSALS_MAX
+from atomd.vms.lifecycle import State, Vm
+from atomd.vms.stopping import PRESS_AGAIN_S, STOP_S
 from matcher.wire.messages import Confirm, Reason, Refused, VolumeClaim
 from specs.ids import OfferId, VmId, new_id
 from tests.fakes.one_host import ANN, BOB, HOST, THREADS, VID, OneHost, again

@@ -2,8 +2,8 @@
 
 from atomd import effects as wanted
 from atomd.effects import Effect
-from atomd.lifecycle import State
-from atomd.volumes import Silent
+from atomd.vms.lifecycle import State
+from atomd.volumes.answers import Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import HostId
 from tests.fakes.one_host import DATA, VID, OneHost

@@ -2,8 +2,8 @@
 
 import pytest
 
-from atomd.domain_xml import DomainSpec
-from atomd.domains import DomainState, ObservedDomain
+from atomd.hypervisor.domain_xml import DomainSpec
+from atomd.hypervisor.domains import DomainState, ObservedDomain
 from matcher.wire.messages import Accelerator, Arch, ImageFormat
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from atomd.journal import ABANDONED_KEPT, Journal, JournalError, JournalFull
-from atomd.lease import Lease
-from atomd.lifecycle import State
+from atomd.vms.lease import Lease
+from atomd.vms.lifecycle import State
 from matcher.wire.messages import Address, ImageFormat, VolumeClaim
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import HostId, OfferId, VmId
@@ -141,7 +141,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from atomd.journal import Journal
-from atomd.lifecycle import State
+from atomd.vms.lifecycle import State
 from specs.ids import OfferId
 from tests.fakes.one_host import a_vm
 
@@ -270,7 +270,7 @@ import resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from atomd.journal import Journal, JournalFull
-from atomd.lifecycle import State
+from atomd.vms.lifecycle import State
 from tests.fakes.one_host import a_vm
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -10,20 +10,20 @@ import trio
 from trio.testing import MockClock
 
 from atomd import performing
-from atomd.disk_xml import secret_usage
-from atomd.domains import DomainSecret, DomainState
+from atomd.hypervisor.disk_xml import secret_usage
+from atomd.hypervisor.domains import DomainSecret, DomainState
 from atomd.journal import Journal
-from atomd.lifecycle import State, Vm
 from atomd.performing import Performer
-from atomd.shares import Life, NotMounted
-from atomd.volumes import Answer, Silent
+from atomd.vms.lifecycle import State, Vm
+from atomd.volumes.answers import Answer, Silent
+from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
 from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused
 from matcher.wire.volumes import Attached, AttachedVolume, NfsFolder
 from specs.ids import HostId, VmId
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
-from tests.unit.test_atomd_fit import HOST as HARDWARE
+from tests.unit.test_atomd_capacity_fit import HOST as HARDWARE
 
 H2 = HostId("2" * 64)
 SECRET = "s1"

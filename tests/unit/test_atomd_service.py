@@ -11,12 +11,12 @@ import pytest
 import trio
 
 from atomd.answering import Face
-from atomd.domains import ConsoleBusy
-from atomd.lifecycle import State
+from atomd.capacity.quota import Quota
+from atomd.capacity.uses import Uses
+from atomd.hypervisor.domains import ConsoleBusy
 from atomd.performing import became
-from atomd.quota import Quota
 from atomd.service import Service
-from atomd.uses import Uses
+from atomd.vms.lifecycle import State
 from matcher.net import local
 from matcher.net.audit import Audit
 from matcher.net.caller import Caller

@@ -1,0 +1,275 @@
+"""Can this host serve the ask, and if not, every reason why: what was asked, what is there, what would help. Pure.
+
+`fit` and `place` never disagree: a `Fit` carries the placement, and a `Misfit` has at least one reason. Each reason
+looks at one resource alone, so that a person sees all that is in the way at once. `edit` is the one `--set` argument
+that would make that reason go away on this host, now; it is tried out by the same counting before it is offered.
+
+    fit(ask) --a trait is missing--> Misfit(arch, flags, ecc, firmware, accelerator)
+        '----too little is free----> Misfit(slots, ram, pci)
+        '----place(ask)------------> Fit(placed)
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
+from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place, wanted_devices
+from atomd.capacity.traits import arch_for, may_run_so, missing_flags, wanted_archs
+from atomd.inventory.facts import PciDevice
+from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, Policy, Reason, VmAsk
+from specs.ids import UserId, VmId
+
+OVERPROVISION_MAX = 64
+RESOURCE_CHARS = 80
+SAID_CHARS = 120
+HINT_CHARS = 160
+_WAIT = "wait until a VM here stops, or take another host"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    placed: Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    reasons: tuple[Reason, ...]
+
+
+def fit(
+    ask: VmAsk, hardware: Hardware, residents: Collection[Claim], *, vm_id: VmId, user_id: UserId, policy: Policy
+) -> Fit | Misfit:
+    """The placement of one more VM beside these residents, or all the reasons against it."""
+    placed = place(ask, hardware, residents, vm_id=vm_id, user_id=user_id, policy=policy)
+    if placed is not None:
+        return Fit(placed)
+    now = Occupancy(hardware, residents)
+    reasons = [*_trait_reasons(ask, hardware), *_slot_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
+    reasons += _pci_reasons(ask, now)
+    return Misfit(_at_most(reasons) or (_too_many_functions(ask),))
+
+
+# --- what the host is ----------------------------------------------------------------------------------------------
+
+
+def _trait_reasons(ask: VmAsk, hardware: Hardware) -> Iterator[Reason]:
+    if not may_run_so(ask, hardware):
+        yield _reason("accelerator", "KVM", "emulation only (TCG)", "electros run … --allow-emulation")
+    if arch_for(ask, hardware) is None:
+        asked = " or ".join(wanted_archs(ask))
+        has = _listed(sorted(hardware.archs)) or "no guest architecture that AtomOS knows"
+        yield _reason("arch", asked, has, "cpu.archs names the alternatives; the image must be made for one of them")
+    if missing := missing_flags(ask, hardware):
+        yield _flags_reason(missing, hardware)
+    if ask.ecc and hardware.ecc is not True:
+        has = "no ECC" if hardware.ecc is False else "unknown: this machine does not say"
+        yield _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
+    if ask.firmware not in hardware.firmwares:
+        firmwares = sorted(hardware.firmwares)
+        edit = f"misc.firmware={firmwares[0]}" if firmwares else ""
+        yield _reason("firmware", ask.firmware, _listed(firmwares) or "none", "the image must boot with it", edit)
+
+
+def _flags_reason(missing: Sequence[str], hardware: Hardware) -> Reason:
+    model = hardware.cpu_model or "unknown model"
+    has = f"not on this CPU ({model})"
+    if hardware.accelerator is Accelerator.TCG:
+        has = f"not under emulation (TCG, on {model})"
+    hint = "cpu.flags names what a guest must see; leave out what the task can do without"
+    spelled = {flag.replace("-", "_").replace(".", "_"): flag for flag in missing}
+    if alike := [f"{spelled[name]} is spelled {name}" for name in sorted(spelled.keys() & hardware.guest_flags)]:
+        hint = f"as Linux names it: {_listed(alike, HINT_CHARS - 30)}"
+    return _reason("flags", _listed(missing), has, hint)
+
+
+# --- threads and cores ---------------------------------------------------------------------------------------------
+
+
+def _slot_reasons(ask: VmAsk, now: Occupancy, user_id: UserId) -> Iterator[Reason]:
+    units = now.open_units(ask, user_id)
+    if _most(units) >= ask.slots:
+        return
+    noun = "thread" if ask.smt else "whole core"
+    shared = f", shared by at most {ask.overprovision} VMs" if ask.overprovision > 1 else ""
+    edit, hint = _way_out(ask, now, user_id, units)
+    yield _reason("slots", _count(ask.slots, noun) + shared, _slots_there(ask, now, user_id, units), hint, edit)
+
+
+def _slots_there(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list[Unit]]) -> str:
+    """ "8 in all, 2 free, 6 in use by other VMs": each unit counted once."""
+    cores = now.hardware.cores
+    weight = [len(core.threads) if ask.smt else 1 for core in cores]
+    total = sum(weight)
+    free = sum(len(of_kind) for of_kind in units.values())
+    shut = sum(weight[index] for index in range(len(cores)) if now.shut_for_user(index, user_id))
+    parts = [f"{total} in all", f"{free} free"]
+    if len(units) > 1:
+        kinds = sorted(units, key=lambda kind: (kind.core_class or "", kind.threads_per_core))
+        parts[-1] += " of unlike kinds (" + " + ".join(_kind_there(kind, units[kind]) for kind in kinds) + ")"
+    if total > free + shut:
+        parts.append(f"{total - free - shut} in use by other VMs")
+    if shut:
+        parts.append(f"{shut} on cores of another user")
+    return ", ".join(parts)
+
+
+def _kind_there(kind: Kind, units: list[Unit]) -> str:
+    name = kind.core_class or "cores"
+    return f"{len(units)} {name} of {_count(kind.threads_per_core, 'thread')}"
+
+
+def _way_out(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list[Unit]]) -> tuple[str, str]:
+    """The edit that helps, and a sentence: fewer slots, else sharing cores, else threads in place of cores."""
+
+    def helps(changed: VmAsk) -> bool:
+        return _most(now.open_units(changed, user_id)) >= ask.slots
+
+    noun = "thread" if ask.smt else "whole core"
+    sharing = _sharing_that(lambda n: helps(replace(ask, overprovision=n)), ask.overprovision, now)
+    threads = not ask.smt and helps(replace(ask, smt=True))
+    if most := _most(units):
+        also = f"; or with cpu.overprovision={sharing}" if sharing else "; or with cpu.allowSMT=true" if threads else ""
+        alike = f", as the {noun}s of a VM are alike" if len(units) > 1 else ""
+        return f"cpu.slots={most}", f"at most {_count(most, noun)} now{alike}{also}"
+    if sharing:
+        return f"cpu.overprovision={sharing}", f"its cores can be had if {sharing} VMs may share each"
+    if threads:
+        return "cpu.allowSMT=true", "single threads are free, whole cores are not"
+    return "", _WAIT if now.hardware.cores else "this host lends no cores"
+
+
+def _sharing_that(helps: Callable[[int], bool], above: int, now: Occupancy) -> int | None:
+    """The smallest overprovision that helps: only as many VMs as sit on one core already can be in the way."""
+    fullest = max(now.core_vms, default=0) + 1
+    return next((n for n in range(above + 1, min(fullest, OVERPROVISION_MAX) + 1) if helps(n)), None)
+
+
+def _most(units: dict[Kind, list[Unit]]) -> int:
+    return max((len(of_kind) for of_kind in units.values()), default=0)
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def _ram_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
+    need = charged_mib(ask.ram_mib)
+    free = now.free_total_mib()
+    if need <= free:
+        return
+    total = sum(mib for _, mib in now.hardware.ram_mib)
+    has = f"{_mib(total)} in all, {_mib(free)} free"
+    if total > free:
+        has += f", {_mib(total - free)} in use by other VMs"
+    fits = min(uncharged_mib(free), RAM_MIB_MAX)
+    edit = f"ram.ramsize={fits}" if fits else ""
+    hint = f"{_mib(fits)} would fit" if fits else _WAIT if total > free else "this host lends less than one VM needs"
+    yield _reason("ram", f"{_mib(ask.ram_mib)} ({need} MiB with QEMU's own)", has, hint, edit)
+
+
+def _mib(mib: int) -> str:
+    """Exact where it is short; never rounded up, as that would promise what is not there."""
+    if mib < 10 * 1024:
+        return f"{mib} MiB"
+    tenths = mib * 10 // 1024
+    return f"{tenths // 10} GiB" if tenths % 10 == 0 else f"{tenths // 10}.{tenths % 10} GiB"
+
+
+# --- devices -------------------------------------------------------------------------------------------------------
+
+
+def _pci_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
+    free = now.free_kinds()
+    for (vendor, model), quantity in wanted_devices(ask).items():
+        if free[vendor, model] >= quantity:
+            continue
+        has, hint = _devices_there(now, (vendor, model), free[vendor, model])
+        edit = _fewer(ask, (vendor, model), free[vendor, model])
+        yield _reason(f"pci {vendor}:{model}", str(quantity), has, hint, edit)
+
+
+def _devices_there(now: Occupancy, kind: tuple[str, str], free: int) -> tuple[str, str]:
+    here = [device for device in now.hardware.pci if (device.vendor, device.model) == kind]
+    refused = [device for device in now.hardware.pci_refused if (device.vendor, device.model) == kind]
+    stuck = [device for device in here if device.address in now.layout.blocked]
+    if not here and not refused:
+        return "none here", "no such device is in this machine"
+    parts = [f"{len(here) + len(refused)} in all", f"{free} free"]
+    if used := len(here) - len(stuck) - free:
+        parts.append(f"{used} in use by other VMs")
+    if kept := len(refused) + len(stuck):
+        parts.append(f"{kept} not assignable")
+    return ", ".join(parts), _why_kept(now, refused, stuck)
+
+
+def _why_kept(now: Occupancy, refused: list[PciDevice], stuck: list[PciDevice]) -> str:
+    if refused:
+        return f"{refused[0].address}: {refused[0].why_not or 'the host keeps it'}"
+    if stuck:
+        keeper = now.layout.blocked[stuck[0].address]
+        return f"{stuck[0].address} shares IOMMU {_group_name(keeper)} with {keeper.address}, which the host keeps"
+    return "an IOMMU group moves whole: a free device may move with one that is in use"
+
+
+def _group_name(device: PciDevice) -> str:
+    return f"group {device.iommu_group}"
+
+
+def _fewer(ask: VmAsk, kind: tuple[str, str], free: int) -> str:
+    """One quantity, lowered so that all asks of this kind together are met; empty where no single one can do it."""
+    asks = [(index, each) for index, each in enumerate(ask.pci) if (each.vendor, each.model) == kind]
+    total = sum(each.quantity for _, each in asks)
+    for index, each in asks:
+        if (left := each.quantity - (total - free)) > 0:
+            return f"pci.{index}.quantity={left}"
+    return ""
+
+
+def _too_many_functions(ask: VmAsk) -> Reason:
+    """All is there, but whole IOMMU groups are more than one offer can name."""
+    asked = _count(sum(each.quantity for each in ask.pci), "device")
+    has = f"their IOMMU groups move whole: over {PCI_CLAIM_MAX} functions"
+    return _reason("pci", asked, has, f"a VM takes at most {PCI_CLAIM_MAX} PCI functions; ask for fewer devices")
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def _reason(resource: str, asked: str, has: str, hint: str, edit: str = "") -> Reason:
+    """Within the limits of the message, whatever a machine calls itself."""
+    return Reason(
+        resource=_cut(resource, RESOURCE_CHARS),
+        asked=_cut(asked, SAID_CHARS),
+        has=_cut(has, SAID_CHARS),
+        hint=_cut(hint, HINT_CHARS),
+        edit=edit,
+    )
+
+
+def _at_most(reasons: list[Reason]) -> tuple[Reason, ...]:
+    """All reasons; where the message has no room for them, the last says how many more there are."""
+    if len(reasons) <= REASONS_MAX:
+        return tuple(reasons)
+    rest = Counter(reason.resource.split()[0] for reason in reasons[REASONS_MAX - 1 :])
+    named = _listed([f"{count} of {resource}" for resource, count in rest.items()])
+    more = _reason("more", named, "not enough either", "mend the reasons above first")
+    return (*reasons[: REASONS_MAX - 1], more)
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
+def _listed(words: Sequence[str], chars: int = SAID_CHARS) -> str:
+    """As many words as fit, then "and N more"."""
+    for shown in range(len(words), 0, -1):
+        rest = len(words) - shown
+        text = ", ".join(words[:shown]) + (f" and {rest} more" if rest else "")
+        if len(text) <= chars:
+            return text
+    return f"{len(words)} of them" if words else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,346 @@
+"""Which exact threads, memory and devices a VM gets: `place` proposes, `admits` disposes. Pure.
+
+The rules, for every host and at every moment. A *whole-core* VM asked with `smt` false, a *thread* VM with `smt` true.
+
+  1. A thread carries at most as many VMs as the strictest thread VM on it allows (its `overprovision`). Whole-core VMs
+     on that thread count.
+  2. A core that carries a whole-core VM carries, over all its threads, at most as many VMs as the strictest whole-core
+     VM on it allows. A thread VM on any of its threads counts once. So an exclusive core stays whole.
+  3. Cores with sibling threads carry VMs of one user alone, unless the host shares them between users. A core with one
+     thread has no siblings to leak to: there overprovision alone decides.
+  4. A whole-core VM holds every online thread of its cores, and all of them have equally many: its topology is uniform.
+  5. No VM spans core classes (hybrid machines).
+  6. The MiB charged on a NUMA node never exceed what the host lends there.
+  7. A device has one owner; an IOMMU group moves whole, and not at all while a device in it stays with the host.
+
+Rules 1 to 3 speak about one core at a time and 6 and 7 don't speak about cores, so that *whether* a VM fits is a matter
+of counting, and *where* is a matter of taste: one NUMA node for threads and RAM when that can be, near its devices,
+breaking as few idle cores as possible, in the tightest hole (`pack`) or the widest (`spread`).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
+from atomd.capacity.score import Before, score
+from atomd.capacity.traits import suits
+from atomd.inventory.facts import Core
+from matcher.wire.messages import Policy, VmAsk
+from specs.ids import UserId, VmId
+
+PCI_CLAIM_MAX = 64  # as many addresses as an offer can name
+SPANS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An exact share, and how well it suits the policy: in [0, 1], higher is better."""
+
+    claim: Claim
+    score: float
+
+
+def place(
+    ask: VmAsk, hardware: Hardware, residents: Collection[Claim], *, vm_id: VmId, user_id: UserId, policy: Policy
+) -> Placed | None:
+    """The best share for this ask beside these residents; `None` only where no share exists."""
+    if not suits(ask, hardware):
+        return None
+    now = Occupancy(hardware, residents)
+    need = _Need(ask, now, policy)
+    kinds = {kind: units for kind, units in now.open_units(ask, user_id).items() if len(units) >= ask.slots}
+    if not kinds or now.free_total_mib() < need.ram_mib or not need.has_devices():
+        return None
+    kind, units, near = _seat(need, kinds)
+    taken = _in_order(units)
+    nodes = {hardware.cores[unit.core].numa for unit in taken}
+    ram = _ram(need.ram_mib, nodes, now.free_mib)
+    local = nodes == {node for node, _ in ram}
+    pci = tuple(sorted(address for group in need.devices(near) for address in group.addresses))
+    if len(pci) > PCI_CLAIM_MAX:
+        return None
+    claim = Claim(
+        vm_id=vm_id,
+        user_id=user_id,
+        threads=tuple(thread for unit in taken for thread in unit.threads),
+        threads_per_core=kind.threads_per_core,
+        smt=ask.smt,
+        overprovision=ask.overprovision,
+        ram_mib=ram,
+        numa=nodes.pop() if local and len(nodes) == 1 else SPANS,
+        pci=pci,
+    )
+    fresh = sum(1 for unit in taken if not unit.core_vms)
+    before = Before(
+        open_units=len(kinds[kind]),
+        fresh_units=fresh,
+        free_mib=now.free_total_mib(),
+        total_mib=sum(mib for _, mib in hardware.ram_mib),
+        device_shares=need.device_shares(),
+    )
+    return Placed(claim, score(ask, claim, now, before, policy))
+
+
+class _Need:
+    """One ask on one host: what it costs, and which devices it would take near each node."""
+
+    def __init__(self, ask: VmAsk, now: Occupancy, policy: Policy) -> None:
+        self.ask = ask
+        self.now = now
+        self.policy = policy
+        self.ram_mib = charged_mib(ask.ram_mib)
+        self.wanted = wanted_devices(ask)
+        self._free_groups = now.free_groups()
+        self._near: dict[int, list[PciGroup]] = {}
+
+    def has_devices(self) -> bool:
+        return self.wanted <= Counter(kind for group in self._free_groups for kind in group.kinds)
+
+    def device_shares(self) -> tuple[float, ...]:
+        free = self.now.free_kinds()
+        return tuple(quantity / free[kind] for kind, quantity in self.wanted.items())
+
+    def devices(self, node: int) -> list[PciGroup]:
+        if node not in self._near:
+            self._near[node] = _devices(self.wanted, self._free_groups, node)
+        return self._near[node]
+
+    def far(self, node: int) -> int:
+        """How many of the VM's devices would hang off another node."""
+        return sum(len(group.addresses) for group in self.devices(node) if group.numa not in (None, node))
+
+    def begrudged(self, node: int) -> int:
+        """Free devices of a node that a VM without any would sit in front of."""
+        if self.wanted:
+            return 0
+        return sum(len(group.addresses) for group in self._free_groups if group.numa == node)
+
+
+def wanted_devices(ask: VmAsk) -> Counter[tuple[str, str]]:
+    """Devices by (vendor, model); several asks for one kind add up."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for each in ask.pci:
+        wanted[each.vendor, each.model] += each.quantity
+    return wanted
+
+
+def _seat(need: _Need, kinds: Mapping[Kind, list[Unit]]) -> tuple[Kind, list[Unit], int]:
+    """The units to take, their kind, and the node that devices should be near to."""
+    cores = need.now.hardware.cores
+    best: tuple[tuple[float, ...], Kind, list[Unit], int] | None = None
+    for kind, units in kinds.items():
+        by_node: defaultdict[int, list[Unit]] = defaultdict(list)
+        for unit in units:
+            by_node[cores[unit.core].numa].append(unit)
+        for node, here in by_node.items():
+            if len(here) < need.ask.slots:
+                continue
+            key = (_class_rank(kind), *_node_key(need, node, here))
+            if best is None or key < best[0]:
+                best = (key, kind, here, node)
+    if best is not None:
+        _, kind, here, node = best
+        return kind, _take(need, _by_socket(here, cores)), node
+    kind = min(kinds, key=lambda kind: (_class_rank(kind), -len(kinds[kind])))
+    return _spanning(need, kind, kinds[kind])
+
+
+def _spanning(need: _Need, kind: Kind, units: list[Unit]) -> tuple[Kind, list[Unit], int]:
+    """No node has all the units: as few nodes as can be, and devices near the one that gives most."""
+    cores = need.now.hardware.cores
+    cells: defaultdict[int, list[Unit]] = defaultdict(list)
+    for unit in units:
+        cells[cores[unit.core].numa].append(unit)
+    taken = _take(need, list(cells.values()))
+    shares = Counter(cores[unit.core].numa for unit in taken)
+    return kind, taken, max(shares, key=lambda node: (shares[node], -node))
+
+
+def _class_rank(kind: Kind) -> int:
+    """Performance cores first: nobody who asks for a core expects less."""
+    return 1 if kind.core_class == "efficiency" else 0
+
+
+def _node_key(need: _Need, node: int, units: list[Unit]) -> tuple[float, ...]:
+    """What to prefer among nodes that have the units; lower is better.
+
+    RAM on the node; devices on the node; then idle cores left idle and devices left reachable, and the tightest hole
+    as `score` means it (`pack`); or the hole that is left widest (`spread`).
+    """
+    free_mib = max(0, need.now.free_mib.get(node, 0))
+    remote = free_mib < need.ram_mib
+    cpu_share = need.ask.slots / len(units)
+    ram_share = 1.0 if remote else need.ram_mib / free_mib
+    if need.policy is Policy.SPREAD:
+        return (remote, need.far(node), max(cpu_share, ram_share), node)
+    filled = cpu_share * ram_share
+    return (remote, need.far(node), _fresh(need.ask.slots, units), need.begrudged(node), -filled, node)
+
+
+def _fresh(slots: int, units: list[Unit]) -> int:
+    """How many units on idle cores would have to be broken into."""
+    return max(0, slots - sum(1 for unit in units if unit.core_vms))
+
+
+def _by_socket(units: list[Unit], cores: tuple[Core, ...]) -> list[list[Unit]]:
+    cells: defaultdict[int, list[Unit]] = defaultdict(list)
+    for unit in units:
+        cells[cores[unit.core].socket].append(unit)
+    return list(cells.values())
+
+
+def _take(need: _Need, cells: list[list[Unit]]) -> list[Unit]:
+    """`slots` units from as few cells as a greedy choice gives: whole cells, largest first, then the one best hole."""
+    taken: list[Unit] = []
+    rest = list(cells)
+    while True:
+        missing = need.ask.slots - len(taken)
+        enough = [cell for cell in rest if len(cell) >= missing]
+        if enough:
+            return taken + _preferred(need, _hole(need, enough, missing))[:missing]
+        largest = max(rest, key=len)
+        rest.remove(largest)
+        taken += largest
+
+
+def _hole(need: _Need, cells: list[list[Unit]], missing: int) -> list[Unit]:
+    if need.policy is Policy.SPREAD:
+        return max(cells, key=len)
+    return min(cells, key=lambda cell: (_fresh(missing, cell), len(cell)))
+
+
+def _preferred(need: _Need, units: list[Unit]) -> list[Unit]:
+    """Best first. `pack`: the fullest units, of like-minded VMs; then broken cores; then whole cores one by one, so
+    that siblings are filled before the next core is opened. `spread`: the emptiest."""
+    sign = 1 if need.policy is Policy.SPREAD else -1
+
+    def key(unit: Unit) -> tuple[int, ...]:
+        unlike = abs(unit.limit - need.ask.overprovision) if unit.vms else 0
+        return (sign * unit.vms, unlike, sign * unit.core_vms, unit.core, unit.threads[0])
+
+    return sorted(units, key=key)
+
+
+def _in_order(units: list[Unit]) -> list[Unit]:
+    """As the guest numbers its vCPUs: core by core, siblings side by side."""
+    return sorted(units, key=lambda unit: (unit.core, unit.threads))
+
+
+def _ram(need_mib: int, nodes: Collection[int], free_mib: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    """The VM's own nodes first, then the emptiest: few nodes, and the far ones last. The total must suffice."""
+    shares: dict[int, int] = {}
+    for node in sorted(free_mib, key=lambda node: (node not in nodes, -free_mib[node], node)):
+        share = min(need_mib, max(0, free_mib[node]))
+        if share:
+            shares[node] = share
+            need_mib -= share
+    assert not need_mib, "counted before"
+    return tuple(sorted(shares.items()))
+
+
+def _devices(wanted: Counter[tuple[str, str]], groups: Iterable[PciGroup], node: int) -> list[PciGroup]:
+    """Whole groups that cover the quantities: least left over first, then near `node`, then those that serve most."""
+    missing = Counter(wanted)
+    left = list(groups)
+    chosen: list[PciGroup] = []
+    while missing:
+        useful = [group for group in left if missing.keys() & set(group.kinds)]
+        best = min((_group_key(group, missing, node), group) for group in useful)[1]
+        left.remove(best)
+        chosen.append(best)
+        missing = missing - Counter(best.kinds)
+    return _without_spare(wanted, chosen)
+
+
+def _group_key(group: PciGroup, missing: Counter[tuple[str, str]], node: int) -> tuple[int, bool, int, tuple[str, ...]]:
+    serves = (Counter(group.kinds) & missing).total()
+    return (len(group.kinds) - serves, group.numa not in (None, node), -serves, group.addresses)
+
+
+def _without_spare(wanted: Counter[tuple[str, str]], chosen: list[PciGroup]) -> list[PciGroup]:
+    """A later, larger group may have made an earlier one superfluous."""
+    for group in sorted(chosen, key=lambda group: len(group.kinds)):
+        rest = [other for other in chosen if other is not group]
+        if wanted <= Counter(kind for other in rest for kind in other.kinds):
+            chosen = rest
+    return chosen
+
+
+# --- the judge -----------------------------------------------------------------------------------------------------
+
+
+def admits(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Whether `claim` may be added to `residents` by the rules above (I1, I2): plain counting, sharing no code with
+    `place` but the meaning of an IOMMU group. Residents are taken to obey the rules among themselves."""
+    return (
+        _is_well_formed(hardware, claim)
+        and _shares_threads(residents, claim)
+        and _shares_cores(hardware, residents, claim)
+        and _has_ram(hardware, residents, claim)
+        and _has_devices(hardware, residents, claim)
+    )
+
+
+def _cores_under(hardware: Hardware, claim: Claim) -> list[Core]:
+    threads = set(claim.threads)
+    return [core for core in hardware.cores if not threads.isdisjoint(core.threads)]
+
+
+def _is_well_formed(hardware: Hardware, claim: Claim) -> bool:
+    """Rules 4 and 5: threads that exist, once each; cores of one class; whole and alike where whole cores are asked."""
+    cores = _cores_under(hardware, claim)
+    there = [thread for core in cores for thread in core.threads]
+    threads = set(claim.threads)
+    if not threads or len(threads) != len(claim.threads) or not threads <= set(there) or claim.overprovision < 1:
+        return False
+    if len({core.core_class for core in cores}) != 1:
+        return False
+    if claim.smt:
+        return claim.threads_per_core == 1
+    return len(there) == len(threads) and {len(core.threads) for core in cores} == {claim.threads_per_core}
+
+
+def _shares_threads(residents: Collection[Claim], claim: Claim) -> bool:
+    """Rule 1."""
+    for thread in claim.threads:
+        on_it = [claim, *(other for other in residents if thread in other.threads)]
+        if any(len(on_it) > other.overprovision for other in on_it if other.smt):
+            return False
+    return True
+
+
+def _shares_cores(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Rules 2 and 3."""
+    for core in _cores_under(hardware, claim):
+        on_it = [claim, *(other for other in residents if not set(core.threads).isdisjoint(other.threads))]
+        if any(len(on_it) > other.overprovision for other in on_it if not other.smt):
+            return False
+        alone = len({other.user_id for other in on_it}) == 1
+        if len(core.threads) > 1 and not alone and not hardware.share_cores_between_users:
+            return False
+    return True
+
+
+def _has_ram(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Rule 6."""
+    lent = dict(hardware.ram_mib)
+    used: Counter[int] = Counter()
+    for other in (*residents, claim):
+        for node, mib in other.ram_mib:
+            used[node] += mib
+    return all(mib > 0 and used[node] <= lent.get(node, 0) for node, mib in claim.ram_mib)
+
+
+def _has_devices(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Rule 7."""
+    asked = set(claim.pci)
+    if len(asked) != len(claim.pci) or any(not asked.isdisjoint(other.pci) for other in residents):
+        return False
+    group_of = {device.address: group_key(device) for device in hardware.pci}
+    if not asked <= group_of.keys():
+        return False
+    moving = {group_of[address] for address in asked}
+    kept = {group_key(device) for device in hardware.pci_refused if blocks_group(device)}
+    return moving.isdisjoint(kept) and asked == {address for address, key in group_of.items() if key in moving}

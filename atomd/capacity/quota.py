@@ -1,0 +1,320 @@
+"""What a user may have of this host: the grant, as this host narrows it, beside what that user has already. Pure.
+
+Counted is what was asked for, in the words of specfiles and grants:
+
+  slots  whole cores or threads, as the VM asked for them
+  RAM    the guest's own. Claims carry what is charged, with QEMU's share; what was asked is computed back from it
+  VMs    stopped ones too, as they keep name, volumes and a row in the journal
+  PCI    cards: of each card in a claim, the functions that are like its first. What else sits on it (a GPU's sound, its
+         USB) comes along uncounted; a second card that moves with the first in its IOMMU group does not
+
+Offers that are only held count beside commitments, for their seconds. The most exact pattern of a list counts for a
+device, and both lists, the grant's and the host's own, must allow it.
+
+Limits are hard for one host: the ledger asks `allows` at each hold and again at each commitment (I12). What the user is
+said to have on other hosts (`elsewhere`) is old and incomplete by nature, so it speaks against offers alone, and a
+realm-wide total is soft.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from atomd.capacity.hardware import Claim
+from atomd.capacity.occupancy import uncharged_mib
+from matcher.offers.ledger import User
+from matcher.trust.grants import Narrowing, limit_for
+from matcher.wire.messages import Reason, VmAsk
+from matcher.wire.realm import Grant, PciLimit, Use, Verb
+from specs.ids import UserId, VmId
+from specs.units import show_duration, show_mib
+
+VMS_MAX = 256  # of one user on one host, whatever the grant says: stopped VMs make the journal grow
+KINDS_MAX = 64  # in one `Use`
+
+NO_USE = Use()
+NOT_NARROWED = Narrowing()
+
+Kinds = Mapping[str, tuple[str, str]]  # PCI address -> (vendor, model)
+_OTHER_HOST = "take another host, or ask this one's sysadmin"
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other hosts last said that a user has there, and their names."""
+
+    use: Use = NO_USE
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One VM more, or one of the user's own started again: `claim` where a place for it is known."""
+
+    vm_id: VmId
+    ask: VmAsk
+    claim: Claim | None = None
+    generation: int = 1
+
+
+NOWHERE = Elsewhere()
+
+
+def nowhere(user_id: UserId) -> Elsewhere:
+    return NOWHERE
+
+
+def use_of(claims: Iterable[Claim], vm_ids: Collection[VmId], kinds: Kinds) -> Use:
+    """What one user has: `claims` are their holds and commitments, `vm_ids` their VMs, with or without a claim."""
+    slots, ram_mib, there = 0, 0, set(vm_ids)
+    cards: Counter[tuple[str, str]] = Counter()
+    for claim in claims:
+        slots += slots_of(claim)
+        ram_mib += uncharged_mib(sum(mib for _, mib in claim.ram_mib))
+        there.add(claim.vm_id)
+        cards += _cards(claim.pci, kinds)
+    return Use(slots, ram_mib, len(there), 0, _limits(cards))
+
+
+def slots_of(claim: Claim) -> int:
+    return len(claim.threads) // claim.threads_per_core
+
+
+class Quota:
+    """One host's judge. `vms` tells the ids of all VMs that a user has here, whatever their state."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        kinds: Kinds,
+        vms: Callable[[UserId], Collection[VmId]],
+        narrowing: Narrowing = NOT_NARROWED,
+        elsewhere: Callable[[UserId], Elsewhere] = nowhere,
+    ) -> None:
+        self._host, self._kinds, self._vms = host, kinds, vms
+        self._narrowing, self._elsewhere = narrowing, elsewhere
+
+    def here(self, user: User) -> Grant:
+        """The grant as narrowed by this host, but for `pci`, where both lists count."""
+        return self._narrowing.narrowed(user.grant)
+
+    def use(self, user_id: UserId, residents: Iterable[Claim]) -> Use:
+        """What the user has here, `residents` being all holds and commitments."""
+        claims = [claim for claim in residents if claim.user_id == user_id]
+        return use_of(claims, self._vms(user_id), self._kinds)
+
+    def allows(self, residents: Collection[Claim], claim: Claim, user: User) -> bool:
+        """The ledger's judge: whether the user may have `claim` too. By numbers alone, and by what is sure."""
+        if claim.overprovision < self.here(user).overprovision_min or Verb.RUN not in user.grant.verbs:
+            return False
+        return claim.user_id == user.id and not any(self._over(user, _of_claim(claim, self._kinds), residents))
+
+    def against_offer(
+        self, want: Want, user: User, residents: Collection[Claim], *, dry: bool, minute: int
+    ) -> tuple[Reason, ...]:
+        """Every reason why the user may not have it, for a person; empty where they may."""
+        verb = Verb.PLEDGE if dry else Verb.RUN
+        return tuple(self._reasons(want, user, residents, verb, minute, self._elsewhere(UserId(user.id))))
+
+    def against_confirm(
+        self, want: Want, user: User, residents: Collection[Claim], *, minute: int
+    ) -> tuple[Reason, ...]:
+        """As for an offer, but what other hosts say does not count."""
+        return tuple(self._reasons(want, user, residents, Verb.RUN, minute, NOWHERE))
+
+    def lease_s(self, ask: VmAsk, user: User) -> int:
+        """How long a VM may live that starts now; 0: for ever."""
+        most_s = self.here(user).lease_max_s or 0
+        return min(ask.lease_s, most_s) if ask.lease_s and most_s else ask.lease_s or most_s
+
+    # ---- inside
+
+    def _reasons(
+        self,
+        want: Want,
+        user: User,
+        residents: Collection[Claim],
+        verb: Verb,
+        minute: int,
+        elsewhere: Elsewhere,
+    ) -> Iterator[Reason]:
+        yield from self._shut(user, verb, minute)
+        yield from self._rules(want.ask, user)
+        asked = _of_claim(want.claim, self._kinds) if want.claim is not None else _of_ask(want)
+        yield from self._over(user, asked, residents, want, elsewhere)
+
+    def _shut(self, user: User, verb: Verb, minute: int) -> Iterator[Reason]:
+        if verb not in user.grant.verbs:
+            yield Reason("grant", f"to {verb.value}", f"yours says: {_words(user.grant)}", "an admin can change it")
+        if not self._narrowing.admits_user(user.name, user.grant.groups):
+            yield Reason("grant users", f"a VM of {user.name}", f"{self._host} takes none from you", _OTHER_HOST)
+        if not self._narrowing.is_open(minute):
+            spans = ", ".join(f"{_clock(start)}-{_clock(end)}" for start, end in self._narrowing.hours)
+            has = f"{self._host} starts VMs at {spans} alone"
+            yield Reason("grant hours", f"to start at {_clock(minute)}", has[:120], "take another host, or wait")
+
+    def _rules(self, ask: VmAsk, user: User) -> Iterator[Reason]:
+        here = self.here(user)
+        if ask.overprovision < here.overprovision_min:
+            floor = here.overprovision_min
+            has = f"yours are shared by {floor} VMs at least, on {self._host}"
+            edit = f"cpu.overprovision={floor}"
+            yield Reason("grant overprovision", str(ask.overprovision), has, "share with more VMs", edit)
+        if here.lease_max_s is not None and ask.lease_s > here.lease_max_s:
+            most = show_duration(here.lease_max_s)
+            hint = f"electros run … --lease {most.replace(' ', '')}"
+            yield Reason("grant lease", show_duration(ask.lease_s), f"at most {most} on {self._host}", hint)
+
+    def _over(
+        self,
+        user: User,
+        asked: "_Asked",
+        residents: Collection[Claim],
+        want: Want | None = None,
+        elsewhere: Elsewhere = NOWHERE,
+    ) -> Iterator[Reason]:
+        """What would be too much, a reason each. `want` is for the edits in them."""
+        has, here = self.use(UserId(user.id), residents), self.here(user)
+        there = elsewhere.use
+        more = 0 if asked.vm_id in self._vms(UserId(user.id)) or self._is_held(user, asked, residents) else 1
+        vms_there = max(0, there.vms - 1) if want is not None and want.generation > 1 and more else there.vms
+        hint = "electros ps shows your VMs; stop one, or ask for less"
+        limits = (
+            _Limit("slots", here.slots, asked.slots, has.slots, there.slots, hint, "cpu.slots"),
+            _Limit(
+                "ram",
+                here.ram_mib,
+                asked.ram_mib,
+                has.ram_mib,
+                there.ram_mib,
+                hint,
+                "ram.ramsize",
+                show_mib,
+                16,
+            ),
+            _Limit("VMs", _least(here.vms), more, has.vms, vms_there, "stopped VMs count: electros rm frees one"),
+        )
+        for limit in limits:
+            yield from limit.reasons(self._host, elsewhere.hosts)
+        for whose, patterns in (("your", user.grant.pci), ("this host's", self._narrowing.pci)):
+            if patterns is not None:
+                yield from self._over_pci(whose, patterns, asked.cards, _counted(has.pci), want)
+
+    def _over_pci(
+        self,
+        whose: str,
+        patterns: tuple[PciLimit, ...],
+        asked: Counter[tuple[str, str]],
+        has: Counter[tuple[str, str]],
+        want: Want | None,
+    ) -> Iterator[Reason]:
+        by_limit: dict[PciLimit, Counter[tuple[str, str]]] = {}
+        for kind, quantity in asked.items():
+            limit = limit_for(patterns, *kind)
+            if limit is None:
+                resource = f"grant pci {kind[0]}:{kind[1]}"
+                yield Reason(resource, str(quantity), f"not among {whose} devices on {self._host}", _OTHER_HOST)
+            else:
+                by_limit.setdefault(limit, Counter())[kind] += quantity
+        for limit, kinds in by_limit.items():
+            used = sum(quantity for kind, quantity in has.items() if limit_for(patterns, *kind) == limit)
+            left = max(0, limit.quantity - used)
+            if kinds.total() > left:
+                there = f"{left} of {whose} {limit.quantity} are left on {self._host}"
+                edit = _fewer(want, set(kinds), left)
+                resource = f"grant pci {limit.vendor}:{limit.model}"
+                yield Reason(resource, str(kinds.total()), there, "ask for fewer, or take another host", edit)
+
+    def _is_held(self, user: User, asked: "_Asked", residents: Iterable[Claim]) -> bool:
+        return any(claim.vm_id == asked.vm_id and claim.user_id == user.id for claim in residents)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    vm_id: VmId
+    slots: int
+    ram_mib: int
+    cards: Counter[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """One number of a grant beside what is asked, what is here, and what is said to be elsewhere."""
+
+    noun: str
+    most: int | None
+    asked: int
+    here: int
+    there: int
+    hint: str
+    path: str = ""
+    show: Callable[[int], str] = str
+    fewest: int = 1  # that a specfile may ask for: no edit should name less
+
+    def reasons(self, host: str, others: tuple[str, ...]) -> Iterator[Reason]:
+        if self.most is None or not self.asked or self.here + self.there + self.asked <= self.most:
+            return
+        left = max(0, self.most - self.here - self.there)
+        where = f"on {host}"
+        if self.here + self.asked <= self.most:  # what stands against it is what others say
+            where = f"in the realm, {self.show(self.there)} of it used on {_listed(others)}"
+        has = f"{self.show(left)} of your {self.show(self.most)} are left {where}"
+        edit = f"{self.path}={left}" if self.path and left >= self.fewest else ""
+        yield Reason(f"grant {self.noun}", self.show(self.asked), has[:120], self.hint, edit)
+
+
+def _of_claim(claim: Claim, kinds: Kinds) -> _Asked:
+    ram_mib = uncharged_mib(sum(mib for _, mib in claim.ram_mib))
+    return _Asked(claim.vm_id, slots_of(claim), ram_mib, _cards(claim.pci, kinds))
+
+
+def _of_ask(want: Want) -> _Asked:
+    """Where no place is known for it: as many cards as were asked for."""
+    cards: Counter[tuple[str, str]] = Counter()
+    for each in want.ask.pci:
+        cards[each.vendor, each.model] += each.quantity
+    return _Asked(want.vm_id, want.ask.slots, want.ask.ram_mib, cards)
+
+
+def _cards(addresses: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
+    """Of each card, the functions that are like its first. A device that is no longer in the machine is nobody's."""
+    counted: Counter[tuple[str, str]] = Counter()
+    first: dict[str, tuple[str, str]] = {}
+    for address in sorted(addresses):
+        kind = kinds.get(address)
+        if kind is not None and first.setdefault(address.rpartition(".")[0], kind) == kind:
+            counted[kind] += 1
+    return counted
+
+
+def _limits(cards: Counter[tuple[str, str]]) -> tuple[PciLimit, ...]:
+    return tuple(PciLimit(*kind, quantity) for kind, quantity in sorted(cards.items())[:KINDS_MAX])
+
+
+def _counted(limits: Iterable[PciLimit]) -> Counter[tuple[str, str]]:
+    return Counter({(limit.vendor, limit.model): limit.quantity for limit in limits})
+
+
+def _fewer(want: Want | None, kinds: Collection[tuple[str, str]], left: int) -> str:
+    """One quantity, lowered; empty where no single one can do it."""
+    asks = enumerate(want.ask.pci if want is not None else ())
+    mine = [(index, each) for index, each in asks if (each.vendor, each.model) in kinds]
+    return f"pci.{mine[0][0]}.quantity={left}" if left and len(mine) == 1 and mine[0][1].quantity > left else ""
+
+
+def _least(vms: int | None) -> int:
+    return VMS_MAX if vms is None else min(vms, VMS_MAX)
+
+
+def _listed(hosts: tuple[str, ...]) -> str:
+    shown = ", ".join(hosts[:3])
+    return f"{shown} and {len(hosts) - 3} more" if len(hosts) > 3 else shown
+
+
+def _words(grant: Grant) -> str:
+    return ", ".join(verb.value for verb in grant.verbs) or "nothing"
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"

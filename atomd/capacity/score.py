@@ -1,0 +1,99 @@
+"""How well a placement suits the policy, in [0, 1], so that hosts that never met can be ranked. Pure.
+
+`pack` is best fit, judged by the hole and not by the machine. For cores, RAM and each kind of device asked for, the
+*share* is what the VM takes of what is free: 2 of 4 free cores is 0.5, 2 of 100 is 0.02, whatever the machine's size;
+so large holes stay whole for large VMs. Their geometric mean is the side of the hole's volume that gets filled:
+
+    tight = (cpu * ram * ...) ** (1 / number of shares)
+
+The product rewards the hole that is tight in every direction, so that little of one resource is stranded when another
+runs out (the concern of Tetris, Grandl et al., SIGCOMM 2014, and of the vector heuristics of Panigrahy et al., 2011).
+Nomad's bin packing (20 - 10^cpu - 10^ram, after Google's best fit) scores how full the *machine* is afterwards. In a
+simulation of 60 hosts of four sizes under 95 % load with Azure-like VMs, 8 seeds, the product rejected 4.8 % of
+core-hours, Nomad's score 5.0 %, least left over with a fee for imbalance 4.9 to 5.2 %, the largest share alone with
+a quarter of the mean 6.3 %: the first three are too near to each other to tell apart, the last is worse.
+
+A shared VM (`overprovision` > 1) that sits down beside others saves an idle unit: that part of the way to 1 is given
+by half. Then each scarce thing that the host has and the VM did not ask for costs a factor: who asks shall find it.
+
+    pack = (tight + (1 - tight) saved / 2) * GPU 0.6 * other device 0.9 * ECC 0.9 * wide ISA 0.9
+
+`spread` is what stays free: the scarcer of threads and RAM counts as much as both together.
+
+    spread = 1/2 min(cpu, ram) + 1/2 mean(cpu, ram), of the free shares of the machine afterwards
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from atomd.capacity.hardware import Claim
+from atomd.capacity.occupancy import Occupancy
+from atomd.inventory.levels import LEVELS
+from matcher.wire.messages import Policy, VmAsk
+
+KEEP_ACCELERATOR = 0.6
+KEEP_DEVICE = 0.9
+KEEP_ECC = 0.9
+KEEP_WIDE_ISA = 0.9
+
+_ACCELERATORS = ("03", "0b40", "12")  # PCI classes: display, co-processor, processing accelerator
+_WIDE_LEVEL = "x86-64-v4"
+_WIDE_FLAGS = LEVELS["x86-64-v4"] - LEVELS["x86-64-v3"] | {_WIDE_LEVEL}
+_WIDE_PREFIXES = ("avx512", "amx")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What stood open to the ask before it sat down. `fresh_units` are those of its own that lay on idle cores;
+    `device_shares` what it takes of the free devices of each kind that it asked for."""
+
+    open_units: int
+    fresh_units: int
+    free_mib: int
+    total_mib: int
+    device_shares: tuple[float, ...]
+
+
+def score(ask: VmAsk, claim: Claim, now: Occupancy, before: Before, policy: Policy) -> float:
+    raw = _spread(claim, now, before) if policy is Policy.SPREAD else _pack(ask, claim, now, before)
+    return min(1.0, max(0.0, raw))
+
+
+def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
+    ram = sum(mib for _, mib in claim.ram_mib) / before.free_mib
+    shares = (ask.slots / before.open_units, ram, *before.device_shares)
+    tight = prod(shares) ** (1 / len(shares))
+    saved = 1 - before.fresh_units / ask.slots if ask.overprovision > 1 else 0.0
+    return (tight + (1 - tight) * saved / 2) * _kept(ask, claim, now)
+
+
+def _kept(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
+    """What is to be kept for others: a factor for each scarce trait that this VM did not ask for."""
+    hardware = now.hardware
+    asked = {(each.vendor, each.model) for each in ask.pci}
+    gone = now.taken_pci.union(claim.pci)
+    spare = [d for d in hardware.pci if d.address not in gone and (d.vendor, d.model) not in asked]
+    accelerators = [device for device in spare if device.device_class.startswith(_ACCELERATORS)]
+    factor = 1.0
+    if accelerators:
+        factor *= KEEP_ACCELERATOR
+    if len(spare) > len(accelerators):
+        factor *= KEEP_DEVICE
+    if hardware.ecc and not ask.ecc:
+        factor *= KEEP_ECC
+    if _is_wide(hardware.guest_flags) and not _is_wide(frozenset(flag.lower() for flag in ask.flags)):
+        factor *= KEEP_WIDE_ISA
+    return factor
+
+
+def _is_wide(flags: frozenset[str]) -> bool:
+    return not flags.isdisjoint(_WIDE_FLAGS) or any(flag.startswith(_WIDE_PREFIXES) for flag in flags)
+
+
+def _spread(claim: Claim, now: Occupancy, before: Before) -> float:
+    threads = len(now.thread_vms)
+    load = sum(now.fullness(index) * len(core.threads) for index, core in enumerate(now.hardware.cores))
+    mine = len(claim.threads) / claim.overprovision
+    cpu = max(0.0, 1 - (load + mine) / threads)
+    ram = max(0.0, (before.free_mib - sum(mib for _, mib in claim.ram_mib)) / before.total_mib)
+    return min(cpu, ram) / 2 + (cpu + ram) / 4

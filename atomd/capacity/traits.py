@@ -1,0 +1,39 @@
+"""What a host is, held against what an ask wants it to be: architecture, flags, ECC, firmware, accelerator. Pure.
+
+Nothing here depends on who else sits on the host. A trait is there or it is not; unknown counts as not there.
+"""
+
+from atomd.capacity.hardware import Hardware
+from matcher.wire.messages import Accelerator, Arch, VmAsk
+
+
+def wanted_archs(ask: VmAsk) -> tuple[Arch, ...]:
+    """The alternatives of an ask, best first; X86_64 where it names none."""
+    return ask.archs or (Arch.X86_64,)
+
+
+def arch_for(ask: VmAsk, hardware: Hardware) -> Arch | None:
+    """The first of the ask's alternatives that guests can have here."""
+    return next((arch for arch in wanted_archs(ask) if arch in hardware.archs), None)
+
+
+def missing_flags(ask: VmAsk, hardware: Hardware) -> tuple[str, ...]:
+    """The asked flags that a guest would not see, in the ask's order, in lowercase and once each."""
+    asked = dict.fromkeys(flag.lower() for flag in ask.flags)
+    return tuple(flag for flag in asked if flag not in hardware.guest_flags)
+
+
+def may_run_so(ask: VmAsk, hardware: Hardware) -> bool:
+    """A host that can only emulate serves those who allow it."""
+    return hardware.accelerator is Accelerator.KVM or ask.allow_emulation
+
+
+def suits(ask: VmAsk, hardware: Hardware) -> bool:
+    """Whether every trait that is asked for is there."""
+    return (
+        may_run_so(ask, hardware)
+        and arch_for(ask, hardware) is not None
+        and not missing_flags(ask, hardware)
+        and (hardware.ecc is True or not ask.ecc)
+        and ask.firmware in hardware.firmwares
+    )

@@ -1,0 +1,1 @@
+"""Domains: the words for them, and libvirt, which no other package imports."""

@@ -1,0 +1,1 @@
+"""VMs' volumes, seen from their host: asked for, mounted, plugged in and given back."""

@@ -1,0 +1,368 @@
+"""In whatever order VMs come and go, on whatever machine, nothing is promised twice, and what can be placed is."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from atomd.capacity.fit import Fit, Misfit, fit
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.occupancy import charged_mib, uncharged_mib
+from atomd.capacity.placement import admits, place
+from atomd.inventory.facts import Core, PciDevice
+from matcher.wire import codec
+from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, Reason, VmAsk
+from specs.ids import UserId, VmId
+
+USERS = [UserId(letter * 64) for letter in "ab"]
+KINDS = [("10de", "24b0"), ("10de", "228b")]
+
+
+def broken(hardware: Hardware, claims: Sequence[Claim]) -> set[str]:
+    """The rules that these claims break together, from the claims alone and in other words than the code's."""
+    return {
+        *(_broken_on(core, claims, hardware) for core in hardware.cores),
+        *(_broken_by(claim, hardware) for claim in claims),
+        "memory" if _overdrawn(hardware, claims) else "",
+        "devices" if _torn_apart(hardware, claims) else "",
+    } - {""}
+
+
+def _broken_on(core: Core, claims: Sequence[Claim], hardware: Hardware) -> str:
+    on_core = [claim for claim in claims if set(claim.threads) & set(core.threads)]
+    for thread in core.threads:
+        on_thread = [claim for claim in on_core if thread in claim.threads]
+        if len(on_thread) > min((claim.overprovision for claim in on_thread), default=1):
+            return "a thread carries more than its strictest VM allows"
+    if any(not claim.smt and len(on_core) > claim.overprovision for claim in on_core):
+        return "a core carries more than its strictest whole-core VM allows"
+    users = {claim.user_id for claim in on_core}
+    if len(core.threads) > 1 and len(users) > 1 and not hardware.share_cores_between_users:
+        return "two users on siblings"
+    return ""
+
+
+def _broken_by(claim: Claim, hardware: Hardware) -> str:
+    cores = [core for core in hardware.cores if set(core.threads) & set(claim.threads)]
+    if not claim.threads or not set(claim.threads) <= {thread for core in cores for thread in core.threads}:
+        return "threads that are not there"
+    if len({core.core_class for core in cores}) > 1:
+        return "spans classes"
+    if claim.smt:
+        return "" if claim.threads_per_core == 1 else "thread VMs have no siblings"
+    whole = all(set(core.threads) <= set(claim.threads) for core in cores)
+    return "" if whole and {len(core.threads) for core in cores} == {claim.threads_per_core} else "not whole and alike"
+
+
+def _overdrawn(hardware: Hardware, claims: Sequence[Claim]) -> bool:
+    used: Counter[int] = Counter()
+    for claim in claims:
+        used.update(dict(claim.ram_mib))
+    return any(mib > dict(hardware.ram_mib).get(node, 0) for node, mib in used.items())
+
+
+def _torn_apart(hardware: Hardware, claims: Sequence[Claim]) -> bool:
+    """A device with two owners, one that is not lent, or an IOMMU group in more than one hand."""
+    owners = [(address, claim.vm_id) for claim in claims for address in claim.pci]
+    owner = dict(owners)
+    if len(owner) < len(owners) or not owner.keys() <= {device.address for device in hardware.pci}:
+        return True
+    hands: dict[int, set[VmId | None]] = {}
+    for device in (*hardware.pci, *hardware.pci_refused):
+        if device.iommu_group is not None:
+            hands.setdefault(device.iommu_group, set()).add(owner.get(device.address))
+    return any(len(of_group) > 1 for of_group in hands.values())
+
+
+@st.composite
+def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None) -> Hardware:
+    """SMT 1 to 8, unequal and hybrid cores, nodes with no memory, nodes with memory alone, no node 0."""
+    nodes = draw(st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True))
+    numbers = iter(draw(st.permutations(range(cores_max * 8))))
+    cores = []
+    smt = draw(st.sampled_from([1, 2, 4, 8]))
+    hybrid = draw(st.integers(0, 3)) == 3
+    for _ in range(draw(st.integers(1, cores_max) | st.just(0))):
+        threads = smt if draw(st.integers(0, 3)) else draw(st.integers(1, smt))  # some siblings are offline
+        core_class = draw(st.sampled_from(["performance", "efficiency"])) if hybrid else None
+        online = tuple(sorted(itertools.islice(numbers, threads)))
+        cores.append(Core(online, draw(st.integers(0, 1)), draw(st.sampled_from(nodes)), core_class))
+    lent = {
+        node: draw(st.sampled_from([0, 300, 2000, 8192]))
+        for node in draw(st.sets(st.integers(0, 5), min_size=1, max_size=4))
+    }
+    devices = [draw(_device(index, nodes)) for index in range(draw(st.integers(0, 6)))]
+    return Hardware(
+        archs=frozenset({Arch.X86_64}),
+        accelerator=Accelerator.KVM,
+        cpu_model="any",
+        guest_flags=frozenset({"sse2"}),
+        cores=tuple(cores),
+        ram_mib=tuple(sorted(lent.items())),
+        ecc=draw(st.sampled_from([True, False, None])),
+        pci=tuple(device for device in devices if device.assignable),
+        pci_refused=tuple(device for device in devices if not device.assignable),
+        firmwares=frozenset(Firmware),
+        share_cores_between_users=draw(st.booleans()) if shares is None else shares,
+    )
+
+
+@st.composite
+def _device(draw: st.DrawFn, index: int, nodes: list[int]) -> PciDevice:
+    vendor, model = draw(st.sampled_from(KINDS))
+    assignable = draw(st.integers(0, 4)) > 0
+    return PciDevice(
+        address=f"0000:{index:02x}:00.0",
+        vendor=vendor,
+        model=model,
+        device_class="030000",
+        numa=draw(st.sampled_from([None, *nodes])),
+        iommu_group=draw(st.sampled_from([None, 1, 2, 3])),
+        driver=None,
+        assignable=assignable,
+        why_not=None if assignable else "the host's own",
+    )
+
+
+@st.composite
+def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
+    kinds = draw(st.lists(st.sampled_from(KINDS), max_size=2)) if draw(st.integers(0, 2)) == 0 else []
+    return VmAsk(
+        slots=draw(st.integers(1, slots_max)),
+        smt=draw(st.booleans()),
+        overprovision=draw(st.sampled_from([1, 1, 2, 3, 4])),
+        archs=(Arch.X86_64,),
+        flags=(),
+        ram_mib=draw(st.integers(1, 300) | st.integers(1, 2048)),
+        ecc=False,
+        pci=tuple(PciAsk(vendor, model, draw(st.sampled_from([1, 1, 2]))) for vendor, model in kinds),
+        firmware=Firmware.BIOS,
+        allow_emulation=False,
+    )
+
+
+users = st.sampled_from(USERS)
+policies = st.sampled_from(Policy)
+
+
+def vm(number: int) -> VmId:
+    return VmId(f"{number:032x}")
+
+
+def settled(before: list[tuple[VmAsk, UserId]], hardware: Hardware, policy: Policy = Policy.PACK) -> list[Claim]:
+    """Those of the earlier VMs that found room."""
+    residents: list[Claim] = []
+    for number, (ask, user_id) in enumerate(before, 1):
+        placed = place(ask, hardware, residents, vm_id=vm(number), user_id=user_id, policy=policy)
+        residents += [placed.claim] if placed else []
+    return residents
+
+
+class PlacementRules(RuleBasedStateMachine):
+    """Asks and releases in any order. The rules are checked from the claims alone, by other words than the code's."""
+
+    @initialize(hardware=machines())
+    def start(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+        self.claims: list[Claim] = []
+        self.made = 0
+
+    @rule(ask=asks(), user_id=users, policy=policies)
+    def ask(self, ask: VmAsk, user_id: UserId, policy: Policy) -> None:
+        self.made += 1
+        answer = fit(ask, self.hardware, self.claims, vm_id=vm(self.made), user_id=user_id, policy=policy)
+        if isinstance(answer, Misfit):
+            assert answer.reasons
+            return
+        claim = answer.placed.claim
+        assert admits(self.hardware, self.claims, claim)
+        assert 0 <= answer.placed.score <= 1
+        _is_what_was_asked(ask, claim, self.hardware)
+        self.claims.append(claim)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.claims.remove(data.draw(st.sampled_from(self.claims)))
+
+    @invariant()
+    def no_rule_is_broken(self) -> None:
+        assert not broken(self.hardware, self.claims)
+
+
+def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
+    cores = [core for core in hardware.cores if set(core.threads) & set(claim.threads)]
+    assert len({core.core_class for core in cores}) == 1
+    assert len(claim.threads) == ask.slots * claim.threads_per_core
+    assert len(set(claim.threads)) == len(claim.threads)
+    assert sum(mib for _, mib in claim.ram_mib) == charged_mib(ask.ram_mib)
+    if not ask.smt:
+        assert {len(core.threads) for core in cores} == {claim.threads_per_core}
+        for at in range(0, len(claim.threads), claim.threads_per_core):
+            assert claim.threads[at : at + claim.threads_per_core] in [core.threads for core in cores]
+    if claim.numa >= 0:
+        assert {core.numa for core in cores} == {claim.numa} == {node for node, _ in claim.ram_mib}
+    kinds = {device.address: (device.vendor, device.model) for device in hardware.pci}
+    got = Counter(kinds[address] for address in claim.pci)
+    for kind in {(each.vendor, each.model) for each in ask.pci}:
+        assert got[kind] >= sum(each.quantity for each in ask.pci if (each.vendor, each.model) == kind)
+    if not ask.pci:
+        assert not claim.pci
+
+
+@st.composite
+def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
+    """Any claim: a good one with one thing changed, where there is a good one."""
+    cores = draw(st.lists(st.sampled_from(hardware.cores), max_size=3, unique=True)) if hardware.cores else []
+    whole = tuple(thread for core in cores for thread in core.threads)
+    some = tuple(draw(st.lists(st.sampled_from(whole), unique=True))) if whole else ()
+    here = [device.address for device in (*hardware.pci, *hardware.pci_refused)]
+    addresses = tuple(draw(st.lists(st.sampled_from(here), unique=True))) if here else ()
+    ram = tuple((node, draw(st.integers(1, 4000))) for node, _ in hardware.ram_mib)
+    base = like or Claim(vm(98), USERS[0], some, 1, True, 1, ((0, 200),), -1, ())
+    base = replace(base, user_id=draw(users), overprovision=draw(st.integers(1, 4)))
+    changed = [
+        base,
+        replace(base, threads=some, threads_per_core=1, smt=True),
+        replace(base, threads=whole, threads_per_core=len(cores[0].threads) if cores else 1, smt=False),
+        replace(base, threads=base.threads[:-1]),
+        replace(base, ram_mib=ram),
+        replace(base, pci=addresses),
+        replace(base, pci=base.pci[1:]),
+    ]
+    return draw(st.sampled_from(changed))
+
+
+@settings(max_examples=180, deadline=None)
+@given(
+    hardware=machines(cores_max=5),
+    before=st.lists(st.tuples(asks(slots_max=2), users), max_size=5),
+    ask=asks(slots_max=2),
+    data=st.data(),
+)
+def test_the_judge_denies_exactly_what_would_break_a_rule(
+    hardware: Hardware, before: list[tuple[VmAsk, UserId]], ask: VmAsk, data: st.DataObject
+) -> None:
+    residents = settled(before, hardware)
+    good = place(ask, hardware, residents, vm_id=vm(98), user_id=USERS[0], policy=Policy.PACK)
+    claim = data.draw(claims_on(hardware, good.claim if good else None))
+    assert admits(hardware, residents, claim) == (not broken(hardware, [*residents, claim]))
+
+
+TestPlacementRules = PlacementRules.TestCase
+TestPlacementRules.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+
+
+def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], user_id: UserId) -> bool:
+    """Try everything, and let the judge decide: every set of units, RAM in every node, every set of devices."""
+    need = charged_mib(ask.ram_mib)
+    used = Counter[int]()
+    for claim in residents:
+        used.update(dict(claim.ram_mib))
+    ram = []
+    for node, mib in hardware.ram_mib:
+        if share := min(need, mib - used[node]):
+            ram.append((node, share))
+            need -= share
+    units = [(t,) for core in hardware.cores for t in core.threads] if ask.smt else [c.threads for c in hardware.cores]
+    addresses = [device.address for device in hardware.pci]
+    wanted = Counter[tuple[str, str]]()
+    for each in ask.pci:
+        wanted[each.vendor, each.model] += each.quantity
+    kinds = {device.address: (device.vendor, device.model) for device in hardware.pci}
+    devices = [
+        some
+        for count in range(len(addresses) + 1)
+        for some in itertools.combinations(addresses, count)
+        if wanted <= Counter(kinds[address] for address in some) and (wanted or not some)
+    ]
+    if need or not devices:
+        return False
+    empty = Claim(vm(0), user_id, (), 1, ask.smt, ask.overprovision, tuple(ram), -1, ())
+    for some in itertools.combinations(units, ask.slots):
+        threads = tuple(thread for unit in some for thread in unit)
+        claim = replace(empty, threads=threads, threads_per_core=1 if ask.smt else len(some[0]))
+        if admits(hardware, residents, claim):
+            return any(admits(hardware, residents, replace(claim, pci=pci)) for pci in devices)
+    return False
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hardware=machines(cores_max=5),
+    before=st.lists(st.tuples(asks(slots_max=2), users), max_size=5),
+    ask=asks(slots_max=3),
+    user_id=users,
+    policy=policies,
+)
+def test_a_share_is_found_exactly_where_one_exists(
+    hardware: Hardware, before: list[tuple[VmAsk, UserId]], ask: VmAsk, user_id: UserId, policy: Policy
+) -> None:
+    residents = settled(before, hardware, policy)
+    found = place(ask, hardware, residents, vm_id=vm(99), user_id=user_id, policy=policy)
+    assert (found is not None) == _some_share_exists(ask, hardware, residents, user_id)
+    assert found is None or admits(hardware, residents, found.claim)
+
+
+_EDITED: dict[str, Callable[[VmAsk, str], VmAsk]] = {
+    "cpu.slots": lambda ask, value: replace(ask, slots=int(value)),
+    "cpu.overprovision": lambda ask, value: replace(ask, overprovision=int(value)),
+    "cpu.allowSMT": lambda ask, value: replace(ask, smt=value == "true"),
+    "ram.ramsize": lambda ask, value: replace(ask, ram_mib=int(value)),
+    "ram.reqECC": lambda ask, value: replace(ask, ecc=value == "true"),
+    "misc.firmware": lambda ask, value: replace(ask, firmware=Firmware(value)),
+}
+
+
+def edited(ask: VmAsk, edit: str) -> VmAsk:
+    """What `--set` does, on the ask."""
+    path, value = edit.split("=")
+    if path in _EDITED:
+        return _EDITED[path](ask, value)
+    _, index, field = path.split(".")
+    assert field == "quantity"
+    pci = list(ask.pci)
+    pci[int(index)] = replace(pci[int(index)], quantity=int(value))
+    return replace(ask, pci=tuple(pci))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hardware=machines(cores_max=5),
+    before=st.lists(st.tuples(asks(slots_max=2), users), max_size=5),
+    ask=asks(slots_max=8),
+    ecc=st.booleans(),
+    flags=st.lists(st.from_regex(r"[a-z0-9_.+:-]{1,64}", fullmatch=True), max_size=30),
+    user_id=users,
+)
+def test_every_edit_takes_its_own_reason_away_and_no_other(
+    hardware: Hardware,
+    before: list[tuple[VmAsk, UserId]],
+    ask: VmAsk,
+    ecc: bool,
+    flags: list[str],
+    user_id: UserId,
+) -> None:
+    residents = settled(before, hardware)
+    ask = replace(ask, ecc=ecc, flags=tuple(flags), firmware=Firmware.UEFI)
+
+    def reasons(of: VmAsk) -> dict[str, Reason]:
+        answer = fit(of, hardware, residents, vm_id=vm(99), user_id=user_id, policy=Policy.PACK)
+        return {} if isinstance(answer, Fit) else {reason.resource: reason for reason in answer.reasons}
+
+    against = reasons(ask)
+    for name, reason in against.items():
+        codec.decode(Reason, codec.encode(reason))  # within the limits of the wire
+        if reason.edit:
+            assert reasons(edited(ask, reason.edit)).keys() == against.keys() - {name}
+
+
+@given(free_mib=st.integers(0, 1 << 27))
+def test_the_largest_ram_that_fits_is_exact(free_mib: int) -> None:
+    mib = uncharged_mib(free_mib)
+    assert charged_mib(mib + 1) > free_mib
+    assert mib == 0 or charged_mib(mib) <= free_mib

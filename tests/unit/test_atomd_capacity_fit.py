@@ -1,0 +1,261 @@
+"""Why a host can't serve an ask, as a person reads it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from atomd.capacity.fit import Fit, Misfit, fit
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.inventory.facts import Core, PciDevice
+from matcher.wire.codec import decode, encode
+from matcher.wire.messages import (
+    PCI_ASKS_MAX,
+    REASONS_MAX,
+    SLOTS_MAX,
+    Accelerator,
+    Arch,
+    Firmware,
+    PciAsk,
+    Policy,
+    Reason,
+    VmAsk,
+)
+from specs.ids import UserId, VmId
+
+ANN, BOB = UserId("a" * 64), UserId("b" * 64)
+GPU = PciAsk("10de", "24b0", 1)
+ASK = VmAsk(
+    slots=1,
+    smt=False,
+    overprovision=1,
+    archs=(Arch.X86_64,),
+    flags=(),
+    ram_mib=512,
+    ecc=False,
+    pci=(),
+    firmware=Firmware.BIOS,
+    allow_emulation=False,
+)
+HOST = Hardware(
+    archs=frozenset({Arch.X86_64, Arch.X86_32}),
+    accelerator=Accelerator.KVM,
+    cpu_model="AMD EPYC 7451",
+    guest_flags=frozenset({"sse2", "sse4_2", "x86-64-v1", "x86-64-v2"}),
+    cores=tuple(Core((n, n + 8), 0, 0) for n in range(8)),
+    ram_mib=((0, 65536),),
+    ecc=None,
+    pci=(),
+    pci_refused=(),
+    firmwares=frozenset({Firmware.BIOS}),
+)
+
+
+def gpu(number: int, group: int | None = None, why_not: str | None = None) -> PciDevice:
+    address = f"0000:{number:02x}:00.0"
+    return PciDevice(address, "10de", "24b0", "030000", 0, group, None, why_not is None, why_not)
+
+
+def answer(ask: VmAsk, hardware: Hardware, residents: Sequence[Claim] = (), user: UserId = ANN) -> Fit | Misfit:
+    return fit(ask, hardware, residents, vm_id=VmId("1" * 32), user_id=user, policy=Policy.PACK)
+
+
+def claim(ask: VmAsk, hardware: Hardware, residents: Sequence[Claim] = (), user: UserId = ANN) -> Claim:
+    given = answer(ask, hardware, residents, user)
+    assert isinstance(given, Fit)
+    return given.placed.claim
+
+
+def reasons(ask: VmAsk, hardware: Hardware, residents: Sequence[Claim] = (), user: UserId = ANN) -> tuple[Reason, ...]:
+    given = answer(ask, hardware, residents, user)
+    assert isinstance(given, Misfit)
+    for reason in given.reasons:
+        assert decode(Reason, encode(reason)) == reason  # within the limits of the wire
+    return given.reasons
+
+
+def only(ask: VmAsk, hardware: Hardware, residents: Sequence[Claim] = (), user: UserId = ANN) -> Reason:
+    (reason,) = reasons(ask, hardware, residents, user)
+    return reason
+
+
+def test_what_fits_comes_with_its_placement() -> None:
+    assert claim(ASK, HOST).threads == (0, 8)
+
+
+def test_too_few_cores_says_how_many_there_are_free_and_in_use() -> None:
+    busy = claim(replace(ASK, slots=6), HOST)
+    reason = only(replace(ASK, slots=4), HOST, [busy])
+    assert (reason.resource, reason.asked) == ("slots", "4 whole cores")
+    assert reason.has == "8 in all, 2 free, 6 in use by other VMs"
+    assert reason.edit == "cpu.slots=2"
+    assert reason.hint == "at most 2 whole cores now; or with cpu.allowSMT=true"
+
+
+def test_slots_that_no_machine_has_are_counted_against_this_one() -> None:
+    reason = only(replace(ASK, slots=SLOTS_MAX, smt=True), HOST)
+    assert reason.asked == "4096 threads"
+    assert reason.has == "16 in all, 16 free"
+    assert reason.edit == "cpu.slots=16"
+
+
+def test_full_shared_cores_can_be_had_by_sharing_more() -> None:
+    shared = claim(replace(ASK, slots=8, overprovision=4), HOST)
+    reason = only(ASK, HOST, [shared])
+    assert reason.has == "8 in all, 0 free, 8 in use by other VMs"
+    assert reason.edit == "cpu.overprovision=2"
+
+
+def test_where_only_single_threads_are_free_the_edit_asks_for_threads() -> None:
+    halves = [claim(replace(ASK, smt=True), HOST)]
+    scattered = [replace(halves[0], threads=(n,)) for n in range(8)]
+    reason = only(ASK, HOST, scattered)
+    assert reason.has == "8 in all, 0 free, 8 in use by other VMs"
+    assert reason.edit == "cpu.allowSMT=true"
+
+
+def test_exclusive_cores_leave_no_edit_that_would_help() -> None:
+    reason = only(ASK, HOST, [claim(replace(ASK, slots=8), HOST)])
+    assert reason.edit == ""
+    assert "wait" in reason.hint
+
+
+def test_cores_of_another_user_are_told_apart_from_full_ones() -> None:
+    bobs = claim(replace(ASK, slots=3, overprovision=4), HOST, user=BOB)
+    reason = only(replace(ASK, slots=8, overprovision=4), HOST, [bobs])
+    assert reason.has == "8 in all, 5 free, 3 on cores of another user"
+
+
+def test_unlike_cores_are_named_where_there_would_be_enough_together() -> None:
+    performance = tuple(Core((n, n + 1), 0, 0, "performance") for n in (0, 2))
+    efficiency = tuple(Core((n,), 0, 0, "efficiency") for n in (4, 5, 6))
+    reason = only(replace(ASK, slots=5), replace(HOST, cores=performance + efficiency))
+    assert reason.has == "5 in all, 5 free of unlike kinds (3 efficiency of 1 thread + 2 performance of 2 threads)"
+    assert reason.hint == "at most 3 whole cores now, as the whole cores of a VM are alike"
+    assert reason.edit == "cpu.slots=3"
+
+
+def test_a_host_without_cores_says_so() -> None:
+    reason = only(ASK, replace(HOST, cores=()))
+    assert reason.has == "0 in all, 0 free"
+    assert reason.hint == "this host lends no cores"
+
+
+def test_ram_names_qemus_share_and_the_largest_that_fits() -> None:
+    reason = only(replace(ASK, ram_mib=65536), HOST)
+    assert reason.asked == "64 GiB (66975 MiB with QEMU's own)"
+    assert reason.has == "64 GiB in all, 64 GiB free"
+    assert reason.edit == "ram.ramsize=64125"
+    assert isinstance(answer(replace(ASK, ram_mib=64125), HOST), Fit)
+    assert isinstance(answer(replace(ASK, ram_mib=64126), HOST), Misfit)
+
+
+def test_ram_in_use_is_told_apart() -> None:
+    small = replace(HOST, ram_mib=((0, 1024),))
+    reason = only(replace(ASK, ram_mib=600), small, [claim(ASK, small)])
+    assert reason.has == "1024 MiB in all, 373 MiB free, 651 MiB in use by other VMs"
+
+
+def test_ram_too_small_for_any_vm_has_no_edit() -> None:
+    reason = only(ASK, replace(HOST, ram_mib=((0, 100),)))
+    assert (reason.edit, reason.hint) == ("", "this host lends less than one VM needs")
+
+
+def test_missing_flags_are_named_all_together() -> None:
+    reason = only(replace(ASK, flags=("AVX512F", "sse2", "avx2")), HOST)
+    assert (reason.resource, reason.asked) == ("flags", "avx512f, avx2")
+    assert reason.has == "not on this CPU (AMD EPYC 7451)"
+    assert reason.edit == ""
+
+
+def test_a_flag_spelled_in_another_way_is_told_its_name_here() -> None:
+    assert only(replace(ASK, flags=("sse4.2",)), HOST).hint == "as Linux names it: sse4.2 is spelled sse4_2"
+
+
+def test_a_long_list_of_flags_ends_with_the_number_of_the_rest() -> None:
+    flags = tuple(f"{'x' * 50}{number}" for number in range(128))
+    reason = only(replace(ASK, flags=flags), replace(HOST, cpu_model="long " * 60))
+    assert reason.asked.endswith("and 126 more")
+    assert reason.has.endswith("…")
+
+
+def test_levels_are_asked_for_as_flags() -> None:
+    assert isinstance(answer(replace(ASK, flags=("x86-64-v2",)), HOST), Fit)
+    assert only(replace(ASK, flags=("x86-64-v3",)), HOST).asked == "x86-64-v3"
+
+
+def test_a_host_that_can_only_emulate_serves_who_allows_it() -> None:
+    tcg = replace(HOST, accelerator=Accelerator.TCG)
+    reason = only(ASK, tcg)
+    assert (reason.resource, reason.asked, reason.has) == ("accelerator", "KVM", "emulation only (TCG)")
+    assert reason.hint == "electros run … --allow-emulation"
+    assert reason.edit == ""
+    assert isinstance(answer(replace(ASK, allow_emulation=True), tcg), Fit)
+    assert "emulation" in only(replace(ASK, allow_emulation=True, flags=("avx2",)), tcg).has
+
+
+def test_one_of_the_alternative_archs_is_enough_and_none_means_x86_64() -> None:
+    assert isinstance(answer(replace(ASK, archs=(Arch.ARM_8, Arch.X86_32)), HOST), Fit)
+    assert isinstance(answer(replace(ASK, archs=()), HOST), Fit)
+    reason = only(replace(ASK, archs=(Arch.ARM_8, Arch.S390X)), HOST)
+    assert (reason.asked, reason.has) == ("ARM_8 or S390X", "X86_32, X86_64")
+
+
+@pytest.mark.parametrize(("ecc", "has"), [(None, "unknown: this machine does not say"), (False, "no ECC")])
+def test_unknown_is_not_ecc(ecc: bool | None, has: str) -> None:
+    reason = only(replace(ASK, ecc=True), replace(HOST, ecc=ecc))
+    assert (reason.has, reason.edit) == (has, "ram.reqECC=false")
+    assert isinstance(answer(replace(ASK, ecc=True), replace(HOST, ecc=True)), Fit)
+
+
+def test_firmware_that_the_host_lacks() -> None:
+    reason = only(replace(ASK, firmware=Firmware.UEFI), HOST)
+    assert (reason.asked, reason.has, reason.edit) == ("uefi", "bios", "misc.firmware=bios")
+
+
+def test_devices_free_and_in_use_are_counted() -> None:
+    hardware = replace(HOST, pci=(gpu(1, 1), gpu(2, 2)))
+    busy = claim(replace(ASK, pci=(GPU,)), hardware)
+    reason = only(replace(ASK, pci=(replace(GPU, quantity=2),)), hardware, [busy])
+    assert (reason.resource, reason.asked) == ("pci 10de:24b0", "2")
+    assert reason.has == "2 in all, 1 free, 1 in use by other VMs"
+    assert reason.edit == "pci.0.quantity=1"
+
+
+def test_the_edit_names_the_ask_that_can_be_lowered() -> None:
+    hardware = replace(HOST, pci=(gpu(1, 1), gpu(2, 2)))
+    nic = PciAsk("8086", "1572", 1)
+    by_kind = {r.resource: r for r in reasons(replace(ASK, pci=(nic, GPU, replace(GPU, quantity=2))), hardware)}
+    assert by_kind["pci 10de:24b0"].asked == "3"
+    assert by_kind["pci 10de:24b0"].edit == "pci.2.quantity=1"
+    assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "")
+
+
+def test_devices_that_the_host_keeps_come_with_the_reason() -> None:
+    kept = replace(HOST, pci_refused=(gpu(1, 1, "drives the console"),))
+    reason = only(replace(ASK, pci=(GPU,)), kept)
+    assert reason.has == "1 in all, 0 free, 1 not assignable"
+    assert reason.hint == "0000:01:00.0: drives the console"
+    disk = PciDevice("0000:09:00.0", "8086", "0a54", "010802", 0, 1, "nvme", False, "holds the root filesystem")
+    reason = only(replace(ASK, pci=(GPU,)), replace(HOST, pci=(gpu(1, 1),), pci_refused=(disk,)))
+    assert reason.hint == "0000:01:00.0 shares IOMMU group 1 with 0000:09:00.0, which the host keeps"
+
+
+def test_every_reason_comes_at_once() -> None:
+    ask = VmAsk(9, False, 1, (Arch.ARM_8,), ("avx2",), 1 << 20, True, (GPU,), Firmware.UEFI, False)
+    found = [reason.resource for reason in reasons(ask, replace(HOST, accelerator=Accelerator.TCG))]
+    assert found == ["accelerator", "arch", "flags", "ecc", "firmware", "slots", "ram", "pci 10de:24b0"]
+
+
+def test_more_reasons_than_a_message_holds_end_with_the_number_of_the_rest() -> None:
+    kinds = tuple(PciAsk("ffff", f"{number:04x}", 1) for number in range(PCI_ASKS_MAX))
+    found = reasons(replace(ASK, pci=kinds, ecc=True, slots=9), HOST)
+    assert len(found) == REASONS_MAX
+    assert found[-1].asked == "3 of pci"
+
+
+def test_groups_too_many_to_name_are_refused_with_a_reason() -> None:
+    pci = tuple(replace(gpu(n, n // 3), model="24b0" if n % 3 == 0 else "228b") for n in range(90))
+    reason = only(replace(ASK, pci=(replace(GPU, quantity=30),)), replace(HOST, pci=pci))
+    assert reason.resource == "pci"
+    assert "64" in reason.has
