@@ -122,11 +122,15 @@ class BackDoor:
             audit_lost=self._audit.lost,
             counters=tuple(
                 asked.Counter(f"{where}: {what}"[:64], count)
-                for where, counter in (*self.counters.items(), ("back door", self.dropped))
+                for where, counter in (*self.counters.items(), ("back door", self.dropped), ("VMs", self._left_over()))
                 for what, count in sorted(counter.items())
                 if count
             )[: asked.COUNTERS_MAX],
         )
+
+    def _left_over(self) -> Counter[str]:
+        owed, quarantined = len(self._compute.owed), len(self._performer.quarantined)
+        return Counter({"gone, storage hosts to be told": owed, "domains that no VM explains": quarantined})
 
     async def _is_storaged_up(self) -> bool:
         with trio.move_on_after(STORAGED_S):
@@ -150,7 +154,7 @@ class BackDoor:
             user=vm.user_name,
             user_id=vm.user_id,
             state=vm.state,
-            why=vm.why[:240],
+            why=self._compute.why(vm)[:240],
             vcpus=len(vm.claim.threads),
             ram_mib=vm.confirm.vm.ram_mib,
             pci=len(vm.claim.pci),

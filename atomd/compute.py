@@ -32,18 +32,20 @@ from atomd.effects import (
     StartDomain,
 )
 from atomd.vms import refusals as no
-from atomd.vms.admission import Admission, is_as_pledged, standing
+from atomd.vms.admission import Admission, standing
 from atomd.vms.closed import Closed
 from atomd.vms.ending import Ending
+from atomd.vms.judging import Judging
 from atomd.vms.lease import Lease
-from atomd.vms.lifecycle import AT_REST, RUNS, State, Vm
+from atomd.vms.lifecycle import RUNS, State, Vm
 from atomd.vms.moment import Moment
 from atomd.vms.reconcile import Action, Observed, Step, reconcile
-from atomd.vms.refusals import name_taken, not_next, refused, silent, too_old, unattached
+from atomd.vms.refusals import refused, silent, unattached
 from atomd.vms.remembered import forgettable, remembered
 from atomd.vms.table import VmTable
 from atomd.volumes.answers import Answer, Silent, is_away, some_may_be_attached
 from atomd.volumes.away import Away, why_lost
+from atomd.volumes.owed import Owed
 from atomd.volumes.plugging import Plugging
 from matcher.offers.ledger import Ledger, Refusal, User
 from matcher.offers.offering import Offering
@@ -64,18 +66,28 @@ class Compute:
         self.vms = self._table.vms
         self.away = Away()
         self.drained = False  # takes no new VMs, not even for holds that it has given; what is here stays
-        self._host_id, self._boot_id = host_id, boot_id
-        self._ledger, self._offering, self._admission = ledger, offering, admission
+        self._boot_id, self._ledger, self._admission = boot_id, ledger, admission
         self._closed = Closed()
         self._older: dict[VmId, Vm] = {}  # the stopped generation that a PREPARED one would replace
         self._ending = Ending(self._table, self.lease_of)
         self.stop, self.evict = self._ending.stop, self._ending.evict
         self.plugging = Plugging(self._table, self._closed, admission)
         self._resumed: dict[tuple[VmId, int], Lease] = {}  # leases that began before the host's own reboot
+        self._waiting: dict[VmId, str] = {}  # why their start has to be tried again
         self._last_words: dict[VmId, tuple[bool, str]] = {}  # (crashed, why), from libvirt
         self._litter: dict[tuple[VmId, int], Vm] = {}  # rows that the journal could not forget, or should have
-        self._owed: dict[tuple[VmId, int], Vm] = {}  # gone, but a storage host has yet to hear of it
-        self._telling: set[tuple[VmId, int]] = set()  # those of them of which one is being told
+        self.owed = Owed()
+        self._judging = Judging(
+            host_id=host_id,
+            table=self._table,
+            older=self._older,
+            closed=self._closed,
+            owed=self.owed,
+            ledger=ledger,
+            offering=offering,
+            admission=admission,
+        )
+        self.outcome = self._judging.outcome
 
     # ---- the journal
 
@@ -88,8 +100,8 @@ class Compute:
                 self._resumed[vm.vm_id, vm.generation] = vm.lease.resumed(self._boot_id, moment)
         kept = remembered(vms)
         self.vms.update(kept.vms)
-        self._older = kept.older
-        self._owed = {life: vm for life, vm in kept.litter.items() if vm.claims}
+        self._older.update(kept.older)
+        self.owed.restore(vm for vm in kept.litter.values() if vm.claims)
         self._litter = {life: vm for life, vm in kept.litter.items() if not vm.claims}
         for vm in self.vms.values():
             if vm.state in RUNS:
@@ -111,20 +123,11 @@ class Compute:
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
                 self._table.busy.discard(vm.vm_id)
-                for kept in (older, self._take_owed_before(vm)):
+                for kept in (older, self.owed.take_back(vm)):
                     if kept is not None:
                         self._older[kept.vm_id] = kept
                 return refusal, self._step_back(vm, before, refusal)
         assert_never(failed)
-
-    def _take_owed_before(self, vm: Vm) -> Vm | None:
-        """The stopped life in whose place this one could not come."""
-        lives = [life for life in self._owed if life[0] == vm.vm_id and life[1] < vm.generation]
-        life = max(lives, default=None)
-        if life is None or self._owed[life].state not in AT_REST or vm.state is not State.COMMITTED:
-            return None
-        self._telling.discard(life)
-        return self._owed.pop(life)
 
     def _step_back(self, vm: Vm, before: Vm | None, refusal: Refused) -> Effects:
         if before is not None and before.state is not State.PREPARED:
@@ -145,13 +148,13 @@ class Compute:
         own = (vm for vm in self.vms.values() if vm.user_id == user_id)
         return tuple(vm for vm in own if vm.state is not State.PREPARED)
 
-    def is_owed(self, vm_id: VmId, generation: int) -> bool:
-        """Whether this life of a VM is gone, but for a storage host that has yet to hear of it."""
-        return (vm_id, generation) in self._owed
-
     def ids_of(self, user_id: UserId) -> tuple[VmId, ...]:
         """All that the user has here, whatever its state: what grants count."""
         return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
+
+    def why(self, vm: Vm) -> str:
+        """A sentence about what it does, or does not do, for a person; or empty."""
+        return vm.why or (vm.state is State.COMMITTED and self._waiting.get(vm.vm_id)) or self.away.why(vm.vm_id)
 
     def lease_of(self, vm: Vm) -> Lease | None:
         return self._resumed.get((vm.vm_id, vm.generation), vm.lease)
@@ -159,18 +162,18 @@ class Compute:
     def confirm(self, confirm: Confirm, envelope: bytes, user: User, moment: Moment) -> Refused | Effects:
         """A user takes an offer of this host. Repeats change nothing: see `outcome`."""
         offer_id, user_id = OfferId(confirm.offer_id), UserId(user.id)
-        known, taken = self.vms.get(VmId(confirm.vm_id)), self._taken(offer_id)
+        known, taken = self.vms.get(VmId(confirm.vm_id)), self._judging.taken(offer_id)
         if taken is not None:
             if taken.confirm == confirm and taken.user_id == user_id:
                 return []
             return refused("another-body", "confirm", "this offer", "taken with other words", "run it again")
-        refusal = self._closed.refusal(offer_id) or self._objection(confirm, user, moment)
+        refusal = self._judging.objection(confirm, user, moment)
         if refusal is not None:
-            return self._refuse(offer_id, user_id, refusal, moment.now_s)
+            return self._judging.refuse(offer_id, user_id, refusal, moment.now_s)
         claim = self._ledger.commit(offer_id, user, moment.now_s)
         if isinstance(claim, Refusal):
             assert claim is Refusal.OVER_GRANT, "the objection has looked for the hold"
-            return self._refuse(offer_id, user_id, no.OVER_GRANT, moment.now_s)
+            return self._judging.refuse(offer_id, user_id, no.OVER_GRANT, moment.now_s)
         lease = self._admission.lease(confirm, user, self._boot_id, moment)
         vm = Vm(confirm, envelope, user_id, user.name, State.PREPARED, claim, lease=lease)
         if known is not None:
@@ -178,15 +181,6 @@ class Compute:
         self.vms[vm.vm_id] = vm
         self._table.busy.add(vm.vm_id)
         return [Journal(vm), AttachVolumes(vm)] if confirm.volumes else self._commit(vm, Attached(()))
-
-    def outcome(self, offer_id: OfferId) -> Vm | Refused | None:
-        """What became of a confirm: the VM once it is promised, the refusal, or `None` while it is being decided."""
-        if (refusal := self._closed.refusal(offer_id)) is not None:
-            return refusal
-        vm = self._taken(offer_id)
-        if vm is None or vm.state is State.PREPARED:
-            return None
-        return no.REMOVED if vm.state is State.REMOVING else vm
 
     def abandon(self, abandon: Abandon, user_id: UserId, now_s: float) -> tuple[Vm | None, Effects]:
         """The user lets go of an offer: the VM where it is promised already, and stays; else it never will be."""
@@ -220,6 +214,8 @@ class Compute:
             return []
         if vm.vm_id in self._table.busy or vm.state is State.PREPARED:
             return self._table.not_now(vm, "rm")
+        if vm.claims and self.owed.is_full:
+            return no.owes_too_much("to let go of its volumes")
         return self._remove(vm)
 
     # ---- from slow work
@@ -268,11 +264,14 @@ class Compute:
         if vm is None or vm.state is not State.COMMITTED:
             return []
         self._table.busy.discard(vm_id)
+        self._waiting.pop(vm_id, None)
         return self._end(vm, State.FAILED, failure) if failure is not None else self._run(vm)
 
-    def start_unknown(self, vm_id: VmId) -> None:
-        """libvirt did not say: the domain may come yet. Reconcile looks for it by its UUID."""
+    def start_unknown(self, vm_id: VmId, why: str) -> None:
+        """Somebody did not say, or not yet: the domain may come yet. Reconcile looks for it by its UUID."""
         self._table.busy.discard(vm_id)
+        if vm_id in self.vms:
+            self._waiting[vm_id] = why
 
     def destroyed(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """libvirt has ended the domain, or knows of none (`done`); else reconcile looks what became of it."""
@@ -294,9 +293,7 @@ class Compute:
 
     def detached(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
         """Storage has let go (`done`); or the VM is gone without it, and it is told until it hears."""
-        life = vm_id, generation
-        self._telling.discard(life)
-        if done and (owed := self._owed.pop(life, None)) is not None:
+        if (owed := self.owed.told((vm_id, generation), done=done)) is not None:
             return [JournalForget(owed)]
         vm = self._table.at(vm_id, generation)
         if vm is None or vm.state is not State.REMOVING:
@@ -305,16 +302,18 @@ class Compute:
         self._drop(vm, no.REMOVED)
         if done:
             return [JournalForget(vm), Changed(vm_id)]
-        self._owed[life] = vm
+        self.owed.add(vm)
         return [Changed(vm_id)]
 
     def tick(self, now_s: float) -> list[Effects]:
-        """Power buttons pressed again, leases ended; a list for each VM, as the journal may fail one of them."""
+        """Power buttons pressed again, leases ended, storage hosts told again; a list for each VM, as the journal may
+        fail one of them."""
         for offer_id, hold in self._ledger.holds(now_s).items():
             if not self._admission.is_member(hold.user_id):
                 self._ledger.release(offer_id)
         idle = [vm for vm in self.vms.values() if vm.vm_id not in self._table.busy]
-        return [effects for vm in idle if (effects := self._ending.due(vm, now_s))]
+        owed: list[Effects] = [[DetachVolumes(vm)] for vm in self.owed.due(now_s)]
+        return owed + [effects for vm in idle if (effects := self._ending.due(vm, now_s))]
 
     def look(self) -> Looked:
         """To be taken before libvirt is asked for its domains: what changes until it has answered is not judged by
@@ -330,52 +329,10 @@ class Compute:
         self.away.seen({vm_id for vm_id, _ in up}, {domain.vm_id for domain in observed if domain.stalled})
         tidied: list[Effects] = [[JournalForget(vm)] for vm in forgettable(self.vms, self._older, self._litter)]
         done = tidied + [self._step(step, up, now_s) for step in steps]
-        done += [[DetachVolumes(vm)] for life, vm in self._owed.items() if life not in self._telling]
-        self._telling |= self._owed.keys()
         idle = [vm for vm in self.vms.values() if vm.vm_id not in busy | self._table.busy]
         return done + [self.plugging.resolve(vm, up=(vm.vm_id, vm.generation) in up) for vm in idle if vm.change]
 
     # ---- inside
-
-    def _objection(self, confirm: Confirm, user: User, moment: Moment) -> Refused | None:
-        offer_id, vm, user_id = OfferId(confirm.offer_id), self.vms.get(VmId(confirm.vm_id)), UserId(user.id)
-        if confirm.host_id != self._host_id:
-            return refused("wrong-host", "confirm", "another host", "this is not it", "send it to the host it names")
-        if vm is not None and vm.user_id == user_id and confirm.generation < vm.generation:
-            return too_old(vm.generation, confirm.generation)  # lapsed or not: no other host should run it either
-        if self._closed.is_abandoned(offer_id):
-            return no.ABANDONED
-        if self.is_owed(VmId(confirm.vm_id), confirm.generation):
-            return refused(
-                "not-now", "vm", "to run it", "its storage host has not let go of its last try", "run it anew"
-            )
-        hold = self._ledger.held(offer_id, moment.now_s)
-        if hold is None or hold.user_id != user_id:
-            return refused(Refusal.HOLD_LAPSED, "offer", "this offer", "it has lapsed", "run it again")
-        pledge = self._offering.pledged(hold.pledge_id, user_id)
-        if pledge is None or not is_as_pledged(confirm, pledge):
-            return refused("not-as-pledged", "confirm", "what was pledged", "something else", "run it again")
-        if vm is not None:
-            undone = self._closed.is_refused(vm.offer_id)
-            objection = not_next(vm, confirm, user_id, busy=vm.vm_id in self._table.busy, undone=undone)
-            if objection is not None:
-                return objection
-        others = (other for other in self.vms.values() if other is not vm and other.user_id == user_id)
-        if confirm.name and any(other.confirm.name == confirm.name for other in others):
-            return name_taken(confirm.name)
-        return self._admission.against_confirm(confirm, hold.claim, user, self._ledger.committed(), moment)
-
-    def _taken(self, offer_id: OfferId) -> Vm | None:
-        """The VM that an offer has become."""
-        vms = (*self.vms.values(), *self._older.values())
-        return next((vm for vm in vms if vm.offer_id == offer_id), None)
-
-    def _refuse(self, offer_id: OfferId, user_id: UserId, refusal: Refused, now_s: float) -> Refused:
-        hold = self._ledger.held(offer_id, now_s)
-        if hold is not None and hold.user_id == user_id:
-            self._ledger.release(offer_id)
-            self._closed.refuse(offer_id, refusal)
-        return refusal
 
     def _commit(self, vm: Vm, attached: Attached) -> Effects:
         """The commit point: durable first, then told, then started."""
@@ -387,11 +344,11 @@ class Compute:
         if older is None or {claim.vid for claim in older.claims} <= {claim.vid for claim in committed.claims}:
             return [Journal(committed, before=vm, replaces=older), Changed(vm.vm_id), StartDomain(committed)]
         # What the stopped life had more is let go of, however long that takes.
-        self._owed[older.vm_id, older.generation] = older
-        self._telling.add((older.vm_id, older.generation))
+        self.owed.add(older, is_being_told=True)
         return [Journal(committed, before=vm), Changed(vm.vm_id), StartDomain(committed), DetachVolumes(older)]
 
     def _run(self, vm: Vm) -> Effects:
+        self._waiting.pop(vm.vm_id, None)
         self._last_words.pop(vm.vm_id, None)
         running = dataclasses.replace(vm.to(State.RUNNING), boot_id=self._boot_id)
         self.vms[vm.vm_id] = running
@@ -475,6 +432,7 @@ class Compute:
         confirm is told from now on, unless that was settled before."""
         self._ledger.release(vm.offer_id)
         self._ending.over(vm.vm_id)
+        self._waiting.pop(vm.vm_id, None)
         self._last_words.pop(vm.vm_id, None)
         older = self._older.pop(vm.vm_id, None)
         if older is None:

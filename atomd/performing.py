@@ -124,7 +124,7 @@ class Performer:
         self._nursery, self._audit = nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
-        self._quarantined: set[VmId] = set()
+        self.quarantined: frozenset[VmId] = frozenset()  # domains tagged ours that no commitment explains
         self._secrets: dict[tuple[VmId, int], tuple[ChapSecret, ...]] = {}  # from an attach to the start, and no longer
         self._plugger = Plugger(compute.plugging, hypervisor, storage, self.apply, self._soon)
 
@@ -159,7 +159,9 @@ class Performer:
             await self._shares.sweep(self._lives)
             try:
                 looked = self.compute.look()
-                for effects in self.compute.reconcile(await self._observe(), looked, now_s()):
+                observed = await self._observe()
+                self.quarantined &= {domain.vm_id for domain in observed}
+                for effects in self.compute.reconcile(observed, looked, now_s()):
                     self.apply(effects)
             except HypervisorError as error:
                 log.warning("not reconciled: %s", error)
@@ -246,7 +248,7 @@ class Performer:
         self._secrets.pop((vm.vm_id, vm.generation), None)
         done = await self._shares.unmount((vm.vm_id, vm.generation)) and await self._storage.detach(vm)
         self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
-        if not done:
+        if not done and (vm.vm_id, vm.generation) not in self.compute.owed:  # else time tells again
             await self._soon()
 
     async def _reach(self, vm: Vm) -> None:
@@ -321,7 +323,7 @@ class Performer:
 
     async def _start_later(self, vm: Vm, why: str) -> None:
         log.warning("%s: %s", vm.vm_id, why)
-        self.compute.start_unknown(vm.vm_id)
+        self.compute.start_unknown(vm.vm_id, why)
         await self._soon()
 
     async def _is_up(self, vm: Vm) -> bool:
@@ -382,8 +384,8 @@ class Performer:
         self._look_again.set()
 
     def _quarantine(self, vm_id: VmId) -> None:
-        if vm_id not in self._quarantined:
-            self._quarantined.add(vm_id)
+        if vm_id not in self.quarantined:
+            self.quarantined |= {vm_id}
             log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
             self._audit.note("atomd", "vm.quarantined", dashed(vm_id), detail="no commitment explains this domain")
 

@@ -359,7 +359,7 @@ class Service:
             host=self._face.host,
             host_id=self._identity.principal.id,
             state=vm.state,
-            why=vm.why or self._compute.away.why(vm.vm_id),
+            why=self._compute.why(vm),
             domain=domain_name(vm.vm_id),
             accelerator=hardware.accelerator,
             arch=arch_for(ask, hardware) or Arch.X86_64,

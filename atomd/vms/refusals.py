@@ -59,6 +59,12 @@ def on_volume(vid: str, code: str, has: str, hint: str, asked: str = "to attach 
     return refused(code, f"volume {vid}", asked, has, hint)
 
 
+def owes_too_much(asked: str) -> Refused:
+    has = "too many VMs of this host are gone, and their storage hosts have yet to hear of it"
+    return refused("owes-too-much", "volumes", asked, has, "if one is gone for good: electros realm remove HOST")
+
+
+STILL_OWED = refused("not-now", "vm", "to run it", "its storage host has not let go of its last try", "run it anew")
 NOT_FOUND = refused("not-found", "vm", "a VM", "no such VM of yours here", "electros ps shows yours")
 REMOVED = refused("not-found", "vm", "this VM", "you removed it", "run it again")
 DETACHED = refused("detached", "volume", "this volume", "it was detached since", "ask again: electros volume attach")

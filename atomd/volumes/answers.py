@@ -18,7 +18,8 @@ TAKEN_OVER = frozenset(
     {"generation-over", "volume-in-use", "volume-held-elsewhere", "volume-not-held", "other-volumes", "let-go"}
 )
 # And where it could not do it, or not all of it, for now: the volume may be attached, and is if asked long enough.
-ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable"})
+# ("busy": it is being rolled back, say.)
+ASK_AGAIN = frozenset({"unavailable", "journal", "storage-unwritable", "busy"})
 
 
 HOT_MAX = 8  # volumes more than at the start, for a VM that runs

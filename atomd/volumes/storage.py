@@ -2,7 +2,8 @@
 
 All at once, and all or none: nobody is told anything before every server can be reached, so that an address that leads
 nowhere leaves nothing behind. A server that was asked and did not answer may have attached: the answer is `Silent`, and
-a detach, or the same question again, has to follow. Detached is what every server has let go of.
+a detach, or the same question again, has to follow. Detached is what every server has let go of; one that was removed
+from the realm is nobody to tell.
 
 The address of another host's door comes from the user. Whatever fails there before its key is seen is told in one
 sentence, since this host must not be anybody's port scanner; the log has the rest.
@@ -43,7 +44,7 @@ class Storage:
     """Every storage server that this host's VMs have volumes from."""
 
     def __init__(self, identity: Identity, socket: Path) -> None:
-        self._own, self._socket = HostId(identity.principal.id), socket
+        self._own, self._socket, self._verifier = HostId(identity.principal.id), socket, identity.verifier
         self._doors = HostDoors(identity)
         self._opening = trio.CapacityLimiter(OPENING_MAX)
         self._names: dict[HostId, str] = {}  # of those that have shown their keys
@@ -94,10 +95,12 @@ class Storage:
     async def _detach(self, vm: Vm, claims: Sequence[VolumeClaim], question: Detach) -> bool:
         asks: dict[HostId, Callable[[], Awaitable[Said]]] = {}
         for server, door in servers_of(claims).items():
-            here = server == self._own
-            asks[server] = (
-                partial(self._detach_here, question) if here else partial(self._detach_there, server, door, question)
-            )
+            if server == self._own:
+                asks[server] = partial(self._detach_here, question)
+            elif self._verifier.is_member("host", server):
+                asks[server] = partial(self._detach_there, server, door, question)
+            else:
+                log.warning("%s: %s was removed from the realm, and is not told", vm.vm_id, self._name(server))
         said: dict[HostId, Said] = {}
         await _all(asks, said)
         for server, answer in said.items():

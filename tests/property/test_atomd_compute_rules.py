@@ -235,7 +235,7 @@ class HostRules(RuleBasedStateMachine):
             if answer == "crash but up":
                 raise Crashed
             if "unknown" in answer:
-                self.host.compute.start_unknown(vm.vm_id)
+                self.host.compute.start_unknown(vm.vm_id, "libvirt does not answer")
             else:
                 failure = "no such machine" if answer == "failed" else None
                 self.host.apply(self.host.compute.started(vm.vm_id, vm.generation, failure))

@@ -179,7 +179,7 @@ def no_more_than_granted(host: Host, vm: Vm, grant: Grant) -> None:
     grant that has shrunk takes nothing away, so that only what would grow is judged; and who is gone takes nothing,
     though a storage host has yet to hear of it."""
     disk, daemon = host.disk, host.daemon
-    gone = {life for life in disk.rows if life in disk.doomed or (daemon is not None and daemon.compute.is_owed(*life))}
+    gone = {life for life in disk.rows if life in disk.doomed or (daemon is not None and life in daemon.compute.owed)}
     rows = [row for life, row in disk.rows.items() if row.user_id == vm.user_id and life not in gone]
     ids, ask = {row.vm_id for row in rows}, vm.confirm.vm
     asks = [row.confirm.vm for row in rows if row.state in TAKES and not _is_undone(host, row)]

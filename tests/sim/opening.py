@@ -49,7 +49,7 @@ class Opening:
 
         def told(done: bool) -> None:
             self._daemon.apply(self._daemon.compute.detached(vm.vm_id, vm.generation, done=done))
-            if not done:
+            if not done and (vm.vm_id, vm.generation) not in self._daemon.compute.owed:
                 self._daemon.soon()
 
         self._detach_all(vm, told)
@@ -116,7 +116,7 @@ class Opening:
         return domain is not None and domain.generation == vm.generation
 
     def _start_later(self, vm: Vm) -> None:
-        self._daemon.compute.start_unknown(vm.vm_id)
+        self._daemon.compute.start_unknown(vm.vm_id, "")
         self._daemon.soon()
 
     # ---- as `Storage`

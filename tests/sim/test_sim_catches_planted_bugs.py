@@ -14,7 +14,7 @@ from atomd.capacity.hardware import Claim
 from atomd.capacity.quota import Quota
 from atomd.compute import Compute, Looked
 from atomd.effects import Changed, Effects, StartDomain
-from atomd.vms import reconcile
+from atomd.vms import judging, reconcile
 from atomd.vms.admission import Admission
 from atomd.vms.lease import Lease
 from atomd.vms.lifecycle import State, Vm
@@ -143,7 +143,7 @@ def test_a_restart_that_does_not_undo_prepared_is_caught(monkeypatch: pytest.Mon
 
 
 def test_a_host_that_takes_any_generation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "not_next", lambda vm, confirm, user_id, *, busy, undone: None)
+    monkeypatch.setattr(judging, "not_next", lambda vm, confirm, user_id, *, busy, undone: None)
     assert caught() & {"I1", "I5", "I6", "I9", "I12"}  # or a row that is lost count of
 
 

@@ -188,7 +188,7 @@ def test_storage_that_does_not_answer_is_asked_to_let_go_before_the_vm_is_forgot
     assert code(host.compute.outcome(OfferId(confirm.offer_id))) == "storage"
     host.detach(done=False)
     assert host.rows, "the detach is owed still"
-    host.reconcile()
+    host.tick()
     host.detach()
     assert host.vm(confirm) is None
     assert not host.rows
@@ -338,7 +338,7 @@ def test_a_disk_that_is_full_at_the_commit_gives_the_volumes_back(host: OneHost)
     host.attach()
     assert code(host.compute.outcome(OfferId(confirm.offer_id))) == "journal"
     host.detach(done=False)
-    host.reconcile()
+    host.tick()
     host.detach()
     assert host.vm(confirm) is None
     assert [row.state for row in host.rows.values()] == [State.PREPARED], "it can't even be forgotten"
@@ -469,7 +469,7 @@ def test_an_unknown_start_is_looked_for_and_never_taken_for_a_failure(host: OneH
     confirm = host.offered(host.pledge())
     host.confirm(confirm)
     vm = host.take(wanted.StartDomain)
-    host.compute.start_unknown(vm.vm_id)
+    host.compute.start_unknown(vm.vm_id, "libvirt does not answer")
     assert state(host.vm(confirm)) is State.COMMITTED
     assert free_threads(host) == THREADS - 1
     if came:
@@ -562,7 +562,7 @@ def test_a_domain_that_is_gone_is_noticed_in_every_state(host: OneHost, before: 
     confirm = host.running() if before is not State.COMMITTED else host.offered(host.pledge())
     if before is State.COMMITTED:
         host.confirm(confirm)
-        host.compute.start_unknown(host.take(wanted.StartDomain).vm_id)
+        host.compute.start_unknown(host.take(wanted.StartDomain).vm_id, "libvirt does not answer")
     vm = host.vm(confirm)
     assert vm is not None
     if before is State.STOPPING:

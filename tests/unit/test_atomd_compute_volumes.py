@@ -37,7 +37,7 @@ def test_where_one_of_two_servers_refuses_the_other_is_told_to_let_go_and_the_cl
     host.attach(IN_USE)
     assert told(host, confirm) == IN_USE
     host.detach(done=False)
-    host.reconcile()
+    host.tick()
     host.detach()
     assert host.vm(confirm) is None
     assert not host.rows
@@ -93,6 +93,7 @@ def test_a_storage_host_that_is_gone_keeps_its_volumes_and_nothing_else() -> Non
     assert host.vm(confirm) is None
     assert [row.state for row in host.rows.values()] == [State.REMOVING]
     for _ in range(2):
+        host.tick()
         host.reconcile()
     assert host.slow == [wanted.DetachVolumes(vm.to(State.REMOVING))], "one question at a time"
     host.crash()
@@ -100,7 +101,7 @@ def test_a_storage_host_that_is_gone_keeps_its_volumes_and_nothing_else() -> Non
     assert not host.ledger.residents(host.now_s)
     host.detach(done=False)
     assert host.vm(confirm) is None
-    host.reconcile()
+    host.tick()
     host.detach()
     assert not host.rows
     host.reconcile()
@@ -116,6 +117,6 @@ def test_a_life_that_a_storage_host_has_not_let_go_of_does_not_come_again() -> N
     refusal = host.confirm(same)
     assert isinstance(refusal, Refused)
     assert refusal.code == "not-now"
-    host.reconcile()
+    host.tick()
     host.detach()
     assert not isinstance(host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id, volumes=[VID]))), Refused)

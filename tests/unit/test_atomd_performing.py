@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from atomd import performing
-from atomd.hypervisor.disk_xml import secret_usage
-from atomd.hypervisor.domains import DomainSecret, DomainState
+from atomd.hypervisor.disk_xml import NAME_PREFIX, secret_usage
+from atomd.hypervisor.domains import DomainSecret, DomainState, ObservedDomain
 from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.vms.lifecycle import State, Vm
@@ -20,7 +20,7 @@ from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
 from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused
 from matcher.wire.volumes import Attached, AttachedVolume, NfsFolder
-from specs.ids import HostId, VmId
+from specs.ids import HostId, VmId, dashed
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
 from tests.unit.test_atomd_capacity_fit import HOST as HARDWARE
@@ -30,6 +30,7 @@ SECRET = "s1"
 LOOK_S, LOOKS_MAX = 0.25, 400  # of the test's own clock
 OVER = Refused("generation-over", (Reason("volume c", "to write", "generation 2 has it on h3", ""),))
 BUSY = Refused("unavailable", (Reason("volume c", "to use it", "its pool is not mounted", ""),))
+ROLLS_BACK = Refused("busy", (Reason("volume c", "to attach it", "it is being rolled back", "wait"),))
 SILENT = Silent("h2, which has its volume, does not answer")
 
 
@@ -198,9 +199,16 @@ async def test_a_start_that_was_not_answered_asks_storage_again_for_its_secret(
     assert running.storage.attaches > 1
 
 
-@pytest.mark.parametrize("answer", [SILENT, BUSY])
-async def test_a_start_waits_for_storage_that_does_not_say(
-    running: Running, autojump_clock: MockClock, answer: Answer
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (SILENT, SILENT.why),
+        (BUSY, "volume c: its pool is not mounted"),
+        (ROLLS_BACK, "volume c: it is being rolled back"),
+    ],
+)
+async def test_a_start_waits_for_storage_that_does_not_say_and_tells_what_it_waits_for(
+    running: Running, autojump_clock: MockClock, answer: Answer, why: str
 ) -> None:
     confirm = running.confirm()
     running.storage.next = [attached_for(running.vm(confirm)), answer, answer]
@@ -208,8 +216,37 @@ async def test_a_start_waits_for_storage_that_does_not_say(
     await running.until(lambda: running.vm(confirm).state is State.COMMITTED)
     await trio.sleep(1)
     running.hypervisor.come_back()
+    await running.until(lambda: running.host.compute.why(running.vm(confirm)) == why)
     await running.until(lambda: running.vm(confirm).state is State.RUNNING)
     assert not running.storage.next
+    assert not running.host.compute.why(running.vm(confirm))
+
+
+async def test_a_held_guest_whose_volume_is_being_changed_begins_when_that_is_over(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = running.confirm(server=HOST)
+    vm_id = VmId(confirm.vm_id)
+    running.storage.next = [attached_for(running.vm(confirm)), ROLLS_BACK]
+    await running.until(lambda: vm_id in running.hypervisor.by_id and not running.storage.next)
+    assert running.hypervisor.by_id[vm_id].seen.state is DomainState.PAUSED
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    assert running.hypervisor.by_id[vm_id].seen.state is DomainState.RUNNING
+
+
+async def test_a_domain_that_no_vm_explains_is_told_of_until_virsh_ends_it(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    stranger = VmId("9" * 32)
+    running.hypervisor.add(
+        ObservedDomain(stranger, f"{NAME_PREFIX}{dashed(stranger)}", 1, None, DomainState.RUNNING, ours=True)
+    )
+    await running.until(lambda: stranger in running.performer.quarantined)
+    await trio.sleep(performing.RECONCILE_S)
+    assert stranger in running.hypervisor.by_id, "it may be somebody's"
+    running.hypervisor.virsh_destroy(stranger)
+    await running.until(lambda: not running.performer.quarantined)
+    assert running.folder.joinpath("audit").read_text().count("vm.quarantined") == 1
 
 
 async def test_a_start_whose_volumes_are_anothers_by_now_fails_in_a_sentence(

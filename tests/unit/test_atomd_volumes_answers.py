@@ -164,6 +164,7 @@ def test_a_guest_that_has_not_begun_begins_with_what_it_was_given_and_waits_for_
     assert why_not_begun(given.volumes, given) is None
     assert why_not_begun(given.volumes, Silent("no answer")) is None
     assert why_not_begun(given.volumes, Refused("unavailable", ())) is None
+    assert why_not_begun(given.volumes, Refused("busy", ())) is None, "it is being rolled back, say"
     assert why_not_begun(given.volumes, attached_for(vm, epoch=2)) == "its volumes were taken over"
     assert "taken over: " in str(why_not_begun(given.volumes, IN_USE))
 

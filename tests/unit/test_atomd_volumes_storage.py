@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -162,6 +163,21 @@ async def test_detached_is_what_every_server_has_let_go_of(net: Net) -> None:
     net.h3.lets_go = net.h2.lets_go
     assert not await net.storage.detach(net.vm(A, B, C))
     assert len(net.home.heard) == 3, "the others are told all the same"
+
+
+async def test_a_host_that_was_removed_from_the_realm_is_nobody_to_tell(tmp_path: Path) -> None:
+    """Gone for good, it would be told for ever."""
+    realm = make_realm(tmp_path / "realm", "h1", "h2")
+    home = FakeStore(at_home(A))
+    async with home_storage(tmp_path / "storaged", home) as path:
+        storage = Storage(realm["h1"], path)
+        claims = tuple(VolumeClaim(vid, realm[name].principal.id, "1" * 32) for vid, name in ((A, "h1"), (B, "h2")))
+        vm = a_vm(State.REMOVING)
+        vm = replace(vm, confirm=replace(vm.confirm, volumes=claims, host_id=realm["h1"].principal.id))
+        assert not await storage.detach(vm)
+        realm["h1"].learn([realm.issuer.revoke("host", "h2", "", wall_s=time.time())], time.time())
+        assert await storage.detach(vm)
+        assert len(home.heard) == 2
 
 
 async def test_a_volume_that_came_later_has_words_of_its_own_and_one_that_went_is_not_asked_for(net: Net) -> None:
