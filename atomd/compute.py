@@ -337,7 +337,10 @@ class Compute:
     def _commit(self, vm: Vm, attached: Attached) -> Effects:
         """The commit point: durable first, then told, then started."""
         lease, volumes = self.lease_of(vm), attached.volumes
-        committed = dataclasses.replace(vm.to(State.COMMITTED), volumes=volumes, boot_id=self._boot_id, lease=lease)
+        change = vm.change if vm.standing is not vm else None  # a new domain was asked to let go of nothing
+        committed = dataclasses.replace(
+            vm.to(State.COMMITTED), volumes=volumes, boot_id=self._boot_id, lease=lease, change=change
+        )
         self.vms[vm.vm_id] = committed
         self._table.busy.add(vm.vm_id)
         older = self._older.pop(vm.vm_id, None)

@@ -18,7 +18,7 @@ from atomd.effects import Effects
 from atomd.hypervisor.domain_xml import domain_name
 from atomd.hypervisor.domains import Console, ConsoleBusy, HypervisorError, HypervisorLike
 from atomd.performing import Performer, moment
-from atomd.vms.lifecycle import RUNS, State, Vm
+from atomd.vms.lifecycle import RUNS, Change, State, Vm
 from atomd.vms.refusals import NOT_FOUND, refused
 from matcher.net import local
 from matcher.net.audit import Audit, outcome_of, why_of
@@ -198,7 +198,7 @@ class Service:
         if isinstance(vm, Refused):
             return self._noted(caller, "vm.detach", vm_id, vm)
         generation = vm.generation
-        decided = plugging.detach(vm, vid)
+        decided = plugging.detach(vm, vid, moment().wall_s)
         refusal = decided if isinstance(decided, Refused) else self._performer.apply(decided)
         outcome: Vm | Refused | None = refusal
         if outcome is None:
@@ -378,11 +378,24 @@ class Service:
 
     def _volumes(self, vm: Vm) -> tuple[VmVolume, ...]:
         servers = {claim.vid: claim.server for claim in vm.claims}
-        changing = {vm.change.vid: vm.change.stage.value} if vm.change is not None else {}
+        changing = {vm.change.vid: vm.change} if vm.change is not None else {}
         return tuple(
-            VmVolume(v.vid, v.format, v.readonly, v.bootable, servers.get(v.vid), v.cdrom, changing.get(v.vid, ""))
+            VmVolume(
+                v.vid,
+                v.format,
+                v.readonly,
+                v.bootable,
+                servers.get(v.vid),
+                v.cdrom,
+                change=changing[v.vid].stage.value if v.vid in changing else "",
+                change_s=_age_s(changing[v.vid]) if v.vid in changing else 0,
+            )
             for v in vm.volumes
         )
+
+
+def _age_s(change: Change) -> int:
+    return max(0, int(moment().wall_s - change.asked_s)) if change.asked_s else 0
 
 
 class _Watched:

@@ -77,7 +77,7 @@ _START_HINTS = tuple(
 _PLUG_HINTS = (
     (
         re.compile(r"No more available PCI slots"),
-        "the domain has no free slot: it was started before it could be given disks, or has many",
+        "this VM has no free slot for a disk: it was started before VMs got spare ones, or has filled them",
     ),
 )
 

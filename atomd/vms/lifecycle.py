@@ -53,16 +53,22 @@ PROMISED = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.STOP
 class Stage(StrEnum):
     ATTACHING = "attaching"  # no promise yet
     DETACHING = "detaching"  # to be let go of, by the guest first and by storage then
+    KEEPING = "keeping"  # taken back by its user; the guest, once asked, may let go of it still
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What goes on with one volume. `volume`: where one that is being attached is, once storage has given it, and
-    before the domain can have it."""
+    before the domain can have it. `asked_s`: since when it is to go, in wall time; 0 where it is not."""
 
     vid: str
     stage: Stage
     volume: AttachedVolume | None = None
+    asked_s: float = 0.0
+
+    @property
+    def is_kept(self) -> bool:
+        return self.stage is Stage.KEEPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Vm:
     @property
     def standing(self) -> "Vm":
         """Without the volume that is coming or going: what it has to keep, and to start with."""
-        if self.change is None:
+        if self.change is None or self.change.is_kept:
             return self
         vid = self.change.vid
         added = tuple(added for added in self.added if added.confirm.volume.vid != vid)

@@ -85,6 +85,14 @@ def joined(claims: Sequence[VolumeClaim], answers: Mapping[HostId, Answer], own:
     return Attached(tuple(_wanted(volumes[claim.vid], claim) for claim in claims), tuple(secrets))
 
 
+def one_of(answer: Answer, vid: str) -> Answer:
+    """What it says of one volume."""
+    if not isinstance(answer, Attached):
+        return answer
+    volumes = tuple(volume for volume in answer.volumes if volume.vid == vid)
+    return Attached(volumes, tuple(secret for secret in answer.secrets if secret.vid == vid))
+
+
 def some_may_be_attached(claims: Iterable[VolumeClaim], answer: Silent | Refused) -> bool:
     """Whether a detach has to follow: who was silent may have attached, and who could not export what it had attached;
     and of several servers the others have."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 import trio
 
 from atomd.vms.lifecycle import State, Vm, Words
-from atomd.volumes.answers import Answer, Silent, joined, may_be_a_host, servers_of, together
+from atomd.volumes.answers import Answer, Silent, joined, may_be_a_host, one_of, servers_of, together
 from matcher.net import local
 from matcher.net.host_door import HostDoors, HostLine
 from matcher.net.https import NotAdmitted, Unanswered, Unreachable
@@ -54,9 +54,10 @@ class Storage:
         return await self._attach(vm.standing.words)
 
     async def attach_one(self, vm: Vm, vid: str) -> Answer:
-        """One volume more, which the VM's words claim already."""
-        said = (words for words in vm.words if [claim.vid for claim in words.claims] == [vid])
-        return await self._attach(tuple(said))
+        """One volume, which the VM's words claim already. Others that came with the same words are asked for as well,
+        since a server judges words as a whole."""
+        words = next(words for words in vm.words if vid in [claim.vid for claim in words.claims])
+        return one_of(await self._attach((words,)), vid)
 
     async def _attach(self, said: Sequence[Words]) -> Answer:
         claims = tuple(claim for words in said for claim in words.claims)

@@ -55,6 +55,7 @@ def _volume(volume: VmVolume, host_id: str) -> dict[str, Any]:
         }
         | ({"cdrom": True} if volume.cdrom else {})
         | ({"change": volume.change} if volume.change else {})
+        | ({"change_s": volume.change_s} if volume.change_s else {})
     )
 
 

@@ -388,8 +388,8 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class VmVolume(Message):
-    """`server` is the host whose storaged gives it. `change` is "detaching" where it is to go: it is the VM's
-    until the guest has let go of it."""
+    """`server` is the host whose storaged gives it. `change` is "detaching" where it is to go, for `change_s` by now:
+    it is the VM's until the guest has let go of it. It is "keeping" where its user has taken that back."""
 
     vid: Id
     format: ImageFormat
@@ -398,6 +398,7 @@ class VmVolume(Message):
     server: Fingerprint | None = None
     cdrom: Flag = False
     change: Word = ""
+    change_s: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class OneHost:
 
     def unplug(self, confirm: Confirm, vid: str) -> Vm | Refused | None:
         vm = self.compute.vms[VmId(confirm.vm_id)]
-        decided = self.compute.plugging.detach(vm, vid)
+        decided = self.compute.plugging.detach(vm, vid, self.wall_s)
         refusal = decided if isinstance(decided, Refused) else self.apply(decided)
         return refusal or self.compute.plugging.detach_outcome(vm.vm_id, vm.generation, vid)
 

@@ -344,7 +344,7 @@ class HostRules(RuleBasedStateMachine):
 
     def _let_go(self, vm_id: VmId) -> None:
         row = self.host.rows.get((vm_id, self.host.up[vm_id]))
-        if row is not None and row.change is not None and row.change.stage is Stage.DETACHING:
+        if row is not None and row.change is not None and row.change.stage is not Stage.ATTACHING:
             self.host.disks[vm_id].discard(row.change.vid)
 
     @precondition(lambda self: self._waits(wanted.DetachVolume))

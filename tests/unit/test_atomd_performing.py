@@ -447,7 +447,7 @@ async def test_a_deaf_guest_keeps_it_and_storage_hears_when_it_has_let_go(
     domain = running.hypervisor.by_id[VmId(confirm.vm_id)]
     domain.lets_go = False
     plugging, vm = running.host.compute.plugging, running.vm(confirm)
-    decided = plugging.detach(vm, MORE)
+    decided = plugging.detach(vm, MORE, 1_000_000.0)
     assert not isinstance(decided, Refused)
     running.performer.apply(decided)
     await running.until(lambda: plugging.detach_outcome(vm.vm_id, vm.generation, MORE) is not None)

@@ -14,6 +14,7 @@ from atomd.volumes.answers import (
     is_same,
     joined,
     may_be_a_host,
+    one_of,
     servers_of,
     some_may_be_attached,
     why_not_begun,
@@ -149,6 +150,16 @@ def test_who_was_silent_may_have_attached_and_so_may_the_others_beside_who_refus
     assert not some_may_be_attached(several, Silent("never asked", asked=False))
     assert some_may_be_attached(several, IN_USE)
     assert not some_may_be_attached(one, IN_USE)
+
+
+def test_of_several_volumes_one_is_told_of_with_what_opens_it() -> None:
+    vm = a_vm(State.COMMITTED)
+    given = attached_for(replace(vm, confirm=replace(vm.confirm, volumes=CLAIMS)))
+    one = one_of(given, CLAIMS[0].vid)
+    assert isinstance(one, Attached)
+    assert [volume.vid for volume in one.volumes] == [CLAIMS[0].vid]
+    assert {secret.vid for secret in one.secrets} <= {CLAIMS[0].vid}
+    assert one_of(IN_USE, CLAIMS[0].vid) == IN_USE
 
 
 @pytest.mark.parametrize("code", sorted(ASK_AGAIN))

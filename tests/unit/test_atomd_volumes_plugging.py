@@ -9,7 +9,7 @@ from atomd.vms.lifecycle import Stage, State, Vm
 from atomd.volumes.answers import HOT_MAX, Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from matcher.wire.volumes import Attached
-from specs.ids import HostId, VmId
+from specs.ids import HostId, OfferId, VmId
 from tests.fakes.one_host import BOB, DATA, VID, OneHost, attached_for
 
 H2 = HostId("2" * 64)
@@ -68,6 +68,126 @@ def settle(host: OneHost) -> None:
                     host.apply(host.compute.reached(vm, attached_for(vm), host.now_s))
                 case other:
                     raise AssertionError(other)
+
+
+def deaf(host: OneHost) -> Confirm:
+    """A VM that is to give back DATA, which came with it, and whose guest does not hear."""
+    confirm = host.running(volumes=[VID, DATA])
+    host.deaf.add(VmId(confirm.vm_id))
+    host.unplug(confirm, DATA)
+    host.unplug_one()
+    assert code(host.unplug(confirm, DATA)) is None, "asked again, so is the guest"
+    host.unplug_one()
+    return confirm
+
+
+def stage(host: OneHost, confirm: Confirm) -> Stage | None:
+    change = row(host, confirm).change
+    return None if change is None else change.stage
+
+
+def test_a_deaf_guest_is_told_of_with_what_ends_it_and_since_when(host: OneHost) -> None:
+    confirm = deaf(host)
+    vm, change = row(host, confirm), row(host, confirm).change
+    assert change is not None
+    assert (change.stage, change.asked_s) == (Stage.DETACHING, host.wall_s)
+    host.wall_s += 600
+    host.unplug(confirm, DATA)
+    assert row(host, confirm).change == change, "it is as old as the first time"
+    host.unplug_one()
+    told = host.compute.plugging.detach_outcome(vm.vm_id, vm.generation, DATA)
+    assert isinstance(told, Refused)
+    assert "electros stop" in told.reasons[0].hint
+    assert "electros volume attach" in told.reasons[0].hint
+
+
+def test_what_a_deaf_guest_has_is_taken_back_by_attaching_it_again(host: OneHost) -> None:
+    confirm = deaf(host)
+    words = host.confirm_volume(confirm, DATA)
+    vm = host.plug(words)
+    assert isinstance(vm, Vm)
+    assert vids(host, confirm) == [VID, DATA]
+    assert vm.standing.words == host.plug(words).words  # type: ignore[union-attr]
+    assert [claim.vid for claim in vm.standing.claims] == [VID, DATA], "a start has it"
+    host.unplug_one()
+    host.reconcile()
+    assert host.asked is False, "nobody asks the guest any more"
+    assert stage(host, confirm) is Stage.KEEPING
+    host.unplug_one()
+    host.unplug(confirm, DATA)
+    assert stage(host, confirm) is Stage.DETACHING, "and may be told to go again"
+
+
+def test_what_a_guest_lets_go_of_after_all_is_plugged_in_anew_where_its_user_wants_it(host: OneHost) -> None:
+    confirm = deaf(host)
+    host.plug(host.confirm_volume(confirm, DATA))
+    host.unplug_one()
+    host.disks[VmId(confirm.vm_id)].discard(DATA)  # at its reboot, say
+    host.reconcile()
+    host.unplug_one()
+    host.attach_one(Silent("h2 is silent"))
+    assert stage(host, confirm) is Stage.KEEPING
+    host.reconcile()
+    host.unplug_one()
+    host.attach_one()
+    host.plug_one("QEMU is out of sorts")
+    assert vids(host, confirm) == [VID, DATA], "storage was not told that it is free"
+    settle_kept(host)
+    assert DATA in host.disks[VmId(confirm.vm_id)]
+    assert stage(host, confirm) is None
+    assert vids(host, confirm) == [VID, DATA]
+    assert isinstance(host.compute.outcome(OfferId(confirm.offer_id)), Vm), "it has its VM, as promised"
+
+
+def settle_kept(host: OneHost) -> None:
+    host.reconcile()
+    host.unplug_one()
+    host.attach_one()
+    host.plug_one()
+
+
+def test_what_was_taken_back_and_let_go_of_is_gone_where_another_has_it_by_now(host: OneHost) -> None:
+    confirm = deaf(host)
+    host.plug(host.confirm_volume(confirm, DATA))
+    host.unplug_one()
+    host.disks[VmId(confirm.vm_id)].discard(DATA)
+    host.reconcile()
+    host.unplug_one()
+    host.attach_one(IN_USE)
+    assert vids(host, confirm) == [VID]
+    assert isinstance(host.compute.outcome(OfferId(confirm.offer_id)), Vm)
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_a_stop_ends_what_a_deaf_guest_holds(host: OneHost, taken_back: bool) -> None:
+    confirm = deaf(host)
+    if taken_back:
+        host.plug(host.confirm_volume(confirm, DATA))
+        host.unplug_one()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.do(host.compute.stop(vm, host.now_s, force=True))
+    host.destroy()
+    settle(host)
+    assert stage(host, confirm) is None
+    assert vids(host, confirm) == ([VID, DATA] if taken_back else [VID])
+
+
+def test_a_guest_that_starts_anew_was_asked_for_nothing(host: OneHost) -> None:
+    confirm = deaf(host)
+    host.plug(host.confirm_volume(confirm, DATA))
+    host.crash(reboot=True)
+    settle(host)
+    assert stage(host, confirm) is None
+    assert host.disks[VmId(confirm.vm_id)] == {VID, DATA}
+
+
+def test_what_storage_was_told_of_can_not_be_taken_back(host: OneHost) -> None:
+    confirm = host.running(volumes=[VID, DATA])
+    host.unplug(confirm, DATA)
+    host.unplug_one()
+    host.detach_one(done=False)
+    assert code(host.plug(host.confirm_volume(confirm, DATA))) == "not-now"
 
 
 def test_the_journal_has_the_volume_before_storage_and_before_the_domain(host: OneHost) -> None:
