@@ -60,6 +60,8 @@ class Ending:
         match self._stopping.due(vm.vm_id, now_s):
             case Due.PRESS:
                 return [ShutDownDomain(vm)]
+            case Due.PULL:
+                return [self.destroy(vm)]
             case Due.OVER if over is not None or vm.ends_because:
                 return [self.destroy(vm)]
             case Due.OVER:
@@ -68,6 +70,7 @@ class Ending:
 
     def destroy(self, vm: Vm) -> DestroyDomain:
         self._table.busy.add(vm.vm_id)
+        self._stopping.pulled(vm.vm_id)
         return DestroyDomain(vm)
 
     def over(self, vm_id: VmId) -> None:

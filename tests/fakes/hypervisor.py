@@ -38,6 +38,7 @@ from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
 
 EVENTS_MAX = 1024
+CALL_S = 30.0
 BOOT_WORDS = b"ATOMOS-READY\r\n"
 
 
@@ -95,6 +96,7 @@ class FakeHypervisor:
         self._next_start: str | None = None
         self._next_plug: str | None = None
         self._swallow = False
+        self._hangs = 0
         self._say(Resync())
 
     # ---- what a test does to it
@@ -119,6 +121,10 @@ class FakeHypervisor:
     def swallow_next_answer(self) -> None:
         """The next start, or plug, happens, and its answer never comes."""
         self._swallow = True
+
+    def hang_next_destroys(self, count: int) -> None:
+        """QEMU hangs in the kernel, or libvirtd in itself: nothing happens, and no answer comes."""
+        self._hangs = count
 
     def power_off(self, vm_id: VmId) -> None:
         self._say(DomainEvent(vm_id, What.SHUTTING_DOWN))
@@ -193,6 +199,10 @@ class FakeHypervisor:
 
     async def destroy(self, vm_id: VmId) -> None:
         await self._find(vm_id)
+        if self._hangs:
+            self._hangs -= 1
+            await trio.sleep(CALL_S)
+            raise Unknown("libvirt did not answer in 30 s")
         self._end(vm_id, Why.DESTROYED, "the domain was destroyed")
 
     async def plug(self, vm_id: VmId, volume: AttachedVolume, secrets: Sequence[DomainSecret] = ()) -> None:

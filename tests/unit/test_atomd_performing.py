@@ -15,6 +15,7 @@ from atomd.hypervisor.domains import DomainSecret, DomainState, ObservedDomain
 from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.vms.lifecycle import State, Vm
+from atomd.vms.stopping import STOP_S
 from atomd.volumes.answers import Answer, Silent
 from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
@@ -118,7 +119,7 @@ class Running:
         self._nursery = nursery
 
     def begin(self) -> None:
-        for task in (self.performer.follow, self.performer.keep_reconciled):
+        for task in (self.performer.follow, self.performer.keep_reconciled, self.performer.keep_time):
             self._nursery.start_soon(task)
 
     def confirm(self, server: HostId = H2) -> Confirm:
@@ -232,6 +233,33 @@ async def test_a_held_guest_whose_volume_is_being_changed_begins_when_that_is_ov
     assert running.hypervisor.by_id[vm_id].seen.state is DomainState.PAUSED
     await running.until(lambda: running.vm(confirm).state is State.RUNNING)
     assert running.hypervisor.by_id[vm_id].seen.state is DomainState.RUNNING
+
+
+async def test_a_domain_that_hangs_is_ended_when_it_can_be_by_one_forced_stop(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.hypervisor.by_id[VmId(confirm.vm_id)].obeys = False
+    running.hypervisor.hang_next_destroys(3)
+    decided = running.host.compute.stop(running.vm(confirm), trio.current_time(), force=True)
+    assert not isinstance(decided, Refused)
+    running.performer.apply(decided)
+    await trio.sleep(2 * STOP_S)
+    assert running.vm(confirm).state is not State.RUNNING, "nobody has taken it back"
+    await running.until(lambda: running.vm(confirm).state is State.STOPPED)
+    assert VmId(confirm.vm_id) not in running.hypervisor.by_id
+
+
+async def test_a_domain_that_hangs_is_removed_when_it_can_be_by_one_word(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    running.hypervisor.hang_next_destroys(3)
+    decided = running.host.compute.remove(running.vm(confirm))
+    assert not isinstance(decided, Refused)
+    running.performer.apply(decided)
+    await running.until(lambda: VmId(confirm.vm_id) not in running.host.compute.vms)
+    assert VmId(confirm.vm_id) not in running.hypervisor.by_id
 
 
 async def test_a_domain_that_no_vm_explains_is_told_of_until_virsh_ends_it(
