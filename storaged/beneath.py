@@ -16,6 +16,8 @@ from storaged.volume import shown as shown
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
+REPLACED_MAX = 8  # times that a name is looked up, as its file was replaced in between
+
 
 class Unusable(Exception):
     """What was found beneath a pool can't be used; the message is one sentence for a person."""
@@ -57,8 +59,7 @@ def open_beneath(root: str, path: str) -> Iterator[int]:
 @contextmanager
 def open_file(name: str, folder: int) -> Iterator[tuple[int, os.stat_result]]:
     """A regular file with one name alone, read-only, and its facts. Raises `Unusable` or `OSError`."""
-    check_regular(name, os.stat(name, dir_fd=folder, follow_symlinks=False))  # opening a device can already do things
-    file = os.open(name, _FILE, dir_fd=folder)
+    file = _opened(name, folder)
     try:
         facts = os.fstat(file)
         check_regular(name, facts)
@@ -67,13 +68,24 @@ def open_file(name: str, folder: int) -> Iterator[tuple[int, os.stat_result]]:
         os.close(file)
 
 
+def _opened(name: str, folder: int) -> int:
+    """Where another file takes this one's name meanwhile, that one."""
+    for _ in range(REPLACED_MAX):
+        check_regular(name, os.stat(name, dir_fd=folder, follow_symlinks=False))  # opening a device can do things
+        file = os.open(name, _FILE, dir_fd=folder)
+        if os.fstat(file).st_nlink > 0:
+            return file
+        os.close(file)
+    raise Unusable(f"{shown(name)} is replaced again and again")
+
+
 def check_regular(name: str, facts: os.stat_result) -> None:
-    """Raises `Unusable` unless the facts are of a regular file that has one name alone."""
+    """Raises `Unusable` unless the facts are of a regular file that has one name alone, or none: replaced just now."""
     if stat.S_ISLNK(facts.st_mode):
         raise Unusable(f"{shown(name)} is a symbolic link")
     if not stat.S_ISREG(facts.st_mode):
         raise Unusable(f"{shown(name)} is not a regular file")
-    if facts.st_nlink != 1:
+    if facts.st_nlink > 1:
         # The other name may be anywhere, in another volume or another user's home, and the bytes are the same.
         raise Unusable(f"{shown(name)} is a hard link: the same file has another name elsewhere")
 

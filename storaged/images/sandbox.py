@@ -26,7 +26,8 @@ from functools import cache
 from storaged.beneath import Unusable
 
 USERS = ("atomos-img", "nobody")  # the first that the machine has
-MEMORY_MAX_BYTES = 2**30
+MEMORY_MAX_BYTES = 2**30  # of addresses: room for 64 threads of qemu-img's, each with its stack
+STACK_MAX_BYTES = 2**21
 PROCESSOR_MAX_S = 3600
 DEADLINE_S = 4 * 3600.0
 FILES_MAX = 64
@@ -36,6 +37,8 @@ TICK_S = 0.1
 
 _CHOWN, _KILL, _SETGID, _SETUID, _SETPCAP, _SYS_ADMIN = 0, 5, 6, 7, 8, 21  # linux/capability.h
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# By itself malloc takes 64 MiB of addresses for each thread: too many threads at once, on a busy machine, and it aborts.
+_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 _PERCENT = re.compile(rb"\((\d+)\.\d+/100%\)")
 _PLACES = re.compile(r"(json:\{.*\}|'?/proc/self/fd/\d+'?)")
 _SIGNALS = {
@@ -135,6 +138,7 @@ def _limits(file_max_bytes: int) -> list[str]:
     return [
         "prlimit",
         f"--as={MEMORY_MAX_BYTES}",
+        f"--stack={STACK_MAX_BYTES}",
         f"--cpu={PROCESSOR_MAX_S}",
         f"--fsize={file_max_bytes}",
         f"--nofile={FILES_MAX}",
@@ -174,7 +178,7 @@ def _started(command: Sequence[str], files: Sequence[int]) -> Iterator[subproces
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd="/",
-            env={"PATH": _PATH, "LC_ALL": "C"},
+            env=_ENVIRONMENT,
             pass_fds=files,
             start_new_session=True,
         )
@@ -213,12 +217,13 @@ def _listen(child: subprocess.Popen[bytes], deadline: float, tick: Tick) -> str:
 
 
 def _sentence(program: str, code: int, said: str) -> str:
-    if code < 0:
-        return f"{program} {_SIGNALS.get(signal.Signals(-code), f'was ended by signal {-code}')}"
+    if code < 0 and signal.Signals(-code) in _SIGNALS:
+        return f"{program} {_SIGNALS[signal.Signals(-code)]}"
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Try '")]
-    last = _PLACES.sub("the image", lines[-1]).removeprefix("qemu-img: ") if lines else f"it ended with code {code}"
-    if last.endswith(os.strerror(errno.ENOSPC)):
+    if any(line.endswith(os.strerror(errno.ENOSPC)) for line in lines):  # after which it may abort as well
         return "the pool is full"
+    ended = f"it ended with code {code}" if code > 0 else f"it was ended by signal {-code}"
+    last = _PLACES.sub("the image", lines[-1]).removeprefix("qemu-img: ") if lines else ended
     return f"{program} failed: " + "".join(c if c.isprintable() else " " for c in last)[:300]
 
 

@@ -60,7 +60,7 @@ def test_it_has_no_network(sandbox: Sandbox) -> None:
 def test_its_environment_says_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "swordfish")
     names = {line.partition("=")[0] for line in sh(sandbox, "env").splitlines()}
-    assert names <= {"PATH", "LC_ALL", "PWD", "SHLVL", "_"}
+    assert names <= {"PATH", "LC_ALL", "MALLOC_ARENA_MAX", "PWD", "SHLVL", "_"}
 
 
 def test_memory_processes_files_and_time_are_bounded(sandbox: Sandbox) -> None:
@@ -71,6 +71,12 @@ def test_memory_processes_files_and_time_are_bounded(sandbox: Sandbox) -> None:
     assert limits["Max open files"] == ["64"] * 2
     assert limits["Max processes"] == ["256"] * 2
     assert limits["Max core file size"] == ["0"] * 2
+
+
+def test_sixty_four_threads_have_room(sandbox: Sandbox) -> None:
+    """As many as qemu-img has at most, all at once where the disk is slow."""
+    begin = "import threading as t; b = t.Barrier(65); [t.Thread(target=b.wait).start() for _ in range(64)]; b.wait()"
+    assert sandbox.run(["python3", "-c", begin], files=[], file_max_bytes=2**20) == ""
 
 
 def test_a_file_that_grows_too_far_ends_it(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -124,6 +130,18 @@ def test_a_failure_is_one_line_without_our_paths(sandbox: Sandbox) -> None:
     with pytest.raises(Failed, match=r"^sh failed: Could not open the image: no$") as failed:
         sh(sandbox, "echo first; echo \"qemu-img: Could not open '/proc/self/fd/7': no\"; exit 1")
     assert failed.value.code == 1
+
+
+def test_a_full_pool_is_told_of_even_when_the_program_aborts_for_it(sandbox: Sandbox) -> None:
+    with pytest.raises(Failed, match=r"^the pool is full$"):
+        sh(sandbox, "echo 'qemu-img: error while writing: No space left on device'; echo oh; kill -ABRT $$")
+
+
+def test_an_abort_is_told_with_its_last_words(sandbox: Sandbox) -> None:
+    with pytest.raises(Failed, match=r"^sh failed: qemu: no more threads$"):
+        sh(sandbox, "echo 'qemu: no more threads'; kill -ABRT $$")
+    with pytest.raises(Failed, match=r"^sh failed: it was ended by signal 6$"):
+        sh(sandbox, "kill -ABRT $$")
 
 
 def test_what_it_says_is_bounded_and_printable(sandbox: Sandbox) -> None:

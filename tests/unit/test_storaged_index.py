@@ -17,7 +17,7 @@ from specs.ids import Vid, dashed
 from storaged import beneath, index
 from storaged.index import Index
 from storaged.metadata import META_MAX_BYTES
-from storaged.record import RECORD, render_right
+from storaged.record import RECORD, render_right, write_right
 from storaged.testing import ALICE, H1, a_tick_later, make_volume, vid_of, vm_of
 from storaged.volume import Epoch, Right, Snapshot
 
@@ -473,6 +473,27 @@ def test_a_file_that_becomes_a_link_between_the_check_and_its_opening_is_not_fol
 
     monkeypatch.setattr(beneath, "check_regular", check)
     assert "can't be read: Too many levels of symbolic links" in reason_for(tmp_path / "pool")
+
+
+def test_a_record_that_is_replaced_while_it_is_read_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened has no name any more: that is no other name elsewhere."""
+    folder = make_volume(tmp_path / "pool", ONE)
+    rights = [Right(ONE, Epoch(counter, "0" * 16), H1, H1, ALICE, vm_of(1), 1, held=True) for counter in (1, 2, 3)]
+    write_right(str(tmp_path / "pool"), str(folder), rights.pop(0))
+    really_open = os.open
+
+    def open_and_replace(name: str, *rest: int, **more: int) -> int:
+        opened = really_open(name, *rest, **more)
+        if name == RECORD and rights:
+            write_right(str(tmp_path / "pool"), str(folder), rights.pop(0))
+        return opened
+
+    monkeypatch.setattr(beneath.os, "open", open_and_replace)
+    found = scan(tmp_path / "pool").volumes[ONE].right
+    assert found is not None
+    assert found.epoch.counter == 3
 
 
 @pytest.mark.parametrize("which", ["volume", "team"])
