@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from atomd.capacity.quota import Quota
 from atomd.capacity.uses import Uses, uses_here
 from atomd.compute import Compute
 from atomd.config import Config
-from atomd.hypervisor.domains import Capabilities, HypervisorError
+from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLike
 from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
@@ -48,18 +49,21 @@ from specs.ids import HostId
 
 LIBVIRT_RETRY_S = 2.0
 
+OpensHypervisor = Callable[[str], AbstractAsyncContextManager[HypervisorLike]]
+
 log = logging.getLogger("atomd")
 
 
-async def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. VMs go on running when it ends, and are found again when it starts."""
+async def run(config: Config, opens: OpensHypervisor = Hypervisor.open) -> None:
+    """Serve until SIGTERM or SIGINT. VMs go on running when it ends, and are found again when it starts. `opens` gives
+    what runs the VMs: libvirt, by its URI, unless a benchmark has another."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.end_on_signal, nursery.cancel_scope)
         identity = await claimed(config.identity)
         journal = Journal(config.state / "atomd.sqlite")
         audit = Audit(config.audit, identity.principal.name)
         try:
-            async with Hypervisor.open(config.libvirt_uri) as hypervisor, trio.open_nursery() as inner:
+            async with opens(config.libvirt_uri) as hypervisor, trio.open_nursery() as inner:
                 await _serve(config, identity, journal, audit, hypervisor, inner)
         finally:
             journal.close()
@@ -71,7 +75,7 @@ async def _serve(
     identity: Identity,
     journal: Journal,
     audit: Audit,
-    hypervisor: Hypervisor,
+    hypervisor: HypervisorLike,
     nursery: trio.Nursery,
 ) -> None:
     remembered = journal.load()
@@ -142,7 +146,7 @@ class _Core:
     uses: Uses
 
 
-def _core(config: Config, identity: Identity, hypervisor: Hypervisor, face: Face) -> _Core:
+def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face) -> _Core:
     uses = Uses()
     quota = Quota(
         host=face.host,
@@ -174,7 +178,7 @@ def _stale(identity: Identity) -> Refused | None:
     return stale_realm(why) if why is not None else None
 
 
-async def _capabilities(hypervisor: Hypervisor) -> Capabilities:
+async def _capabilities(hypervisor: HypervisorLike) -> Capabilities:
     """What libvirt can do; a libvirtd that is down is waited for, since VMs of ours may be running under it."""
     while True:
         try:

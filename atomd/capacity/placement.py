@@ -93,16 +93,21 @@ class _Need:
         self.ram_mib = charged_mib(ask.ram_mib)
         self.wanted = wanted_devices(ask)
         self._free_groups = now.free_groups()
+        self._wants_none = not self.wanted  # as most do
         self._near: dict[int, list[PciGroup]] = {}
 
     def has_devices(self) -> bool:
-        return self.wanted <= Counter(kind for group in self._free_groups for kind in group.kinds)
+        return self._wants_none or self.wanted <= Counter(kind for group in self._free_groups for kind in group.kinds)
 
     def device_shares(self) -> tuple[float, ...]:
+        if self._wants_none:
+            return ()
         free = self.now.free_kinds()
         return tuple(quantity / free[kind] for kind, quantity in self.wanted.items())
 
     def devices(self, node: int) -> list[PciGroup]:
+        if self._wants_none:
+            return []
         if node not in self._near:
             self._near[node] = _devices(self.wanted, self._free_groups, node)
         return self._near[node]

@@ -94,10 +94,11 @@ class Quota:
     ) -> None:
         self._host, self._kinds, self._vms = host, kinds, vms
         self._narrowing, self._elsewhere = narrowing, elsewhere
+        self._narrows = narrowing != NOT_NARROWED
 
     def here(self, user: User) -> Grant:
         """The grant as narrowed by this host, but for `pci`, where both lists count."""
-        return self._narrowing.narrowed(user.grant)
+        return self._narrowing.narrowed(user.grant) if self._narrows else user.grant
 
     def use(self, user_id: UserId, residents: Iterable[Claim]) -> Use:
         """What the user has here, `residents` being all holds and commitments."""
@@ -198,7 +199,7 @@ class Quota:
         for limit in limits:
             yield from limit.reasons(self._host, elsewhere.hosts)
         for whose, patterns in (("your", user.grant.pci), ("this host's", self._narrowing.pci)):
-            if patterns is not None:
+            if patterns is not None and asked.cards:
                 yield from self._over_pci(whose, patterns, asked.cards, _counted(has.pci), want)
 
     def _over_pci(

@@ -89,6 +89,7 @@ class Arrival:
 class _Came:
     """A datagram, or (`arrival` is `None`) a body that came over HTTPS. `max_bytes` is what an answer may have."""
 
+    data: bytes
     sealed: Sealed
     arrival: Arrival | None
     max_bytes: int
@@ -140,6 +141,7 @@ class Intake:
         self._identity, self._answering, self._role = identity, answering, role
         self._ignores, self._hears_news = ignores, hears_news
         self._budget = Budget()
+        self._latest = b""  # of what is in `_heard`
         self._heard = ReplayWindow(keys_max=HEARD_MAX)
         self._vain = ReplayWindow(keys_max=VAIN_MAX)
         self._queries = ReplayWindow(keep_s=REPEAT_S, keys_max=QUERIES_MAX)
@@ -155,6 +157,9 @@ class Intake:
 
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
         """What to send because of a datagram; never raises for what a stranger can write."""
+        if data == self._latest:  # what comes by IPv4 comes by IPv6 as well, and mostly next
+            self.count("heard before")
+            return []
         try:
             sealed = unseal(data, realm=self._identity.realm)
             if sealed.kind is Kind.REVEAL:
@@ -162,7 +167,7 @@ class Intake:
                 return []
             if self._ignores(sealed):
                 return []
-            came = _Came(sealed, arrival, len(data), now_s, wall_ms)
+            came = _Came(data, sealed, arrival, len(data), now_s, wall_ms)
             if sealed.kind is Kind.NEWS and self._hears_news is not None:
                 self._news(came, arrival, self._hears_news)
                 return []
@@ -183,7 +188,7 @@ class Intake:
                 raise BadBytes("unexpected kind")
             if self._ignores(sealed):
                 return []
-            came = _Came(sealed, None, BODY_MAX_BYTES, now_s, wall_ms)
+            came = _Came(data, sealed, None, BODY_MAX_BYTES, now_s, wall_ms)
             question, user = self._question(came)
             if caller_id not in (None, user.id):
                 raise Untrusted("its certificate is not the caller's")
@@ -270,6 +275,7 @@ class Intake:
     def _remember(self, came: _Came) -> None:
         if not self._heard.fresh(came.sealed.signature, came.now_s):
             raise _Silence("replay window full")
+        self._latest = came.data
 
     def _in_vain(self, came: _Came, reason: str) -> _Silence:
         """Checked, and for nothing: the same bytes are not checked again."""
@@ -293,7 +299,9 @@ class Intake:
     def _seal(self, came: _Came, reply: Reply, user: Principal) -> list[bytes]:
         """With the key that the question's tag was made with: who asked may not have heard of a newer one."""
         identity, audience = self._identity, user_audience(UserId(user.id))
-        realm = replace(identity.realm, tag_key=came.sealed.tag_key)
+        realm = identity.realm
+        if came.sealed.tag_key != realm.tag_key:
+            realm = replace(realm, tag_key=came.sealed.tag_key)
         while True:
             kind, payload = KIND_OF[type(reply)], encode(reply)
             try:

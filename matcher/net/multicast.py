@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -21,6 +22,7 @@ GROUP_6 = "ff12::6174:6f6d"  # transient, link-local scope (RFC 4291)
 PORT = 7765
 RECEIVE_BUFFER_BYTES = 4 << 20  # a burst of pledges or offers waits here while the loop is busy
 LINKS_MAX = 64
+NUMERIC_MAX = 4096  # addresses that were read, and are remembered: the same hosts ask again
 SIOCGIFADDR = 0x8915  # netdevice(7): the first IPv4 address of a link
 SO_RCVBUFFORCE = 33  # socket(7); Python has no name for it
 ADDRESSES_6 = Path("/proc/net/if_inet6")
@@ -156,6 +158,7 @@ def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketA
     return None
 
 
+@lru_cache(maxsize=NUMERIC_MAX)
 def _numeric(text: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(text)

@@ -19,6 +19,7 @@ M = TypeVar("M", bound=Message)
 
 BODY_MAX_BYTES = 128 * 1024  # of a request by HTTPS
 DEPTH_MAX = 16
+NOWHERE = 1 << 62
 ITEMS_MAX = 16_384  # keys, values and containers in one message; the largest honest one has some 4,200
 
 
@@ -154,7 +155,8 @@ def _walk(data: bytes) -> int:
 
     Gives how many items are bytes and not text.
     """
-    end, nul = len(data), 0 in data
+    end = len(data)
+    nul = _next_nul(data, 0)
     at = items = bins = 0
     outer: list[int] = []
     left = 1  # items still to come in this container; `outer`: in those around it
@@ -168,8 +170,10 @@ def _walk(data: bytes) -> int:
         first = data[at]
         size = _SIZES[first]
         if size:
-            if nul and 0xA0 < first < 0xC0:
-                _no_nul(data, at, at + size)
+            if nul < at + size:
+                if nul >= at and 0xA0 < first < 0xC0:
+                    raise BadBytes("nul", "text with a NUL")
+                nul = _next_nul(data, at + size)
             at += size
             continue
         bins += first in _BINS
@@ -201,6 +205,12 @@ def _long(data: bytes, at: int, first: int) -> tuple[int, int]:
     if first in _FLOATS:
         return _float(data, at + 1, _FLOATS[first]), 0
     raise BadBytes("type", "an extension, or no msgpack")
+
+
+def _next_nul(data: bytes, at: int) -> int:
+    """Where the next one is; beyond all that bytes can claim to reach to, if there is none."""
+    found = data.find(0, at)
+    return found if found >= 0 else NOWHERE
 
 
 def _no_nul(data: bytes, start: int, stop: int) -> None:

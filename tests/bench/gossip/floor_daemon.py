@@ -10,7 +10,7 @@ of this, measured in the same run, is the price of its protocol.
 import argparse
 import socket
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import trio
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
