@@ -116,7 +116,7 @@ class Desk:
     async def change_grant(self, ask: ChangeGrant, caller: Caller) -> Done | Refused:
         issuer, about = self._issuer, f"user {ask.name}"
         if issuer is None or not self._issues:
-            return _not_here("realm.grant")
+            return self._not_here("realm.grant", caller, about)
         revocation = self._tried(lambda: issuer.change(ask.name, ask.grant, wall_s=time.time()), caller, "", about)
         if isinstance(revocation, Refused):
             return revocation
@@ -128,7 +128,7 @@ class Desk:
         the one before is over, see `Upkeep`."""
         issuer, about = self._issuer, f"{ask.kind} {ask.member}"
         if issuer is None or not self._issues:
-            return _not_here("realm.revoke")
+            return self._not_here("realm.revoke", caller, about)
         if ask.kind == "host" and ask.member in (self._identity.principal.name, self._identity.principal.id):
             return self._refuse("this-host", "a host can't remove itself", "ask another issuer", caller, about)
 
@@ -215,7 +215,7 @@ class Desk:
     def _invite(self, kind: PrincipalKind, name: str, grant: Grant | None, caller: Caller) -> Invited | Refused:
         issuer, about = self._issuer, f"{kind} {name or '(names itself)'}"
         if issuer is None or not self._issues:
-            return _not_here("realm.invite")
+            return self._not_here("realm.invite", caller, about)
         try:
             issuer.check(kind, grant)
         except IssueError as error:
@@ -267,6 +267,12 @@ class Desk:
         if what:
             self._audit.note(caller, what, about, "ok")
         return done
+
+    def _not_here(self, what: str, caller: Caller, about: str) -> Refused:
+        """An admin has asked the wrong host, which its sysadmin may wonder about as well."""
+        refused = _not_here(what)
+        self._audit.note(caller, what, about, outcome_of(refused))
+        return refused
 
     def _refuse(self, code: str, said: str, helps: str, caller: Caller, about: str) -> Refused:
         refused = Refused(code, (Reason("realm", about[:120], said[:120], helps[:160]),))
