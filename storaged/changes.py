@@ -72,6 +72,7 @@ class Promised:
     user_id: UserId
     pool: str
     size_mib: int
+    pool_id: str | None = None
 
 
 class Changes:
@@ -157,7 +158,8 @@ class Changes:
             return promised
 
         def work(_: Progress) -> None:
-            making.create(self._sandbox(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
+            pool, pool_id, most_mib = promised.pool, promised.pool_id, promised.size_mib
+            making.create(self._sandbox(), pool, vid, _metadata(new, caller), most_mib=most_mib, pool_id=pool_id)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
@@ -198,9 +200,15 @@ class Changes:
         progress: Progress,
     ) -> None:
         incoming = Incoming(stream, asked.stated, asked.sha256 or None, size_bytes)
-        sandbox, most_mib = self._sandbox(), promised.size_mib
         import_image(
-            sandbox, promised.pool, Vid(asked.new.vid), metadata, incoming, most_mib=most_mib, progress=progress
+            self._sandbox(),
+            promised.pool,
+            Vid(asked.new.vid),
+            metadata,
+            incoming,
+            most_mib=promised.size_mib,
+            pool_id=promised.pool_id,
+            progress=progress,
         )
 
     def _taken(self, new: NewVolume, caller: Caller) -> Promised | Refused:
@@ -213,7 +221,8 @@ class Changes:
         if self._knows(vid):
             return _no("exists", vid, "make it", "there is a volume with this UUID", "electros volume inspect")
         self._ledger.release(offer_id)
-        return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)))
+        pool_id = next((use.pool_id for use in self._shelf.snapshot().pools if use.path == room.pool), None)
+        return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)), pool_id)
 
     def _change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
@@ -293,7 +302,7 @@ class Changes:
             metadata = replace(
                 _metadata(asked.new, caller), goes_with=VmId(asked.goes_with) if asked.goes_with else None
             )
-            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib)
+            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib, pool_id=promised.pool_id)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 

@@ -66,7 +66,7 @@ class Disk:
         return file.writer_of(volume)
 
     def right(self, volume: Volume) -> Right | None:
-        return read_right_at(volume.pool, volume.path, volume.vid)
+        return read_right_at(volume.pool, volume.path, volume.vid, volume.pool_id)
 
     def check_ours(self, pool: str, server: HostId) -> None:
         """Whether the pool is this server's alone, still."""
@@ -74,7 +74,7 @@ class Disk:
 
     def put(self, volume: Volume, right: Right) -> None:
         """Durable when it returns."""
-        write_right(volume.pool, volume.path, right)
+        write_right(volume.pool, volume.path, right, volume.pool_id)
 
 
 class Keeper:
