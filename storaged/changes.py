@@ -14,7 +14,7 @@ from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
-from matcher.wire.messages import Reason, Refused
+from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import Done, Verb
 from matcher.wire.volumes import (
     ChangeVolume,
@@ -150,7 +150,7 @@ class Changes:
 
     def _create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         vid = Vid(new.vid)
-        order = Order(UserId(caller.id), vid, "made", new, changes=(vid,))
+        order = _order(caller, vid, "made", new, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(new, caller)
@@ -165,7 +165,7 @@ class Changes:
 
     def _import(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
         vid = Vid(asked.new.vid)
-        order = Order(UserId(caller.id), vid, "imported", asked, changes=(vid,))
+        order = _order(caller, vid, "imported", asked, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(asked.new, caller)
@@ -230,7 +230,7 @@ class Changes:
             return _no("bad-request", vid, "change it", "one thing at a time: name, size or format", "")
         if change.name is not None:
             return self._rename(vid, change, change.name, caller)
-        order = Order(UserId(caller.id), vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
+        order = _order(caller, vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -253,12 +253,12 @@ class Changes:
         volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
-        order = Order(UserId(caller.id), vid, "renamed", change)
+        order = _order(caller, vid, "renamed", change)
         return self._start(order, caller, volume.path, lambda _: changing.rename(volume, name))
 
     def _clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
         new = Vid(clone.vid)
-        order = Order(UserId(caller.id), new, "copied", clone, changes=(new,), reads=(vid,))
+        order = _order(caller, new, "copied", clone, changes=(new,), reads=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self._seen(vid, caller)
@@ -279,7 +279,7 @@ class Changes:
         return self._start(order, caller, folder_of(volume.pool, new), work, promised=promised)
 
     def _remove(self, vid: Vid, caller: Caller) -> Job | Refused:
-        order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
+        order = _order(caller, vid, "removed", RemoveVolume(), changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -290,7 +290,7 @@ class Changes:
 
     def _seed(self, asked: NewSeed, caller: Caller) -> Job | Refused:
         vid = Vid(asked.new.vid)
-        order = Order(UserId(caller.id), vid, "made", asked, changes=(vid,))
+        order = _order(caller, vid, "made", asked, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(asked.new, caller)
@@ -310,7 +310,7 @@ class Changes:
         """A VM may have the volume while one is dropped."""
         doing = {TakeSnapshot: "kept as a snapshot", RollBack: "rolled back", DropSnapshot: "relieved of a snapshot"}
         changes = () if isinstance(asked, DropSnapshot) else (vid,)
-        order = Order(UserId(caller.id), vid, doing[type(asked)], asked, changes=changes)
+        order = _order(caller, vid, doing[type(asked)], asked, changes=changes)
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -438,6 +438,12 @@ class Changes:
             return volume
         whose = "nobody owns it, so that it is for admins" if volume.owner is None else "it is another user's"
         return _no("denied", vid, "change it", whose, "clone it: electros volume clone")
+
+
+def _order(
+    caller: Caller, vid: Vid, doing: str, asked: Message, *, changes: tuple[Vid, ...] = (), reads: tuple[Vid, ...] = ()
+) -> Order:
+    return Order(UserId(caller.id), vid, doing, asked, changes, reads, caller.request)
 
 
 def _metadata(new: NewVolume, caller: Caller) -> Metadata:
