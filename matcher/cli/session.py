@@ -113,6 +113,10 @@ class Session:
     def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
         """My VMs whose name or id is, or starts with, `match`, from every host that has one."""
         heard = self.query(match, exact=exact, patience_s=patience_s)
+        return self.vms_of(heard, match, exact=exact), heard
+
+    def vms_of(self, heard: Heard, match: str = "", *, exact: bool = False) -> list[Found]:
+        """Those VMs of mine that the hosts have which were heard."""
         found: list[Found] = []
         for said in heard.answers:
             answer, door = said.message, door_of(said)
@@ -124,7 +128,7 @@ class Session:
                 output.note(f"electros: {failure.message}")
                 continue
             found += [Found(vm, door) for vm in views.vms if _is_meant(vm, match, exact=exact)]
-        return found, heard
+        return found
 
     def one(self, match: str) -> Found:
         """The one VM that `match` names: exactly, or as the only one that starts so. Raises `Failure`."""
