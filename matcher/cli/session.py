@@ -15,7 +15,7 @@ from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
-from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
+from matcher.wire.messages import Answer, Clock, Message, Query, Refused, Role, VmView, VmViews
 from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
@@ -94,7 +94,7 @@ class Session:
         identity = self.client.identity
         asked = {identity.short_digest, ""}
         for said in list(heard.values()):
-            door = door_of(said)
+            door = door_of(said) or door_of(said, Role.STORAGE)
             assert isinstance(said.message, Answer)
             if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
                 continue

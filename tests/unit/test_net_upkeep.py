@@ -34,7 +34,8 @@ def realm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Realm:
 
 
 def upkeep_of(realm: Realm, name: str, *, port: int) -> Upkeep:
-    return Upkeep(load_identity(realm.folder / name), port=port)
+    """atomd's has port 7766."""
+    return Upkeep(load_identity(realm.folder / name), port=port, is_first=port == 7766)
 
 
 def desk_of(realm: Realm, tmp_path: Path) -> Desk:
