@@ -7,7 +7,7 @@ what was listed before, and O_NONBLOCK keeps a FIFO that takes a file's place fr
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from storaged.metadata import Bad
@@ -39,14 +39,16 @@ def open_folder(path: str, *, within: int | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def open_beneath(root: str, path: str) -> Iterator[int]:
-    """A descriptor of the folder `path`, which lies beneath `root`; only `root` itself may be a link."""
+def open_beneath(root: str, path: str, check: Callable[[int], None] = lambda _: None) -> Iterator[int]:
+    """A descriptor of the folder `path`, which lies beneath `root`; only `root` itself may be a link. `check` is given
+    the open root, and raises `Unusable` where it is not the one that is meant."""
     relative = os.path.relpath(path, root)
     names = [] if relative == "." else relative.split("/")
     if ".." in names:
         raise Unusable(f"{shown(path)} is not beneath {shown(root)}")
     folder = os.open(root, _DIR & ~os.O_NOFOLLOW)
     try:
+        check(folder)
         for name in names:
             below = os.open(name, _DIR, dir_fd=folder)
             os.close(folder)

@@ -14,7 +14,7 @@ from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
-from matcher.wire.messages import Reason, Refused
+from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import Done, Verb
 from matcher.wire.volumes import (
     ChangeVolume,
@@ -72,6 +72,7 @@ class Promised:
     user_id: UserId
     pool: str
     size_mib: int
+    pool_id: str | None = None
 
 
 class Changes:
@@ -149,7 +150,7 @@ class Changes:
 
     def _create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         vid = Vid(new.vid)
-        order = Order(UserId(caller.id), vid, "made", new, changes=(vid,))
+        order = _order(caller, vid, "made", new, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(new, caller)
@@ -157,13 +158,14 @@ class Changes:
             return promised
 
         def work(_: Progress) -> None:
-            making.create(self._sandbox(), promised.pool, vid, _metadata(new, caller), most_mib=promised.size_mib)
+            pool, pool_id, most_mib = promised.pool, promised.pool_id, promised.size_mib
+            making.create(self._sandbox(), pool, vid, _metadata(new, caller), most_mib=most_mib, pool_id=pool_id)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
     def _import(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
         vid = Vid(asked.new.vid)
-        order = Order(UserId(caller.id), vid, "imported", asked, changes=(vid,))
+        order = _order(caller, vid, "imported", asked, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(asked.new, caller)
@@ -198,9 +200,15 @@ class Changes:
         progress: Progress,
     ) -> None:
         incoming = Incoming(stream, asked.stated, asked.sha256 or None, size_bytes)
-        sandbox, most_mib = self._sandbox(), promised.size_mib
         import_image(
-            sandbox, promised.pool, Vid(asked.new.vid), metadata, incoming, most_mib=most_mib, progress=progress
+            self._sandbox(),
+            promised.pool,
+            Vid(asked.new.vid),
+            metadata,
+            incoming,
+            most_mib=promised.size_mib,
+            pool_id=promised.pool_id,
+            progress=progress,
         )
 
     def _taken(self, new: NewVolume, caller: Caller) -> Promised | Refused:
@@ -213,7 +221,8 @@ class Changes:
         if self._knows(vid):
             return _no("exists", vid, "make it", "there is a volume with this UUID", "electros volume inspect")
         self._ledger.release(offer_id)
-        return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)))
+        pool_id = next((use.pool_id for use in self._shelf.snapshot().pools if use.path == room.pool), None)
+        return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)), pool_id)
 
     def _change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         wanted = [what for what in (change.name, change.size_mib, change.format) if what is not None]
@@ -221,7 +230,7 @@ class Changes:
             return _no("bad-request", vid, "change it", "one thing at a time: name, size or format", "")
         if change.name is not None:
             return self._rename(vid, change, change.name, caller)
-        order = Order(UserId(caller.id), vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
+        order = _order(caller, vid, "made larger" if change.size_mib else "converted", change, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -244,12 +253,12 @@ class Changes:
         volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
-        order = Order(UserId(caller.id), vid, "renamed", change)
+        order = _order(caller, vid, "renamed", change)
         return self._start(order, caller, volume.path, lambda _: changing.rename(volume, name))
 
     def _clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
         new = Vid(clone.vid)
-        order = Order(UserId(caller.id), new, "copied", clone, changes=(new,), reads=(vid,))
+        order = _order(caller, new, "copied", clone, changes=(new,), reads=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self._seen(vid, caller)
@@ -270,7 +279,7 @@ class Changes:
         return self._start(order, caller, folder_of(volume.pool, new), work, promised=promised)
 
     def _remove(self, vid: Vid, caller: Caller) -> Job | Refused:
-        order = Order(UserId(caller.id), vid, "removed", RemoveVolume(), changes=(vid,))
+        order = _order(caller, vid, "removed", RemoveVolume(), changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -281,7 +290,7 @@ class Changes:
 
     def _seed(self, asked: NewSeed, caller: Caller) -> Job | Refused:
         vid = Vid(asked.new.vid)
-        order = Order(UserId(caller.id), vid, "made", asked, changes=(vid,))
+        order = _order(caller, vid, "made", asked, changes=(vid,))
         if (again := self._jobs.same(order)) is not None:
             return again
         promised = self._taken(asked.new, caller)
@@ -293,7 +302,7 @@ class Changes:
             metadata = replace(
                 _metadata(asked.new, caller), goes_with=VmId(asked.goes_with) if asked.goes_with else None
             )
-            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib)
+            make_seed(promised.pool, vid, metadata, seed, most_mib=promised.size_mib, pool_id=promised.pool_id)
 
         return self._start(order, caller, folder_of(promised.pool, vid), work, promised=promised)
 
@@ -301,7 +310,7 @@ class Changes:
         """A VM may have the volume while one is dropped."""
         doing = {TakeSnapshot: "kept as a snapshot", RollBack: "rolled back", DropSnapshot: "relieved of a snapshot"}
         changes = () if isinstance(asked, DropSnapshot) else (vid,)
-        order = Order(UserId(caller.id), vid, doing[type(asked)], asked, changes=changes)
+        order = _order(caller, vid, doing[type(asked)], asked, changes=changes)
         if (again := self._jobs.same(order)) is not None:
             return again
         volume = self.own(vid, caller)
@@ -429,6 +438,12 @@ class Changes:
             return volume
         whose = "nobody owns it, so that it is for admins" if volume.owner is None else "it is another user's"
         return _no("denied", vid, "change it", whose, "clone it: electros volume clone")
+
+
+def _order(
+    caller: Caller, vid: Vid, doing: str, asked: Message, *, changes: tuple[Vid, ...] = (), reads: tuple[Vid, ...] = ()
+) -> Order:
+    return Order(UserId(caller.id), vid, doing, asked, changes, reads, caller.request)
 
 
 def _metadata(new: NewVolume, caller: Caller) -> Metadata:

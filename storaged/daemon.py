@@ -8,6 +8,7 @@ import trio
 
 from matcher.net import local, peer
 from matcher.net.audit import Audit
+from matcher.net.board import Board
 from matcher.net.claiming import claimed
 from matcher.net.door import serving
 from matcher.net.intake import Intake
@@ -87,7 +88,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         catalogue.missed,
         lambda: identity.short_digest,
     )
-    upkeep = Upkeep(identity, port=0, multicast_port=config.multicast_port)
+    upkeep = Upkeep(identity, port=config.front_door_port, is_first=False, multicast_port=config.multicast_port)
     intake = Intake(identity, answers, role=Role.STORAGE, ignores=asks_nothing, hears_news=upkeep.hears_news)
     attaching = Attaching(
         identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
@@ -109,7 +110,8 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     nursery.start_soon(exports.run, keeper)
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, attaching.answer)
-    await nursery.start(partial(serving.serve, identity, store=store, port=config.front_door_port))
+    board = Board(upkeep, audit=audit)
+    await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     say_ready()
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

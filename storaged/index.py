@@ -229,14 +229,17 @@ class _Walk:
         self.seen.misplaced[path] = BadVolume(shown(path), f"it is {kind}, not a folder", _vid_of(name))
 
     def _volume(self, name: str, parent: int, path: str, facts: os.stat_result) -> None:
-        volumes_max = self.seen.pools[self._root][0].volumes_max
+        pool, use = self.seen.pools[self._root]
+        volumes_max = pool.volumes_max
         if len(self.seen.places) >= VOLUMES_MAX or self.seen.counts[self._root] >= volumes_max:
             most = min(VOLUMES_MAX, volumes_max)
             self._problem(f"more than {most} volumes in {shown(self._root)}; some are left out")
             return
         known = self._known.get(path)
+        if known is not None and isinstance(known.found, Volume) and known.found.pool_id != use.pool_id:
+            known = None
         if known is None or known.stamp is None or known.stamp != _stamp(facts, parent, f"{name}/", known):
-            known = _placed(name, parent, self._root, path)
+            known = _placed(name, parent, use, path)
             self._fresh += 1
             if self._fresh % FREEZE_EACH == 0:
                 gc.freeze()
@@ -260,23 +263,23 @@ class _Walk:
             self.seen.problems.append(problem)
 
 
-def read_volume(folder: int, pool: str, path: str, vid: Vid) -> Volume:
+def read_volume(folder: int, pool: str, pool_id: str | None, path: str, vid: Vid) -> Volume:
     """The volume in the open `.elimg` folder. Raises `Unusable` with the reason why it can't be given."""
-    return _volume(folder, pool, path, vid, _metadata(folder))
+    return _volume(folder, pool, pool_id, path, vid, _metadata(folder))
 
 
-def _placed(name: str, parent: int, pool: str, path: str) -> _Place:
+def _placed(name: str, parent: int, use: PoolUse, path: str) -> _Place:
     vid = _vid_of(name)
     if vid is None:
         return _Place(BadVolume(shown(path), "its name is not a UUID followed by .elimg"), None, None)
     try:
         with open_folder(name, within=parent) as folder:
-            return _read_afresh(folder, pool, path, vid)
+            return _read_afresh(folder, use, path, vid)
     except OSError as problem:
         return _Place(BadVolume(shown(path), f"its folder can't be opened: {problem.strerror}", vid), None, None)
 
 
-def _read_afresh(folder: int, pool: str, path: str, vid: Vid) -> _Place:
+def _read_afresh(folder: int, use: PoolUse, path: str, vid: Vid) -> _Place:
     """Each file's stat is taken before it is read: what changes in between differs from its stat at the next look."""
     facts = [os.fstat(folder), _facts(META, folder), _facts(RECORD, folder)]
     image = owner = None
@@ -285,7 +288,7 @@ def _read_afresh(folder: int, pool: str, path: str, vid: Vid) -> _Place:
         metadata = _metadata(folder)
         image, owner = metadata.image, metadata.owner if metadata.private else None
         facts.append(_facts(image, folder))
-        found = _volume(folder, pool, path, vid, metadata)
+        found = _volume(folder, use.path, use.pool_id, path, vid, metadata)
     except Unusable as problem:
         found = BadVolume(shown(path), str(problem), vid, owner)
     newest_ns = max(each.st_ctime_ns for each in facts if each)  # unlike `mtime`, nobody can set it
@@ -304,7 +307,7 @@ def _metadata(folder: int) -> Metadata:
     return metadata
 
 
-def _volume(folder: int, pool: str, path: str, vid: Vid, metadata: Metadata) -> Volume:
+def _volume(folder: int, pool: str, pool_id: str | None, path: str, vid: Vid, metadata: Metadata) -> Volume:
     _check_path(f"{path}/{metadata.image}")
     if metadata.format is ImageFormat.FOLDER:
         _check_folder(folder, metadata.image)
@@ -328,6 +331,7 @@ def _volume(folder: int, pool: str, path: str, vid: Vid, metadata: Metadata) -> 
         image=intern(metadata.image),
         right=read_right(folder, vid),
         note=_note(folder, metadata, size_bytes),
+        pool_id=pool_id,
     )
 
 

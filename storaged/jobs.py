@@ -1,9 +1,10 @@
 """What is being done to volumes at this moment: one change at a time for each, and nobody is given it meanwhile.
 
-    asked --start--> doing --done, or refused--> told to whoever asked, and to whoever asks the same again
+    asked --start--> doing --done, or refused--> told to whoever asked, and again where that very request is repeated
 
-A job goes on when its client is gone: asked again with the same words, the client hears of the same job. Jobs end with
-the daemon; what they were making is swept up then.
+A job goes on when its client is gone: the same request again, by the name that the client gave it, hears of the same
+job. Equal words under another name, or none, are another request: what they ask for may have been undone meanwhile.
+Jobs end with the daemon; what they were making is swept up then.
 """
 
 import logging
@@ -19,7 +20,8 @@ from specs.ids import UserId, Vid
 JOBS_MAX = 16  # at one time
 JOBS_OF_USER_MAX = 4
 TELL_S = 0.5
-LINGER_S = 60.0  # for a client that lost its connection, and asks again
+LINGER_S = 240.0  # for a client that lost its connection, and asks again: longer than it goes on asking
+ENDED_OF_USER_MAX = 64  # that are remembered so long
 
 MIB = 2**20
 
@@ -32,7 +34,8 @@ Work = Callable[[Tell], Awaitable[VolumeView | Refused]]
 @dataclass(frozen=True, slots=True)
 class Order:
     """`vid` is the volume meant, and `doing` completes "it is being …". `changes` is what nobody else may have
-    meanwhile; `reads` may be read by others. `asked` is what a client repeats if it has heard nothing."""
+    meanwhile; `reads` may be read by others. `asked` is what a client repeats if it has heard nothing, and `request`
+    its own name for it, empty where it can't be repeated."""
 
     user_id: UserId
     vid: Vid
@@ -40,6 +43,7 @@ class Order:
     asked: Message
     changes: tuple[Vid, ...] = ()
     reads: tuple[Vid, ...] = ()
+    request: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,8 +86,8 @@ class Jobs:
         return None
 
     def same(self, order: Order) -> Job | None:
-        """The job for the same words of the same user: one that runs, or was the last one for its volume."""
-        return next((job for job in self._jobs if job.order == order), None)
+        """The job of this very request: one that runs, or has ended lately."""
+        return next((job for job in self._jobs if order.request and job.order == order), None)
 
     def start(self, order: Order, work: Work) -> Job | Refused:
         """Nothing is awaited between the look at what is being done and the start."""
@@ -94,7 +98,7 @@ class Jobs:
         running = self._running()
         if len(running) >= JOBS_MAX or sum(j.order.user_id == order.user_id for j in running) >= JOBS_OF_USER_MAX:
             return _no("too-many", "jobs", f"{len(running)} are under way here", "wait until one is done")
-        self._jobs = [job for job in self._jobs if job.result is None or job.order.vid != order.vid]
+        self._forget_some(order.user_id)
         job = Job(order)
         self._jobs.append(job)
         self._nursery.start_soon(self._run, job, work)
@@ -112,6 +116,12 @@ class Jobs:
         job.ended.set()
         await trio.sleep(LINGER_S)
         self._jobs = [other for other in self._jobs if other is not job]
+
+    def _forget_some(self, user_id: UserId) -> None:
+        """Whoever asks for much pushes out the oldest of their own."""
+        ended = [job for job in self._jobs if job.result is not None and job.order.user_id == user_id]
+        for job in ended[: max(0, len(ended) + 1 - ENDED_OF_USER_MAX)]:
+            self._jobs.remove(job)
 
     def _running(self) -> list[Job]:
         return [job for job in self._jobs if job.result is None]

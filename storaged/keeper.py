@@ -66,7 +66,7 @@ class Disk:
         return file.writer_of(volume)
 
     def right(self, volume: Volume) -> Right | None:
-        return read_right_at(volume.pool, volume.path, volume.vid)
+        return read_right_at(volume.pool, volume.path, volume.vid, volume.pool_id)
 
     def check_ours(self, pool: str, server: HostId) -> None:
         """Whether the pool is this server's alone, still."""
@@ -74,7 +74,7 @@ class Disk:
 
     def put(self, volume: Volume, right: Right) -> None:
         """Durable when it returns."""
-        write_right(volume.pool, volume.path, right)
+        write_right(volume.pool, volume.path, right, volume.pool_id)
 
 
 class Keeper:
@@ -203,7 +203,7 @@ class Keeper:
             if volume is None:
                 raise Unusable("it is not here, or not in order")
             if not volume.exclusive:
-                raise Unusable("it may have many users, so that nothing is remembered of it")
+                return self._forget_all_users(vid)
             if self._disk.writer_of(volume) is not None:
                 raise Unusable("it is open for writing on this host: end that VM first")
             self._disk.check_ours(volume.pool, self._server)
@@ -213,6 +213,16 @@ class Keeper:
             self._disk.put(volume, change.rights[0])
             self._settle(change.state)
             return f"volume {vid} is free, at epoch {change.rights[0].epoch.counter}"
+
+    def _forget_all_users(self, vid: Vid) -> str:
+        """Of a volume that may have many: it has no record, and no epoch that counts."""
+        ended = [a for a in self._state.attachments if a.vid == vid]
+        if any(a.host_id == self._server for a in ended):
+            raise Unusable("a VM on this host has it: end that VM first")
+        self._end(ended)
+        kept = tuple(a for a in self._state.attachments if a.vid != vid)
+        self._settle(replace(self._state, attachments=kept))
+        return f"volume {vid} is free: {len(ended)} VMs of other hosts have it no more"
 
     def _grant(
         self,

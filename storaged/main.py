@@ -59,6 +59,7 @@ def volumes(*, config: Path = PATH) -> None:
         sys.exit(f"storaged: {error}")
     for volume in snapshot.volumes.values():
         traits = [trait for trait in ("bootable", "shareable", "readonly", "private") if getattr(volume, trait)]
+        traits += [f"goes with VM {dashed(volume.goes_with)}"] if volume.goes_with else []
         print(dashed(volume.vid), f"{volume.size_mib} MiB", volume.format, volume.name, *traits, sep="  ")  # noqa: T201
     withheld = {pool.withheld for pool in snapshot.pools}
     for bad in snapshot.bad.values():

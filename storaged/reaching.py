@@ -11,7 +11,7 @@ START_S = 4.0  # for what serves exports, at the first of them
 
 
 def image_of(volume: Volume) -> Image:
-    return Image(volume.vid, volume.pool, volume.path, volume.image, volume.format, volume.readonly)
+    return Image(volume.vid, volume.pool, volume.path, volume.image, volume.format, volume.readonly, volume.pool_id)
 
 
 def address_towards(ip: str) -> str:

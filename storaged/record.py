@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from specs.ids import HostId, UserId, Vid, VmId
 from storaged.beneath import Unusable, open_beneath, read_file
+from storaged.reopening import is_still
 from storaged.volume import COUNTER_MAX, Epoch, Right
 
 RECORD = "attachment.json"
@@ -38,10 +39,10 @@ def read_right(folder: int, vid: Vid) -> Right | None:
     return right
 
 
-def read_right_at(pool: str, path: str, vid: Vid) -> Right | None:
-    """As `read_right`, from the folder `path` beneath the root `pool`."""
+def read_right_at(pool: str, path: str, vid: Vid, pool_id: str | None = None) -> Right | None:
+    """As `read_right`, from the folder `path` beneath the root `pool`, whose mark says `pool_id` still."""
     try:
-        with open_beneath(pool, path) as folder:
+        with open_beneath(pool, path, is_still(pool_id)) as folder:
             return read_right(folder, vid)
     except OSError as problem:
         raise Unusable(f"the volume's folder can't be opened: {problem.strerror}") from problem
@@ -82,10 +83,11 @@ def render_right(right: Right) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
-def write_right(pool: str, path: str, right: Right) -> None:
-    """Durable when it returns. Raises `Unusable`, and then either record may stand: read it again."""
+def write_right(pool: str, path: str, right: Right, pool_id: str | None = None) -> None:
+    """Durable when it returns; into the pool alone whose mark says `pool_id` still. Raises `Unusable`, and then either
+    record may stand: read it again."""
     try:
-        with open_beneath(pool, path) as folder:
+        with open_beneath(pool, path, is_still(pool_id)) as folder:
             _replace(folder, render_right(right))
     except OSError as problem:
         raise Unusable(f"{RECORD} can't be written: {problem.strerror}") from problem

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from matcher.wire.volumes import VolumeView
-from specs.ids import HostId, UserId, Vid
+from specs.ids import HostId, UserId, Vid, dashed
 from storaged.claims import VolumeShare
 from storaged.keeper import Keeper
 from storaged.volume import Snapshot, Volume
@@ -52,8 +52,15 @@ class Views:
             host_id=self._host_id,
             pool=volume.pool[:240],
             state="attached" if having else "free",
-            why=volume.note[:240],
+            why=(volume.note or _left(volume, having))[:240],
             goes_with=volume.goes_with,
             sha256=volume.sha256,
             vms=tuple(share.vm_name or share.vm_id for share in having if share.user_id == user_id)[:VMS_MAX],
         )
+
+
+def _left(volume: Volume, having: Sequence[VolumeShare]) -> str:
+    """Of a seed that nobody has: only a person can say that its VM is gone, and not about to start somewhere."""
+    if volume.goes_with is None or having:
+        return ""
+    return f"VM {dashed(volume.goes_with)}, with which it goes, does not have it; if that is gone: electros volume rm"

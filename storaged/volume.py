@@ -42,7 +42,8 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume in good order. `path` is its `.elimg` folder, absolute; `pool` the pool's root, a prefix of it."""
+    """A volume in good order. `path` is its `.elimg` folder, absolute; `pool` the pool's root, a prefix of it;
+    `pool_id` that of `PoolUse`."""
 
     vid: Vid
     name: str
@@ -60,6 +61,7 @@ class Volume:
     goes_with: VmId | None = None
     sha256: str | None = None
     note: str = ""  # worth telling a person, no reason to refuse
+    pool_id: str | None = None
 
     @property
     def exclusive(self) -> bool:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from matcher.cli.failures import Exit, Failure
+from matcher.cli.known import door_of
 from matcher.cli.session import Heard, Session, is_leaf_revoked, no_host_in_reach, refused
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.wire.codec import to_json
-from matcher.wire.messages import Message, Refused
+from matcher.wire.messages import Message, Refused, Role
 from matcher.wire.realm import Member, MemberKind, Members, RealmStatus
 
 EACH_S = 3.0  # one of many hosts, asked together
@@ -37,13 +38,20 @@ class Standing:
         return tuple(door for door, status in self.hosts if status.issues_here)
 
 
-def doors(mine: Session) -> tuple[tuple[Door, ...], Heard]:
-    """Those of the hosts that answer here; without any, those that were heard of before. Raises `Failure`."""
+def doors(mine: Session, *, boards: bool = False) -> tuple[tuple[Door, ...], Heard]:
+    """Those of the hosts that answer here; without any, those that were heard of before. `boards`: also of hosts that
+    have storage alone, which know of the realm and do nothing for it. Raises `Failure`."""
     heard = mine.query()
-    found = tuple(mine.doors.values()) or mine.known.doors()
+    found = tuple(((_boards(heard) if boards else {}) | mine.doors).values()) or mine.known.doors()
     if not found:
         raise no_host_in_reach(heard)
     return tuple(sorted(found, key=lambda door: door.host)), heard
+
+
+def _boards(heard: Heard) -> dict[str, Door]:
+    """By the hosts' ids."""
+    found = (door_of(said, Role.STORAGE) for said in heard.answers)
+    return {door.host_id: door for door in found if door is not None}
 
 
 def ask_each(
@@ -75,7 +83,7 @@ def ask_each(
 
 def standing(mine: Session) -> Standing:
     """Raises `Failure` where nobody could be asked, or where we are not let in."""
-    to, heard = doors(mine)
+    to, heard = doors(mine, boards=True)
     said = ask_each(mine, to, lambda connection: connection.ask("GET", "/v1/realm", RealmStatus))
     hosts = tuple((door, answer) for door, answer in said if isinstance(answer, RealmStatus))
     if not hosts:

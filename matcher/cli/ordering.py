@@ -11,6 +11,7 @@ from matcher.cli.session import Session, refused
 from matcher.net.https import Door, Unanswered, Unreachable
 from matcher.wire.messages import Message, Refused
 from matcher.wire.volumes import VolumeProgress, VolumeView
+from specs.ids import new_id
 from specs.units import show_mib
 
 LINE_S = 30.0  # a host that is at it says something each half second
@@ -25,15 +26,15 @@ def ordered(
     body: Message | None = None,
     begun: Callable[[], None] = lambda: None,
 ) -> VolumeView:
-    """The volume as it is then. Hosts know a repeated order by its words, so that it is done once. `begun` is called
+    """The volume as it is then. Hosts know a repeated order by its name, so that it is done once. `begun` is called
     when the host has begun, each time that it says so anew. Raises `Failure`, with the code "unknown" where it may have
     been done."""
-    progress = Progress()
+    progress, name = Progress(), new_id(mine.random)
     said, is_sure = "", True
     try:
         for _ in range(AGAIN_MAX):
             try:
-                return _followed(mine, door, (method, path, body), progress, begun)
+                return _followed(mine, door, (method, path, body, name), progress, begun)
             except Unreachable as error:
                 if is_sure:
                     raise Failure(Exit.UNREACHABLE, f"{door.host} can't be reached: {error}") from None
@@ -50,13 +51,13 @@ def ordered(
 def _followed(
     mine: Session,
     door: Door,
-    order: tuple[str, str, Message | None],
+    order: tuple[str, str, Message | None, str],
     progress: Progress,
     begun: Callable[[], None],
 ) -> VolumeView:
-    method, path, body = order
+    method, path, body, name = order
     with mine.client.interrupts.waiting(), mine.client.connect(door, timeout_s=LINE_S) as connection:
-        first = connection.first(method, path, VolumeProgress, body)
+        first = connection.first(method, path, VolumeProgress, body, name=name)
         if isinstance(first, Refused):
             raise refused(door.host, first)
         begun()

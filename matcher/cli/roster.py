@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from matcher.cli.tokens import emit_token
 from matcher.net.client import Said
 from matcher.trust.issuing import ENDING_S
 from matcher.trust.principal import name_problem
+from matcher.trust.telling import realm_status
 from matcher.wire.messages import Answer, Role
 from matcher.wire.realm import Done, Invited, InviteHost, Member, RealmStatus, Revoke
 
@@ -48,7 +50,8 @@ def status(*, output: Output = "table") -> None:
     """Show what each host knows of the realm, and what needs an admin's eye."""
     with session() as mine:
         now = standing(mine)
-    document = _status_document(now)
+        proven = _proven(mine)
+    document = _status_document(now, proven)
     rows = [
         (
             host["host"],
@@ -157,20 +160,26 @@ def told_done(output: str, document: dict[str, Any], name: str, done: Done) -> N
 # ---- inside
 
 
-def _status_document(now: Standing) -> dict[str, Any]:
-    newest = max((status for _, status in now.hosts), key=lambda status: status.epoch)
+def _proven(mine: Session) -> RealmStatus:
+    """What the root has signed, as far as anybody could show it: of those who answer, whoever knew something else was
+    asked for the proof. No host is believed."""
+    identity = mine.client.identity
+    return realm_status(identity.bundle, host="", key_number=identity.key_number, wall_s=time.time())
+
+
+def _status_document(now: Standing, proven: RealmStatus) -> dict[str, Any]:
     return {
-        "id": newest.realm_id,
-        "name": newest.name,
-        "epoch": newest.epoch,
-        "issuers": list(newest.issuers),
-        "issuers_until": [moment_document(ends_s) for ends_s in newest.issuers_end_s],
-        "rotating": len(newest.roots) > 1,
-        "roots": list(newest.roots),
-        "key_number": max(status.key_number for _, status in now.hosts),
+        "id": proven.realm_id,
+        "name": proven.name,
+        "epoch": proven.epoch,
+        "issuers": list(proven.issuers),
+        "issuers_until": [moment_document(ends_s) for ends_s in proven.issuers_end_s],
+        "rotating": len(proven.roots) > 1,
+        "roots": list(proven.roots),
+        "key_number": proven.key_number,
         "hosts": [_status_of(status) for _, status in now.hosts],
         "unanswered": [{"host": door.host, "why": why} for door, why in now.failed],
-        "warnings": list(_warnings(now, newest)),
+        "warnings": list(_warnings(now, proven)),
     }
 
 
@@ -193,26 +202,56 @@ def _status_of(status: RealmStatus) -> dict[str, Any]:
     }
 
 
-def _warnings(now: Standing, newest: RealmStatus) -> list[str]:
+def _warnings(now: Standing, proven: RealmStatus) -> list[str]:
     said = [f"{door.host} could not be asked: {why}" for door, why in now.failed]
     for _, status in now.hosts:
         if not 0 <= status.fresh_s <= STALE_S:
             heard = "never heard" if status.fresh_s < 0 else f"has not heard for {age(status.fresh_s)}"
             said.append(f"{status.host} {heard} an issuer; after 7 days it takes no new VMs")
-        if status.epoch < newest.epoch:
-            said.append(f"{status.host} is at epoch {status.epoch}, others are at {newest.epoch}")
-    if len({status.revocations for _, status in now.hosts}) > 1:
-        said.append("hosts know of different revocations; if that lasts for more than a minute, look at their links")
-    said += _ending(now, newest)
-    if len(newest.issuers) == 1:
-        named = next((status.host for _, status in now.hosts if status.issues_here), newest.issuers[0])
+        said += _unlike(status, proven)
+    said += _different("revocations", {status.host: status.revocations for _, status in now.hosts})
+    said += _different("tag keys", {status.host: status.key_number for _, status in now.hosts})
+    said += _ending(now, proven)
+    if len(proven.issuers) == 1:
+        named = next((status.host for _, status in now.hosts if status.issues_here), proven.issuers[0])
         other = next((status.host for _, status in now.hosts if not status.issues_here), "HOST")
         said.append(f"if {named} dies, nobody can be invited, revoked or renewed: electros realm issuer add {other}")
-    elif not newest.issuers:
+    elif not proven.issuers:
         said.append("there is no issuer: nobody can be invited, revoked or renewed")
     elif not now.issuing:
         said.append("no issuer is among the hosts that answer")
     return said
+
+
+def _unlike(status: RealmStatus, proven: RealmStatus) -> list[str]:
+    """Where one host does not say what the root has signed."""
+    host, epoch = status.host, status.epoch
+    if status.realm_id != proven.realm_id:
+        return [f"{host} speaks of another realm, {status.realm_id}"]
+    if epoch < proven.epoch:
+        return [f"{host} is at epoch {epoch}, others are at {proven.epoch}"]
+    if epoch > proven.epoch:
+        return [f"{host} speaks of epoch {epoch}, and {proven.epoch} is the newest that was proven: ask again"]
+    said = []
+    for what, its, signed in (
+        ("a name", (status.name,), (proven.name,)),
+        ("roots", status.roots, proven.roots),
+        ("issuers", status.issuers, proven.issuers),
+    ):
+        if set(its) != set(signed):
+            said.append(f"{host} tells of {what} that the root has not signed so: {', '.join(its) or 'none'}")
+    if status.issues_here and status.issuer_here not in proven.issuers:
+        said.append(f"{host} says that it issues, and the root has not named its key")
+    return said
+
+
+def _different(what: str, of: Mapping[str, int]) -> list[str]:
+    """Which hosts differ, where they do."""
+    if len({*of.values()}) < 2:
+        return []
+    each = ", ".join(f"{host} {count}" for host, count in of.items())
+    helps = "if that lasts for more than a minute, look at their links"
+    return [f"hosts know of different {what} ({each}); {helps}"]
 
 
 def _ending(now: Standing, newest: RealmStatus) -> list[str]:

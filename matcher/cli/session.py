@@ -15,7 +15,7 @@ from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
-from matcher.wire.messages import Answer, Clock, Message, Query, Refused, VmView, VmViews
+from matcher.wire.messages import Answer, Clock, Message, Query, Refused, Role, VmView, VmViews
 from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
@@ -94,7 +94,7 @@ class Session:
         identity = self.client.identity
         asked = {identity.short_digest, ""}
         for said in list(heard.values()):
-            door = door_of(said)
+            door = door_of(said) or door_of(said, Role.STORAGE)
             assert isinstance(said.message, Answer)
             if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
                 continue
@@ -113,6 +113,10 @@ class Session:
     def vms(self, match: str = "", *, exact: bool = False, patience_s: float = DEADLINE_S) -> tuple[list[Found], Heard]:
         """My VMs whose name or id is, or starts with, `match`, from every host that has one."""
         heard = self.query(match, exact=exact, patience_s=patience_s)
+        return self.vms_of(heard, match, exact=exact), heard
+
+    def vms_of(self, heard: Heard, match: str = "", *, exact: bool = False) -> list[Found]:
+        """Those VMs of mine that the hosts have which were heard."""
         found: list[Found] = []
         for said in heard.answers:
             answer, door = said.message, door_of(said)
@@ -124,7 +128,7 @@ class Session:
                 output.note(f"electros: {failure.message}")
                 continue
             found += [Found(vm, door) for vm in views.vms if _is_meant(vm, match, exact=exact)]
-        return found, heard
+        return found
 
     def one(self, match: str) -> Found:
         """The one VM that `match` names: exactly, or as the only one that starts so. Raises `Failure`."""

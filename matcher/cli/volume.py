@@ -50,9 +50,11 @@ def ls(*, output: Output = "table") -> None:
     """List the volumes that I may see, on all storage hosts in reach."""
     with session() as mine:
         found, heard = all_of(mine)
-    volumes = sorted((each.volume for each in found), key=lambda volume: (volume.name, volume.vid, volume.host))
+        volumes = sorted((each.volume for each in found), key=lambda volume: (volume.name, volume.vid, volume.host))
+        left = _left_over(mine, volumes, heard)
     emit(output, {"volumes": [document(volume) for volume in volumes]}, volumes_table(volumes))
     tell_silent(heard)
+    _tell_left_over(left)
 
 
 @app.command
@@ -121,6 +123,23 @@ def document(volume: VolumeView) -> dict[str, Any]:
         "state": volume.state,
         "vms": list(volume.vms),
     } | _known(volume)
+
+
+def _left_over(mine: Session, volumes: Sequence[VolumeView], heard: Heard) -> list[VolumeView]:
+    """My seeds that go with a VM that no host has which answers."""
+    me = mine.client.identity.principal.id
+    seeds = [volume for volume in volumes if volume.goes_with is not None and volume.owner == me]
+    there = {each.vm.id for each in mine.vms_of(heard)} if seeds else set()
+    return [seed for seed in seeds if seed.goes_with not in there]
+
+
+def _tell_left_over(seeds: Sequence[VolumeView]) -> None:
+    """Nobody else can tell a VM that is gone from one whose host is away, or that is about to be."""
+    for seed in seeds:
+        vid, vm_id = dashed(seed.vid), dashed(seed.goes_with or "")
+        free = f"electros volume takeover {vid} --host-is-dead; " * (seed.state == "attached")
+        what = f"{seed.name or 'a seed'} on {seed.host}, which may hold secrets, goes with VM {vm_id}"
+        note(f"electros: {what}, and no host in reach has that. If it is gone for good: {free}electros volume rm {vid}")
 
 
 def _known(volume: VolumeView) -> dict[str, str]:

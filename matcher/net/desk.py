@@ -6,22 +6,22 @@ revoke. Each change is on the disk before it is answered, told to all hosts, and
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from matcher.net.audit import Audit, named, outcome_of
+from matcher.net.board import Board
 from matcher.net.caller import Caller
 from matcher.net.peer import now_s
 from matcher.net.upkeep import Upkeep, own_addresses
-from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import Scope, public_key_of
-from matcher.trust.documents import Signed, read_documents
+from matcher.trust.documents import Signed
 from matcher.trust.issuing import IssueError, make_issuer_key, open_issuer
 from matcher.trust.joining import admit
 from matcher.trust.principal import PrincipalKind, fingerprint
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
-from matcher.wire.framing import frame
 from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import (
     Admitted,
@@ -42,51 +42,24 @@ from matcher.wire.realm import (
 T = TypeVar("T")
 
 
-class Desk:
+class Desk(Board):
     """Implements what `matcher.net.door` wants of a realm's desk. An empty `issuer_folder`: it issues nothing."""
 
     def __init__(self, upkeep: Upkeep, *, issuer_folder: Path, port: int, audit: Audit) -> None:
         """Raises `IdentityError` where there is an issuer that can't be used."""
-        self._upkeep, self._port, self._audit = upkeep, port, audit
-        self._issuer_folder = issuer_folder
+        super().__init__(upkeep, audit=audit)
+        self._port, self._issuer_folder = port, issuer_folder
         self._issuer = upkeep.issuer = open_issuer(issuer_folder, upkeep.identity)
-        self._identity = upkeep.identity
         self._tokens = Tokens()
 
-    # ---- what every host knows
-
     def status(self) -> RealmStatus:
-        bundle, wall_s = self._identity.bundle, time.time()
         mine = self._issuer.entry if self._issuer is not None else None
-        heard_s = bundle.heard_s(wall_s)
-        return RealmStatus(
-            realm_id=bundle.anchor.realm_id,
-            name=bundle.anchor.name,
-            host=self._identity.principal.name,
-            epoch=bundle.anchor.epoch,
-            roots=tuple(fingerprint(public_key_of(root)) for root in bundle.roots),
-            issuers=tuple(entry.key_id.hex() for entry in bundle.issuers),
-            revocations=len(bundle.revocations),
-            key_number=self._identity.key_number,
-            fresh_s=-1 if heard_s is None else max(0, int(wall_s - heard_s)),
-            issues_here=self._issues,
-            tokens_pending=self._tokens.count(now_s()),
+        return replace(
+            super().status(),
+            issues_here=mine is not None,
             issuer_here=mine.key_id.hex() if mine is not None else "",
-            issuers_end_s=tuple(int(entry.ends_s) for entry in bundle.issuers),
+            tokens_pending=self._tokens.count(now_s()),
         )
-
-    def bundle(self) -> bytes:
-        return frame([self._identity.bundle.to_bytes(), self._identity.tag_key_documents()])
-
-    async def offer(self, documents: bytes, caller: Caller) -> Done | Refused:
-        """Documents that prove themselves, whoever brings them; what is not of this realm is passed over, and leaves no
-        line in the audit, which any member could fill with it."""
-        before = self._known()
-        refusal = self._publish(list(read_documents(documents)), caller, "", "")
-        if refusal is not None or self._known() == before:
-            return refusal or Done("nothing of it was new")
-        self._audit.note(caller, "realm.documents")
-        return Done("known now")
 
     # ---- what an issuer does
 
@@ -116,7 +89,7 @@ class Desk:
     async def change_grant(self, ask: ChangeGrant, caller: Caller) -> Done | Refused:
         issuer, about = self._issuer, f"user {ask.name}"
         if issuer is None or not self._issues:
-            return _not_here("realm.grant")
+            return self._not_here("realm.grant", caller, about)
         revocation = self._tried(lambda: issuer.change(ask.name, ask.grant, wall_s=time.time()), caller, "", about)
         if isinstance(revocation, Refused):
             return revocation
@@ -128,7 +101,7 @@ class Desk:
         the one before is over, see `Upkeep`."""
         issuer, about = self._issuer, f"{ask.kind} {ask.member}"
         if issuer is None or not self._issues:
-            return _not_here("realm.revoke")
+            return self._not_here("realm.revoke", caller, about)
         if ask.kind == "host" and ask.member in (self._identity.principal.name, self._identity.principal.id):
             return self._refuse("this-host", "a host can't remove itself", "ask another issuer", caller, about)
 
@@ -161,10 +134,6 @@ class Desk:
         if self._issuer is None:
             return _not_here("its members")
         return Members(self._issuer.members(time.time()))
-
-    def denied(self, caller: Caller, asked: str, why: str) -> None:
-        """The front door has turned somebody away."""
-        self._audit.note(caller, "denied", asked, "refused: denied", why)
 
     # ---- joining
 
@@ -209,13 +178,10 @@ class Desk:
     def _issues(self) -> bool:
         return self._issuer is not None and self._issuer.entry is not None
 
-    def _known(self) -> tuple[Bundle, int]:
-        return self._identity.bundle, self._identity.key_number
-
     def _invite(self, kind: PrincipalKind, name: str, grant: Grant | None, caller: Caller) -> Invited | Refused:
         issuer, about = self._issuer, f"{kind} {name or '(names itself)'}"
         if issuer is None or not self._issues:
-            return _not_here("realm.invite")
+            return self._not_here("realm.invite", caller, about)
         try:
             issuer.check(kind, grant)
         except IssueError as error:
@@ -244,16 +210,6 @@ class Desk:
         self._audit.note(caller, "realm.invite", f"{about}, token {token.token_id}", "ok")
         return Invited(token.text(), int(TOKEN_S))
 
-    def _publish(self, documents: Sequence[Signed[Message]], caller: Caller, what: str, about: str) -> Refused | None:
-        try:
-            self._upkeep.publish(documents)
-        except OSError as error:
-            said = f"it is in force, but can't be kept on this host's disk: {error.strerror}"
-            return self._refuse("journal", said, "free space on the host's disk, then do it again", caller, about)
-        if what:
-            self._audit.note(caller, what, about, "ok")
-        return None
-
     def _tried(self, do: Callable[[], T], caller: Caller, what: str, about: str) -> T | Refused:
         try:
             self._upkeep.keep()
@@ -268,9 +224,10 @@ class Desk:
             self._audit.note(caller, what, about, "ok")
         return done
 
-    def _refuse(self, code: str, said: str, helps: str, caller: Caller, about: str) -> Refused:
-        refused = Refused(code, (Reason("realm", about[:120], said[:120], helps[:160]),))
-        self._audit.note(caller, "realm.change", about, outcome_of(refused))
+    def _not_here(self, what: str, caller: Caller, about: str) -> Refused:
+        """An admin has asked the wrong host, which its sysadmin may wonder about as well."""
+        refused = _not_here(what)
+        self._audit.note(caller, what, about, outcome_of(refused))
         return refused
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from matcher.net.caller import REQUEST
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity, client_tls, peer_principal
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, M, from_json, to_json
@@ -110,9 +111,12 @@ class Connection:
         """What the host tells after the commit, until it has told all. Raises `Unanswered`."""
         return self.rest(Progress, timeout_s)
 
-    def first(self, method: str, path: str, line: type[M], body: bytes | Message | None = None) -> M | Refused:
-        """One request that is answered by JSON lines: the first one. `rest` gives the others."""
-        response = self._request(method, path, body)
+    def first(
+        self, method: str, path: str, line: type[M], body: bytes | Message | None = None, *, name: str = ""
+    ) -> M | Refused:
+        """One request that is answered by JSON lines: the first one. `rest` gives the others. Under its `name` it can
+        be repeated, and is done once."""
+        response = self._request(method, path, body, name)
         if response.status >= 400:
             return _refusal(response.status, self._read(response, ANSWER_MAX_BYTES))
         try:
@@ -150,12 +154,14 @@ class Connection:
             raise EOFError
         return _parsed(of, line)
 
-    def _request(self, method: str, path: str, body: "bytes | Message | Body | None") -> http.client.HTTPResponse:
+    def _request(
+        self, method: str, path: str, body: "bytes | Message | Body | None", name: str = ""
+    ) -> http.client.HTTPResponse:
         self.close()
         self._socket = self._connect()
         asking = http.client.HTTPConnection("host", blocksize=BLOCK_BYTES)  # only a name for the Host header
         asking.sock = self._socket
-        headers = {"Connection": "close"}
+        headers = {"Connection": "close"} | ({REQUEST: name} if name else {})
         if body is not None:
             headers["Content-Type"] = "application/json" if isinstance(body, Message) else "application/octet-stream"
         if isinstance(body, Body):

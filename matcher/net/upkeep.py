@@ -1,8 +1,8 @@
 """Keeps a host's membership alive: tells and hears the realm's news, fetches what is missing, renews its own leaf.
 
-Both daemons of a host have the same identity folder. atomd does the work, which has the front door; storaged does it
-where there is no atomd. Who does not do it hears the same news, knows at once what they say, and takes up from the disk
-what it missed.
+Both daemons of a host have the same identity folder, and a front door with what they know. atomd does the work;
+storaged does it where there is no atomd. Who does not do it hears the same news, knows at once what they say, and takes
+up from the disk what it missed.
 What is decided is decided in `matcher.trust.spreading`; this file moves bytes.
 """
 
@@ -60,13 +60,15 @@ def stale(identity: Identity, wall_s: float) -> str | None:
 
 
 class Upkeep:
-    """One daemon's part. `port`: of this host's front door, 0 without one. `uses` are told to the other hosts."""
+    """One daemon's part. `port`: of its front door. `is_first`: it does the work, also where the host's other daemon is
+    there. `uses` are told to the other hosts."""
 
     def __init__(
         self,
         identity: Identity,
         *,
         port: int,
+        is_first: bool = True,
         multicast_port: int = multicast.PORT,
         uses: Callable[[], Sequence[UserUse]] = tuple,
         hears_uses: Callable[[HostId, str, Sequence[UserUse], float], None] = lambda *_: None,
@@ -86,7 +88,7 @@ class Upkeep:
             now_s=now_s(),
         )
         self._nursery: trio.Nursery | None = None
-        self._is_first = port > 0
+        self._is_first = is_first
         self._uses, self._told = uses, tuple[UserUse, ...]()
         self._works = False
         self._save_again_s = float("inf")

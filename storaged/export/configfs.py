@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from specs.ids import Vid
-from storaged.beneath import open_beneath, open_file
+from storaged.beneath import open_file
 from storaged.export.description import LUN, Export, Observed, parse_target
+from storaged.reopening import reopened
 from storaged.volume import Epoch
 
 ROOT = Path("/sys/kernel/config/target")
@@ -124,7 +125,7 @@ def _device(vid: str, epoch: Epoch) -> str:
 @contextmanager
 def _opened(export: Export) -> Iterator[tuple[int, int]]:
     image = export.image
-    with open_beneath(image.pool, image.path) as folder, open_file(image.name, folder) as (file, facts):
+    with reopened(image) as folder, open_file(image.name, folder) as (file, facts):
         yield file, facts.st_size
 
 

@@ -31,8 +31,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a volume keeps its bytes in: `name` in the folder `path`, beneath the pool `pool`. A shareable volume's name
-    is that of a folder."""
+    """What a volume keeps its bytes in: `name` in the folder `path`, beneath the pool `pool`; `pool_id` is what that
+    one's mark says. A shareable volume's name is that of a folder."""
 
     vid: Vid
     pool: str
@@ -40,6 +40,7 @@ class Image:
     name: str
     format: ImageFormat
     readonly: bool = False
+    pool_id: str | None = None
 
     @property
     def file(self) -> str:

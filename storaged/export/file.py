@@ -20,11 +20,12 @@ from dataclasses import replace
 import trio
 
 from matcher.wire.volumes import AttachedVolume
-from storaged.beneath import Unusable, open_beneath, open_file, shown
+from storaged.beneath import Unusable, open_file, shown
 from storaged.export.description import Access, Cut, Export, Image, Kind, Observed, Refused, Unknown, refused
 from storaged.export.exporter import Problems
 from storaged.export.writers import Writers, writers_of
 from storaged.index import read_volume
+from storaged.reopening import Lies, reopened
 from storaged.volume import Epoch, Volume
 
 CALL_S = 4.0  # a VM that was ended has closed its image by then
@@ -37,8 +38,8 @@ _QEMU_WRITES = 101  # byte that QEMU locks while it may write: RAW_LOCK_PERM_BAS
 def attach(volume: Volume) -> AttachedVolume:
     """The volume as a domain may use it. Raises `Unusable` when it is no longer what the scan saw."""
     try:
-        with open_beneath(volume.pool, volume.path) as folder:
-            fresh = read_volume(folder, volume.pool, volume.path, volume.vid)
+        with reopened(volume) as folder:
+            fresh = read_volume(folder, volume.pool, volume.pool_id, volume.path, volume.vid)
     except OSError as problem:
         raise Unusable(f"its folder can't be opened: {problem.strerror}") from problem
     if _essence(fresh) != _essence(volume):
@@ -56,7 +57,7 @@ def attach(volume: Volume) -> AttachedVolume:
 def writer_of(volume: Volume) -> int | None:
     """The process that has the image open for writing as QEMU does, -1 where the kernel doesn't say which, `None` for
     nobody. Raises `Unusable` where it can't be told."""
-    return _locked_by(volume.pool, volume.path, volume.image)
+    return _locked_by(volume, volume.image)
 
 
 class Files:
@@ -82,7 +83,7 @@ class Files:
     async def export(self, export: Export) -> Access | Refused | Unknown:
         image = export.image
         try:
-            with open_beneath(image.pool, image.path) as folder, open_file(image.name, folder):
+            with reopened(image) as folder, open_file(image.name, folder):
                 self._wanted[export.target] = export
         except (Unusable, OSError) as problem:
             return refused(export, "unusable", str(problem), "electros pledge says more")
@@ -108,7 +109,7 @@ class Files:
 
 def _observed(export: Export) -> Observed:
     image = export.image
-    writes = _locked_by(image.pool, image.path, image.name) is not None
+    writes = _locked_by(image, image.name) is not None
     initiators = frozenset({export.initiator})
     return Observed(image.vid, export.epoch, initiators, frozenset(), image.file, image.readonly, int(writes))
 
@@ -119,7 +120,7 @@ def _open_why(image: Image) -> str:
     if answer is Writers.NONE:
         return ""
     try:
-        writer = _locked_by(image.pool, image.path, image.name)
+        writer = _locked_by(image, image.name)
     except Unusable as problem:
         return str(problem)
     if writer is not None:
@@ -127,10 +128,10 @@ def _open_why(image: Image) -> str:
     return "" if answer is Writers.UNKNOWN else why
 
 
-def _locked_by(pool: str, path: str, name: str) -> int | None:
+def _locked_by(lies: Lies, name: str) -> int | None:
     ask = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITES, 1, 0)
     try:
-        with open_beneath(pool, path) as folder, open_file(name, folder) as (file, _):
+        with reopened(lies) as folder, open_file(name, folder) as (file, _):
             kind, _, _, _, process = _LOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, ask))
     except OSError as problem:
         if problem.errno in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):

@@ -14,13 +14,14 @@ import trio
 
 from matcher.wire.messages import ImageFormat
 from specs.ids import Vid
-from storaged.beneath import Unusable, open_beneath
+from storaged.beneath import Unusable
 from storaged.export import ganesha_words as words
 from storaged.export.child import Command
 from storaged.export.description import Access, Export, Image, Kind, Observed, Refused, refused, target_name
 from storaged.export.exporter import Problems
 from storaged.export.keeping import Kept
 from storaged.export.serving import CALL_S, Rejected, Serving, Silent
+from storaged.reopening import reopened
 from storaged.volume import Epoch
 
 PORT = 7769  # beside an NFS server of the machine's own
@@ -97,7 +98,7 @@ class Nfs(Serving):
         if not words.is_plain(export.image.file):
             return refused(export, "path", "its path has unusual characters", "rename the folders above it")
         try:
-            with open_beneath(export.image.pool, export.image.file):
+            with reopened(export.image, export.image.name):
                 return None
         except (Unusable, OSError) as problem:
             return refused(export, "no-folder", f"its folder can't be opened: {problem}"[:120], "it holds an image")

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from storaged.beneath import Unusable, open_beneath, open_file
+from storaged.beneath import Unusable, open_file
 from storaged.export.description import Image
+from storaged.reopening import reopened
 
 
 class Writers(StrEnum):
@@ -44,7 +45,7 @@ def serves(server: int, image: Image) -> bool:
 
 @contextmanager
 def _opened(image: Image) -> Iterator[tuple[int, os.stat_result]]:
-    with open_beneath(image.pool, image.path) as folder, open_file(image.name, folder) as opened:
+    with reopened(image) as folder, open_file(image.name, folder) as opened:
         yield opened
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from secrets import token_hex
 
 from matcher.wire.messages import ImageFormat
-from storaged.beneath import Unusable, open_beneath, open_folder, read_start
+from storaged.beneath import Unusable, open_beneath, read_start
 from storaged.images import qcow2, qemu_img
 from storaged.images.copying import Progress, silent
 from storaged.images.idle import Idle, check_idle, open_idle
@@ -21,6 +21,7 @@ from storaged.images.sandbox import Sandbox
 from storaged.images.staging import discard, sentence, staged
 from storaged.index import image_size_bytes
 from storaged.metadata import Bad
+from storaged.reopening import is_still, reopened
 from storaged.volume import Volume
 
 _IMAGE = "image"  # the new one, in its stage
@@ -34,7 +35,7 @@ def new_image_name() -> str:
 def rename(volume: Volume, name: str) -> None:
     """Gives the volume another name; it may be in use."""
     try:
-        with open_beneath(volume.pool, volume.path) as folder:
+        with reopened(volume) as folder:
             metadata = replace(metadata_in(folder), name=name)
             check_metadata(metadata)
             write_meta(folder, metadata)
@@ -71,7 +72,7 @@ def _grow(sandbox: Sandbox, idle: Idle, size_bytes: int) -> None:
             os.ftruncate(file, size_bytes)
         else:
             judge_own(idle)
-            with staged(volume.pool) as stage, lent_image(stage, sandbox, idle):
+            with staged(volume.pool, volume.pool_id) as stage, lent_image(stage, sandbox, idle):
                 qemu_img.grow_qcow2(sandbox, file, size_bytes)
         os.fsync(file)
     finally:
@@ -91,7 +92,7 @@ def convert(
         judge_own(idle)
         size_bytes = _whole_sectors(image_size_bytes(idle.folder, idle.volume.image, idle.volume.format))
         size_bytes = max(size_bytes, metadata.size_mib * MIB)
-        with staged(volume.pool) as stage:
+        with staged(volume.pool, volume.pool_id) as stage:
             with stage.new_file(_IMAGE) as file:
                 empty_image(sandbox, file, image_format, size_bytes)
                 source, target = (idle.image, idle.volume.format), (file, image_format)
@@ -113,10 +114,11 @@ def remove(volume: Volume) -> None:
     """Deletes the volume with its snapshots. The caller has made sure that no VM holds it; it is looked at again."""
     parent, name = os.path.split(volume.path)
     check_idle(volume)
+    check = is_still(volume.pool_id)
     try:
         with (
-            open_folder(volume.pool) as root,
-            open_beneath(volume.pool, parent) as within,
+            open_beneath(volume.pool, volume.pool, check) as root,
+            open_beneath(volume.pool, parent, check) as within,
         ):
             discard(root, name, within)
     except OSError as problem:

@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from matcher.wire.messages import ImageFormat
-from storaged.beneath import Unusable, open_beneath, open_file
+from storaged.beneath import Unusable, open_file
 from storaged.export.file import writer_of
 from storaged.index import read_volume
+from storaged.reopening import reopened
 from storaged.volume import Volume
 
 
@@ -30,7 +31,7 @@ def open_idle(volume: Volume, *, stopped: bool = False) -> Iterator[Idle]:
     the VM which holds it is stopped, and stays so."""
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(open_beneath(volume.pool, volume.path))
+            folder = stack.enter_context(reopened(volume))
             fresh = _fresh(folder, volume, stopped)
             if fresh.format is ImageFormat.FOLDER:
                 raise Unusable("the volume is a folder, and only disks can be copied or changed so; do it in a VM")
@@ -48,7 +49,7 @@ def check_idle(volume: Volume) -> None:
         with open_idle(volume):
             return
     try:
-        with open_beneath(volume.pool, volume.path) as folder:
+        with reopened(volume) as folder:
             _fresh(folder, volume, stopped=False)
     except FileNotFoundError as problem:
         raise Unusable("the volume is gone") from problem
@@ -57,7 +58,7 @@ def check_idle(volume: Volume) -> None:
 
 
 def _fresh(folder: int, volume: Volume, stopped: bool) -> Volume:
-    fresh = read_volume(folder, volume.pool, volume.path, volume.vid)
+    fresh = read_volume(folder, volume.pool, volume.pool_id, volume.path, volume.vid)
     if (fresh.format, fresh.image, fresh.size_mib) != (volume.format, volume.image, volume.size_mib):
         raise Unusable("its metadata has changed since the last scan; try again")
     if fresh.right is not None and fresh.right.held and not stopped:

@@ -51,6 +51,7 @@ def import_image(
     incoming: Incoming,
     *,
     most_mib: int,
+    pool_id: str | None = None,
     progress: Progress = silent,
 ) -> Imported:
     """A new volume in the root of `pool`, stored in the format that `wanted` says, of at most `most_mib`.
@@ -74,7 +75,7 @@ def import_image(
         check_size(work.size_mib(facts.size_bytes), most_mib)
     else:
         check_size(work.size_mib(max(incoming.size_bytes, len(stream.start))), most_mib)
-    with staged(pool) as stage:
+    with staged(pool, pool_id) as stage:
         imported = work.take(stage, stream, source_format)
         publish(stage, vid, imported.metadata)
     return imported

@@ -31,13 +31,16 @@ from storaged.volume import Volume
 MIB = 2**20
 
 
-def create(sandbox: Sandbox, pool: str, vid: Vid, metadata: Metadata, *, most_mib: int) -> None:
-    """A new, empty, thin volume in the root of `pool`, of at most `most_mib`: what its person may still have."""
+def create(
+    sandbox: Sandbox, pool: str, vid: Vid, metadata: Metadata, *, most_mib: int, pool_id: str | None = None
+) -> None:
+    """A new, empty, thin volume in the root of `pool`, of at most `most_mib`: what its person may still have.
+    `pool_id`: what the pool's mark has to say."""
     is_folder = metadata.format is ImageFormat.FOLDER
     metadata = replace(metadata, image=FOLDER_DEFAULT if is_folder else IMAGE_DEFAULT)
     check_metadata(metadata)
     check_size(metadata.size_mib, most_mib)
-    with staged(pool) as stage:
+    with staged(pool, pool_id) as stage:
         if is_folder:
             stage.new_folder(FOLDER_DEFAULT)
             publish(stage, vid, metadata)
@@ -53,7 +56,7 @@ def clone(pool: str, volume: Volume, vid: Vid, wanted: Metadata, *, most_mib: in
     metadata = replace(wanted, size_mib=volume.size_mib, format=volume.format, image=IMAGE_DEFAULT)
     check_metadata(metadata)
     check_size(metadata.size_mib, most_mib)
-    with open_idle(volume) as idle, staged(pool) as stage:
+    with open_idle(volume) as idle, staged(pool, volume.pool_id) as stage:
         with stage.new_file(IMAGE_DEFAULT) as file:
             copy_file(idle.image, file, progress)
         publish(stage, vid, metadata)

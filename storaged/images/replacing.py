@@ -18,6 +18,7 @@ from storaged.images.meta import NEW_META, metadata_in, write_meta
 from storaged.images.sandbox import Sandbox
 from storaged.images.staging import Stage
 from storaged.metadata import OURS, Metadata
+from storaged.reopening import is_still
 
 NOTE_MAX_BYTES = 16 * 1024
 
@@ -51,7 +52,7 @@ def replace_image(stage: Stage, path: str, metadata: Metadata, staged_name: str)
 
     The staged image is on the disk already.
     """
-    with open_beneath(stage.pool, path) as folder:
+    with open_beneath(stage.pool, path, is_still(stage.pool_id)) as folder:
         replacement = Replacement(path, metadata_in(folder).image, metadata.image)
         assert replacement.old != replacement.new
         _note(stage, replacement)

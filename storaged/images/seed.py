@@ -51,7 +51,7 @@ class Seed:
     network_config: str | None = field(default=None, repr=False)
 
 
-def make_seed(pool: str, vid: Vid, wanted: Metadata, seed: Seed, *, most_mib: int) -> None:
+def make_seed(pool: str, vid: Vid, wanted: Metadata, seed: Seed, *, most_mib: int, pool_id: str | None = None) -> None:
     """A new volume with the seed, in the root of `pool`, of the smallest size there is. `wanted` names its owner."""
     image = render_seed(seed)
     metadata = replace(
@@ -66,7 +66,7 @@ def make_seed(pool: str, vid: Vid, wanted: Metadata, seed: Seed, *, most_mib: in
     )
     check_metadata(metadata)
     check_size(metadata.size_mib, most_mib)
-    with staged(pool) as stage:
+    with staged(pool, pool_id) as stage:
         with stage.new_file(IMAGE_DEFAULT) as file:
             write_all(file, image, 0)
             os.ftruncate(file, metadata.size_mib * MIB)

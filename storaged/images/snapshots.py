@@ -22,6 +22,7 @@ from storaged.images.replacing import replace_image
 from storaged.images.staging import discard, sentence, staged
 from storaged.index import META
 from storaged.metadata import IMAGE_DEFAULT, write_metadata
+from storaged.reopening import is_still, reopened
 from storaged.volume import Volume
 
 SNAPSHOTS_MAX = 32  # of one volume
@@ -42,7 +43,7 @@ class VolumeSnapshot:
 def snapshots_of(volume: Volume) -> tuple[VolumeSnapshot, ...]:
     """The oldest first; one that can't be read is left out."""
     try:
-        with open_beneath(volume.pool, volume.path) as folder:
+        with reopened(volume) as folder:
             names = _names(folder)
             found = [snapshot for name in names if (snapshot := _read(folder, name)) is not None]
     except OSError as problem:
@@ -59,7 +60,7 @@ def take(volume: Volume, name: str, *, stopped: bool = False, progress: Progress
             raise Unusable(f"the volume has a snapshot {name} already")
         if len(names) >= SNAPSHOTS_MAX:
             raise Unusable(f"the volume has {SNAPSHOTS_MAX} snapshots, the most there may be; drop one first")
-        with staged(volume.pool) as stage:
+        with staged(volume.pool, volume.pool_id) as stage:
             with stage.new_file(IMAGE_DEFAULT) as file:
                 copy_file(idle.image, file, progress)
             stage.write(META, write_metadata(replace(metadata_in(idle.folder), image=IMAGE_DEFAULT)))
@@ -73,7 +74,7 @@ def rollback(volume: Volume, name: str, *, stopped: bool = False, progress: Prog
         then = metadata_in(kept)
         now = metadata_in(idle.folder)
         metadata = replace(now, size_mib=then.size_mib, format=then.format, image=new_image_name())
-        with open_file(then.image, kept) as (source, _), staged(volume.pool) as stage:
+        with open_file(then.image, kept) as (source, _), staged(volume.pool, volume.pool_id) as stage:
             with stage.new_file(IMAGE_DEFAULT) as file:
                 copy_file(source, file, progress)
             replace_image(stage, volume.path, metadata, IMAGE_DEFAULT)
@@ -83,7 +84,10 @@ def drop(volume: Volume, name: str) -> None:
     """Deletes a snapshot; the volume may be in use."""
     _check_name(name)
     try:
-        with open_folder(volume.pool) as root, open_beneath(volume.pool, volume.path) as folder:
+        with (
+            open_beneath(volume.pool, volume.pool, is_still(volume.pool_id)) as root,
+            reopened(volume) as folder,
+        ):
             if name not in _names(folder):
                 raise Unusable(f"the volume has no snapshot {name}")
             discard(root, _PREFIX + name, folder)

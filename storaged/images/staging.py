@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
 
-from storaged.beneath import Unusable, open_folder
+from storaged import reopening
+from storaged.beneath import Unusable, open_beneath
 
 NEW, GONE = ".new-", ".gone-"
 IMAGE_MODE = 0o600  # libvirt gives the image to QEMU's user while a VM runs
@@ -37,9 +38,11 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A hidden folder in the root of `pool`. `folder` and `root` are descriptors of it and of the pool."""
+    """A hidden folder in the root of `pool`, whose mark says `pool_id`. `folder` and `root` are descriptors of it and
+    of the pool."""
 
     pool: str
+    pool_id: str | None
     name: str
     root: int
     folder: int
@@ -79,13 +82,14 @@ class Stage:
 
 
 @contextmanager
-def staged(pool: str) -> Iterator[Stage]:
-    """Room to make something in. Whatever is still there when it is left is deleted. Errors are `Unusable`."""
+def staged(pool: str, pool_id: str | None = None) -> Iterator[Stage]:
+    """Room to make something in, in the pool alone whose mark says `pool_id`. Whatever is still there when it is left
+    is deleted. Errors are `Unusable`."""
     try:
-        with open_folder(pool) as root:
+        with open_beneath(pool, pool, reopening.is_still(pool_id)) as root:
             name, folder = _locked_folder(root)
             try:
-                yield Stage(pool, name, root, folder)
+                yield Stage(pool, pool_id, name, root, folder)
             finally:
                 if is_still(folder, name, root):
                     delete(name, root)

@@ -76,7 +76,7 @@ class LeasedTgt(Tgt):
         somebody may be about to write the next record: `cut` and `release` let go of it."""
         image = export.image
         try:
-            right = await trio.to_thread.run_sync(read_right_at, image.pool, image.path, image.vid)
+            right = await trio.to_thread.run_sync(read_right_at, image.pool, image.path, image.vid, image.pool_id)
         except Unusable as problem:
             raise NotServing(str(problem)) from problem
         if right is not None and right.held and right.epoch == export.epoch:

@@ -33,7 +33,7 @@ from matcher.trust.requests import make_request
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
 from matcher.wire.codec import decode, encode, from_json, to_json
 from matcher.wire.framing import frame
-from matcher.wire.messages import Answer, Message, Query, Reason, Refused, Role
+from matcher.wire.messages import Answer, Message, Query, Reason, Refused, Role, VmViews
 from matcher.wire.realm import (
     Admitted,
     ChangeGrant,
@@ -116,7 +116,7 @@ class Host:
             self.port,
             1,
             "0.1",
-            0,
+            len(mine.vms) if isinstance(mine := self.answers.get("GET /v1/vms"), VmViews) else 0,
             "CPU",
             "X86_64",
             "kvm",

@@ -146,11 +146,13 @@ class Storage:
     async def get(self, who: Identity, path: str, answer: type[M]) -> M | Refused:
         return await self._ask(who, lambda connection: connection.ask("GET", path, answer))
 
-    async def order(self, who: Identity, method: str, path: str, body: Message | None = None) -> VolumeView | Refused:
-        """A change, to its end."""
+    async def order(
+        self, who: Identity, method: str, path: str, body: Message | None = None, *, name: str = ""
+    ) -> VolumeView | Refused:
+        """A change, to its end; `name`: of the request, so that it can be repeated."""
 
         def ask(connection: Connection) -> VolumeView | Refused:
-            first = connection.first(method, path, VolumeProgress, body)
+            first = connection.first(method, path, VolumeProgress, body, name=name)
             if isinstance(first, Refused):
                 return first
             last = [first, *connection.rest(VolumeProgress, 10)][-1]

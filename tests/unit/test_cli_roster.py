@@ -21,7 +21,7 @@ from matcher.trust.identity import load_identity
 from matcher.trust.issuing import ENDING_S, Issuer
 from matcher.trust.root import next_anchor
 from matcher.trust.tokens import read_token
-from matcher.wire.messages import Reason, Refused
+from matcher.wire.messages import Reason, Refused, Role
 from matcher.wire.realm import Grant, Invited, Verb
 from tests.fakes.hosts import Link, keyboard
 
@@ -155,6 +155,41 @@ def test_hosts_that_lag_behind_are_named(link: Link, capsys: pytest.CaptureFixtu
     said = " / ".join(status_now(capsys)["warnings"])
     assert "h2 is at epoch 1, others are at 2" in said
     assert "different revocations" in said
+
+
+def test_where_hosts_differ_each_is_named_with_what_it_says(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    link["h2"].away = True
+    link["h0"].learn(link.realm.issuer.revoke("host", "h1", "", wall_s=time.time()))
+    link["h2"].away = False
+    assert any("different revocations (h0 1, h2 0)" in warning for warning in status_now(capsys)["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"epoch": 9, "issuers": ("ee" * 8,), "name": "mine"}, "h1 speaks of epoch 9, and 1 is the newest"),
+        ({"issuers": ("ee" * 8,)}, "h1 tells of issuers that the root has not signed so"),
+        ({"roots": ("e" * 64,)}, "h1 tells of roots that the root has not signed so"),
+        ({"realm_id": "e" * 16}, "h1 speaks of another realm"),
+        ({"issues_here": True, "issuer_here": "ee" * 8}, "h1 says that it issues, and the root has not named its key"),
+        ({"key_number": 7}, "different tag keys (h0 1, h1 7, h2 1)"),
+    ],
+)
+def test_no_host_is_believed_what_the_root_has_not_signed(
+    link: Link, capsys: pytest.CaptureFixture[str], lie: dict[str, Any], said: str
+) -> None:
+    true = status_now(capsys)
+    status = link["h1"]._get_realm(link.realm["ada"].principal, b"")
+    link["h1"].answers["GET /v1/realm"] = replace(status, **lie)
+    now = status_now(capsys)
+    assert any(said in warning for warning in now["warnings"])
+    signed = ("id", "name", "epoch", "issuers", "issuers_until", "roots", "rotating", "key_number")
+    assert [now[key] for key in signed] == [true[key] for key in signed]
+
+
+def test_a_host_with_storage_alone_is_asked_as_well(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    link["h2"].role = Role.STORAGE
+    assert [host["host"] for host in status_now(capsys)["hosts"]] == ["h0", "h1", "h2"]
 
 
 def test_a_host_that_has_not_heard_an_issuer_for_a_day_is_named(link: Link, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from matcher.cli import volume
 from matcher.cli.failures import Exit, Failure
-from matcher.wire.messages import ImageFormat, Reason, Refused, Role
+from matcher.wire.messages import ImageFormat, Reason, Refused, Role, VmViews
 from matcher.wire.volumes import VolumeView, VolumeViews
+from specs.ids import dashed
+from tests.fakes.door import VM
 from tests.fakes.hosts import Host, Link, keyboard
 
 
@@ -35,6 +38,11 @@ def has(link: Link, name: str, *views: VolumeView, left_out: int = 0) -> None:
     storage.answers["GET /v1/volumes"] = VolumeViews(views, left_out)
 
 
+def computes(link: Link, name: str, vm_id: str) -> None:
+    """The host has a VM of mine."""
+    link[name].answers["GET /v1/vms"] = VmViews((replace(VM, id=vm_id),))
+
+
 def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
@@ -52,6 +60,28 @@ def test_the_volumes_of_all_storage_hosts_are_one_list(link: Link, capsys: pytes
     assert "bootable,readonly" in table
     assert "attached: web" in table
     assert "1.125 GB" in table
+
+
+def test_a_seed_whose_vm_no_host_has_is_told_of_with_the_command_that_removes_it(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = {"private": True, "readonly": True, "owner": link.realm["ada"].principal.id}
+    gone, living, held = "d" * 32, "e" * 32, "f" * 32
+    seeds = [
+        view("1", "gone-seed", "h1", goes_with=gone, **private),
+        view("2", "living-seed", "h1", goes_with=living, **private),
+        view("4", "anothers", "h1", goes_with=gone, owner="9" * 64),
+        view("3", "held-seed", "h1", goes_with=held, state="attached", **private),
+    ]
+    has(link, "h1", *seeds)
+    computes(link, "h2", living)
+    volume.ls()
+    told = capsys.readouterr().err
+    assert f"electros volume rm {dashed('1' * 32)}" in told
+    assert "living-seed" not in told
+    assert "anothers" not in told
+    assert f"takeover {dashed('3' * 32)} --host-is-dead; electros volume rm {dashed('3' * 32)}" in told
+    assert f"takeover {dashed('1' * 32)}" not in told
 
 
 def test_what_does_not_fit_one_answer_is_told_of(link: Link, capsys: pytest.CaptureFixture[str]) -> None:

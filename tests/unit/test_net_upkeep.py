@@ -1,5 +1,6 @@
 """Keeping a membership alive: which daemon does the work, what the other hears, when a host is too old to take more."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from matcher.trust.tag_keys import OVERLAP_S
 from matcher.trust.tokens import read_token
 from matcher.wire.framing import frame
 from matcher.wire.messages import Refused
-from matcher.wire.realm import Done, Invited, InviteHost, News, Revoke
+from matcher.wire.realm import ChangeGrant, Done, Grant, Invited, InviteHost, News, Revoke
 from specs.ids import HostId
 from tests.fakes.door import open_door
 from tests.fakes.realms import FOUNDER, Realm, crash_at, make_realm
@@ -33,7 +34,8 @@ def realm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Realm:
 
 
 def upkeep_of(realm: Realm, name: str, *, port: int) -> Upkeep:
-    return Upkeep(load_identity(realm.folder / name), port=port)
+    """atomd's has port 7766."""
+    return Upkeep(load_identity(realm.folder / name), port=port, is_first=port == 7766)
 
 
 def desk_of(realm: Realm, tmp_path: Path) -> Desk:
@@ -225,6 +227,11 @@ async def test_who_issues_nothing_says_so(realm: Realm, tmp_path: Path) -> None:
     assert isinstance(said, Refused)
     assert said.code == "not-an-issuer"
     assert not desk.status().issues_here
+    await desk.change_grant(ChangeGrant("ada", Grant()), admin(realm))
+    await desk.revoke(Revoke("user", "ada", ""), admin(realm))
+    noted = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [line["what"] for line in noted] == ["realm.invite", "realm.grant", "realm.revoke"]
+    assert {line["outcome"] for line in noted} == {"refused: not-an-issuer"}
 
 
 async def test_the_root_alone_makes_an_issuer_of_a_key(realm: Realm, tmp_path: Path) -> None:

@@ -87,13 +87,13 @@ async def test_a_volume_is_made_in_the_room_that_was_offered_and_is_its_makers(t
     assert '"volume.change"' in storage.audit.read_text()
 
 
-async def test_the_same_order_again_is_the_same_volume(tmp_path: Path, realm: Realm) -> None:
+async def test_the_same_request_again_is_the_same_volume(tmp_path: Path, realm: Realm) -> None:
     async with open_storage(tmp_path, realm["h1"]) as storage:
         body = new(storage.pledge(realm["ann"], NEW, 1024))
         answers: list[VolumeView | Refused] = []
 
         async def ask() -> None:
-            answers.append(await storage.order(realm["ann"], "POST", "/v1/volumes", body))
+            answers.append(await storage.order(realm["ann"], "POST", "/v1/volumes", body, name="made-once"))
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -194,11 +194,13 @@ async def test_format_and_size_change_and_the_volume_goes(tmp_path: Path, realm:
         assert code(smaller) == "not-done"
         both = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(name="a", size_mib=384))
         assert code(both) == "bad-request"
-        gone = await storage.order(realm["ann"], "DELETE", path)
+        gone = await storage.order(realm["ann"], "DELETE", path, name="a")
         assert isinstance(gone, VolumeView)
         assert storage.files() == before
-        again = await storage.order(realm["ann"], "DELETE", path)
+        again = await storage.order(realm["ann"], "DELETE", path, name="a")
         assert again == gone, "the answer was lost, and is given again"
+        assert code(await storage.order(realm["ann"], "DELETE", path, name="b")) == "not-found"
+        assert code(await storage.order(realm["ann"], "DELETE", path)) == "not-found"
 
 
 async def test_the_copy_of_a_private_volume_is_private_whatever_is_asked(tmp_path: Path, realm: Realm) -> None:
@@ -237,6 +239,50 @@ async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_starte
         attach(storage, NEW, ann, generation=2)
         again = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("t", over))
         assert code(again) == "volume-in-use", "it was started meanwhile"
+
+
+def write_into(storage: Storage, vid: Vid, data: bytes) -> None:
+    """As a VM does that runs for a while."""
+    with image_of(storage, vid).open("r+b") as file:
+        file.write(data)
+
+
+def image_of(storage: Storage, vid: Vid) -> Path:
+    return storage.pool / f"{dashed(vid)}.elimg" / storage.catalogue.snapshot().volumes[vid].image
+
+
+@pytest.mark.parametrize("name", ["", "another"])
+async def test_the_same_words_as_a_moment_ago_are_another_request(tmp_path: Path, realm: Realm, name: str) -> None:
+    ann, path = realm["ann"], f"/v1/volumes/{NEW}"
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        assert isinstance(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s")), VolumeView)
+        for named in ("one", name):
+            write_into(storage, NEW, b"a VM was here")
+            assert isinstance(
+                await storage.order(ann, "POST", f"{path}/rollback", RollBack("s"), name=named), VolumeView
+            )
+            assert image_of(storage, NEW).read_bytes()[:13] == bytes(13)
+
+
+async def test_a_request_that_is_repeated_late_is_not_done_again_whatever_came_between(
+    tmp_path: Path, realm: Realm
+) -> None:
+    ann, path = realm["ann"], f"/v1/volumes/{NEW}"
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        assert isinstance(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s")), VolumeView)
+        first = await storage.order(ann, "POST", f"{path}/rollback", RollBack("s"), name="lost")
+        assert isinstance(await storage.order(ann, "PATCH", path, ChangeVolume(size_mib=1152)), VolumeView)
+        write_into(storage, NEW, b"a VM was here")
+        assert await storage.order(ann, "POST", f"{path}/rollback", RollBack("s"), name="lost") == first
+        assert image_of(storage, NEW).read_bytes()[:13] == b"a VM was here"
+
+
+async def test_a_name_that_is_none_is_refused(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        asked = storage.order(realm["ann"], "DELETE", f"/v1/volumes/{NEW}", name="a b")
+        assert code(await asked) == "bad-request"
 
 
 async def test_an_image_is_fetched_from_addresses_that_the_settings_open_and_its_checksum_is_kept(

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from matcher.net.caller import Caller
 from matcher.wire.messages import Refused
-from matcher.wire.volumes import Detach, Detached
+from matcher.wire.realm import Done
+from matcher.wire.volumes import Detach, Detached, VolumeView
 from specs.ids import HostId, UserId, Vid, VmId, dashed
 from storaged.images import changing
 from storaged.journal import JournalError
@@ -111,6 +113,51 @@ async def test_one_that_can_not_be_removed_keeps_no_vm(
         assert await ended(storage, realm, gone=True) == Detached()
         assert storage.keeper.state.attachments == ()
         assert "stays, though its VM is removed" in caplog.text
+
+
+async def test_one_that_nobody_has_says_so_and_one_that_its_vm_has_does_not(tmp_path: Path, realm: Realm) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        free = await seen(storage, realm)
+        assert f"VM {dashed(VM)}, with which it goes, does not have it" in free.why
+        has(storage, realm, host="h2")
+        assert (await seen(storage, realm)).why == ""
+
+
+async def test_its_owner_frees_one_from_a_host_that_is_dead_and_removes_it(tmp_path: Path, realm: Realm) -> None:
+    ann = realm["ann"]
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        has(storage, realm, host="h2")
+        refused = await storage.order(ann, "DELETE", f"/v1/volumes/{SEED}")
+        assert isinstance(refused, Refused)
+        assert await take_over(storage, realm) == Done(f"volume {SEED} is free: 1 VMs of other hosts have it no more")
+        assert [each.vid for each in storage.exports.ended] == [SEED]
+        assert isinstance(await storage.order(ann, "DELETE", f"/v1/volumes/{SEED}"), VolumeView)
+        assert not is_there(storage, SEED)
+
+
+async def test_one_that_a_vm_on_its_own_host_has_or_that_can_not_be_cut_stays_its_vms(
+    tmp_path: Path, realm: Realm
+) -> None:
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        has(storage, realm)
+        assert isinstance(await take_over(storage, realm), Refused)
+        assert storage.keeper.is_attached(SEED)
+        await ended(storage, realm, gone=False)
+        has(storage, realm, generation=2, host="h2")
+        storage.exports.is_stuck = True
+        assert isinstance(await take_over(storage, realm), Refused)
+        assert storage.keeper.is_attached(SEED)
+
+
+async def seen(storage: Storage, realm: Realm) -> VolumeView:
+    view = await storage.get(realm["ann"], f"/v1/volumes/{SEED}", VolumeView)
+    assert isinstance(view, VolumeView)
+    return view
+
+
+async def take_over(storage: Storage, realm: Realm) -> Done | Refused:
+    caller = Caller(realm["ann"].principal, "")
+    return await storage.store.take_over(SEED, caller)
 
 
 def _fails(*_: object) -> None:

@@ -332,7 +332,7 @@ def test_a_pool_that_fills_up_half_way_is_a_refusal_and_the_volumes_are_free_aga
 ) -> None:
     really_write = write_right
 
-    def fail_on_two(pool: str, path: str, right: Right) -> None:
+    def fail_on_two(pool: str, path: str, right: Right, _: str | None) -> None:
         if right.vid == TWO and right.held:
             raise Unusable("attachment.json can't be written: No space left on device")
         really_write(pool, path, right)
@@ -346,7 +346,7 @@ def test_a_pool_that_fills_up_half_way_is_a_refusal_and_the_volumes_are_free_aga
 def test_what_could_not_be_freed_again_is_found_by_a_detach(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     really_write = write_right
 
-    def fail_after_one(pool: str, path: str, right: Right) -> None:
+    def fail_after_one(pool: str, path: str, right: Right, _: str | None) -> None:
         if right.vid == TWO or not right.held:
             raise Unusable("attachment.json can't be written: Input/output error")
         really_write(pool, path, right)

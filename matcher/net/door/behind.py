@@ -95,8 +95,8 @@ class Host(Protocol):
     async def console(self, vm_id: VmId, caller: Caller) -> Console | Refused: ...
 
 
-class Desk(Protocol):
-    """The realm, as far as this host has it. A host that is no issuer refuses what only one can do."""
+class Board(Protocol):
+    """The realm, as far as this host knows it."""
 
     def status(self) -> RealmStatus: ...
 
@@ -107,6 +107,14 @@ class Desk(Protocol):
     async def offer(self, documents: bytes, caller: Caller) -> Done | Refused:
         """`documents` are signed and framed; they prove themselves, whoever brings them."""
         ...
+
+    def denied(self, caller: Caller, asked: str, why: str) -> None:
+        """The door has refused what this caller's grant does not allow: for the audit. `asked` is method and path."""
+        ...
+
+
+class Desk(Board, Protocol):
+    """The realm, as far as this host has it. A host that is no issuer refuses what only one can do."""
 
     async def renew(self, renew: Renew, caller: Caller, leaf: bytes) -> Admitted | Refused:
         """`leaf` (DER) is what the caller has shown; it may be one that another grant has superseded."""
@@ -125,10 +133,6 @@ class Desk(Protocol):
         ...
 
     def members(self, caller: Caller) -> Members | Refused: ...
-
-    def denied(self, caller: Caller, asked: str, why: str) -> None:
-        """The door has refused what this caller's grant does not allow: for the audit. `asked` is method and path."""
-        ...
 
     def is_joining(self) -> bool:
         """Whether a token is pending here, so that strangers may come to redeem it."""

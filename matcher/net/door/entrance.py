@@ -5,6 +5,7 @@ asked with the grant in the leaf is told to the desk, for the audit.
 """
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from matcher.net.caller import Caller
+from matcher.net.caller import REQUEST, REQUEST_PATTERN, Caller
 from matcher.net.door.admission import Limits, Places
 from matcher.net.door.asking import Asking, Denied, Disconnected, Handler, no, refused
 from matcher.net.door.routes import ROUTES, Found, Octets, Route, Table, Who
@@ -99,7 +100,7 @@ class Entrance:
             raise Denied(refused("denied", "origin", "to be asked by a web page", "this door is not for web pages"))
         if route is None:
             raise Denied(_nothing_there(connection, found))
-        caller = Caller(who, line.address)
+        caller = Caller(who, line.address, _request(connection))
         self._check_right(route, caller)
         line.uploads = route.question is Octets.IMAGE
         with self._counted(line, route, caller.id):
@@ -176,6 +177,15 @@ def _unclear(connection: HTTPConnection) -> Refused | None:
     if connection.scope["path"][:1] != "/":
         return refused("bad-request", "path", connection.scope["path"][:100], "no path; this door is no proxy")
     return None
+
+
+def _request(connection: HTTPConnection) -> str:
+    """The name that the caller gave this request. Raises `Denied`."""
+    name: str = connection.headers.get(REQUEST, "")
+    if name and not re.fullmatch(REQUEST_PATTERN, name):
+        has = "1 to 64 letters, digits, dashes and underscores"
+        raise Denied(refused("bad-request", REQUEST, "a name for this request", has))
+    return name
 
 
 def _headers(denied: Denied, found: Found) -> dict[str, str]:

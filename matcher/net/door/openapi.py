@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from matcher.net.caller import REQUEST, REQUEST_PATTERN
 from matcher.net.door.routes import Lines, Octets, Route, Who
 from matcher.wire.messages import Message, Refused
+from matcher.wire.volumes import VolumeProgress
 
 VERSION = "1"
 MEDIA = {
@@ -109,6 +111,10 @@ def _parameters(route: Route) -> list[Json]:
         parameters.append(
             {"name": route.query.name, "in": "query", "description": route.query.summary, "schema": schema}
         )
+    if route.answer == Lines(VolumeProgress):
+        said = "your own name for this request: repeated under it within minutes, it is done once"
+        schema = {"type": "string", "pattern": REQUEST_PATTERN}
+        parameters.append({"name": REQUEST, "in": "header", "description": said, "schema": schema})
     return parameters
 
 

@@ -23,12 +23,12 @@ import trio
 
 from matcher.net.door.admission import Limits, Places, Share
 from matcher.net.door.asking import Handler
-from matcher.net.door.behind import Desk, Host, Store
+from matcher.net.door.behind import Board, Desk, Host, Store
 from matcher.net.door.conversing import Conversation
 from matcher.net.door.describing import OPENAPI, described
 from matcher.net.door.entrance import Denial, Entrance, Line
 from matcher.net.door.joining import Joins
-from matcher.net.door.realm_rooms import RealmRooms
+from matcher.net.door.realm_rooms import BoardRooms, RealmRooms
 from matcher.net.door.rooms import Rooms
 from matcher.net.door.secured import Plain, Secured
 from matcher.net.door.volume_rooms import VolumeRooms
@@ -57,6 +57,7 @@ async def serve(
     host: Host | None = None,
     desk: Desk | None = None,
     *,
+    board: Board | None = None,
     store: Store | None = None,
     port: int = PORT,
     limits: Limits = Limits(),  # noqa: B008  frozen
@@ -64,11 +65,12 @@ async def serve(
 ) -> None:
     """Serve until cancelled, on IPv4 and IPv6; started once the sockets listen. `port` 0: any that is free.
 
-    The door has the routes of what stands behind it: VMs, the realm, volumes.
+    The door has the routes of what stands behind it: VMs, the realm (a desk, or the board of a host that issues
+    nothing), volumes.
     Raises `OSError` where it can't listen, or the identity's files can't be read.
     """
     _allow_files()
-    door = _Door(identity, _handlers(identity, host, desk, store), _denied(desk, store), desk, limits)
+    door = _Door(identity, _handlers(identity, host, desk, board, store), _denied(desk, store), desk, limits)
     listening = _listening(port)
     async with trio.open_nursery() as nursery:
         for each in listening:
@@ -77,8 +79,12 @@ async def serve(
         task_status.started(Opened(listening[0].getsockname()[1], door.counters))
 
 
-def _handlers(identity: Identity, host: Host | None, desk: Desk | None, store: Store | None) -> Mapping[str, Handler]:
+def _handlers(
+    identity: Identity, host: Host | None, desk: Desk | None, board: Board | None, store: Store | None
+) -> Mapping[str, Handler]:
     handlers: dict[str, Handler] = {}
+    if board is not None:
+        handlers |= BoardRooms(board).handlers()
     if host is not None:
         handlers |= Rooms(host, identity.verifier).handlers()
     if desk is not None:
