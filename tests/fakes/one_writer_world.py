@@ -23,9 +23,9 @@ from typing import TypeVar
 
 import trio
 
-from atomd.lifecycle import State, Vm
-from atomd.storage import Storage
-from atomd.volumes import Answer, Silent
+from atomd.vms.lifecycle import State, Vm
+from atomd.volumes.answers import Answer, Silent
+from atomd.volumes.storage import Storage
 from matcher.net import local
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed

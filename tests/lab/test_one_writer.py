@@ -20,7 +20,7 @@ from random import Random
 import pytest
 import trio
 
-from atomd.lifecycle import Vm
+from atomd.vms.lifecycle import Vm
 from matcher.wire.messages import Refused
 from matcher.wire.volumes import Attached
 from specs.ids import VmId
