@@ -79,7 +79,11 @@ class Proposer:
             return Nothing((*over, *fitted.reasons), aloud=bool(over))
         if over:
             return Nothing(over, aloud=True)
-        return Proposal(fitted.placed.claim, self._offer(pledge, pledge.vm, fitted.placed.claim, fitted.placed.score))
+        return Proposal(
+            fitted.placed.claim,
+            self._offer(pledge, pledge.vm, fitted.placed.claim, fitted.placed.score),
+            at_once=self._admission.quota.has(VmId(pledge.vm_id), user),  # it ran here: its user prefers this host
+        )
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face
@@ -119,6 +123,16 @@ class ComputeAnswers:
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         self._know(user)
         return self._offering.pledge(pledge, user, now_s)
+
+    def hear(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit] | None:
+        self._know(user)
+        return self._offering.hear(pledge, user, now_s)
+
+    def due(self, now_s: float) -> Sequence[str]:
+        return self._offering.due(now_s)
+
+    def next_deadline_s(self) -> float | None:
+        return self._offering.next_deadline_s()
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)
