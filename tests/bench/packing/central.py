@@ -1,11 +1,14 @@
 """Who knows everything: a scheduler in the middle, with all hosts before it; and one that asks a sample of them."""
 
 import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 
-from tests.bench.packing.workload import HOURS, Vm
+from tests.bench.packing.workload import Vm
 
 Room = list[int]  # free cores, free GiB, all cores, all GiB
+Waste = Callable[[Room, int, int], float]  # the least is best
 
 
 def waste(room: Room, cores: int, gib: int) -> float:
@@ -14,28 +17,56 @@ def waste(room: Room, cores: int, gib: int) -> float:
     return a + b + abs(a - b) / 2 + (0.3 if room[0] == room[2] and room[1] == room[3] else 0)
 
 
-def best_fit(rooms: list[Room], vm: Vm) -> Room | None:
+def best_fit(rooms: list[Room], vm: Vm, waste: Waste) -> Room | None:
     fitting = [room for room in rooms if room[0] >= vm.cores and room[1] >= vm.gib]
     return min(fitting, key=lambda room: waste(room, vm.cores, vm.gib)) if fitting else None
 
 
-def churn(hosts: list[tuple[int, int]], groups: list[list[Vm]], *, sample: int = 0, seed: int = 0) -> float:
-    """The share of core-hours that found no place, of all that came after the first `HOURS`."""
-    rooms, random = [[c, g, c, g] for c, g in hosts], Random(seed)
+def tight(room: Room, cores: int, gib: int) -> float:
+    """As our hosts score themselves (`atomd.score`): who chooses by this among all has heard every offer."""
+    return -(((cores / room[0]) * (gib / room[1])) ** 0.5)
+
+
+@dataclass
+class Seen:
+    """`refused` of the core-hours `asked` for since counting began; `there` are (host, VM) at the end."""
+
+    asked: float = 0.0
+    refused: float = 0.0
+    there: list[tuple[int, Vm]] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        return self.refused / self.asked if self.asked else 0.0
+
+
+def churn(
+    shapes: Sequence[tuple[int, int]], vms: Iterable[Vm], *, from_h: float, sample: int = 0, waste: Waste = waste,
+    there: Sequence[tuple[int, Vm]] = (),
+) -> Seen:  # fmt: skip
+    """VMs come and go; `there` are those of before."""
+    rooms, random, seen = [[c, g, c, g] for c, g in shapes], Random(len(shapes)), Seen()
+    number_of = {id(room): number for number, room in enumerate(rooms)}
     ends: list[tuple[float, int, Room, Vm]] = []
-    asked = refused = 0.0
-    for number, vm in enumerate(vm for group in groups for vm in group):
+
+    def seat(room: Room, vm: Vm) -> None:
+        room[0] -= vm.cores
+        room[1] -= vm.gib
+        heapq.heappush(ends, (vm.at_h + vm.life_h, len(ends) + id(vm), room, vm))
+
+    for host, vm in there:
+        seat(rooms[host], vm)
+    for vm in vms:
         while ends and ends[0][0] <= vm.at_h:
             _, _, room, gone = heapq.heappop(ends)
             room[0] += gone.cores
             room[1] += gone.gib
-        room = best_fit(random.sample(rooms, min(sample, len(rooms))), vm) if sample else None
-        room = room or best_fit(rooms, vm)
-        if vm.at_h > HOURS:
-            asked += vm.core_h
-            refused += vm.core_h if room is None else 0.0
-        if room is not None:
-            room[0] -= vm.cores
-            room[1] -= vm.gib
-            heapq.heappush(ends, (vm.at_h + vm.life_h, number, room, vm))
-    return refused / asked
+        found = best_fit(random.sample(rooms, min(sample, len(rooms))), vm, waste) if sample else None
+        found = found or best_fit(rooms, vm, waste)
+        if vm.at_h > from_h:
+            seen.asked += vm.core_h
+            seen.refused += vm.core_h if found is None else 0.0
+        if found is not None:
+            seat(found, vm)
+    seen.there = [(number_of[id(room)], vm) for _, _, room, vm in ends]
+    return seen

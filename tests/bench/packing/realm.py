@@ -33,7 +33,19 @@ from matcher.scheduler.outcomes import (
 from matcher.scheduler.placing import Placing
 from matcher.scheduler.pledging import Errand
 from matcher.trust.principal import Principal
-from matcher.wire.messages import Accelerator, Arch, Firmware, Pledge, Refused, Reveal, Role, Unfit, VmAsk, VmOffer
+from matcher.wire.messages import (
+    Accelerator,
+    Arch,
+    Firmware,
+    Pledge,
+    Policy,
+    Refused,
+    Reveal,
+    Role,
+    Unfit,
+    VmAsk,
+    VmOffer,
+)
 from specs.ids import HostId, OfferId, UserId, VmId, new_id
 from tests.bench.packing.workload import Vm
 
@@ -153,6 +165,14 @@ class Host:
             return Refused(str(committed), ())
         self._check()
         return Committed()
+
+    def settle(self, vm: Vm, offer_id: OfferId) -> None:
+        residents = self.ledger.residents(self._timeline.now_s)
+        whose = {"vm_id": VmId(offer_id), "user_id": UserId("0" * 64)}
+        placed = place_on(vm_ask(vm), self._now.of(residents), policy=Policy.PACK, **whose)  # type: ignore[arg-type]
+        assert placed is not None, "it was counted before"
+        self.ledger.restore(offer_id, placed.claim)
+        self._timeline.at((vm.at_h + vm.life_h) * HOUR_S, lambda: self.ledger.release(offer_id))
 
     def _wake(self) -> None:
         due_s = self.offering.next_deadline_s()
@@ -290,9 +310,7 @@ class Client:
             self.told.placed_s = self._timeline.now_s - self._begun_s
             self.told.score = outcome.offer.score
             ledger, offer_id = self._realm.by_id[outcome.host_id].ledger, OfferId(outcome.offer.offer_id)
-            self._timeline.at(
-                self._timeline.now_s + self.told.vm.life_h * HOUR_S, lambda: ledger.release(offer_id)
-            )
+            self._timeline.at(self._timeline.now_s + self.told.vm.life_h * HOUR_S, lambda: ledger.release(offer_id))
 
 
 class Realm:
@@ -309,6 +327,12 @@ class Realm:
         self.hosts = [Host(number, shape, self.link, self.random, known) for number, shape in enumerate(shapes)]
         self.by_id = {host.id: host for host in self.hosts}
 
+    def settle(self, there: Sequence[tuple[int, Vm]], at_h: float) -> None:
+        """VMs that are here when the clock begins."""
+        self.timeline.now_s = at_h * HOUR_S
+        for number, vm in there:
+            self.hosts[number].settle(vm, OfferId(new_id(self.random)))
+
     def place(self, group: Sequence[Vm], within_s: float = 0.0) -> list[Told]:
         """All of a group at once, each by a client of its own, until each has its outcome."""
         self.timeline.run_until(group[0].at_h * HOUR_S)
@@ -323,5 +347,3 @@ class Realm:
         while len(clients) < len(group) or not all(client.is_over for client in clients):
             self.timeline.step()
         return [client.told for client in clients]
-
-

@@ -1,7 +1,7 @@
 """What is asked for, and on which machines: an Azure-like mix of sizes and lifetimes, and hosts of four shapes.
 
-Cores <= 2 58 %, 4 23 %, 8 12.5 %, 16 5.5 %, 32 1 %; 1 to 8 GiB a core; 65 % live an hour at most, 88 % 20 hours, 8 % more
-than 100 (shares read off the plots of AzurePublicDataset V2, 2019).
+Cores <= 2 58 %, 4 23 %, 8 12.5 %, 16 5.5 %, 32 1 %; 1 to 8 GiB a core; 65 % live an hour at most, 88 % 20 hours, 8 %
+more than 100 (shares read off the plots of AzurePublicDataset V2, 2019).
 """
 
 from collections.abc import Iterator
