@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from atomd.capacity.fit import Misfit, fit
+from atomd.capacity.fit import reasons_against
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import capacity
+from atomd.capacity.occupancy import LastOccupancy, capacity
+from atomd.capacity.placement import place_on
 from atomd.capacity.quota import Want
 from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
@@ -53,6 +54,7 @@ class Proposer:
     ) -> None:
         self._face, self._down = face, down
         self._admission, self._minute = admission, minute
+        self._now = LastOccupancy(face.hardware)
 
     def propose(self, pledge: Pledge, user: User, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
         if pledge.vm is None or (self._face.pretended and not pledge.dry):
@@ -64,22 +66,22 @@ class Proposer:
         if down is not None:
             hint = "its sysadmin can say: systemctl status libvirtd"
             return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
-        fitted = fit(
-            pledge.vm,
-            self._face.hardware,
-            residents,
-            vm_id=VmId(pledge.vm_id),
-            user_id=UserId(user.id),
-            policy=Policy(pledge.policy),
-        )
-        claim = None if isinstance(fitted, Misfit) else fitted.placed.claim
-        want = Want(VmId(pledge.vm_id), pledge.vm, claim, pledge.generation)
+        now, vm_id, user_id = self._now.of(residents), VmId(pledge.vm_id), UserId(user.id)
+        placed = place_on(pledge.vm, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
+        claim = placed.claim if placed is not None else None
+        want = Want(vm_id, pledge.vm, claim, pledge.generation)
         over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
-        if isinstance(fitted, Misfit):
-            return Nothing((*over, *fitted.reasons), aloud=bool(over))
+        if placed is None:
+            is_said = pledge.dry or bool(over)
+            against = reasons_against(pledge.vm, now, user_id) if is_said else ()
+            return Nothing((*over, *against), aloud=bool(over))
         if over:
             return Nothing(over, aloud=True)
-        return Proposal(fitted.placed.claim, self._offer(pledge, pledge.vm, fitted.placed.claim, fitted.placed.score))
+        return Proposal(
+            placed.claim,
+            self._offer(pledge, pledge.vm, placed.claim, placed.score),
+            at_once=self._admission.quota.has(vm_id, user),  # it ran here: its user prefers this host
+        )
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face
@@ -119,6 +121,16 @@ class ComputeAnswers:
     def pledge(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit]:
         self._know(user)
         return self._offering.pledge(pledge, user, now_s)
+
+    def hear(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit] | None:
+        self._know(user)
+        return self._offering.hear(pledge, user, now_s)
+
+    def due(self, now_s: float) -> Sequence[str]:
+        return self._offering.due(now_s)
+
+    def next_deadline_s(self) -> float | None:
+        return self._offering.next_deadline_s()
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)

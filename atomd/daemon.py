@@ -120,7 +120,7 @@ async def _serve(
         hears_uses=core.uses.eat,
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
-    intake = Intake(identity, answers, hears_news=upkeep.hears_news)
+    intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
-from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place, wanted_devices
+from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on, wanted_devices
 from atomd.capacity.traits import arch_for, may_run_so, missing_flags, wanted_archs
 from atomd.inventory.facts import PciDevice
 from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, Policy, Reason, VmAsk
@@ -42,13 +42,17 @@ def fit(
     ask: VmAsk, hardware: Hardware, residents: Collection[Claim], *, vm_id: VmId, user_id: UserId, policy: Policy
 ) -> Fit | Misfit:
     """The placement of one more VM beside these residents, or all the reasons against it."""
-    placed = place(ask, hardware, residents, vm_id=vm_id, user_id=user_id, policy=policy)
-    if placed is not None:
-        return Fit(placed)
     now = Occupancy(hardware, residents)
+    placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=policy)
+    return Misfit(reasons_against(ask, now, user_id)) if placed is None else Fit(placed)
+
+
+def reasons_against(ask: VmAsk, now: Occupancy, user_id: UserId) -> tuple[Reason, ...]:
+    """Of an ask that `place_on` finds no share for."""
+    hardware = now.hardware
     reasons = [*_trait_reasons(ask, hardware), *_slot_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
     reasons += _pci_reasons(ask, now)
-    return Misfit(_at_most(reasons) or (_too_many_functions(ask),))
+    return _at_most(reasons) or (_too_many_functions(ask),)
 
 
 # --- what the host is ----------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ A `Layout` is what never changes while a `Hardware` lasts; it is built once for 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.inventory.facts import Core, PciDevice
@@ -20,7 +21,10 @@ from specs.ids import UserId
 QEMU_MIB = 128  # QEMU's own memory, measured: a base and a share that grows with the guest's page tables
 QEMU_PERCENT = 2
 LAYOUTS_MAX = 256
+KNOWN_MAX = 64  # answers kept by one `Occupancy`
 NO_LIMIT = 1 << 30
+
+T = TypeVar("T")
 
 _BRIDGES = ("0600", "0604")  # VFIO lets host and PCI-to-PCI bridges stay with the host (kernel, vfio.rst)
 
@@ -120,6 +124,8 @@ class Occupancy:
         self.core_users: list[set[UserId]] = [set() for _ in hardware.cores]
         self.free_mib = dict(hardware.ram_mib)
         self.taken_pci: set[str] = set()
+        self._are_alike = hardware.share_cores_between_users or all(len(core.threads) == 1 for core in hardware.cores)
+        self._known: dict[Hashable, Any] = {}
         for claim in residents:
             self._seat(claim)
 
@@ -139,7 +145,26 @@ class Occupancy:
         self.taken_pci.update(claim.pci)
 
     def open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
-        """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores."""
+        """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores; not to be
+        changed, since it is kept for the next one who asks by the same rules."""
+        key = (ask.smt, ask.overprovision, self.whose(user_id))
+        return self.once(key, lambda: self._open_units(ask, user_id))
+
+    def whose(self, user_id: UserId) -> UserId | None:
+        """Whose VMs may go where: `None` where that is the same for all users."""
+        return None if self._are_alike else user_id
+
+    def once(self, key: Hashable, found: Callable[[], T]) -> T:
+        """What `found` says, the first time that it is asked for by this key: nothing here changes any more, and VMs
+        come in few sizes, so that the next pledge often asks what the last one did."""
+        if key not in self._known:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[key] = found()
+        known: T = self._known[key]
+        return known
+
+    def _open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
         found: defaultdict[Kind, list[Unit]] = defaultdict(list)
         for index, core in enumerate(self.hardware.cores):
             if self.shut_for_user(index, user_id):
@@ -190,6 +215,20 @@ class Occupancy:
         threads = self.hardware.cores[core].threads
         whole = self.core_vms[core] / self.core_limit[core]
         return sum(max(whole, self.thread_vms[t] / self.thread_limit[t]) for t in threads) / len(threads)
+
+
+class LastOccupancy:
+    """One host's, counted anew only when its residents have changed: most pledges find what the last one found."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._residents: tuple[Claim, ...] = ()
+        self._now = Occupancy(hardware, ())
+
+    def of(self, residents: Collection[Claim]) -> Occupancy:
+        if tuple(residents) != self._residents:
+            self._residents = tuple(residents)
+            self._now = Occupancy(self._now.hardware, residents)
+        return self._now
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ breaking as few idle cores as possible, in the tightest hole (`pack`) or the wid
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
@@ -46,9 +46,22 @@ def place(
     ask: VmAsk, hardware: Hardware, residents: Collection[Claim], *, vm_id: VmId, user_id: UserId, policy: Policy
 ) -> Placed | None:
     """The best share for this ask beside these residents; `None` only where no share exists."""
+    return place_on(ask, Occupancy(hardware, residents), vm_id=vm_id, user_id=user_id, policy=policy)
+
+
+def place_on(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: Policy) -> Placed | None:
+    """`place`, where the residents have been counted already."""
+    key = (ask, policy, now.whose(user_id))
+    placed = now.once(key, lambda: _place(ask, now, vm_id=vm_id, user_id=user_id, policy=policy))
+    if placed is None or (placed.claim.vm_id, placed.claim.user_id) == (vm_id, user_id):
+        return placed
+    return Placed(replace(placed.claim, vm_id=vm_id, user_id=user_id), placed.score)
+
+
+def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: Policy) -> Placed | None:
+    hardware = now.hardware
     if not suits(ask, hardware):
         return None
-    now = Occupancy(hardware, residents)
     need = _Need(ask, now, policy)
     kinds = {kind: units for kind, units in now.open_units(ask, user_id).items() if len(units) >= ask.slots}
     if not kinds or now.free_total_mib() < need.ram_mib or not need.has_devices():

@@ -105,6 +105,10 @@ class Quota:
         claims = [claim for claim in residents if claim.user_id == user_id]
         return use_of(claims, self._vms(user_id), self._kinds)
 
+    def has(self, vm_id: VmId, user: User) -> bool:
+        """Whether it is a VM of the user's that is here, whatever its state."""
+        return vm_id in self._vms(UserId(user.id))
+
     def allows(self, residents: Collection[Claim], claim: Claim, user: User) -> bool:
         """The ledger's judge: whether the user may have `claim` too. By numbers alone, and by what is sure."""
         if claim.overprovision < self.here(user).overprovision_min or Verb.RUN not in user.grant.verbs:

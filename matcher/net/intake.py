@@ -120,12 +120,34 @@ class Answering(Protocol):
     def query(self, query: Query, user: Principal) -> Answer: ...
 
 
+class Later(Protocol):
+    """A daemon that answers some pledges later: `hear` is `None` for such a one, and `due` names it when it is to be
+    answered, once and for certain. `matcher.offers.offering` limits how many wait."""
+
+    def hear(self, pledge: Pledge, user: Principal, now_s: float) -> Sequence[VmOffer | VolumeOffer | Unfit] | None: ...
+
+    def due(self, now_s: float) -> Sequence[str]: ...
+
+    def next_deadline_s(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A pledge whose answer waits, and where the answer goes."""
+
+    came: _Came
+    address: SocketAddress
+    pledge: Pledge
+    user: Principal
+
+
 class Intake:
     """One daemon's way in for datagrams. `counters` tell why silence was kept.
 
     `ignores` is asked before any signature is checked, of what the realm's tag alone vouches for: for what this daemon
     would answer with silence in any case. `hears_news` is called with what hosts tell each other (this host's own word
-    comes back as well), who signed it, and from where it came; the address is no part of what is signed.
+    comes back as well), who signed it, and from where it came; the address is no part of what is signed. `later` is
+    asked instead of `answering` about pledges that came as datagrams; those by HTTPS are answered at once.
     """
 
     def __init__(
@@ -136,10 +158,12 @@ class Intake:
         role: Role = Role.COMPUTE,
         ignores: Callable[[Sealed], bool] = lambda _: False,
         hears_news: HearsNews | None = None,
+        later: Later | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._identity, self._answering, self._role = identity, answering, role
-        self._ignores, self._hears_news = ignores, hears_news
+        self._ignores, self._hears_news, self._later = ignores, hears_news, later
+        self._asked_before: dict[str, _Asked] = {}  # those that wait, by pledge id
         self._budget = Budget()
         self._latest = b""  # of what is in `_heard`
         self._heard = ReplayWindow(keys_max=HEARD_MAX)
@@ -149,7 +173,7 @@ class Intake:
     def __len__(self) -> int:
         """How much is remembered, in entries."""
         windows = (self._heard, self._vain, self._queries)
-        return len(self._budget) + sum(map(len, windows)) + len(self.counters)
+        return len(self._budget) + sum(map(len, windows)) + len(self.counters) + len(self._asked_before)
 
     def count(self, reason: str) -> None:
         known = reason in self.counters or len(self.counters) < COUNTERS_MAX
@@ -175,6 +199,19 @@ class Intake:
         except (BadBytes, Untrusted, _Silence) as error:
             self.count(error.reason)
             return []
+
+    def next_deadline_s(self) -> float | None:
+        """When to call `tick`; `None` while nothing waits."""
+        return self._later.next_deadline_s() if self._later is not None else None
+
+    def tick(self, now_s: float) -> list[Outgoing]:
+        """What to send because time has passed."""
+        sent: list[Outgoing] = []
+        for pledge_id in self._later.due(now_s) if self._later is not None else ():
+            asked = self._asked_before.pop(pledge_id)
+            for reply in self._answering.pledge(asked.pledge, asked.user, now_s):
+                sent += [(answer, asked.address) for answer in self._seal(asked.came, reply, asked.user)]
+        return sent
 
     def receive_body(self, data: bytes, *, now_s: float, wall_ms: int, caller_id: str | None = None) -> list[bytes]:
         """The answers to a pledge that came over HTTPS, since it is too long for a datagram. Raises `BadBytes` or
@@ -225,7 +262,7 @@ class Intake:
         address = answer_address(question.reply, arrival.source, arrival.scope)
         if address is None:
             raise self._in_vain(came, "no address to answer")
-        replies = self._replies(came, question, user)
+        replies = self._replies(came, question, user, address)
         return [(answer, address) for reply in replies for answer in self._seal(came, reply, user)]
 
     def _question(self, came: _Came) -> tuple[Pledge | Query, Principal]:
@@ -235,7 +272,10 @@ class Intake:
         assert isinstance(question, Pledge | Query)
         return question, user
 
-    def _replies(self, came: _Came, question: Pledge | Query, user: Principal) -> Sequence[Reply]:
+    def _replies(
+        self, came: _Came, question: Pledge | Query, user: Principal, address: SocketAddress | None = None
+    ) -> Sequence[Reply]:
+        """`address` is where an answer may go later."""
         if not _is_fresh(question, came):
             self._in_vain(came, "")
             self.count("stale")
@@ -247,12 +287,22 @@ class Intake:
         self.count(type(question).__name__.lower())
         lacking = _lacking(question, user)
         if isinstance(question, Pledge):
-            return [self._beyond(question, lacking)] if lacking else self._answering.pledge(question, user, came.now_s)
+            return [self._beyond(question, lacking)] if lacking else self._answers(came, question, user, address)
         if lacking:
             raise _Silence("grant")
         if not self._queries.fresh(f"{user.id}{question.query_id}".encode(), came.now_s):
             return []
         return [self._answering.query(question, user)]
+
+    def _answers(
+        self, came: _Came, pledge: Pledge, user: Principal, address: SocketAddress | None
+    ) -> Sequence[VmOffer | VolumeOffer | Unfit]:
+        if self._later is None or address is None:
+            return self._answering.pledge(pledge, user, came.now_s)
+        replies = self._later.hear(pledge, user, came.now_s)
+        if replies is None:
+            self._asked_before.setdefault(pledge.pledge_id, _Asked(came, address, pledge, user))
+        return replies or ()
 
     # ---- judging
 

@@ -34,12 +34,12 @@ async def serve(
 ) -> None:
     """Answer datagrams until cancelled; started once the sockets are open and the links are joined."""
     listeners = multicast.listeners(port)
-    senders = {listener.family: _sender(listener.family) for listener in listeners}
+    senders: dict[int, socket.socket] = {listener.family: _sender(listener.family) for listener in listeners}
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_follow_links, listeners)
             for listener in listeners:
-                nursery.start_soon(_answer, listener, senders[listener.family], intake)
+                nursery.start_soon(_answer, listener, senders, intake)
             task_status.started()
     finally:
         for opened in (*listeners, *senders.values()):
@@ -54,10 +54,14 @@ async def end_on_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def _answer(listener: socket.socket, sender: socket.socket, intake: Intake) -> None:
+async def _answer(listener: socket.socket, senders: dict[int, socket.socket], intake: Intake) -> None:
+    """Whoever has heard a pledge that is answered later wakes up for it; if both do, the first answers."""
     while True:
-        await trio.lowlevel.wait_readable(listener)  # a checkpoint also when there is something to read already
-        answer_waiting(listener, sender, intake)
+        due_s = intake.next_deadline_s()
+        with trio.move_on_after(float("inf") if due_s is None else max(0.0, due_s - now_s())):
+            await trio.lowlevel.wait_readable(listener)  # a checkpoint also when there is something to read already
+        answer_waiting(listener, senders[listener.family], intake)
+        answer_due(senders, intake)
 
 
 def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intake) -> int:
@@ -71,6 +75,12 @@ def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intak
         for out in intake.receive(data, arrival, now_s=now_s(), wall_ms=wall_ms()):
             _send(sender, out, intake)
     return BATCH_MAX
+
+
+def answer_due(senders: dict[int, socket.socket], intake: Intake) -> None:
+    """What has waited for its time."""
+    for out in intake.tick(now_s()):
+        _send(senders[socket.AF_INET if len(out[1]) == 2 else socket.AF_INET6], out, intake)
 
 
 def _send(sender: socket.socket, out: Outgoing, intake: Intake) -> None:

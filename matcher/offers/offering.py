@@ -4,22 +4,33 @@ A pledge comes by several links and is repeated by a client that heard nothing, 
 pledge id: a repeat is answered as the first was, but for offers whose holds have ended, and never takes anything more.
 A host that had nothing to say looks again. That memory is the replay window as well: an old pledge is stale before it
 is forgotten.
+
+    pledge --small realm, or at once--> ANSWERED
+       '-----> WAITING --due--> ANSWERED: fit and hold
+                  '--*enough*, *done*--> silent
+
+In a large realm the best answer first (`matcher.offers.feedback`). What waits holds nothing: it is looked at when its
+pledge comes, to know its class, and looked at again when its time has come.
 Pure: callers pass `now_s`, one monotonic clock.
 """
 
 import dataclasses
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
+from matcher.offers.feedback import chance_of, survey_wait_s, wait_s
 from matcher.offers.ledger import PLEDGES_HELD_MAX, Ledger, Refusal, User
 from matcher.wire.messages import REASONS_MAX, Pledge, Reason, Reveal, Role, Unfit, VmOffer, VolumeOffer
 from matcher.wire.seal import opens
+from matcher.wire.slots import LAST, is_spread, slot_of
 from specs.ids import OfferId, PledgeId, UserId, new_id
 
 PLEDGES_MAX = 4096  # remembered at once; beyond it new pledges meet silence
 PLEDGE_MEMORY_S = 65.0  # a pledge is stale after 30 s by either side's clock
+WAITING_MAX = 1024  # answers that wait for their time; beyond it, they do not wait
 REPEAT_S = 0.1  # the same pledge by IPv4 and IPv6 is one pledge; a client repeats later than that
 
 _HOLDS_FULL = Reason(
@@ -37,11 +48,12 @@ Reply = Offer | Unfit
 @dataclass(frozen=True, slots=True)
 class Proposal(Generic[C]):
     """What the host would give: the claim to hold, and the offer but for its id and its time. `reasons` tell of asked
-    things that are here and cannot be given."""
+    things that are here and cannot be given. `at_once`: it is better than its score says, so that it never waits."""
 
     claim: C
     offer: Offer
     reasons: tuple[Reason, ...] = ()
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class _Answered:
     answered_s: float
     replies: tuple[Reply, ...]
     silenced: bool = False
+    waits: bool = False
 
     def offers(self) -> tuple[Offer, ...]:
         return tuple(reply for reply in self.replies if not isinstance(reply, Unfit))
@@ -80,6 +93,42 @@ class Offering(Generic[C]):
         self.hosts_known = 0
         self._proposer, self._ledger, self._random = proposer, ledger, random
         self._answered: dict[PledgeId, _Answered] = {}
+        self._due: list[tuple[float, PledgeId]] = []  # a heap
+
+    def hear(self, pledge: Pledge, user: User, now_s: float) -> tuple[Reply, ...] | None:
+        """As `pledge`; but in a large realm the answer may have to wait, which is `None`, and `due` names it once. A
+        repeat starts nothing anew."""
+        self._forget(now_s)
+        known, hosts = self._answered.get(PledgeId(pledge.pledge_id)), max(self.hosts_known, pledge.hosts_known)
+        if known is not None and known.waits:
+            return None
+        if not is_spread(hosts) or len(self._due) >= WAITING_MAX or self._is_settled(known, UserId(user.id), now_s):
+            return self.pledge(pledge, user, now_s)
+        chance = chance_of(pledge.pledge_id, self.host)
+        if pledge.dry:
+            self._wait(pledge, user, now_s, now_s + survey_wait_s(hosts, chance))
+            return None
+        if known is None and len(self._answered) >= PLEDGES_MAX:
+            return ()
+        proposal = self._proposer.propose(pledge, user, self._ledger.residents(now_s))
+        slot = _slot(proposal)
+        if slot is None:
+            return self._reply(pledge, proposal, user, now_s)
+        self._wait(pledge, user, now_s, now_s + wait_s(slot, hosts, chance))
+        return None
+
+    def next_deadline_s(self) -> float | None:
+        return self._due[0][0] if self._due else None
+
+    def due(self, now_s: float) -> list[PledgeId]:
+        """The pledges to be answered now, by `pledge`; those that were silenced meanwhile get no answer there."""
+        found = []
+        while self._due and self._due[0][0] <= now_s:
+            _, pledge_id = heapq.heappop(self._due)
+            if (known := self._answered.get(pledge_id)) is not None:
+                known.waits = False
+            found.append(pledge_id)
+        return found
 
     def pledge(self, pledge: Pledge, user: User, now_s: float) -> tuple[Reply, ...]:
         """The answers to send for this pledge, now; empty for silence."""
@@ -91,6 +140,22 @@ class Offering(Generic[C]):
         if known is None and len(self._answered) >= PLEDGES_MAX:
             return ()
         proposal = self._proposer.propose(pledge, user, self._ledger.residents(now_s))
+        return self._reply(pledge, proposal, user, now_s)
+
+    def _is_settled(self, known: _Answered | None, user_id: UserId, now_s: float) -> bool:
+        """Whether it has its answer already: to be sent again, or silence."""
+        if known is None:
+            return False
+        return not self._may_repeat(known, user_id, now_s) or bool(known.replies and not known.pledge.dry)
+
+    def _wait(self, pledge: Pledge, user: User, now_s: float, due_s: float) -> None:
+        pledge_id = PledgeId(pledge.pledge_id)
+        fresh = _Answered(pledge, UserId(user.id), now_s, float("-inf"), ())
+        self._answered.setdefault(pledge_id, fresh).waits = True
+        heapq.heappush(self._due, (due_s, pledge_id))
+
+    def _reply(self, pledge: Pledge, proposal: Proposal[C] | Nothing, user: User, now_s: float) -> tuple[Reply, ...]:
+        known = self._answered.get(PledgeId(pledge.pledge_id))
         if isinstance(proposal, Nothing):
             offers: tuple[Reply, ...] = ()
             unfit = self._unfit(pledge, proposal.reasons, aloud=proposal.aloud)
@@ -98,8 +163,9 @@ class Offering(Generic[C]):
             offers = self._offer(pledge, proposal, user, now_s)
             unfit = self._unfit(pledge, proposal.reasons, aloud=True)
         replies = (*offers, *unfit)
-        heard_s = known.heard_s if known is not None else now_s
-        self._answered[PledgeId(pledge.pledge_id)] = _Answered(pledge, user_id, heard_s, now_s, replies)
+        heard_s, waits = (known.heard_s, known.waits) if known is not None else (now_s, False)
+        answered = _Answered(pledge, UserId(user.id), heard_s, now_s, replies, waits=waits)
+        self._answered[PledgeId(pledge.pledge_id)] = answered
         return replies
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
@@ -167,3 +233,12 @@ class Offering(Generic[C]):
             if now_s - oldest.heard_s < PLEDGE_MEMORY_S:
                 return
             del self._answered[pledge_id]
+
+
+def _slot(proposal: Proposal[C] | Nothing) -> int | None:
+    """When the answer may come; `None`: at once. Refusals come last, as they help nobody who hears an offer."""
+    if isinstance(proposal, Nothing):
+        return LAST if proposal.reasons and proposal.aloud else None
+    if proposal.at_once or not isinstance(proposal.offer, VmOffer):
+        return None
+    return slot_of(proposal.offer)

@@ -8,6 +8,10 @@
                       | EXPLAINING --reasons--> FINISHED: no host fits                              |
                       '--it would fit after all                      FINISHED: unknown <--no answer-'
 
+In a small realm all answer at once, and the client waits for those as near as the first. In a large one the best hosts
+answer first (`matcher.wire.slots`), and it is content when the slot of the best class heard has passed, or when enough
+of that class have offered; so it says *enough* before most hosts' turn has come.
+
 The rule at the heart: a confirm that was sent and not answered is *in doubt*. Only a typed refusal, or an abandon that
 the host has noted, lets go of that host; where neither comes, the outcome is `Unknown`, and no second host is asked.
 An abandon may be answered with "committed already": then the VM is there, and that is the outcome.
@@ -44,12 +48,15 @@ from matcher.scheduler.pledging import Errand, make_pledge
 from matcher.scheduler.surveying import Surveying
 from matcher.wire.messages import Abandon, Clock, Confirm, Pledge, Refused, Reveal, Unfit, VmOffer, VolumeOffer
 from matcher.wire.seal import Seal
+from matcher.wire.slots import is_spread, slot_begins_s, slot_of
 from specs.ids import HostId, OfferId
 
 OFFERS_DEADLINE_S = 0.3
 SENDS_MAX = 2  # of one pledge: datagrams get lost
 ROUNDS_MAX = 3  # pledges for one errand
 MARGIN_MIN_S = 0.01  # after the first complete choice, for those that are as near as the first
+PEERS = 4  # offers of the best class that are enough to choose among
+RANKED_PEERS = 256  # offers of any class, where a person ranks them otherwise than the hosts do
 CONFIRM_S = 5.0
 CONFIRM_REPEAT_S = 1.0
 CONNECT_S = 0.8  # for whoever performs `SendConfirm`: a host gone silent is found out before the confirm is repeated
@@ -249,10 +256,11 @@ class Placing:
         """Whatever is heard may complete a choice; the first that does sets the time to stop listening."""
         if self.phase in (Phase.NEW, Phase.FINISHED) or note() is None or self.phase is not Phase.COLLECTING:
             return []
-        current = self._current
-        if current.content_s is None or self._prefer is not None:
-            heard = {choice.host_id for choice in choices(current.answers, now_s=now_s)}
-            current.content_s = self._content_s(current, now_s) if heard else None
+        current, is_large = self._current, is_spread(self._answers.hosts_known)
+        if current.content_s is None or self._prefer is not None or is_large:
+            heard = {choice.host_id: choice for choice in choices(current.answers, now_s=now_s)}
+            content_s = self._turns_end_s if is_large else self._content_s
+            current.content_s = content_s(current, now_s, tuple(heard.values())) if heard else None
             if self._prefer in heard:
                 current.content_s = now_s
         if current.content_s is not None and self._all_offer(current):
@@ -264,13 +272,24 @@ class Placing:
         offering = {heard.host_id for heard in current.answers.vms.values()}
         return len(offering) >= self._errand.hosts_known > 0
 
-    def _content_s(self, current: _Round, now_s: float) -> float:
+    def _content_s(self, current: _Round, now_s: float, heard: tuple[Choice, ...]) -> float:
         """Those as near as the first are waited for. Where a person said which host is best, all are heard: on a busy
         link the best may be the last to answer."""
         if self._prefer is not None or self._value is not None:
             return current.sent_s + OFFERS_DEADLINE_S
         to_first_s = (current.answers.first_s or now_s) - current.sent_s
         return now_s + max(MARGIN_MIN_S, 2 * to_first_s)
+
+    def _turns_end_s(self, current: _Round, now_s: float, heard: tuple[Choice, ...]) -> float:
+        """When the turn of all those has passed that could be better than the best heard, or as good; at once, where
+        enough of its class are there. A preferred host answers at once, if at all."""
+        if self._value is not None:
+            return now_s if len(heard) >= RANKED_PEERS else current.sent_s + OFFERS_DEADLINE_S
+        slots = [slot_of(choice.vm.offer) for choice in heard]
+        best = min(slots)
+        if slots.count(best) >= PEERS:
+            return now_s
+        return current.sent_s + slot_begins_s(best + 1) + MARGIN_MIN_S
 
     def _collected_s(self, current: _Round) -> float:
         deadline_s = current.sent_s + OFFERS_DEADLINE_S

@@ -2,6 +2,8 @@
 
     (new) --start--> ASKING --quiet, or the deadline--> FINISHED
 
+In a large realm the answers are spread (`matcher.wire.slots`), and waited for so much longer.
+
 For `electros pledge`, and for the reasons when a placement finds no host. The pledge is repeated once on the way, for
 hosts that lost it. Pure: callers pass `now_s`, one monotonic clock, and the wall clock at the start.
 """
@@ -14,6 +16,7 @@ from matcher.scheduler.heard import Answers
 from matcher.scheduler.outcomes import Effects, Finished, Interrupted, SendPledge, Surveyed
 from matcher.scheduler.pledging import Errand, make_pledge
 from matcher.wire.messages import Clock, Role, Unfit, VmOffer, VolumeOffer
+from matcher.wire.slots import survey_s
 from specs.ids import HostId
 
 QUIET_S = 0.3  # nobody has said anything new for so long
@@ -77,7 +80,7 @@ class Surveying:
         if self.finished:
             return None
         end_s = self._end_s()
-        return end_s if self._repeated else min(end_s, self._started_s + REPEAT_S)
+        return end_s if self._repeated else min(end_s, self._spread_s() + REPEAT_S)
 
     def tick(self, now_s: float) -> Effects:
         if self.finished:
@@ -85,7 +88,7 @@ class Surveying:
         if now_s >= self._end_s():
             self.finished = True
             return [Finished(self.surveyed(now_s))]
-        if not self._repeated and now_s >= self._started_s + REPEAT_S:
+        if not self._repeated and now_s >= self._spread_s() + REPEAT_S:
             self._repeated = True
             return [SendPledge(self.answers.pledge)]
         return []
@@ -98,7 +101,12 @@ class Surveying:
         return [Finished(Interrupted())]
 
     def _end_s(self) -> float:
-        return min(self.answers.latest_s + self._quiet_s, self._started_s + self._deadline_s)
+        quiet_s = max(self.answers.latest_s, self._spread_s()) + self._quiet_s
+        return min(quiet_s, self._spread_s() + self._deadline_s)
+
+    def _spread_s(self) -> float:
+        """When the last host may have answered."""
+        return self._started_s + survey_s(self.answers.hosts_known)
 
     def surveyed(self, now_s: float) -> Surveyed:
         """What is known so far; nothing in it lapses, since nothing is held."""

@@ -151,6 +151,7 @@ TestSending.settings = settings(max_examples=80, stateful_step_count=50, deadlin
 def test_the_maps_that_are_looked_at_are_all_that_there_are(realms: None) -> None:
     assert set(sizes(Intake(members["h1"], Daemon()))) == {
         "counters",
+        "_asked_before",  # as many as `later` lets wait: `test_offers_offering`
         "_heard",
         "_vain",
         "_queries",

@@ -308,7 +308,10 @@ class Person:
             self._network.datagram(lambda host=host: self._arrive(placing, host, pledge, leaf), cut=host.is_cut)  # type: ignore[misc]
 
     def _arrive(self, placing: Placing, host: Host, pledge: Pledge, leaf: Leaf) -> None:
-        host.timeline.do(lambda: self._answered(placing, host, host.daemon.pledge(pledge, leaf) if host.daemon else ()))
+        def answered(replies: Sequence[Reply]) -> None:
+            self._answered(placing, host, replies)
+
+        host.timeline.do(lambda: host.daemon.pledge(pledge, leaf, answered) if host.daemon else None)
         if pledge.volumes and (storage := host.storage).vids:
             storage.process.do(lambda: self._answered(placing, host, storage.pledge(pledge, leaf)))
 

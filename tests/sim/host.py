@@ -58,6 +58,7 @@ TICK_S = 1.0
 RESTART_S = (0.05, 5.0)  # until systemd has atomd up again
 DENIED = Refused("denied", (Reason("certificate", "one that is good", "it is not, by this host's clock", "wait"),))
 
+Answer = VmOffer | VolumeOffer | Unfit
 Found = TypeVar("Found")
 Reply = Callable[[Found], None]
 
@@ -110,7 +111,10 @@ class Host:
         network: Network,
         hosts: Sequence["Host"],
         watcher: Watcher,
+        hosts_known: int = 0,
     ) -> None:
+        """`hosts_known` is what it thinks of the realm, whatever its size is."""
+        self.hosts_known = hosts_known
         self.name, self.hardware = f"h{home.number}", hardware
         self.home, self.host_id = home, papers.host_id(home.number)
         self.network, self.hosts = network, hosts
@@ -247,6 +251,8 @@ class Daemon:
         self.offering = Offering(
             host=host.name, role=Role.COMPUTE, proposer=proposer, ledger=self.ledger, random=host.random
         )
+        self.offering.hosts_known = host.hosts_known
+        self._asked: dict[str, tuple[Pledge, Leaf, Reply[Sequence[Answer]]]] = {}  # what is answered later
         boot_id = f"{host.name} {host.boots}"
         self.compute = Compute(
             host_id=host.host_id, boot_id=boot_id, ledger=self.ledger, offering=self.offering, admission=admission
@@ -264,15 +270,34 @@ class Daemon:
 
     # ---- datagrams
 
-    def pledge(self, pledge: Pledge, leaf: Leaf) -> list[VmOffer | VolumeOffer | Unfit]:
+    def pledge(self, pledge: Pledge, leaf: Leaf, reply: Reply[Sequence[Answer]]) -> None:
+        """As `matcher.net.intake` and `matcher.net.peer` do it: now, or when its time has come."""
         if not self.host.trusts(leaf):
-            return []
+            return
         now_s = self.host.timeline.now_s
-        replies: list[VmOffer | VolumeOffer | Unfit] = list(self.offering.pledge(pledge, leaf.principal, now_s))
-        for reply in replies:
-            if isinstance(reply, VmOffer) and not pledge.dry:
-                self.held_until_s.setdefault(OfferId(reply.offer_id), now_s + pledge.hold_ms / 1000)
-        return replies
+        replies = self.offering.hear(pledge, leaf.principal, now_s)
+        if replies is not None:
+            self._offers(pledge, replies, reply)
+        elif pledge.pledge_id not in self._asked:
+            self._asked[pledge.pledge_id] = pledge, leaf, reply
+            due_s = self.offering.next_deadline_s()
+            assert due_s is not None, "it waits"
+            self._later(due_s - now_s, self._answer_due)
+
+    def _answer_due(self) -> None:
+        now_s = self.host.timeline.now_s
+        for pledge_id in self.offering.due(now_s):
+            pledge, leaf, reply = self._asked.pop(pledge_id)
+            self._offers(pledge, self.offering.pledge(pledge, leaf.principal, now_s), reply)
+        if (due_s := self.offering.next_deadline_s()) is not None:
+            self._later(due_s - now_s, self._answer_due)
+
+    def _offers(self, pledge: Pledge, answers: Sequence[Answer], reply: Reply[Sequence[Answer]]) -> None:
+        now_s = self.host.timeline.now_s
+        for answer in answers:
+            if isinstance(answer, VmOffer) and not pledge.dry:
+                self.held_until_s.setdefault(OfferId(answer.offer_id), now_s + pledge.hold_ms / 1000)
+        reply(answers)
 
     def reveal(self, reveal: Reveal) -> None:
         self.offering.reveal(reveal, self.host.timeline.now_s)

@@ -39,6 +39,7 @@ BACKED_UP = 0.01  # of each host and second
 TMPFS = Path("/dev/shm")  # where syncing costs nothing
 DISK_FULL_S = (0.5, 20.0)
 FREEZE_S = (0.5, 40.0)
+HOSTS_KNOWN = (0, 10_000, 100)  # as if the realm were large, so that answers wait for their turn
 ROOMY = tuple(Core((2 * core, 2 * core + 1), 0, 0) for core in range(8))
 LIBVIRT_DOWN_S = (0.5, 20.0)
 
@@ -144,6 +145,7 @@ class World:
             network=self.network,
             hosts=self.hosts,
             watcher=self.judge,
+            hosts_known=HOSTS_KNOWN[self.seed % len(HOSTS_KNOWN)],
         )
 
     def _person(self, number: int, vids: list[Vid]) -> Person:

@@ -1,0 +1,42 @@
+"""When answers to a pledge may come: what hosts keep to, and clients count on.
+
+    pledge |-- slot 0: the best --|-- slot 1 --| ... |-- slot 7: the worst, those that emulate, and refusals --|
+
+In a small realm everybody answers at once: that is quickest, and no more answers than a client wants to hear. In a
+larger one a host waits for the slot of its class, and the client says *enough* before the next one begins. A dry pledge
+is answered by all; there the answers are spread so that none is lost where they all arrive. Pure.
+"""
+
+from matcher.wire.messages import Accelerator, VmOffer
+
+CLASSES = 8
+AT_ONCE_HOSTS = 64  # known; up to here nobody waits
+SLOT_S = 0.025  # some times what *enough* takes to come back: an answer, its check, and a multicast
+ANSWER_S = 0.0003  # what one more answer takes to be checked and read by a client (measured: 0.25 ms)
+
+# From which score on an offer is of the class. Small VMs on large hosts fill little of them, however well they are
+# placed, so that most scores are low: the classes are narrow there.
+FLOORS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.06)
+LAST = CLASSES - 1
+
+
+def is_spread(hosts_known: int) -> bool:
+    """Whether hosts wait for their turn."""
+    return hosts_known > AT_ONCE_HOSTS
+
+
+def slot_of(offer: VmOffer) -> int:
+    """The slot of the offer's class, 0 for the best. Emulation costs a guest so much that its hosts come last."""
+    if offer.accelerator is not Accelerator.KVM:
+        return LAST
+    return next((slot for slot, floor in enumerate(FLOORS) if offer.score >= floor), LAST)
+
+
+def slot_begins_s(slot: int) -> float:
+    """After the pledge."""
+    return slot * SLOT_S
+
+
+def survey_s(hosts_known: int) -> float:
+    """For how long a dry pledge is answered."""
+    return (hosts_known - AT_ONCE_HOSTS) * ANSWER_S if is_spread(hosts_known) else 0.0
