@@ -30,6 +30,7 @@ from storaged.sharing import Folders
 from storaged.volume import Snapshot, Volume
 
 KEY = "exports.key"
+NUMBERS = "nfs-numbers.json"
 TGTD = "tgtd"
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SETGID, CAP_SETUID: linux/capability.h
 GANESHA_NEEDS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 7
@@ -158,7 +159,7 @@ def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId)
         portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port, more=more)
         disks = Iscsi(Tgt(portal), load_key(config.state / KEY), snapshot, server)
     if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
-        place = Place(everywhere, config.exports / "nfs", config.nfs_port)
+        place = Place(everywhere, config.exports / "nfs", config.state / NUMBERS, config.nfs_port)
         folders = Folders(Nfs(place), snapshot, server)
     return Exporting(disks, folders, snapshot)
 

@@ -11,7 +11,7 @@ Pure.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from specs.ids import Vid
@@ -48,11 +48,11 @@ LOG {{ Default_Log_Level = EVENT; }}
 """
 
 
-def export_block(export: Export) -> str:
+def export_block(export: Export, number: int) -> str:
     """One folder for one client. Each export has a number and a filesystem's number of its own, which stay the same, as
     they are in the handles that clients keep."""
     assert is_plain(export.image.file)
-    number = number_of(export)
+    assert 0 < number <= ID_MAX
     access = "RO" if export.image.readonly else "RW"
     return f"""
 EXPORT {{
@@ -68,10 +68,11 @@ def pseudo_path(export: Export) -> str:
     return f"/vol.{export.image.vid}.{export.epoch.counter}.{export.epoch.nonce}"
 
 
-def number_of(export: Export) -> int:
-    """The same after every restart, and kept nowhere. Two exports may get one number: then the second is refused."""
-    digest = hashlib.blake2s(export.target.encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % ID_MAX + 1
+def number_for(target: str, taken: Collection[int]) -> int:
+    """A number for the export, none of those `taken`: the same each time, as long as it is free."""
+    assert len(taken) < ID_MAX
+    first = int.from_bytes(hashlib.blake2s(target.encode(), digest_size=4).digest(), "big")
+    return next(number for step in range(ID_MAX) if (number := (first + step) % ID_MAX + 1) not in taken)
 
 
 def is_plain(path: str) -> bool:

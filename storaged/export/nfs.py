@@ -7,6 +7,7 @@ image. A shareable volume has many writers by its nature: a cut ends one host's,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from storaged.export.child import Command
 from storaged.export.description import Access, Export, Image, Kind, Observed, Refused, refused, target_name
 from storaged.export.exporter import Problems
 from storaged.export.keeping import Kept
+from storaged.export.numbers import Numbers
 from storaged.export.serving import CALL_S, Rejected, Serving, Silent
 from storaged.reopening import reopened
 from storaged.volume import Epoch
@@ -42,10 +44,12 @@ BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where ganesha listens, and what of it is ours alone: `folder` holds its settings, its bus, its state and logs."""
+    """Where ganesha listens, and what of it is ours alone: `folder` holds its settings, its bus, its state and logs.
+    `numbers` is the file with the numbers of exports, which outlives the machine's end."""
 
     address: IPv4Address | IPv6Address
     folder: Path
+    numbers: Path
     port: int = PORT
 
     @property
@@ -76,6 +80,7 @@ class Nfs(Serving):
     def __init__(self, place: Place, *, call_s: float = CALL_S) -> None:
         super().__init__(call_s)
         self._place = place
+        self._given = Numbers(place.numbers)
         self._seen: dict[int, Observed] = {}  # an export never changes, and to ask for each takes a process
         self._bus = Kept("dbus-daemon", place.bus_command, self._is_bus_up, _nothing)
         self._kept = Kept("ganesha", place.command, self._answers, self._converge)
@@ -116,15 +121,25 @@ class Nfs(Serving):
         return frozenset(seen for seen in self._seen.values() if vid in (None, seen.vid))
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
-        block = self._place.folder / f"{words.number_of(export)}.conf"
-        block.write_text(words.export_block(export))
+        number = await self._number(export)
+        block = self._place.folder / f"{number}.conf"
+        block.write_text(words.export_block(export, number))
         try:
-            await self._tell("AddExport", f"string:{block}", f"string:EXPORT(Export_Id={words.number_of(export)})")
+            await self._tell("AddExport", f"string:{block}", f"string:EXPORT(Export_Id={number})")
         except Rejected as problem:
             return refused(export, "not-served", str(problem), "try again; its sysadmin finds more in ganesha's log")
         finally:
             block.unlink()
         return None
+
+    async def _number(self, export: Export) -> int:
+        """Others have what was seen just now, in this same turn."""
+        taken = {number for number, seen in self._seen.items() if seen.target != export.target}
+        give = partial(self._given.of, export.target, taken=taken, wanted=frozenset(self._wanted))
+        try:
+            return await trio.to_thread.run_sync(give)
+        except OSError as problem:
+            raise Silent(f"the numbers of exports can't be kept: {problem.strerror}") from problem
 
     async def _remove(self, name: str) -> None:
         while numbers := [n for n, named in (await self._numbers()).items() if target_name(*named) == name]:

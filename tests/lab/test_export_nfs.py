@@ -1,6 +1,7 @@
 """Folders by NFSv4: a real ganesha on loopback, with a client in userspace."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ import trio
 from matcher.wire.messages import ImageFormat
 from storaged.export import keeping
 from storaged.export.child import Child
-from storaged.export.description import Access, Cut, Export, Image, Kind, Refused, Unknown
+from storaged.export.description import Access, Cut, Export, Image, Kind, Refused, Unknown, target_name
+from storaged.export.ganesha_words import number_for
 from storaged.export.nfs import Nfs, Place
 from storaged.testing import H1, H2, make_volume, vid_of
 from storaged.volume import Epoch
@@ -40,7 +42,7 @@ class GaneshaWorld:
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         self.nursery, self.pool = nursery, root / "pool"
-        self.place = Place(HOME, root / "nfs", port=free_port())
+        self.place = Place(HOME, root / "nfs", root / "numbers.json", free_port())
         self.exporter = Nfs(self.place, call_s=CALL_S)
         self.running = trio.CancelScope()
 
@@ -194,6 +196,21 @@ async def test_a_killed_ganesha_comes_back_with_all_exports(world: GaneshaWorld)
     world.signal(signal.SIGKILL)
     await served(world, one, two)
     assert await world.ask(access, "write", "new", "data") is not None  # waits for the grace to end
+
+
+async def test_two_that_want_one_number_are_both_served_and_keep_theirs(world: GaneshaWorld) -> None:
+    one = export_of(world.image(1))
+    first = number_for(one.target, ())
+    epochs = (Epoch(1, f"{count:016x}") for count in range(2**20))
+    other = next(epoch for epoch in epochs if number_for(target_name(vid_of(2), epoch), ()) == first)
+    two = dataclasses.replace(export_of(world.image(2)), epoch=other)
+    for export in (one, two):
+        assert await world.ask(await exported(world, export), "read", "there") == b"hello"
+    numbers = json.loads(world.place.numbers.read_text())
+    assert sorted(numbers) == sorted((one.target, two.target))
+    world.signal(signal.SIGKILL)
+    await served(world, one, two)
+    assert json.loads(world.place.numbers.read_text()) == numbers
 
 
 async def test_a_frozen_ganesha_makes_a_cut_unknown_and_the_next_one_certain(world: GaneshaWorld) -> None:

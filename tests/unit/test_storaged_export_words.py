@@ -114,10 +114,11 @@ def nfs_export(path: str = "/pool/a.elimg", *, readonly: bool = False) -> Export
 
 
 def test_a_folder_is_for_one_client_and_for_reading_alone_where_it_says_so() -> None:
-    block = ganesha_words.export_block(nfs_export())
+    block = ganesha_words.export_block(nfs_export(), 77)
+    assert "Export_Id = 77; Filesystem_Id = 77.1" in block
     assert 'Path = "/pool/a.elimg/share"' in block
     assert "Clients = 192.0.2.1; Access_Type = RW" in block
-    assert "Access_Type = RO" in ganesha_words.export_block(nfs_export(readonly=True))
+    assert "Access_Type = RO" in ganesha_words.export_block(nfs_export(readonly=True), 77)
 
 
 def test_a_path_that_would_end_its_quotes_is_not_plain() -> None:
@@ -126,9 +127,12 @@ def test_a_path_that_would_end_its_quotes_is_not_plain() -> None:
         assert not ganesha_words.is_plain(path), path
 
 
-def test_an_exports_number_is_the_same_each_time_and_fits() -> None:
-    assert ganesha_words.number_of(nfs_export()) == ganesha_words.number_of(nfs_export("/elsewhere"))
-    assert 1 <= ganesha_words.number_of(nfs_export()) <= ganesha_words.ID_MAX
+def test_an_exports_number_is_the_same_each_time_and_fits_and_is_nobody_elses() -> None:
+    first = ganesha_words.number_for("one", ())
+    assert first == ganesha_words.number_for("one", {first + 1})
+    assert ganesha_words.number_for("one", {first}) not in (first, 0)
+    all_but_one = {*range(1, ganesha_words.ID_MAX + 1)} - {7}
+    assert ganesha_words.number_for("one", all_but_one) == 7
 
 
 def test_exports_are_read_by_number_and_others_left_out() -> None:
