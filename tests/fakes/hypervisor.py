@@ -33,12 +33,14 @@ from atomd.hypervisor.domains import (
     What,
     Why,
 )
+from atomd.hypervisor.libvirt_words import explain_plug
 from matcher.wire.messages import Arch, Firmware
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
 
 EVENTS_MAX = 1024
 CALL_S = 30.0
+PORT = "pcie-root-port"
 BOOT_WORDS = b"ATOMOS-READY\r\n"
 
 
@@ -212,6 +214,8 @@ class FakeHypervisor:
         if volume.iscsi is not None and secret_usage(vm_id, volume.vid) not in {secret.usage for secret in secrets}:
             raise NotPlugged("Secret not found")
         self.kept -= {secret.usage for secret in secrets}
+        if PORT not in domain.xml:
+            raise NotPlugged(explain_plug("internal error: No more available PCI slots"))
         reason, self._next_plug = self._next_plug, None
         if reason is not None:
             raise NotPlugged(reason)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 import trio
+from lxml import etree
 
 from atomd.hypervisor.disk_xml import secret_usage
 from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
@@ -62,6 +63,14 @@ class World(Protocol):
 
     async def add_foreign(self, vm_id: VmId, name: str) -> None:
         """A sysadmin's own running domain with this UUID, no work of ours."""
+
+
+def without_spare_slots(xml: str) -> str:
+    """As it was written once: libvirt itself makes as many slots as the domain has devices."""
+    domain = etree.fromstring(xml)
+    for controller in domain.findall("devices/controller[@type='pci']"):
+        controller.getparent().remove(controller)  # type: ignore[union-attr]
+    return etree.tostring(domain, encoding="unicode")
 
 
 async def until(hypervisor: HypervisorLike, wanted: Callable[[Event], bool]) -> Event:
@@ -181,6 +190,14 @@ class HypervisorContract:
         with pytest.raises(NotPlugged):
             await world.hypervisor.plug(world.spec.vm_id, volume)
         assert await world.hypervisor.unplug(world.spec.vm_id, volume.vid, asks=False)
+
+    async def test_a_domain_from_before_there_were_spare_slots_says_so(self, world: World) -> None:
+        await world.hypervisor.ensure_network(world.spec.network)
+        await world.hypervisor.start(without_spare_slots(domain_xml(world.spec)))
+        with pytest.raises(NotPlugged, match="no free slot for a disk"):
+            for number in range(1, 5):  # libvirt leaves one free, or two
+                volume = dataclasses.replace(world.more(), vid=str(number) * 32)
+                await world.hypervisor.plug(world.spec.vm_id, volume)
 
     async def test_a_domain_destroyed_behind_our_back_is_told(self, world: World) -> None:
         await started(world)
