@@ -172,6 +172,34 @@ async def test_a_domain_starts_with_the_secret_of_its_volume(running: Running, a
     assert not running.performer._secrets
 
 
+async def test_a_network_that_is_down_is_started_and_then_the_domain(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """Debian leaves it down after a boot."""
+    running.hypervisor.networks["default"] = False
+    await up(running)
+    assert running.hypervisor.networks["default"]
+    assert len(running.hypervisor.starts) == 1
+
+
+async def test_a_network_that_is_not_there_is_why_a_start_fails(running: Running, autojump_clock: MockClock) -> None:
+    running.hypervisor.networks = {}
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == "libvirt has no network 'default'"
+
+
+async def test_a_start_that_fails_with_its_network_up_is_not_tried_twice(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.hypervisor.networks = {"default": True}
+    running.hypervisor.fail_next_start("no memory")
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == "no memory"
+    assert not running.hypervisor.starts
+
+
 async def test_no_secret_is_in_journal_audit_or_log(
     running: Running, autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
