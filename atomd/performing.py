@@ -6,7 +6,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from atomd.hypervisor.domains import (
     ConnectionLost,
     DomainEvent,
     DomainExists,
+    DomainSecret,
     DomainState,
     Event,
     HypervisorDown,
@@ -277,8 +278,7 @@ class Performer:
         try:
             mounted = await self._shares.mounted((vm.vm_id, vm.generation), opened.volumes)
             opened = Attached(mounted, opened.secrets)
-            await self._hypervisor.ensure_network(self._network)
-            await self._hypervisor.start(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
+            await self._create(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
         except DomainExists as error:
             if not await self._is_up(vm):  # another generation's domain is still there
                 await self._start_later(vm, str(error))
@@ -292,6 +292,15 @@ class Performer:
             await self._begin(vm)
         else:
             self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    async def _create(self, xml: str, secrets: Sequence[DomainSecret], *, paused: bool) -> None:
+        """The network is up nearly always: it is looked at where a start has failed, and not before each."""
+        try:
+            await self._hypervisor.start(xml, secrets, paused=paused)
+        except StartFailed:
+            if not await self._hypervisor.ensure_network(self._network):
+                raise
+            await self._hypervisor.start(xml, secrets, paused=paused)
 
     async def _begin(self, vm: Vm) -> None:
         """The guest has not begun, and QEMU has its images locked: what storaged says of them now stays true. Before

@@ -204,5 +204,6 @@ class HypervisorLike(Protocol):
 
     async def capabilities(self) -> Capabilities: ...
 
-    async def ensure_network(self, name: str) -> None:
-        """Start it where it is defined but not active (Debian leaves `default` so). Raises `NoNetwork`."""
+    async def ensure_network(self, name: str) -> bool:
+        """Start it where it is defined but not active (Debian leaves `default` so); whether it was not. Raises
+        `NoNetwork`."""

@@ -136,5 +136,7 @@ class Hypervisor:
     async def capabilities(self) -> Capabilities:
         return await self._connection.call("reading capabilities", capabilities, changes=False)
 
-    async def ensure_network(self, name: str) -> None:
-        await self._connection.call(f"starting the network {name}", partial(start_network, name=name), changes=True)
+    async def ensure_network(self, name: str) -> bool:
+        return await self._connection.call(
+            f"starting the network {name}", partial(start_network, name=name), changes=True
+        )

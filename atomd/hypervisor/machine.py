@@ -34,18 +34,21 @@ def _firmwares(connection: Any, host_arch: str) -> frozenset[Firmware]:
     return frozenset({Firmware.BIOS} if not platform.uefi_only else set()) | ({Firmware.UEFI} if uefi else set())
 
 
-def start_network(connection: Any, *, name: str) -> None:
+def start_network(connection: Any, *, name: str) -> bool:
+    """Whether it was not active before."""
     hint = "define it, or name another one in atomd's configuration"
     try:
         network = connection.networkLookupByName(name)
     except libvirt.libvirtError as error:
         raise NoNetwork(f"libvirt has no network {name!r}: {hint}") from error
     try:
-        if not network.isActive():
-            network.create()
+        if network.isActive():
+            return False
+        network.create()
     except libvirt.libvirtError as error:
         if is_alive(connection) and not network.isActive():
             raise NoNetwork(f"libvirt can't start its network {name!r}: {plain_words(error)}") from error
+    return True
 
 
 def _version(number: int) -> str:

@@ -33,12 +33,14 @@ from atomd.hypervisor.domains import (
     What,
     Why,
 )
+from atomd.hypervisor.libvirt_words import explain_plug
 from matcher.wire.messages import Arch, Firmware
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
 
 EVENTS_MAX = 1024
 CALL_S = 30.0
+PORT = "pcie-root-port"
 BOOT_WORDS = b"ATOMOS-READY\r\n"
 
 
@@ -170,6 +172,9 @@ class FakeHypervisor:
             if self.by_id[vm_id].seen.name == domain_name(vm_id):
                 raise DomainExists(f"{domain_name(vm_id)} runs already")
             raise StartFailed(f"domain {self.by_id[vm_id].seen.name!r} has this UUID already")
+        for source in etree.fromstring(xml).iterfind("devices/interface/source"):
+            if not self.networks.get(source.get("network", "")):
+                raise StartFailed(f"the network {source.get('network')} of this host is not active")
         reason, self._next_start = self._next_start, None
         if reason is not None:
             raise StartFailed(reason)
@@ -212,6 +217,8 @@ class FakeHypervisor:
         if volume.iscsi is not None and secret_usage(vm_id, volume.vid) not in {secret.usage for secret in secrets}:
             raise NotPlugged("Secret not found")
         self.kept -= {secret.usage for secret in secrets}
+        if PORT not in domain.xml:
+            raise NotPlugged(explain_plug("internal error: No more available PCI slots"))
         reason, self._next_plug = self._next_plug, None
         if reason is not None:
             raise NotPlugged(reason)
@@ -246,11 +253,12 @@ class FakeHypervisor:
         archs = frozenset({Arch.X86_64, Arch.X86_32})
         return Capabilities("7.2.0", "9.0.0", "x86_64", archs, frozenset({Firmware.BIOS}))
 
-    async def ensure_network(self, name: str) -> None:
+    async def ensure_network(self, name: str) -> bool:
         await self._ask()
         if name not in self.networks:
             raise NoNetwork(f"libvirt has no network {name!r}")
-        self.networks[name] = True
+        was_active, self.networks[name] = self.networks[name], True
+        return not was_active
 
     # ---- inside
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 import trio
+from lxml import etree
 
 from atomd.hypervisor.disk_xml import secret_usage
 from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
@@ -62,6 +63,14 @@ class World(Protocol):
 
     async def add_foreign(self, vm_id: VmId, name: str) -> None:
         """A sysadmin's own running domain with this UUID, no work of ours."""
+
+
+def without_spare_slots(xml: str) -> str:
+    """As it was written once: libvirt itself makes as many slots as the domain has devices."""
+    domain = etree.fromstring(xml)
+    for controller in domain.findall("devices/controller[@type='pci']"):
+        controller.getparent().remove(controller)  # type: ignore[union-attr]
+    return etree.tostring(domain, encoding="unicode")
 
 
 async def until(hypervisor: HypervisorLike, wanted: Callable[[Event], bool]) -> Event:
@@ -182,6 +191,18 @@ class HypervisorContract:
             await world.hypervisor.plug(world.spec.vm_id, volume)
         assert await world.hypervisor.unplug(world.spec.vm_id, volume.vid, asks=False)
 
+    async def test_a_domain_from_before_there_were_spare_slots_says_so(self, world: World) -> None:
+        await world.hypervisor.ensure_network(world.spec.network)
+        await world.hypervisor.start(without_spare_slots(domain_xml(world.spec)))
+        said = ""
+        for number in range(1, 5):  # libvirt leaves one free, or two
+            try:
+                volume = dataclasses.replace(world.more(), vid=str(number) * 32)
+                await world.hypervisor.plug(world.spec.vm_id, volume)
+            except NotPlugged as error:
+                said = str(error)
+        assert said.startswith("this VM has no free slot for a disk: it was started before")
+
     async def test_a_domain_destroyed_behind_our_back_is_told(self, world: World) -> None:
         await started(world)
         await world.virsh_destroy(world.spec.vm_id)
@@ -260,6 +281,10 @@ class HypervisorContract:
             await world.hypervisor.start(domain_xml(world.spec))
         await world.begin_libvirt()
         await until(world.hypervisor, lambda event: event == Resync())
+
+    async def test_a_network_that_is_up_is_not_started_again(self, world: World) -> None:
+        await world.hypervisor.ensure_network(world.spec.network)
+        assert not await world.hypervisor.ensure_network(world.spec.network)
 
     async def test_an_unknown_network_is_said_to_be_missing(self, world: World) -> None:
         with pytest.raises(NoNetwork, match="nowhere"):

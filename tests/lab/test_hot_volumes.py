@@ -107,6 +107,11 @@ def test_a_guest_that_does_not_let_go_keeps_its_volume_until_it_is_off(
     assert state_of(lab, "h1-data") == "attached"
     (volume,) = electros(lab, "inspect", "deaf").document["vm"]["volumes"]
     assert volume["change"] == "detaching"
+    assert volume["change_s"] > 0, "the guest had its time"
+    (volume,) = electros(lab, "volume", "attach", "deaf", "h1-data").document["vm"]["volumes"]
+    assert volume["change"] == "keeping"
+    assert vid[:20] in serials(lab, vm)
+    assert electros(lab, "volume", "detach", "deaf", "h1-data", code=1).error["code"] == "guest-keeps-it"
     electros(lab, "stop", "deaf", "--force")
     until(lambda: state_of(lab, "h1-data") == "free", within_s=45)
     until(lambda: vids_of(lab, "deaf") == [])

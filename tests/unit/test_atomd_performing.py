@@ -19,10 +19,10 @@ from atomd.vms.stopping import STOP_S
 from atomd.volumes.answers import Answer, Silent
 from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
-from matcher.wire.messages import Address, Confirm, ImageFormat, Reason, Refused
+from matcher.wire.messages import Address, Confirm, ConfirmVolume, ImageFormat, Reason, Refused
 from matcher.wire.volumes import Attached, AttachedVolume, NfsFolder
 from specs.ids import HostId, VmId, dashed
-from tests.fakes.hypervisor import FakeHypervisor
+from tests.fakes.hypervisor import PORT, FakeHypervisor
 from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
 from tests.unit.test_atomd_capacity_fit import HOST as HARDWARE
 
@@ -170,6 +170,34 @@ async def test_a_domain_starts_with_the_secret_of_its_volume(running: Running, a
     assert running.hypervisor.secrets[vm_id] == (DomainSecret(secret_usage(vm_id, DATA), SECRET),)
     assert running.storage.attaches == 1, "one question is enough"
     assert not running.performer._secrets
+
+
+async def test_a_network_that_is_down_is_started_and_then_the_domain(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    """Debian leaves it down after a boot."""
+    running.hypervisor.networks["default"] = False
+    await up(running)
+    assert running.hypervisor.networks["default"]
+    assert len(running.hypervisor.starts) == 1
+
+
+async def test_a_network_that_is_not_there_is_why_a_start_fails(running: Running, autojump_clock: MockClock) -> None:
+    running.hypervisor.networks = {}
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == "libvirt has no network 'default'"
+
+
+async def test_a_start_that_fails_with_its_network_up_is_not_tried_twice(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.hypervisor.networks = {"default": True}
+    running.hypervisor.fail_next_start("no memory")
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == "no memory"
+    assert not running.hypervisor.starts
 
 
 async def test_no_secret_is_in_journal_audit_or_log(
@@ -419,13 +447,14 @@ async def test_storage_that_stays_silent_is_asked_now_and_then(running: Running,
 MORE = "1" * 32
 
 
-async def more(running: Running, confirm: Confirm) -> None:
+async def more(running: Running, confirm: Confirm) -> ConfirmVolume:
     """A running VM gets one of h2's."""
     running.host.servers[MORE] = H2
     words = running.host.confirm_volume(confirm, MORE)
     decided = running.host.compute.plugging.attach(words, b"words", running.host.who(), confirm.host_id)
     assert not isinstance(decided, Refused)
     assert running.performer.apply(decided) is None
+    return words
 
 
 def disks(running: Running, confirm: Confirm) -> set[str]:
@@ -464,6 +493,21 @@ async def test_what_the_domain_does_not_take_is_given_back(running: Running, aut
     await more(running, confirm)
     await running.until(lambda: running.storage.gone == [MORE] and running.vm(confirm).change is None)
     assert [volume.vid for volume in running.vm(confirm).volumes] == [DATA]
+
+
+async def test_a_vm_from_before_there_were_spare_slots_is_told_to_be_started_anew(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    confirm = await up(running)
+    domain = running.hypervisor.by_id[VmId(confirm.vm_id)]
+    domain.xml = domain.xml.replace(PORT, "")
+    words = await more(running, confirm)
+    await running.until(lambda: running.storage.gone == [MORE] and running.vm(confirm).change is None)
+    refusal = running.host.compute.plugging.attach_outcome(words)
+    assert isinstance(refusal, Refused)
+    (reason,) = refusal.reasons
+    assert reason.has.startswith("this VM has no free slot for a disk: it was started before")
+    assert reason.hint == "electros stop it, attach it then, and electros start"
 
 
 async def test_a_deaf_guest_keeps_it_and_storage_hears_when_it_has_let_go(
