@@ -208,6 +208,19 @@ def forgotten(state: State, vid: Vid, right: Right | None, *, server: HostId, ra
     return Change((replace(by, epoch=epoch, server=server, held=False),), State(kept, {**state.epochs, vid: epoch}))
 
 
+def renewed(state: State, held: Attachment, right: Right | None, *, server: HostId, random: Random) -> Change | Refusal:
+    """The same life keeps the volume, in a new epoch: what its host has of the old one is good for nothing any more."""
+    if rolled_back(state, held.vid, right):
+        return Refusal.ROLLED_BACK
+    if not _confirms(right, held, server, unread=False):
+        return Refusal.ELSEWHERE
+    if held.epoch.counter >= COUNTER_MAX:
+        return Refusal.UNUSABLE
+    new = replace(held, epoch=_epoch(held.epoch.counter + 1, random))
+    kept = tuple(new if a == held else a for a in state.attachments)
+    return Change((new.right(server, held=True),), State(kept, {**state.epochs, held.vid: new.epoch}))
+
+
 def _not_yours(state: State, claim: VolumeShare) -> Refused | None:
     """Clients make the ids of VMs; one that takes another user's must not get that VM's volumes, nor have its own
     freed together with them."""

@@ -40,6 +40,7 @@ from storaged.images.importing import Incoming, import_image, source_max_bytes
 from storaged.images.sandbox import Sandbox
 from storaged.images.seed import Seed, make_seed
 from storaged.jobs import Job, Jobs, Order, Tell
+from storaged.journal import JournalCorrupt, JournalError
 from storaged.metadata import Metadata
 from storaged.quota import Quota
 from storaged.uploads import Uploads
@@ -57,12 +58,14 @@ Blocking = Callable[[Progress], object]
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """The volumes, as changes need them. `in_use` tells of attachments; `look` reads the folder at a path
-    again, before anybody is told that it has changed."""
+    again, before anybody is told that it has changed. `close` is for a worker thread: the host of a life that is over
+    has the volume open no more; it raises `Unusable` or `JournalError`."""
 
     snapshot: Callable[[], Snapshot]
     views: Views
     in_use: Callable[[Vid, VmLife | None], bool]
     look: Callable[[str], Awaitable[None]]
+    close: Callable[[Vid, VmId, int, Snapshot], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +324,8 @@ class Changes:
         life = None if of is None else (VmId(of.vm_id), of.generation)
 
         def work(progress: Progress) -> None:
+            if life is not None:
+                self._shelf.close(vid, *life, self._shelf.snapshot())
             match asked:
                 case TakeSnapshot(name=name):
                     snapshots.take(volume, name, stopped=life is not None, progress=progress)
@@ -381,7 +386,9 @@ class Changes:
 
         try:
             await trio.to_thread.run_sync(work, progress)
-        except Unusable as problem:
+        except (Unusable, JournalError) as problem:
+            if isinstance(problem, JournalCorrupt):
+                raise
             return str(problem)
         return None
 

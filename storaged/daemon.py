@@ -94,7 +94,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
     )
     views = Views(host, host_id, keeper, catalogue.snapshot)
-    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look)
+    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look, keeper.close)
     changes = Changes(
         shelf,
         jobs,

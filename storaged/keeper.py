@@ -193,6 +193,26 @@ class Keeper:
                 self._settle(change.state)
             return tuple(problems)
 
+    def close(self, vid: Vid, vm_id: VmId, generation: int, snapshot: Snapshot) -> None:
+        """No other host has the volume open when this returns, though that life of a VM, which is over, keeps it. A
+        host that went on with it all the same finds another epoch, and ends the VM. On this host there is nothing to
+        close: an image's lock tells. Raises `NotCut`, `Unusable` and `JournalError`."""
+        with self._lock:
+            life = [a for a in self._state.of_vm(vm_id) if a.vid == vid and a.generation == generation]
+            for held in life:
+                if held.host_id == self._server or not held.volume.exclusive:
+                    continue
+                volume = snapshot.volumes.get(vid)
+                if volume is None:
+                    raise Unusable("it is not here, or not in order")
+                self._disk.check_ours(volume.pool, self._server)
+                right = self._disk.right(volume)
+                change = attachments.renewed(self._state, held, right, server=self._server, random=self._random)
+                if isinstance(change, Refusal):
+                    raise Unusable(f"its record does not say that the VM has it ({change.value})")
+                self._end((held,))
+                self._perform(change, snapshot)
+
     def forget(self, vid: Vid, snapshot: Snapshot) -> str:
         """A person's word that no other host uses this volume and that its content is right: free, in a new epoch.
 

@@ -28,6 +28,7 @@ from specs.ids import Vid, VmId
 MOUNT_S = 10.0  # for all of one folder; a server that is being started again is there by then
 UMOUNT_S = 5.0  # until a mount that is busy, or whose server is dead, is torn out
 AGAIN_S = 0.5
+AT_ONCE = 16  # that are unmounted: where their servers hang, each takes its time, and none waits for one of them alone
 SHARES_MAX = 1024  # mounts of ours, on one host
 
 HARMLESS = "nosuid,nodev,noexec"
@@ -135,17 +136,22 @@ class Shares:
             raise NotMounted(f"the folder of volume {volume.vid} can't be mounted: {why or 'it takes too long'}")
 
     async def _end(self, places: Collection[tuple[VmId, int, Vid]]) -> bool:
-        for place in places:
-            async with self._turn(place[0]):
-                path, why = self._path(place), "it takes too long"
-                with trio.move_on_after(UMOUNT_S):
-                    why, _ = await _run(("umount", "--", str(path)))
-                if why:
-                    log.warning("%s is torn out: %s", path, why)
-                    await self._torn_out(path)
-                with suppress(OSError):  # it is mounted still, and tried again
-                    path.rmdir()
+        at_once = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for place in places:
+                nursery.start_soon(self._end_one, place, at_once)
         return not places or not set(places) & set(await self.places())
+
+    async def _end_one(self, place: tuple[VmId, int, Vid], at_once: trio.CapacityLimiter) -> None:
+        async with self._turn(place[0]), at_once:
+            path, why = self._path(place), "it takes too long"
+            with trio.move_on_after(UMOUNT_S):
+                why, _ = await _run(("umount", "--", str(path)))
+            if why:
+                log.warning("%s is torn out: %s", path, why)
+                await self._torn_out(path)
+            with suppress(OSError):  # it is mounted still, and tried again
+                path.rmdir()
 
     def _turn(self, vm_id: VmId) -> trio.Lock:
         return self._turns.setdefault(vm_id, trio.Lock())

@@ -106,7 +106,7 @@ class Storage:
             identity, self.keeper, self.ledger, snapshot, intake, self.quota, audit, self.exports, jobs.doing
         )
         views = Views("h1", self.host_id, self.keeper, snapshot)
-        shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look)
+        shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look, self.keeper.close)
         changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit, fetching=fetching)
         self.store = Store(views, self.attaching, changes, audit)
         self.port = 0

@@ -10,7 +10,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from matcher.wire.messages import Refused
 from specs.ids import HostId, UserId, Vid, VmId
-from storaged.attachments import Attachment, Change, Granted, State, attach, detach, forgotten, merged, rolled_back
+from storaged.attachments import (
+    Attachment,
+    Change,
+    Granted,
+    Refusal,
+    State,
+    attach,
+    detach,
+    forgotten,
+    merged,
+    renewed,
+    rolled_back,
+)
 from storaged.claims import SharedVolume, VolumeShare
 from storaged.testing import ALICE, BOB, H1, H2, vid_of, vm_of
 from storaged.volume import Right
@@ -102,6 +114,21 @@ class Attachments(RuleBasedStateMachine):
             if change is None or self.perform(server, change, attempt):
                 break
         assert detach(self.journals[server], vm, generation, self.records, server=server, host_id=host) is None
+
+    @rule(server=hosts, vid=st.sampled_from(EXCLUSIVE), crash=crashes)
+    def close_on_another_host(self, server: HostId, vid: Vid, crash: int | None) -> None:
+        """A life that is over keeps its volume, and its host has it no more, whatever it goes on with."""
+        held = next((a for a in self.journals[server].attachments if a.vid == vid and a.host_id != server), None)
+        if held is None:
+            return
+        change = renewed(self.journals[server], held, self.records[vid], server=server, random=self.random)
+        if isinstance(change, Refusal):
+            return
+        self.end((held,))
+        if self.perform(server, change, crash):
+            (now,) = (a for a in self.journals[server].attachments if a.vid == vid)
+            assert (now.vm_id, now.generation, now.host_id) == (held.vm_id, held.generation, held.host_id)
+            assert now.epoch.counter == held.epoch.counter + 1
 
     @precondition(lambda self: not any(self.answered.values()))
     @rule(host=hosts, vid=st.sampled_from(EXCLUSIVE), back=st.booleans())

@@ -1,11 +1,12 @@
 """Folders that VMs share, mounted by programs of this test's own that keep a list as the kernel does."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from atomd.volumes import shares as rooms
 from atomd.volumes.shares import NotMounted, Shares
@@ -32,6 +33,7 @@ printf '1 2 0:3 / %s rw - nfs4 x rw\\n' "$(echo "$last" | sed 's/ /\\\\040/g')" 
 """
 UMOUNT = """#!/bin/sh
 echo "umount $*" >> {folder}/said
+case "$*" in */{hung}.*) [ -e {folder}/hangs ] && exec sleep 60;; esac
 [ -e {folder}/busy ] && [ "$1" != --force ] && echo "umount: target is busy." >&2 && exit 32
 for last; do :; done
 grep -v -F "$(echo "$last" | sed 's/ /\\\\040/g') " {folder}/mountinfo > {folder}/rest
@@ -44,7 +46,7 @@ class World:
         self.folder = folder
         (folder / "bin").mkdir()
         for name, text in (("mount", MOUNT), ("umount", UMOUNT)):
-            (folder / "bin" / name).write_text(text.format(folder=folder))
+            (folder / "bin" / name).write_text(text.format(folder=folder, hung=OTHER))
             (folder / "bin" / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
         monkeypatch.setattr(rooms, "_managed", lambda: ())
@@ -129,6 +131,37 @@ async def test_strays_of_an_atomd_that_died_are_swept_and_lives_stay(world: Worl
     await world.shares.mounted((OTHER, 4), (HERE,))
     assert await world.again().sweep(lambda: [(VM, 1)])
     assert await world.shares.places() == [(VM, 1, VID)]
+
+
+async def test_a_stray_whose_server_hangs_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for life in ((VM, 1), (OTHER, 1)):  # the latest one is looked at first
+        await world.shares.mounted(life, (HERE,))
+    (world.folder / "hangs").touch()
+    monkeypatch.setattr(rooms, "UMOUNT_S", 600.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.again().sweep, list)
+        await until(lambda: f"{VM}.1" not in (world.folder / "mountinfo").read_text())
+        assert f"{OTHER}.1" in (world.folder / "mountinfo").read_text()
+        nursery.cancel_scope.cancel()
+
+
+async def test_so_many_strays_at_once_and_no_more_are_unmounted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+
+    async def counted(words: Sequence[str]) -> tuple[str, str]:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        await trio.testing.wait_all_tasks_blocked()
+        running -= 1
+        return "", table
+
+    vms = [VmId(f"{number:032x}") for number in range(2 * rooms.AT_ONCE)]
+    folder = world.folder / "the shares"
+    folder.mkdir()
+    table = "".join(f"1 2 0:3 / {str(folder).replace(' ', chr(92) + '040')}/{vm}.1.{VID} rw\n" for vm in vms)
+    monkeypatch.setattr(rooms, "_run", counted)
+    assert not await world.shares.sweep(list)
+    assert most == rooms.AT_ONCE
 
 
 async def test_a_life_that_begins_while_strays_are_looked_for_keeps_its_mount(world: World) -> None:

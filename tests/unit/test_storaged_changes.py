@@ -24,11 +24,12 @@ from matcher.wire.volumes import (
     TakeSnapshot,
     VolumeView,
 )
-from specs.ids import UserId, Vid, dashed
+from specs.ids import HostId, UserId, Vid, dashed
 from storaged.config import Config
 from storaged.images.fetch import Fetching
 from storaged.keeper import Kept
-from storaged.testing import make_volume, vid_of, vm_of
+from storaged.record import RECORD
+from storaged.testing import H2, make_volume, vid_of, vm_of
 from tests.fakes.realms import Realm, make_realm
 from tests.fakes.storage import Storage, open_storage
 
@@ -64,14 +65,14 @@ def code(answer: VolumeView | Refused) -> str:
     return answer.code
 
 
-def attach(storage: Storage, vid: Vid, who: Identity, generation: int = 1) -> None:
+def attach(storage: Storage, vid: Vid, who: Identity, generation: int = 1, host_id: HostId | None = None) -> None:
     kept = storage.keeper.attach(
         [vid],
         storage.catalogue.snapshot(),
         vm_id=vm_of(1),
         generation=generation,
         user_id=UserId(who.principal.id),
-        host_id=storage.host_id,
+        host_id=host_id or storage.host_id,
     )
     assert isinstance(kept, Kept)
 
@@ -239,6 +240,53 @@ async def test_a_stopped_vms_volume_is_kept_and_rolled_back_unless_it_was_starte
         attach(storage, NEW, ann, generation=2)
         again = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("t", over))
         assert code(again) == "volume-in-use", "it was started meanwhile"
+
+
+async def test_a_stopped_vms_volume_on_another_host_is_cut_there_and_the_vm_keeps_it_in_a_new_epoch(
+    tmp_path: Path, realm: Realm
+) -> None:
+    ann, path, over = realm["ann"], f"/v1/volumes/{NEW}", StoppedVm(vm_of(1), 1)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        attach(storage, NEW, ann, host_id=H2)
+        (before,) = storage.keeper.state.attachments
+        storage.exports.is_stuck = True
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over))) == "not-done"
+        assert storage.keeper.state.attachments == (before,)
+        storage.exports.is_stuck = False
+        kept = await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over))
+        assert isinstance(kept, VolumeView), kept
+        assert storage.exports.ended == [before]
+        write_into(storage, NEW, b"a VM was here")
+        back = await storage.order(ann, "POST", f"{path}/rollback", RollBack("s", over))
+        assert isinstance(back, VolumeView), back
+        assert image_of(storage, NEW).read_bytes()[:13] == bytes(13)
+        (after,) = storage.keeper.state.attachments
+        assert after == replace(before, epoch=after.epoch)
+        assert after.epoch.counter == before.epoch.counter + 2
+        assert storage.catalogue.snapshot().volumes[NEW].right == after.right(storage.host_id, held=True)
+        attach(storage, NEW, ann, generation=2, host_id=H2)
+        assert storage.exports.ended[-1] == after, "what it starts with is cut from the life before, as ever"
+
+
+async def test_what_a_vm_has_on_this_host_keeps_its_epoch(tmp_path: Path, realm: Realm) -> None:
+    ann, path, over = realm["ann"], f"/v1/volumes/{NEW}", StoppedVm(vm_of(1), 1)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        attach(storage, NEW, ann)
+        before = storage.keeper.state
+        assert isinstance(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over)), VolumeView)
+        assert storage.keeper.state == before
+
+
+async def test_a_record_that_says_something_else_lets_nothing_be_rolled_back(tmp_path: Path, realm: Realm) -> None:
+    ann, path, over = realm["ann"], f"/v1/volumes/{NEW}", StoppedVm(vm_of(1), 1)
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await make(storage, ann)
+        attach(storage, NEW, ann, host_id=H2)
+        (storage.pool / f"{dashed(NEW)}.elimg" / RECORD).unlink()
+        assert code(await storage.order(ann, "POST", f"{path}/snapshots", TakeSnapshot("s", over))) == "not-done"
+        assert storage.exports.ended == []
 
 
 def write_into(storage: Storage, vid: Vid, data: bytes) -> None:
