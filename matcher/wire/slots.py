@@ -11,7 +11,7 @@ from matcher.wire.messages import Accelerator, VmOffer
 
 CLASSES = 8
 AT_ONCE_HOSTS = 64  # known; up to here nobody waits
-SLOT_S = 0.025  # some times what *enough* takes to come back: an answer, its check, and a multicast
+SLOT_S = 0.03  # some times what *enough* takes to come back: an answer, its check, and a multicast
 ANSWER_S = 0.0003  # what one more answer takes to be checked and read by a client (measured: 0.25 ms)
 
 # From which score on an offer is of the class. Small VMs on large hosts fill little of them, however well they are
