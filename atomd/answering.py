@@ -77,11 +77,10 @@ class Proposer:
             return Nothing((*over, *against), aloud=bool(over))
         if over:
             return Nothing(over, aloud=True)
-        return Proposal(
-            placed.claim,
-            self._offer(pledge, pledge.vm, placed.claim, placed.score),
-            at_once=self._admission.quota.has(vm_id, user),  # it ran here: its user prefers this host
-        )
+        # What a score does not tell: the VM was here before, or its volumes are, which storaged alone knows.
+        at_once = bool(pledge.volumes) or self._admission.quota.has(vm_id, user)
+        offer = self._offer(pledge, pledge.vm, placed.claim, placed.score)
+        return Proposal(placed.claim, offer, at_once=at_once)
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face

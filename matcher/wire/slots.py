@@ -11,8 +11,9 @@ from matcher.wire.messages import Accelerator, VmOffer
 
 CLASSES = 8
 AT_ONCE_HOSTS = 64  # known; up to here nobody waits
-SLOT_S = 0.025  # some times what *enough* takes to come back: an answer, its check, and a multicast
+SLOT_S = 0.03  # some times what *enough* takes to come back: an answer, its check, and a multicast
 ANSWER_S = 0.0003  # what one more answer takes to be checked and read by a client (measured: 0.25 ms)
+SURVEY_MAX_S = 5.0  # whatever number of hosts one of them, or a client, claims to know
 
 # From which score on an offer is of the class. Small VMs on large hosts fill little of them, however well they are
 # placed, so that most scores are low: the classes are narrow there.
@@ -39,4 +40,4 @@ def slot_begins_s(slot: int) -> float:
 
 def survey_s(hosts_known: int) -> float:
     """For how long a dry pledge is answered."""
-    return (hosts_known - AT_ONCE_HOSTS) * ANSWER_S if is_spread(hosts_known) else 0.0
+    return min((hosts_known - AT_ONCE_HOSTS) * ANSWER_S, SURVEY_MAX_S) if is_spread(hosts_known) else 0.0

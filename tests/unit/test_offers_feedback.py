@@ -142,12 +142,12 @@ def test_a_repeat_of_what_was_answered_is_answered_at_once() -> None:
     room = LargeRoom()
     pledge = room.pledge()
     assert room.offering.hear(pledge, ANN, NOW_S) is None
-    room.offering.due(NOW_S + 0.16)
-    first = room.offer(pledge, now_s=NOW_S + 0.16)
-    again = room.offering.hear(pledge, ANN, NOW_S + 0.3)
+    room.offering.due(NOW_S + 0.25)
+    first = room.offer(pledge, now_s=NOW_S + 0.25)
+    again = room.offering.hear(pledge, ANN, NOW_S + 0.4)
     assert again is not None
     assert [answer.offer_id for answer in again if isinstance(answer, VmOffer)] == [first.offer_id]
-    assert room.offering.hear(pledge, BOB, NOW_S + 0.5) == ()
+    assert room.offering.hear(pledge, BOB, NOW_S + 0.6) == ()
 
 
 def test_who_has_nothing_to_say_does_not_wait_and_looks_again_at_a_repeat() -> None:

@@ -1,0 +1,97 @@
+"""What a host would give for a pledge, and whether that can wait for its turn."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from atomd.admission import Admission
+from atomd.answering import Face, Proposer
+from atomd.hardware import Claim
+from atomd.inventory.facts import Core
+from atomd.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
+from atomd.placement import place, place_on
+from atomd.quota import Quota
+from matcher.offers.offering import Nothing, Proposal
+from matcher.trust.principal import Principal
+from matcher.trust.realm import EVERYTHING
+from matcher.wire.messages import Pledge, Policy, VmAsk
+from matcher.wire.slots import SURVEY_MAX_S, survey_s
+from specs.ids import UserId, VmId
+from tests.bench.packing.realm import machine, vm_ask
+from tests.bench.packing.workload import Vm
+
+ANN = Principal("user", "a" * 64, "ann", EVERYTHING)
+BOB = Principal("user", "b" * 64, "bob", EVERYTHING)
+HERE = VmId("e" * 32)
+HARDWARE = machine(4, 8)
+
+
+def ask(cores: int, gib: int = 1) -> VmAsk:
+    return vm_ask(Vm(0.0, cores, gib, 1.0))
+
+
+def pledge(cores: int, *, dry: bool = False, vm_id: str = "f" * 32, volumes: tuple[str, ...] = ()) -> Pledge:
+    return Pledge("a" * 32, 0, (), dry, vm_id, 1, ask(cores), volumes, b"s" * 32, 3000, 0, Policy.PACK)
+
+
+@pytest.fixture
+def proposer() -> Proposer:
+    quota = Quota(host="h1", kinds={}, vms=lambda user_id: [HERE] if user_id == ANN.id else [])
+    admission = Admission(quota, is_member=lambda user_id: True)
+    return Proposer(Face("h1", 7443, HARDWARE, False), lambda: None, admission, lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "at_once"),
+    [(pledge(1), False), (pledge(1, vm_id=HERE), True), (pledge(1, volumes=("d" * 32,)), True)],
+)
+def test_who_had_the_vm_and_who_may_have_its_volumes_does_not_wait(
+    proposer: Proposer, asked: Pledge, at_once: bool
+) -> None:
+    proposal = proposer.propose(asked, ANN, ())
+    assert isinstance(proposal, Proposal)
+    assert proposal.at_once is at_once
+
+
+def test_another_users_vm_is_none_that_was_here(proposer: Proposer) -> None:
+    proposal = proposer.propose(pledge(1, vm_id=HERE), BOB, ())
+    assert isinstance(proposal, Proposal)
+    assert not proposal.at_once
+
+
+def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> None:
+    said, unsaid = proposer.propose(pledge(9, dry=True), ANN, ()), proposer.propose(pledge(9), ANN, ())
+    assert isinstance(said, Nothing)
+    assert [reason.resource for reason in said.reasons] == ["slots"]
+    assert unsaid == Nothing(())
+
+
+def test_what_was_counted_is_counted_anew_when_residents_change() -> None:
+    siblings = replace(HARDWARE, cores=tuple(Core((2 * core, 2 * core + 1), 0, 0) for core in range(4)))
+    random, last = Random(1), LastOccupancy(siblings)
+    residents: tuple[Claim, ...] = ()
+    for number in range(300):
+        whose = {"vm_id": VmId(f"{number:032x}"), "user_id": UserId(random.choice((ANN, BOB)).id)}
+        wanted, policy = ask(random.choice((1, 2, 4))), random.choice(tuple(Policy))
+        placed = place(wanted, siblings, residents, policy=policy, **whose)  # type: ignore[arg-type]
+        assert last.of(residents) is last.of(tuple(residents))
+        assert place_on(wanted, last.of(residents), policy=policy, **whose) == placed  # type: ignore[arg-type]
+        changes = random.random()
+        if changes < 0.5:
+            continue
+        if placed is not None and changes < 0.8:
+            residents = (*residents, placed.claim)
+        elif residents:
+            residents = residents[1:]
+
+
+def test_what_an_occupancy_keeps_is_bounded() -> None:
+    now = Occupancy(HARDWARE, ())
+    for number in range(KNOWN_MAX * 3):
+        assert now.once(number, lambda number=number: number) == number  # type: ignore[misc]
+    assert len(now._known) <= KNOWN_MAX
+
+
+def test_nobody_is_made_to_wait_long_by_a_number_of_hosts_that_is_made_up() -> None:
+    assert survey_s(2**31 - 1) == SURVEY_MAX_S
