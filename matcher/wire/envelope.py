@@ -5,8 +5,8 @@
 
 The *tag* is a BLAKE2s under the realm's key over all other bytes: it only keeps outsiders' floods cheap. The
 *signature* says who spoke; it covers kind, realm, audience and certificate besides the payload, so that no byte string
-means two things in two places. Issuers' certificates are not carried: every member has them. Only a `Reveal` goes
-unsigned.
+means two things in two places. Issuers' certificates are not carried: every member has them. Unsigned go only a
+`Reveal`, and of gossip what decides nothing.
 
 `unseal` makes the cheap checks, cheapest first. Who the signer is (`trust`), `verify`, freshness and the replay window
 are the caller's. Pure: `now_s` comes in as an argument. docs/protocol.md has every byte.
@@ -22,7 +22,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from matcher.wire import messages, signature
+from matcher.wire import gossip, messages, signature
 from matcher.wire import realm as realm_messages
 from matcher.wire.codec import BadBytes
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Message, Role
@@ -58,6 +58,16 @@ class Kind(IntEnum):
     ABANDON = 10
     NEWS = 11
     CONFIRM_VOLUME = 12
+    ALIVE = 20
+    CLAIM = 21
+    PING = 22
+    ACK = 23
+    ASK = 24
+    NACK = 25
+    SUMMARY = 26
+    LISTING = 27
+    WANT = 28
+    TIDINGS = 29
 
 
 MESSAGE_OF: dict[Kind, type[Message]] = {
@@ -73,9 +83,20 @@ MESSAGE_OF: dict[Kind, type[Message]] = {
     Kind.ABANDON: messages.Abandon,
     Kind.NEWS: realm_messages.News,
     Kind.CONFIRM_VOLUME: messages.ConfirmVolume,
+    Kind.ALIVE: gossip.Alive,
+    Kind.CLAIM: gossip.Claim,
+    Kind.PING: gossip.Ping,
+    Kind.ACK: gossip.Ack,
+    Kind.ASK: gossip.Ask,
+    Kind.NACK: gossip.Nack,
+    Kind.SUMMARY: gossip.Summary,
+    Kind.LISTING: gossip.Listing,
+    Kind.WANT: gossip.Want,
+    Kind.TIDINGS: gossip.Tidings,
 }
 KIND_OF: dict[type[Message], Kind] = {message: kind for kind, message in MESSAGE_OF.items()}
-UNSIGNED = frozenset({Kind.REVEAL})
+GOSSIP = frozenset({Kind.PING, Kind.ACK, Kind.ASK, Kind.NACK, Kind.SUMMARY, Kind.LISTING, Kind.WANT, Kind.TIDINGS})
+UNSIGNED = GOSSIP | {Kind.REVEAL}
 _KINDS = {int(kind): kind for kind in Kind}
 
 
