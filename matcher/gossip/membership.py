@@ -15,7 +15,7 @@ from matcher.gossip.agenda import Agenda
 from matcher.gossip.effects import Changed, Effect, Send, Shout
 from matcher.gossip.judging import Judge
 from matcher.gossip.probing import NACK_S, ROUND_S, Prober
-from matcher.gossip.roster import RANK, Charge, Full, Record, Roster
+from matcher.gossip.roster import RANK, Charge, Full, Record, Roster, short_of
 from matcher.gossip.rumors import Told
 from matcher.gossip.suspicion import shortest_s
 from matcher.gossip.voice import Hand, Voice
@@ -108,6 +108,11 @@ class Membership:
             seen.append(Seen(record, state, since_s))
         return seen
 
+    def state_of(self, host_id: HostId) -> HostState | None:
+        """`None` for a host that is not known."""
+        record = self.roster.records.get(short_of(host_id))
+        return self.roster.state(record.short) if record is not None and record.host_id == host_id else None
+
     def is_news(self, short: bytes, alive: Alive) -> bool:
         """Whether it is worth the check of a signature."""
         return (alive.incarnation, alive.counter) > self.roster.version(short)
@@ -143,6 +148,11 @@ class Membership:
         """Links came or went: who is there now may not know of us."""
         if addresses:
             self._voice.restate(now_s, addresses=addresses[:2])
+        return self._effects()
+
+    def seed(self, seeds: Iterable[Address]) -> list[Effect]:
+        """Others may be there."""
+        self._voice.add_seeds(seeds)
         return self._effects()
 
     def leave(self, now_s: float) -> list[Effect]:

@@ -176,8 +176,13 @@ class Voice:
         is_alone = len(self._roster.ring) == 1
         for address in self._random.sample(unknown, min(FANOUT if is_alone else 1, len(unknown))):
             self.introduce(address)
-        if self.seeds:
-            self._agenda.at(now_s + (SEED_S if is_alone else SEED_AGAIN_S), self._seed)
+        self._agenda.at(now_s + (SEED_S if is_alone and self.seeds else SEED_AGAIN_S), self._seed)
+
+    def add_seeds(self, seeds: Iterable[Address]) -> None:
+        new = [seed for seed in seeds if seed not in self.seeds]
+        self.seeds = [*new, *self.seeds][:SEEDS_MAX]
+        for address in new[:FANOUT] if len(self._roster.ring) == 1 else ():
+            self.introduce(address)
 
     def deliver(self, to: bytes, parcels: Iterable[syncing.Parcel]) -> None:
         for told, certified in parcels:

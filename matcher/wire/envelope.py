@@ -170,12 +170,23 @@ def seal(
     size = overhead_bytes(signer) + len(payload)
     if size > max_bytes:
         raise TooLong(kind, size, max_bytes, len(payload))
-    certificate = signer.certificate if signer else b""
+    sealed = signed(kind, payload, realm_id=realm.realm_id, signer=signer, audience=audience) if signer else None
+    return wrap(sealed or Sealed(kind, b"", b"", payload), realm=realm, pad_bytes=min(pad_bytes, max_bytes))
+
+
+def signed(kind: Kind, payload: bytes, *, realm_id: RealmId, signer: Signer, audience: bytes) -> Sealed:
+    """What `wrap` makes an envelope of, now or again."""
+    certificate = signer.certificate
     assert len(certificate) <= CERTIFICATE_MAX_BYTES
-    signed = signer.sign(_to_sign(kind, realm.realm_id, audience, certificate, payload)) if signer else b""
-    sizes = len(certificate), len(signed), len(payload)
-    header = HEADER.pack(MAGIC, VERSION, kind, bytes.fromhex(realm.realm_id), bytes(TAG_BYTES), *sizes)
-    rest = header[_AFTER_TAG] + certificate + signed + payload + bytes(max(0, min(pad_bytes, max_bytes) - size))
+    return Sealed(kind, certificate, signer.sign(_to_sign(kind, realm_id, audience, certificate, payload)), payload)
+
+
+def wrap(sealed: Sealed, *, realm: RealmSecret, pad_bytes: int = 0) -> bytes:
+    """The envelope around what is signed already, by whomever: only the tag is new."""
+    sizes = len(sealed.certificate), len(sealed.signature), len(sealed.payload)
+    header = HEADER.pack(MAGIC, VERSION, sealed.kind, bytes.fromhex(realm.realm_id), bytes(TAG_BYTES), *sizes)
+    padding = bytes(max(0, pad_bytes - HEADER.size - sum(sizes)))
+    rest = header[_AFTER_TAG] + sealed.certificate + sealed.signature + sealed.payload + padding
     return header[_BEFORE_TAG] + _tag(realm.tag_key, header[_BEFORE_TAG], rest) + rest
 
 
