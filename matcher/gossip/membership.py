@@ -403,6 +403,9 @@ class Membership:
             self._agenda.at(trouble.due_s, lambda now_s: self._overdue(short, now_s))
         else:
             self._claim(short, Says.GONE, now_s)
+            before = self.roster.state(short)
+            if self.roster.set_state(short, HostState.GONE, now_s):  # so many have said it before that ours is not kept
+                self._after(short, before, now_s)
 
     # ---- the lost
 

@@ -142,6 +142,14 @@ class World:
         self.now_s = end_s
         return False
 
+    def comes_to_rest(self, within_s: float, is_so: Callable[[], bool]) -> bool:
+        """As `run`, for what is dear to look at: looked at twice a second."""
+        for _ in range(int(2 * within_s)):
+            self.run(0.5)
+            if is_so():
+                return True
+        return False
+
     # ---- what is seen
 
     @property

@@ -127,7 +127,7 @@ def test_a_host_that_was_stopped_for_long_is_gone_and_comes_back_by_itself() -> 
     world = grown(7, 20)
     world.pause(world.hosts[2], 40.0)
     until_all_hold(world, world.hosts[2], HostState.GONE)
-    assert world.run(60.0, lambda: world.all_hold(world.hosts[2], HostState.ALIVE) and world.agree())
+    assert world.comes_to_rest(60.0, lambda: world.all_hold(world.hosts[2], HostState.ALIVE) and world.agree())
     gone = {host_id for *_, host_id, state in world.changes if state is HostState.GONE}
     assert gone == {world.hosts[2].host_id}, "it has not called others lost for what it did not hear"
 
@@ -175,7 +175,7 @@ def test_the_halves_of_a_parted_link_find_each_other_again(loss: float) -> None:
     assert world.states_of(world.hosts[0])[HostState.GONE] == 15
     world.parted = lambda _a, _b: False
     begun_s = world.now_s
-    assert world.run(60.0, lambda: world.agree() and _all_see(world, 30))
+    assert world.comes_to_rest(60.0, lambda: world.agree() and _all_see(world, 30))
     print(f"30 hosts, parted for a minute, {loss:.0%} loss: whole again after {world.now_s - begun_s:.1f} s")
 
 
@@ -199,7 +199,7 @@ def test_without_multicast_a_seed_is_enough(loss: float) -> None:
     for _ in range(29):
         world.add(seeds=[seed.address])
         world.run(0.1)
-    assert world.run(30.0, lambda: world.agree() and _all_see(world, 30))
+    assert world.comes_to_rest(30.0, lambda: world.agree() and _all_see(world, 30))
     world.run(30.0)
     digest = changed(DIGEST, world.random)
     begun_s = world.now_s
