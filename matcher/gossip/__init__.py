@@ -17,7 +17,8 @@ failure detection", 2018), on a link that has multicast:
 
 INVARIANT. A view is a map from host to (incarnation, counter, state), and every change climbs in that order; a host's
 incarnation and counter are its own alone, signed by it. So any two views have a least upper bound, messages may be
-lost, doubled and reordered, and hosts that exchange all they know agree. A host that is reachable objects to what is
-said of it by a higher incarnation; nobody is *gone* who did not stay silent here, too, for the shortest time that a
-suspicion may take, whatever others say.
+lost, doubled and reordered, and hosts that exchange all they know agree. One step leads down: a machine that was called
+gone and refuses a ping is not, for whoever has seen that; all others ping it as well, now and then. A host that is
+reachable objects to what is said of it by a higher incarnation; nobody is *gone* who did not stay silent here, too, for
+the shortest time that a suspicion may take, whatever others say.
 """

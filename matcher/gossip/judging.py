@@ -1,7 +1,7 @@
 """What claims of others come to. Whoever they are about may object; nobody is gone on hearsay alone.
 
     alive --silent for one--> SUSPECT --nothing heard of it here for its time--> GONE
-    alive, suspect --refused for two--> DOWN --and then silent, as above--> GONE
+    alive, suspect --refused for two--> DOWN --and then silent, as above--> GONE --refused here--> DOWN
 
 A claim counts for the incarnation that it names and no other. *Gone* is believed at once only of a host that has been
 silent here as well, for the shortest time that a suspicion takes; else it is one more suspicion. Pure.
@@ -57,7 +57,7 @@ class Judge:
         trouble.silent_s = trouble.due_s = float("inf")
         trouble.last_ping = None
         trouble.forget(Says.SUSPECT, Says.GONE)
-        self._roster.set_state(short, HostState.DOWN, now_s)
+        self._roster.set_state(short, HostState.DOWN, now_s, is_back=trouble.state is HostState.GONE)
 
     def slept(self, late_s: float) -> None:
         """This host was stopped for so long: what it did not hear meanwhile says nothing about others."""

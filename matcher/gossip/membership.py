@@ -158,11 +158,10 @@ class Membership:
     def leave(self, now_s: float) -> list[Effect]:
         """The last word; nothing is to be asked of this object after it."""
         self.has_left = True
-        self._voice.take(
-            replace(self._voice.mine, counter=self._voice.mine.counter + 1, leaving=True, fresh=False), now_s
-        )
+        mine, others = self._voice.mine, self._prober.helpers(self._me)
+        self._voice.take(replace(mine, counter=mine.counter + 1, leaving=True, fresh=False), now_s)
         record = self.roster.records[self._me]
-        for short in self._prober.helpers(self._me):
+        for short in others:
             self._voice.send(short, Tidings(self._me, b""), (record,))
         return self._effects()
 
@@ -379,14 +378,18 @@ class Membership:
             self._weigh(charge, now_s)
 
     def _was_refused(self, short: bytes, now_s: float) -> None:
-        """Twice here, a round apart, is as good as two witnesses: all others may be down as well."""
+        """Twice here, a round apart, is as good as two witnesses: all others may be down as well. And a machine that
+        answers here is not gone, whoever did not hear it."""
         trouble, before = self.roster.troubles.get(short), self.roster.state(short)
-        if trouble is None or trouble.is_new(self._me, Says.REFUSED):
-            if RANK[before] < RANK[HostState.DOWN]:
-                self._claim(short, Says.REFUSED, now_s)
+        if RANK[before] < RANK[HostState.DOWN] and (trouble is None or trouble.is_new(self._me, Says.REFUSED)):
+            self._claim(short, Says.REFUSED, now_s)
+            return
+        if trouble is None:
             return
         trouble.silences, trouble.last_ping = 0, None
-        if RANK[before] < RANK[HostState.DOWN] and now_s - trouble.since_s >= ROUND_S / 2:
+        if before is HostState.LEFT:
+            return
+        if before is HostState.GONE or trouble.due_s < float("inf") or now_s - trouble.since_s >= ROUND_S / 2:
             self._judge.down(short, now_s)
             self._after(short, before, now_s)
 

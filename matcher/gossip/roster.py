@@ -142,10 +142,11 @@ class Roster:
             found = self.troubles[short] = Trouble(HostState.ALIVE, now_s)
         return found
 
-    def set_state(self, short: bytes, state: HostState, now_s: float) -> bool:
-        """Climb to `state`; false where it is there or above."""
+    def set_state(self, short: bytes, state: HostState, now_s: float, *, is_back: bool = False) -> bool:
+        """Climb to `state`; false where it is there or above. `is_back`: what was held against it was wrong, as this
+        host has seen for itself."""
         trouble = self.trouble(short, now_s)
-        if RANK[state] <= RANK[trouble.state]:
+        if RANK[state] <= RANK[trouble.state] and not is_back:
             return False
         self._toggle(short)
         trouble.state, trouble.since_s = state, now_s

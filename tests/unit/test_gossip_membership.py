@@ -254,3 +254,13 @@ def test_a_host_that_many_have_called_gone_too_soon_is_gone_here_once_its_time_i
         assert now_s < 30.0
         made.tick(now_s)
     assert now_s > 14.0
+
+
+def test_a_machine_that_was_called_gone_and_answers_here_is_down_and_no_more_than_that() -> None:
+    made = member(10)
+    made.roster.set_state(short(5), HostState.GONE, 1.0)
+    for by in (1, 2, 3):
+        made.charged(charge(by, 5, Says.REFUSED), 2.0)
+    assert made.state_of(host_id(5)) is HostState.GONE, "others may say what they like"
+    made.refused(made._ping_lost(short(5)), 3.0)
+    assert made.state_of(host_id(5)) is HostState.DOWN

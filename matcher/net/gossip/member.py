@@ -101,8 +101,8 @@ class Member:
                     self._heard_of = seeding.hosts_kept(self._identity.folder)
                     self._changed()
                     task_status.started()
-                    task_status = trio.TASK_STATUS_IGNORED
                     await trio.sleep(LOOK_S)
+                task_status = trio.TASK_STATUS_IGNORED
         finally:
             self._parts.close()
 
