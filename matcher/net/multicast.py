@@ -101,7 +101,7 @@ def join(listener: socket.socket, on: Iterable[Link]) -> None:
 def asking_socket(family: socket.AddressFamily) -> socket.socket:
     asking = _sending_socket(family)
     try:
-        _make_room(asking)
+        make_room(asking)
         asking.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  answers come by any link
     except OSError:
         asking.close()
@@ -170,7 +170,7 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_DGRAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # both daemons of a host listen
-        _make_room(listener)
+        make_room(listener)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.setblocking(False)
@@ -182,7 +182,7 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
     return listener
 
 
-def _make_room(receiving: socket.socket) -> None:
+def make_room(receiving: socket.socket) -> None:
     """Above what the system allows to everybody (`net.core.rmem_max`), where this process may."""
     try:
         receiving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)

@@ -5,8 +5,8 @@
 
 The *tag* is a BLAKE2s under the realm's key over all other bytes: it only keeps outsiders' floods cheap. The
 *signature* says who spoke; it covers kind, realm, audience and certificate besides the payload, so that no byte string
-means two things in two places. Issuers' certificates are not carried: every member has them. Only a `Reveal` goes
-unsigned.
+means two things in two places. Issuers' certificates are not carried: every member has them. Unsigned go only a
+`Reveal`, and of gossip what decides nothing.
 
 `unseal` makes the cheap checks, cheapest first. Who the signer is (`trust`), `verify`, freshness and the replay window
 are the caller's. Pure: `now_s` comes in as an argument. docs/protocol.md has every byte.
@@ -22,7 +22,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from matcher.wire import messages, signature
+from matcher.wire import gossip, messages, signature
 from matcher.wire import realm as realm_messages
 from matcher.wire.codec import BadBytes
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Message, Role
@@ -58,6 +58,16 @@ class Kind(IntEnum):
     ABANDON = 10
     NEWS = 11
     CONFIRM_VOLUME = 12
+    ALIVE = 20
+    CLAIM = 21
+    PING = 22
+    ACK = 23
+    ASK = 24
+    NACK = 25
+    SUMMARY = 26
+    LISTING = 27
+    WANT = 28
+    TIDINGS = 29
 
 
 MESSAGE_OF: dict[Kind, type[Message]] = {
@@ -73,9 +83,20 @@ MESSAGE_OF: dict[Kind, type[Message]] = {
     Kind.ABANDON: messages.Abandon,
     Kind.NEWS: realm_messages.News,
     Kind.CONFIRM_VOLUME: messages.ConfirmVolume,
+    Kind.ALIVE: gossip.Alive,
+    Kind.CLAIM: gossip.Claim,
+    Kind.PING: gossip.Ping,
+    Kind.ACK: gossip.Ack,
+    Kind.ASK: gossip.Ask,
+    Kind.NACK: gossip.Nack,
+    Kind.SUMMARY: gossip.Summary,
+    Kind.LISTING: gossip.Listing,
+    Kind.WANT: gossip.Want,
+    Kind.TIDINGS: gossip.Tidings,
 }
 KIND_OF: dict[type[Message], Kind] = {message: kind for kind, message in MESSAGE_OF.items()}
-UNSIGNED = frozenset({Kind.REVEAL})
+GOSSIP = frozenset({Kind.PING, Kind.ACK, Kind.ASK, Kind.NACK, Kind.SUMMARY, Kind.LISTING, Kind.WANT, Kind.TIDINGS})
+UNSIGNED = GOSSIP | {Kind.REVEAL}
 _KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -149,12 +170,23 @@ def seal(
     size = overhead_bytes(signer) + len(payload)
     if size > max_bytes:
         raise TooLong(kind, size, max_bytes, len(payload))
-    certificate = signer.certificate if signer else b""
+    sealed = signed(kind, payload, realm_id=realm.realm_id, signer=signer, audience=audience) if signer else None
+    return wrap(sealed or Sealed(kind, b"", b"", payload), realm=realm, pad_bytes=min(pad_bytes, max_bytes))
+
+
+def signed(kind: Kind, payload: bytes, *, realm_id: RealmId, signer: Signer, audience: bytes) -> Sealed:
+    """What `wrap` makes an envelope of, now or again."""
+    certificate = signer.certificate
     assert len(certificate) <= CERTIFICATE_MAX_BYTES
-    signed = signer.sign(_to_sign(kind, realm.realm_id, audience, certificate, payload)) if signer else b""
-    sizes = len(certificate), len(signed), len(payload)
-    header = HEADER.pack(MAGIC, VERSION, kind, bytes.fromhex(realm.realm_id), bytes(TAG_BYTES), *sizes)
-    rest = header[_AFTER_TAG] + certificate + signed + payload + bytes(max(0, min(pad_bytes, max_bytes) - size))
+    return Sealed(kind, certificate, signer.sign(_to_sign(kind, realm_id, audience, certificate, payload)), payload)
+
+
+def wrap(sealed: Sealed, *, realm: RealmSecret, pad_bytes: int = 0) -> bytes:
+    """The envelope around what is signed already, by whomever: only the tag is new."""
+    sizes = len(sealed.certificate), len(sealed.signature), len(sealed.payload)
+    header = HEADER.pack(MAGIC, VERSION, sealed.kind, bytes.fromhex(realm.realm_id), bytes(TAG_BYTES), *sizes)
+    padding = bytes(max(0, pad_bytes - HEADER.size - sum(sizes)))
+    rest = header[_AFTER_TAG] + sealed.certificate + sealed.signature + sealed.payload + padding
     return header[_BEFORE_TAG] + _tag(realm.tag_key, header[_BEFORE_TAG], rest) + rest
 
 

@@ -1,0 +1,44 @@
+"""What a member is to do, in order."""
+
+from dataclasses import dataclass
+
+from matcher.gossip.rumors import Told
+from matcher.wire.gossip import HostState, Unsigned
+from matcher.wire.messages import Address
+from specs.ids import HostId
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One datagram, with these statements inside. `certified`: with their signers' certificates."""
+
+    to: Address
+    message: Unsigned
+    told: tuple[Told, ...] = ()
+    certified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shout:
+    """Multicast a statement of our own, on every link."""
+
+    told: Told
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Our own statement about ourselves, to one address."""
+
+    to: Address
+    told: Told
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What we hold a host for, or what it says of itself, is not what it was; for whoever listens."""
+
+    host_id: HostId
+    state: HostState
+
+
+Effect = Send | Shout | Introduce | Changed

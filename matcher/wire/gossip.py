@@ -1,0 +1,225 @@
+"""What hosts say to each other about each other: who is there, what is free there, who does not answer.
+
+Two kinds of statement are *signed*, by the host that speaks: `Alive`, which only the host that it is about can make,
+and `Claim`, hearsay about another. Both travel as envelopes of their own (multicast, or to a seed) and are passed on
+without it, as a `Statement`, inside of the rest. The rest is unsigned and under the realm's tag alone: it decides
+nothing, as whatever it carries that counts is signed by itself or answers a number that nobody else has seen.
+
+`Short`: the first 8 bytes of a host's fingerprint. Pure.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from struct import Struct
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le, Lt, MaxLen, MinLen
+from pydantic.types import Strict
+
+from matcher.wire.codec import BadBytes
+from matcher.wire.messages import DATAGRAM_MAX_BYTES, Address, Count, Fingerprint, Flag, Message, Mib, Role, Word
+from matcher.wire.signature import SIGNATURE_BYTES
+
+SHORT_BYTES = 8
+BUCKETS = 64
+MARK_BYTES = 4  # of a bucket, in a `Summary`
+ENTRY = Struct(">8sQQB")  # short id, incarnation, counter, state
+WANTED = Struct(">8sB")  # short id, 1: with its certificate
+ENTRIES_MAX_BYTES = 1000
+
+Short = Annotated[bytes, Strict(), MinLen(SHORT_BYTES), MaxLen(SHORT_BYTES)]
+Nonce = Annotated[int, Strict(), Ge(0), Le(2**53)]
+Version = Annotated[int, Strict(), Ge(0), Le(2**53)]
+Statements = Annotated[bytes, Strict(), MaxLen(DATAGRAM_MAX_BYTES)]
+Entries = Annotated[bytes, Strict(), MaxLen(ENTRIES_MAX_BYTES)]
+
+_STATEMENT = Struct(">B8sHH")  # kind, signer, lengths of certificate and payload
+
+
+class HostState(StrEnum):
+    """What a host holds another for. Within one incarnation it only moves down this list."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"  # silent, and still has time to object
+    DOWN = "daemon-down"  # the machine answers, the daemon does not: its VMs may well be running
+    GONE = "gone"  # silent for good: what ran there may be run again elsewhere
+    LEFT = "left"  # it said so
+
+
+class Says(StrEnum):
+    """What one host can say of another."""
+
+    SUSPECT = "suspect"
+    REFUSED = "refused"  # its machine says that nobody listens there
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Digest(Message):
+    """What is free on a host, and what kind of host it is: enough to list it, and to know whom to ask.
+
+    `level` is the widest x86-64 level of its CPU, or empty; `like` is the same for hosts of one make.
+    """
+
+    roles: Annotated[tuple[Role, ...], MaxLen(len(Role))] = ()
+    arch: Word = ""
+    level: Word = ""
+    slots: Count = 0
+    slots_free: Count = 0
+    ram_mib: Mib = 0
+    ram_free_mib: Mib = 0
+    devices: Count = 0
+    devices_free: Count = 0
+    disk_gb: Count = 0
+    disk_free_gb: Count = 0
+    vms: Count = 0
+    drained: Flag = False
+    like: Word = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive(Message):
+    """A host about itself. The newest (incarnation, counter) is what counts: a new incarnation after each start and to
+    refute a claim, the counter for each change of the rest.
+
+    `fresh`: it has just started and knows nobody, so that others should say who they are. `leaving`: its last word.
+    """
+
+    incarnation: Version
+    counter: Version
+    addresses: Annotated[tuple[Address, ...], MinLen(1), MaxLen(2)]  # where it hears gossip; the one to use comes first
+    front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
+    digest: Digest
+    fresh: Flag = False
+    leaving: Flag = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Message):
+    """What the signer says of another host, of this incarnation of it and no other."""
+
+    about: Fingerprint
+    incarnation: Version
+    says: Says
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Are you there? `view` is the mark of all that the sender knows of the realm's hosts."""
+
+    nonce: Nonce
+    sender: Short
+    target: Short
+    view: Short
+    told: Statements = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Message):
+    """I am. The nonce of the ping, which nobody else can know. `hears`: 0, the one who asked is not known here; 1, it
+    is; 2, and was heard by multicast."""
+
+    nonce: Nonce
+    sender: Short
+    view: Short
+    hears: Annotated[int, Strict(), Ge(0), Le(2)]
+    told: Statements = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """Ping `target` for me, and send me its ack under my nonce; a `Nack` if you hear nothing either."""
+
+    nonce: Nonce
+    sender: Short
+    target: Short
+
+
+@dataclass(frozen=True, slots=True)
+class Nack(Message):
+    """I have heard your `Ask`, and nothing from its target."""
+
+    nonce: Nonce
+    sender: Short
+
+
+@dataclass(frozen=True, slots=True)
+class Summary(Message):
+    """What I know, as a mark for each of 64 buckets of hosts: who knows something else answers with `Listing`s."""
+
+    sender: Short
+    marks: Annotated[bytes, Strict(), MinLen(BUCKETS * MARK_BYTES), MaxLen(BUCKETS * MARK_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Message):
+    """All that I know of those hosts in these buckets (bit n: bucket n) that lie from `first` to `last`, as `ENTRY`s:
+    who knows less asks, who knows more tells."""
+
+    sender: Short
+    buckets: Annotated[int, Strict(), Ge(0), Lt(2**BUCKETS)]
+    first: Short
+    last: Short
+    entries: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Message):
+    """Tell me of these hosts, as `WANTED`s."""
+
+    sender: Short
+    hosts: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Tidings(Message):
+    """Statements, and nothing else."""
+
+    sender: Short
+    told: Statements
+
+
+Unsigned = Ping | Ack | Ask | Nack | Summary | Listing | Want | Tidings
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A signed message without its envelope. `certificate` is empty where whoever hears it will have it."""
+
+    kind: int
+    signer: bytes
+    certificate: bytes
+    signature: bytes
+    payload: bytes
+
+    def to_bytes(self) -> bytes:
+        head = _STATEMENT.pack(self.kind, self.signer, len(self.certificate), len(self.payload))
+        return head + self.certificate + self.signature + self.payload
+
+
+def join(statements: list[bytes]) -> bytes:
+    return b"".join(statements)
+
+
+def split(data: bytes) -> list[Statement]:
+    """What `join` put together. Raises `BadBytes`."""
+    found, at = [], 0
+    while at < len(data):
+        if at + _STATEMENT.size > len(data):
+            raise BadBytes("statement")
+        kind, signer, certificate_bytes, payload_bytes = _STATEMENT.unpack_from(data, at)
+        start = at + _STATEMENT.size
+        middle = start + certificate_bytes
+        payload = middle + SIGNATURE_BYTES
+        at = payload + payload_bytes
+        if at > len(data):
+            raise BadBytes("statement")
+        found.append(Statement(kind, signer, data[start:middle], data[middle:payload], data[payload:at]))
+    return found
+
+
+def entries(data: bytes, form: Struct) -> list[tuple[Any, ...]]:
+    """The entries of a `Listing` or a `Want`. Raises `BadBytes`."""
+    if len(data) % form.size:
+        raise BadBytes("entries")
+    return list(form.iter_unpack(data))
