@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from atomd.admission import Admission
 from atomd.answering import Face, Proposer
-from atomd.hardware import Claim
+from atomd.capacity.hardware import Claim
+from atomd.capacity.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
+from atomd.capacity.placement import place, place_on
+from atomd.capacity.quota import Quota
 from atomd.inventory.facts import Core
-from atomd.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
-from atomd.placement import place, place_on
-from atomd.quota import Quota
+from atomd.vms.admission import Admission
 from matcher.offers.offering import Nothing, Proposal
 from matcher.trust.principal import Principal
 from matcher.trust.realm import EVERYTHING
