@@ -141,7 +141,7 @@ class Intake:
         self._identity, self._answering, self._role = identity, answering, role
         self._ignores, self._hears_news = ignores, hears_news
         self._budget = Budget()
-        self._latest = b""  # of what is in `_heard`
+        self._latest = b""  # the last one that was of use, whole
         self._heard = ReplayWindow(keys_max=HEARD_MAX)
         self._vain = ReplayWindow(keys_max=VAIN_MAX)
         self._queries = ReplayWindow(keep_s=REPEAT_S, keys_max=QUERIES_MAX)
@@ -164,6 +164,7 @@ class Intake:
             sealed = unseal(data, realm=self._identity.realm)
             if sealed.kind is Kind.REVEAL:
                 self._reveal(sealed, arrival, now_s)
+                self._latest = data
                 return []
             if self._ignores(sealed):
                 return []
