@@ -1,4 +1,5 @@
-"""What processes take, and that they get it: time on a core to the nanosecond, and memory, each shared page divided by who shares it."""
+"""What processes take, and that they get it: time on a core to the nanosecond, and memory, each shared page divided by
+its users."""
 
 import os
 from collections.abc import Iterable
