@@ -7,6 +7,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -74,8 +75,15 @@ BECAME = {
 
 def moment() -> Moment:
     """Now, by this machine's clocks."""
-    local = time.localtime()
-    return Moment(now_s(), time.time(), local.tm_hour * 60 + local.tm_min)
+    wall_s = time.time()
+    return Moment(now_s(), wall_s, _minute(int(wall_s // 60)))
+
+
+@lru_cache(maxsize=1)
+def _minute(since_epoch: int) -> int:
+    """Of the local day. Asked for every pledge, and the C library looks at the time zone's file each time."""
+    local = time.localtime(since_epoch * 60)
+    return local.tm_hour * 60 + local.tm_min
 
 
 def became(before: Vm | None, vm: Vm) -> str:

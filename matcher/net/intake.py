@@ -165,7 +165,7 @@ class Intake:
         self._ignores, self._hears_news, self._later = ignores, hears_news, later
         self._asked_before: dict[str, _Asked] = {}  # those that wait, by pledge id
         self._budget = Budget()
-        self._latest = b""  # of what is in `_heard`
+        self._latest = b""  # the last one that was of use, whole
         self._heard = ReplayWindow(keys_max=HEARD_MAX)
         self._vain = ReplayWindow(keys_max=VAIN_MAX)
         self._queries = ReplayWindow(keep_s=REPEAT_S, keys_max=QUERIES_MAX)
@@ -188,6 +188,7 @@ class Intake:
             sealed = unseal(data, realm=self._identity.realm)
             if sealed.kind is Kind.REVEAL:
                 self._reveal(sealed, arrival, now_s)
+                self._latest = data
                 return []
             if self._ignores(sealed):
                 return []

@@ -6,9 +6,12 @@ number, so that no flood keeps other tasks from their turn. Who has something to
 `multicast.tell`.
 """
 
+import math
+import select
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 import trio
 
@@ -18,6 +21,8 @@ from matcher.net.intake import Arrival, Intake, Outgoing
 BATCH_MAX = 64  # datagrams answered before other tasks have a turn
 DATAGRAM_READ_BYTES = 2048  # more than is allowed, so that what is too long is seen to be
 LINKS_RESCAN_S = 30.0
+
+Port = tuple[socket.socket, socket.socket]  # a listener, and who answers by its family
 
 
 def now_s() -> float:
@@ -38,8 +43,8 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_follow_links, listeners)
-            for listener in listeners:
-                nursery.start_soon(_answer, listener, senders, intake)
+            ports = [(listener, senders[listener.family]) for listener in listeners]
+            nursery.start_soon(_answer, ports, senders, intake)
             task_status.started()
     finally:
         for opened in (*listeners, *senders.values()):
@@ -54,14 +59,20 @@ async def end_on_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def _answer(listener: socket.socket, senders: dict[int, socket.socket], intake: Intake) -> None:
-    """Whoever has heard a pledge that is answered later wakes up for it; if both do, the first answers."""
-    while True:
-        due_s = intake.next_deadline_s()
-        with trio.move_on_after(float("inf") if due_s is None else max(0.0, due_s - now_s())):
-            await trio.lowlevel.wait_readable(listener)  # a checkpoint also when there is something to read already
-        answer_waiting(listener, senders[listener.family], intake)
-        answer_due(senders, intake)
+async def _answer(ports: Sequence[Port], senders: dict[int, socket.socket], intake: Intake) -> None:
+    """One wake-up for all sockets, and for pledges that are answered later: a question comes by IPv4 and IPv6 at once,
+    and to wake up a second time costs more than to pass over the second copy. An epoll file is readable when one of its
+    own is (epoll(7))."""
+    with select.epoll() as any_of_them:
+        for listener, _ in ports:
+            any_of_them.register(listener, select.EPOLLIN)
+        while True:
+            due_s = intake.next_deadline_s()
+            with trio.move_on_after(math.inf if due_s is None else max(0.0, due_s - now_s())):
+                await trio.lowlevel.wait_readable(any_of_them.fileno())  # a checkpoint also when something is there
+            for listener, sender in ports:
+                answer_waiting(listener, sender, intake)
+            answer_due(senders, intake)
 
 
 def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intake) -> int:

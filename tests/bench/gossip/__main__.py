@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench.gossip import serf
 from tests.bench.gossip.rounds import Size, one_round
 from tests.bench.gossip.table import table
+from tests.bench.gossip.usage import come_first
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     serf.install()
+    come_first()
     size = Size(
         hosts=options.n,
         questions=options.questions,

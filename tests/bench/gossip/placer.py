@@ -27,14 +27,22 @@ PAUSE_S = 0.02  # between two errands that are counted: hosts are idle again
 
 
 class Placer:
-    def __init__(self, identity: Identity) -> None:
-        self._identity, self._random, self._ask = identity, SystemRandom(), small_ask()
+    def __init__(self, identity: Identity, hosts_known: int) -> None:
+        self._identity, self._hosts_known = identity, hosts_known
+        self._random, self._ask = SystemRandom(), small_ask()
         prepare(Pledge, VmOffer, Reveal)  # any client has asked for namesakes before it pledges
 
     def place(self) -> float | None:
         """Seconds from the pledge to the commitment; `None` if it came to nothing."""
         vm_id = VmId(new_id(self._random))
-        errand = Errand(vm_id, 1, self._ask, name=f"vm-{vm_id[:8]}", specfile=SPECFILE.decode())
+        errand = Errand(
+            vm_id,
+            1,
+            self._ask,
+            hosts_known=self._hosts_known,  # as of the question for namesakes, which comes before
+            name=f"vm-{vm_id[:8]}",
+            specfile=SPECFILE.decode(),
+        )
         with Client(self._identity, soon=SOON) as client:
             gc.collect()
             gc.disable()
@@ -48,10 +56,11 @@ class Placer:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("identity", type=Path)
+    parser.add_argument("--hosts-known", type=int, default=0)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.0)
     options = parser.parse_args()
-    placer = Placer(load_identity(options.identity))
+    placer = Placer(load_identity(options.identity), options.hosts_known)
     placer.place()  # what is only made once is made
     count, until_s = options.count, time.monotonic() + options.seconds
     while count > 0 or time.monotonic() < until_s:

@@ -129,7 +129,15 @@ def _place(lab: NetLab, ours: Ours, words: list[str], placers: int = 1) -> tuple
     started = []
     for number in range(placers):
         identity = ours.realm.folder / user(number)
-        command = [sys.executable, "-m", "tests.bench.gossip.placer", str(identity), *words]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.gossip.placer",
+            str(identity),
+            "--hosts-known",
+            str(ours.hosts),
+            *words,
+        ]
         env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
         started.append(lab.start(ours.hosts + number % CLIENT_PLACES, command, env=env, stdout=PIPE))
     each = [[json.loads(line) for line in process.communicate()[0].splitlines()] for process in started]

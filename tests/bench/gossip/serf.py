@@ -50,7 +50,6 @@ class Serf(System):
         words = ["serf", "agent", f"-node=n{place}", f"-bind={address}", f"-rpc-addr={control}"]
         daemon = self.lab.start(place, words, stdout=PIPE, stderr=STDOUT)
         assert daemon.stdout is not None
-        os.set_blocking(daemon.stdout.fileno(), False)
         self.daemons[place] = daemon
         self.hub.add(daemon.stdout, _Log(self, place, daemon.stdout).read)
 
@@ -99,7 +98,7 @@ class _Log:
         self._seen = {b"EventMemberJoin: n": system.up, b"EventMemberFailed: n": system.failed}
 
     def read(self, at_s: float) -> None:
-        data = self._file.read(READ_BYTES)
+        data = os.read(self._file.fileno(), READ_BYTES)
         if not data:
             self._system.hub.drop(self._file)
             return
