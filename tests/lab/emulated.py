@@ -40,9 +40,9 @@ class Machine:
     async def says(self, word: str, within_s: float = BOOT_S) -> None:
         """Until a line begins with `word`; fails the test where none does in time, or the machine has ended."""
         with trio.move_on_after(within_s):
-            while not (is_said := self._has_said(word)) and self._process.poll() is None:
-                await trio.sleep(0.05)
-            if is_said or self._has_said(word):
+            while not self._has_said(word) and self._process.poll() is None:
+                await trio.sleep(0.05)  # it tells nobody but its serial port
+            if self._has_said(word):
                 return
         pytest.fail(f"it never said {word}:\n{self.serial[-3000:]}")
 
