@@ -111,5 +111,5 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     await nursery.start(local.serve, config.socket, attaching.answer)
     await nursery.start(partial(serving.serve, identity, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    say_ready()
+    say_ready(exports.status)
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

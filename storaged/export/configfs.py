@@ -35,17 +35,21 @@ class Configfs:
     """One tree. `OSError` is the kernel's no."""
 
     def __init__(self, portal: str, root: Path = ROOT) -> None:
-        self._portal, self._root = portal, root
+        self._portal, self.root = portal, root
 
     def is_there(self) -> bool:
         """Whether this kernel has an iSCSI target; loads its modules where they are only installed."""
         with suppress(OSError):
-            (self._root / "iscsi").mkdir(exist_ok=True)
-        return (self._root / "iscsi").is_dir()
+            (self.root / "iscsi").mkdir(exist_ok=True)
+        return (self.root / "iscsi").is_dir()
+
+    def is_writable(self) -> bool:
+        """Whether this process may make targets: a unit may see the tree without that."""
+        return os.access(self.root / "iscsi", os.W_OK, effective_ids=True)
 
     def look(self, vid: Vid | None = None) -> frozenset[Observed]:
         """Our targets, or those of one volume: each costs a dozen files to read."""
-        named = ((path, parse_target(path.name)) for path in _folders(self._root / "iscsi"))
+        named = ((path, parse_target(path.name)) for path in _folders(self.root / "iscsi"))
         return frozenset(self._observed(path, *name) for path, name in named if name and vid in (None, name[0]))
 
     def make(self, export: Export) -> None:
@@ -111,16 +115,17 @@ class Configfs:
         file = _read(self._image(path.name) / "udev_path")
         readonly = any(_read(acl / f"lun_{LUN}" / "write_protect") == "1" for acl in acls)
         sessions = sum(len(_SESSION.findall(_read(acl / "info"))) for acl in acls)
-        whole = _read(group / "enable") == "1" and bool(users) and (group / "lun" / f"lun_{LUN}" / "image").exists()
+        parts = (group / "np" / self._portal, group / "lun" / f"lun_{LUN}" / "image")
+        whole = _read(group / "enable") == "1" and bool(users) and all(part.exists() for part in parts)
         return Observed(vid, epoch, frozenset(acl.name for acl in acls), users, file, readonly, sessions, whole)
 
     def _group(self, target: str) -> Path:
-        return self._root / "iscsi" / target / "tpgt_1"
+        return self.root / "iscsi" / target / "tpgt_1"
 
     def _image(self, target: str) -> Path:
         named = parse_target(target)
         assert named is not None
-        return self._root / _BACKED / _device(*named)
+        return self.root / _BACKED / _device(*named)
 
 
 def _device(vid: str, epoch: Epoch) -> str:

@@ -48,8 +48,10 @@ class LioWorld(IscsiWorld):
         *,
         call_s: float = CALL_S,
         address: IPv4Address | IPv6Address = IPv4Address("127.0.0.1"),  # noqa: B008  it never changes
+        port: int = 0,
     ) -> None:
-        self.portal, self.call_s = Portal(address, free_port()), call_s
+        """`port` 0: a free one."""
+        self.portal, self.call_s = Portal(address, port or free_port()), call_s
         self.configfs = SlowConfigfs(str(self.portal))
         super().__init__(root, nursery)
 

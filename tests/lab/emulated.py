@@ -15,6 +15,10 @@ import trio
 
 KERNEL = Path("/var/cache/atomos-lab/kernel")  # packaging/guest
 BOOT_S = 120.0  # emulated, on a busy machine
+START_S = 10.0
+SMALL_MIB, ROOMY_MIB = 256, 1536
+ROOT = Path(__file__).resolve().parents[2]
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
 needs_kernel = pytest.mark.skipif(not (KERNEL / "done").exists(), reason="no kernel to boot: packaging/guest brings it")
 
@@ -31,6 +35,23 @@ export PATH=/usr/bin:/usr/sbin:/sbin:/bin
 """
 
 
+ENTER = """
+/bin/busybox mkdir -p /root /written /new
+/bin/busybox mount -t virtiofs -o ro root /root
+/bin/busybox mount -t tmpfs -o size=50% written /written
+/bin/busybox mkdir /written/upper /written/work
+/bin/busybox mount -t overlay -o lowerdir=/root,upperdir=/written/upper,workdir=/written/work new /new
+"""
+
+_VIEW = """
+mount --bind / "$0"
+mount --bind "$1" "$0$1"
+mount -o remount,bind,ro "$0$1"
+mount -o remount,bind,ro "$0"
+exec "$3" --socket-path="$2" -o source="$0" -o sandbox=chroot -o cache=always
+"""
+
+
 class Machine:
     """One that runs; `serial` is what it has said."""
 
@@ -40,8 +61,8 @@ class Machine:
     async def says(self, word: str, within_s: float = BOOT_S) -> None:
         """Until a line begins with `word`; fails the test where none does in time, or the machine has ended."""
         with trio.move_on_after(within_s):
-            while not self._has_said(word) and self._process.poll() is None:
-                await trio.sleep(0.05)  # it tells nobody but its serial port
+            while not self._has_said(word) and self._process.poll() is None:  # noqa: ASYNC110  a machine of its own says it
+                await trio.sleep(0.05)
             if self._has_said(word):
                 return
         pytest.fail(f"it never said {word}:\n{self.serial[-3000:]}")
@@ -62,7 +83,7 @@ async def machine(
     modules: Sequence[str],
     programs: Sequence[str] = (),
     devices: Sequence[str] = (),
-    ram_mib: int = 256,
+    ram_mib: int = SMALL_MIB,
 ) -> AsyncIterator[Machine]:
     """`programs` of this machine are in its path; `devices` are words for QEMU. It ends with the block."""
     said = folder / "serial"
@@ -76,6 +97,37 @@ async def machine(
         yield Machine(said, process)
     finally:
         process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def this_root(folder: Path) -> AsyncIterator[tuple[str, ...]]:
+    """Devices by which a machine of `ROOMY_MIB` sees this one's root and repository, without a way to change them:
+    `ENTER` mounts them at /new, where what is written is forgotten."""
+    view, socket = folder / "view", folder / "virtiofs"
+    view.mkdir()
+    words = [
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-euc",
+        _VIEW,
+        str(view),
+        str(ROOT),
+        str(socket),
+        VIRTIOFSD,
+    ]
+    process = await trio.lowlevel.open_process(words, stderr=subprocess.DEVNULL)
+    try:
+        with trio.fail_after(START_S):
+            while not socket.exists():  # noqa: ASYNC110  it says so in no other way
+                await trio.sleep(0.02)
+        chardev = ("-chardev", f"socket,id=root,path={socket}", "-device", "vhost-user-fs-pci,chardev=root,tag=root")
+        memory = f"memory-backend-memfd,id=ram,size={ROOMY_MIB}M,share=on"  # virtiofsd reads and writes there
+        yield ("-machine", "q35,memory-backend=ram", "-object", memory, "-smp", "2", *chardev)
+    finally:
+        process.terminate()
         await process.wait()
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv6Address
@@ -40,6 +39,12 @@ async def world(root: Path, nursery: trio.Nursery) -> AsyncIterator[LioWorld]:
     await world.end()
 
 
+async def shown_to_nobody(path: Path) -> str:
+    done = await trio.run_process([*NOBODY, "cat", path], capture_stdout=True, capture_stderr=True, check=False)
+    assert done.stdout or b"not permitted" in done.stderr, done.stderr
+    return done.stdout.decode()
+
+
 class TestLio(ExporterContract):
     async def test_the_secret_is_shown_to_nobody_without_rights(self, world: LioWorld) -> None:
         export = export_of(world.image(1))
@@ -48,9 +53,8 @@ class TestLio(ExporterContract):
         assert export.chap is not None
         assert (acl / "auth" / "password").read_text().strip() == export.chap.secret
         for name in ("userid", "password"):
-            done = subprocess.run([*NOBODY, "cat", acl / "auth" / name], capture_output=True, text=True)
-            assert (done.stdout, "not permitted" in done.stderr) == ("", True)
-        assert subprocess.run([*NOBODY, "cat", acl / "cmdsn_depth"], capture_output=True).stdout, "it could look there"
+            assert await shown_to_nobody(acl / "auth" / name) == ""
+        assert await shown_to_nobody(acl / "cmdsn_depth"), "the door is open, the secret is not"
 
     async def test_what_was_half_made_is_made_anew(self, world: LioWorld) -> None:
         export = export_of(world.image(1))
@@ -82,6 +86,15 @@ class TestLio(ExporterContract):
         for address in ("127.0.0.1", "::1"):
             assert await world.read(dataclasses.replace(access, address=address), 4) == bytes(4), address
         await world.end()
+
+    async def test_at_another_port_what_was_exported_is_exported_anew(self, world: LioWorld) -> None:
+        export = export_of(world.image(1))
+        before = await exported(world, export)
+        other = LioWorld(world.root, world.nursery)
+        await other.begin()
+        after = await exported(other, export)
+        assert (await world.read(before, 4), await world.read(after, 4)) == (None, bytes(4))
+        await other.end()
 
     async def test_a_cut_ends_a_session_whose_initiator_is_frozen(self, world: LioWorld) -> None:
         image = world.image(1)

@@ -9,9 +9,7 @@ import trio
 
 from storaged.export.configfs import Configfs
 from tests.fakes.lio_world import LioWorld
-from tests.lab.test_export_one_writer import (
-    test_a_stamp_of_an_old_epoch_never_lands_after_a_takeover as test_a_stamp_of_an_old_epoch_never_lands_after_a_takeover,
-)
+from tests.lab import test_export_one_writer
 
 pytestmark = [
     pytest.mark.lab,
@@ -33,3 +31,8 @@ async def world(root: Path, nursery: trio.Nursery) -> AsyncIterator[LioWorld]:
     await world.begin()
     yield world
     await world.end()
+
+
+test_a_stamp_of_an_old_epoch_never_lands_after_a_takeover = (
+    test_export_one_writer.test_a_stamp_of_an_old_epoch_never_lands_after_a_takeover
+)
