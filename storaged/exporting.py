@@ -103,8 +103,11 @@ class Iscsi:
 
     async def run(self, keeper: Keeper) -> None:
         """Make what is exported what is attached, and keep it so, for ever."""
+        told = ""
         while self._before is not None and (why := await self._before()):
-            log.error("disks reach no other host: %s", why)
+            if why != told:
+                log.error("disks reach no other host: %s", why)
+            told = why
             await trio.sleep(LOOK_S)
         self._alone.set()
         problems = await self._exporter.reconcile([*self.wanted(keeper)])

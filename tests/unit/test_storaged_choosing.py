@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -18,9 +18,11 @@ import trio.testing
 from matcher.wire.messages import ImageFormat
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, Vid
+from storaged import exporting
 from storaged.attachments import Attachment, State
 from storaged.beneath import Unusable
 from storaged.claims import SharedVolume
+from storaged.config import Config
 from storaged.export import choosing
 from storaged.export.child import Command
 from storaged.export.choosing import MAY_ADMINISTRATE, Driver, chosen, end_exports, end_tgtd, lacks_of
@@ -75,7 +77,8 @@ def test_the_kernels_target_needs_a_kernel_that_has_it_a_right_and_a_tree_to_wri
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Command, "subprocess.Popen[bytes]"]]:
     """A process that holds the mark, as tgtd does."""
-    mark = tmp_path / "mark"
+    mark = tmp_path / "exports" / "iscsi" / "tgtd.0.lock"
+    mark.parent.mkdir(parents=True)
     holds = (
         "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     )
@@ -96,6 +99,40 @@ async def test_a_tgtd_that_served_is_gone_before_another_driver_serves(
     with command.mark.open("r+") as mark:
         fcntl.lockf(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert await end_tgtd(command) == "", "there is none any more"
+
+
+@pytest.mark.parametrize(
+    ("settings", "can", "says", "is_ended"),
+    [
+        ({}, set(Driver), "(lio)", True),
+        ({"iscsi_driver": "tgt"}, set(Driver), "(tgt)", False),
+        ({}, {Driver.TGT}, "(tgt)", False),
+        ({"iscsi_port": 0}, set(Driver), "alone", False),
+        ({}, set(), "alone", False),
+    ],
+)
+async def test_storaged_ends_tgtd_where_the_kernel_serves_and_there_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: tuple[Command, "subprocess.Popen[bytes]"],
+    settings: dict[str, Any],
+    can: set[Driver],
+    says: str,
+    is_ended: bool,
+) -> None:
+    _, process = server
+    monkeypatch.setattr(exporting, "lacks_of", lambda *_: {driver: "" if driver in can else "no" for driver in Driver})
+    monkeypatch.setattr(exporting, "which", lambda _: None)
+    config = Config(state=tmp_path, exports=tmp_path / "exports", **settings)
+    exports = exporting.exports_of(config, lambda: Index().scan([tmp_path]), H1)
+    assert says in exports.status
+    with trio.move_on_after(10 if is_ended else 0.3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(exports.run, cast(Keeper, SimpleNamespace(state=State())))
+            while process.poll() is None:  # noqa: ASYNC110  it does not say that it ends
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert (process.poll() is not None) is is_ended
 
 
 class HeldUp(Configfs):
