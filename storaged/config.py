@@ -3,7 +3,7 @@
 import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from matcher.net import audit, multicast
 from specs.units import GB_MIB
 from storaged.export import nfs, tgt
+from storaged.export.choosing import Driver
 from storaged.pool import VOLUMES_MAX, Pool
 
 PORT = 7767  # beside atomd's front door
@@ -47,8 +48,9 @@ class PoolSettings(BaseModel):
 
 class Config(BaseModel):
     """One host's settings; every key has a default. `iscsi_port` or `nfs_port` 0: volumes, or folders, are for VMs on
-    this host alone. `exports` is for the programs that serve them. `image_user` is who qemu-img runs as, and
-    `fetch_allowed` opens addresses from which no image would be fetched."""
+    this host alone. `iscsi_driver`: which one serves, where storaged is not to choose. `exports` is for the programs
+    that serve. `image_user` is who qemu-img runs as, and `fetch_allowed` opens addresses from which no image would be
+    fetched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +59,7 @@ class Config(BaseModel):
     socket: Path = Path("/run/atomos/storaged.sock")
     pools: Annotated[tuple[PoolSettings, ...], MaxLen(64)] = (PoolSettings(path=Path("/srv/atomos")),)
     audit: Path = audit.PATH
+    iscsi_driver: Driver | Literal["auto"] = "auto"
     iscsi_port: Annotated[int, Ge(0), Le(65535)] = tgt.PORT
     nfs_port: Annotated[int, Ge(0), Le(65535)] = nfs.PORT
     exports: Path = Path("/run/atomos/exports")

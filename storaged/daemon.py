@@ -113,5 +113,5 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     board = Board(upkeep, audit=audit)
     await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    say_ready()
+    say_ready(exports.status)
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))

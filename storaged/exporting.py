@@ -5,8 +5,9 @@ What is exported is what is attached, no more and no less: told to the driver at
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from shutil import which
 
@@ -18,11 +19,17 @@ from specs.ids import HostId
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.config import Config
+from storaged.export.choosing import Choice, Driver, chosen, end_exports, end_tgtd, lacks_of
+from storaged.export.configfs import Configfs
 from storaged.export.description import Access, Export, Kind, Unknown, chap_of
 from storaged.export.exporter import Exporter
+from storaged.export.keeping import LOOK_S
 from storaged.export.key import load_key
+from storaged.export.lio import Lio
+from storaged.export.lio import Portal as LioPortal
 from storaged.export.nfs import Nfs, Place
-from storaged.export.tgt import Portal, Tgt
+from storaged.export.tgt import Portal as TgtPortal
+from storaged.export.tgt import Tgt
 from storaged.fit import reason
 from storaged.keeper import Keeper, NotCut, not_exported
 from storaged.reaching import START_S, address_towards, capabilities, image_of
@@ -31,7 +38,7 @@ from storaged.volume import Snapshot, Volume
 
 KEY = "exports.key"
 NUMBERS = "nfs-numbers.json"
-TGTD = "tgtd"
+EVERYWHERE = IPv4Address("0.0.0.0")  # noqa: S104  hosts come by any link
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SETGID, CAP_SETUID: linux/capability.h
 GANESHA_NEEDS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 7
 GANESHA = ("ganesha.nfsd", "dbus-daemon", "dbus-send")
@@ -42,9 +49,20 @@ log = logging.getLogger("storaged")
 class Iscsi:
     """Exports by iSCSI: `attaching.Exports`, and the keeper's *cut*. `key` makes each epoch's credential."""
 
-    def __init__(self, exporter: Exporter, key: bytes, snapshot: Callable[[], Snapshot], server: HostId) -> None:
-        self._exporter, self._key, self._snapshot, self._server = exporter, key, snapshot, server
-        self._up = trio.Event()
+    def __init__(
+        self,
+        exporter: Exporter,
+        key: bytes,
+        snapshot: Callable[[], Snapshot],
+        server: HostId,
+        *,
+        before: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        """`before` ends what another driver still serves, and says why it could not: no image has two targets."""
+        self._exporter, self._key, self._snapshot, self._server, self._before = exporter, key, snapshot, server, before
+        self._alone, self._up = trio.Event(), trio.Event()
+        if before is None:
+            self._alone.set()
 
     def why_not(self, volume: Volume) -> str | None:
         if volume.format is not ImageFormat.RAW:
@@ -60,6 +78,8 @@ class Iscsi:
         export = self.export_of(attachment)
         with trio.move_on_after(START_S):
             await self._up.wait()
+        if not self._alone.is_set():
+            raise Unusable(f"volume {attachment.vid} is not exported yet: another driver's exports have not ended")
         made = await self._exporter.export(export)
         if isinstance(made, Unknown):
             raise Unusable(f"volume {attachment.vid} is not exported yet: {made.why}")
@@ -74,12 +94,23 @@ class Iscsi:
     async def cut(self, attachment: Attachment) -> None:
         """Raises `NotCut` where its holder may still write."""
         volume = self._snapshot().volumes[attachment.vid]
+        with trio.move_on_after(START_S):
+            await self._alone.wait()
+        if not self._alone.is_set():
+            raise NotCut(f"another driver's export of volume {attachment.vid} may not have ended")
         ended = await self._exporter.cut(image_of(volume), attachment.epoch)
         if isinstance(ended, Unknown):
             raise NotCut(f"the export of volume {attachment.vid} has not ended yet: {ended.why}")
 
     async def run(self, keeper: Keeper) -> None:
         """Make what is exported what is attached, and keep it so, for ever."""
+        told = ""
+        while self._before is not None and (why := await self._before()):
+            if why != told:
+                log.error("disks reach no other host: %s", why)
+            told = why
+            await trio.sleep(LOOK_S)
+        self._alone.set()
         problems = await self._exporter.reconcile([*self.wanted(keeper)])
         for target, problem in problems.items():
             log.info("%s: not yet: %s", target, problem)
@@ -121,8 +152,15 @@ class Exporting:
     """Each volume in its own way: disks by iSCSI, folders by NFS. `attaching.Exports`, and the keeper's *cut*."""
 
     def __init__(
-        self, disks: Iscsi | NoExports, folders: Folders | NoExports, snapshot: Callable[[], Snapshot]
+        self,
+        disks: Iscsi | NoExports,
+        folders: Folders | NoExports,
+        snapshot: Callable[[], Snapshot],
+        *,
+        status: str = "",
     ) -> None:
+        """`status`: how disks reach other hosts, for a person."""
+        self.status = status
         self._disks, self._folders, self._snapshot = disks, folders, snapshot
 
     def why_not(self, volume: Volume) -> str | None:
@@ -151,17 +189,35 @@ class Exporting:
 
 def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId) -> Exporting:
     """As this host's settings and programs allow. Raises `KeyUnusable`."""
-    everywhere = IPv4Address("0.0.0.0")  # noqa: S104  hosts come by any link
-    disks: Iscsi | NoExports = NoExports()
     folders: Folders | NoExports = NoExports()
-    if _is_able("volumes", config.iscsi_port, "iscsi_port", (TGTD,), "tgt"):
-        more = (IPv6Address("::"),) if socket.has_dualstack_ipv6() else ()
-        portal = Portal(everywhere, config.exports / "iscsi", config.iscsi_port, more=more)
-        disks = Iscsi(Tgt(portal), load_key(config.state / KEY), snapshot, server)
+    choice = _choice(config)
+    log.info("%s", choice)
+    disks = _disks(choice.driver, config, snapshot, server)
     if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
-        place = Place(everywhere, config.exports / "nfs", config.state / NUMBERS, config.nfs_port)
+        place = Place(EVERYWHERE, config.exports / "nfs", config.state / NUMBERS, config.nfs_port)
         folders = Folders(Nfs(place), snapshot, server)
-    return Exporting(disks, folders, snapshot)
+    return Exporting(disks, folders, snapshot, status=str(choice))
+
+
+def _choice(config: Config) -> Choice:
+    if not config.iscsi_port:
+        return Choice(None, "iscsi_port is 0")
+    asked = None if config.iscsi_driver == "auto" else config.iscsi_driver
+    return chosen(asked, lacks_of(Configfs(""), capabilities()))
+
+
+def _disks(
+    driver: Driver | None, config: Config, snapshot: Callable[[], Snapshot], server: HostId
+) -> Iscsi | NoExports:
+    if driver is None:
+        return NoExports()
+    on_both = socket.has_dualstack_ipv6()
+    more = (IPv6Address("::"),) if on_both else ()
+    tgtd = TgtPortal(EVERYWHERE, config.exports / "iscsi", config.iscsi_port, more=more)
+    kernel = Lio(LioPortal(IPv6Address("::") if on_both else EVERYWHERE, config.iscsi_port))
+    exporter: Exporter = kernel if driver is Driver.LIO else Tgt(tgtd)
+    before = partial(end_tgtd, tgtd.command) if driver is Driver.LIO else partial(end_exports, kernel)
+    return Iscsi(exporter, load_key(config.state / KEY), snapshot, server, before=before)
 
 
 def _may_serve_folders() -> bool:

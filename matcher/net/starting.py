@@ -59,14 +59,15 @@ def make_private(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def say_ready() -> None:
-    """Tell the service manager that the sockets are open (systemd's sd_notify); nothing where nobody asked."""
+def say_ready(status: str = "") -> None:
+    """Tell the service manager that the sockets are open (systemd's sd_notify); nothing where nobody asked. `status` is
+    a line for people who ask it."""
     gc.collect()
     gc.freeze()  # what the start has made stays: no later collection has to walk all of it, in the middle of an answer
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path.startswith(("/", "@")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
-            manager.sendto(b"READY=1", path.replace("@", "\0", 1))
+            manager.sendto(f"READY=1\nSTATUS={status}".encode(), path.replace("@", "\0", 1))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -7,7 +7,8 @@ admitted by name and secret. A call that does not return in time goes on in its 
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from threading import Lock
+from pathlib import Path
+from threading import Event, Lock
 from typing import TypeVar
 
 import trio
@@ -21,8 +22,6 @@ from storaged.export.keeping import LOOK_S
 from storaged.export.serving import CALL_S, Rejected, Serving
 from storaged.export.writers import Writers, writers_of
 
-PORT = 3261  # as tgtd's
-
 T = TypeVar("T")
 
 
@@ -31,7 +30,7 @@ class Portal:
     """Where the kernel listens."""
 
     address: IPv4Address | IPv6Address
-    port: int = PORT
+    port: int
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
@@ -43,10 +42,11 @@ class Lio(Serving):
 
     kind = Kind.ISCSI
 
-    def __init__(self, portal: Portal, *, call_s: float = CALL_S) -> None:
+    def __init__(self, portal: Portal, *, configfs: Configfs | None = None, call_s: float = CALL_S) -> None:
+        """`configfs`: where not the kernel's own."""
         super().__init__(call_s)
         self._portal = portal
-        self._configfs = Configfs(str(portal))
+        self._configfs = configfs or Configfs(str(portal))
         self._one_at_a_time = Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -106,11 +106,22 @@ class Lio(Serving):
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        """What is given up before its turn is never done: a target would be made after it was cut."""
+        given_up = Event()
+
         def alone() -> T:
             with self._one_at_a_time:
+                if given_up.is_set():
+                    raise Rejected("it was given up")
                 return work()
 
         try:
             return await trio.to_thread.run_sync(alone, abandon_on_cancel=True)
+        except trio.Cancelled:
+            given_up.set()
+            raise
         except OSError as problem:
-            raise Rejected(f"the kernel refuses {problem.filename or 'it'}: {problem.strerror}") from problem
+            place = "/".join(
+                Path(problem.filename or "it").parts[-2:]
+            )  # the end says what it was, and a reason is short
+            raise Rejected(f"the kernel refuses {place}: {problem.strerror}") from problem
