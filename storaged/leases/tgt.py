@@ -3,6 +3,9 @@
     lease --held by tgtd--> the record's epoch is this export's --> served
       '--tgtd ends--> free, maybe another server's; it serves again only with the lease, and only the record's epoch
 
+Images are opened with O_DIRECT: what another server wrote before is what is read here, and what is acknowledged here is
+what that one reads, whatever either has in its page cache.
+
 A tgtd that sanlock does not know is as good as one that does not answer: it is ended, and begun anew. So sanlock's own
 end takes tgtd along even where no watchdog does.
 """
@@ -28,6 +31,8 @@ from storaged.record import read_right_at
 class LeasedTgt(Tgt):
     """An `Exporter` for the volumes of one pool, of which this is server number `me`, and has joined."""
 
+    direct = True
+
     def __init__(self, portal: Portal, area: Area, sanlock: Sanlock, me: int, *, call_s: float = CALL_S) -> None:
         program = shutil.which(portal.program) or f"/usr/sbin/{portal.program}"
         super().__init__(portal, command=sanlock.registered(replace(portal, program=program).command), call_s=call_s)
@@ -48,6 +53,19 @@ class LeasedTgt(Tgt):
             return Unknown(str(problem))
         refusal = why_not(vid, seen, members, ground, me=self._me, is_said_dead=is_said_dead)
         return refusal or await self._sanlock.acquire(lease, seen, pid)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is certain that there is no tgtd of this pool."""
+        return self._is_dead()
+
+    async def held(self) -> frozenset[Vid] | Unknown:
+        """All that it has the lease of, whoever asked for that."""
+        pid = self._kept.pid
+        try:
+            return frozenset() if pid is None else await self._sanlock.held_by(pid, self._area.pool_id)
+        except Silent as problem:
+            return Unknown(str(problem))
 
     async def release(self, vid: Vid) -> Unknown | None:
         """Let other servers have it; only after its `cut`, and when its record is written."""

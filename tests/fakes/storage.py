@@ -61,6 +61,9 @@ class FakeExports:
     def why_not(self, volume: Volume) -> str | None:
         return None if volume.format is ImageFormat.RAW else "only raw ones"
 
+    def only_exports(self, vid: Vid) -> bool:
+        return False
+
     async def give(
         self, attachment: Attachment, file: AttachedVolume, asker: str
     ) -> tuple[AttachedVolume, ChapSecret] | Refused:
