@@ -52,6 +52,7 @@ from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
 from storaged.wish import Wish, wish_of
 
+AGAIN_HINT = "run it again in a minute: a dead server's lease has to run out"
 LOOPBACK = "127.0.0.1"  # from where VMs of this host come
 
 log = logging.getLogger("storaged")
@@ -283,7 +284,8 @@ class Attaching:
             elif isinstance(error, NotHeld) and error.refused is not None:
                 refusal = error.refused
             else:
-                refusal = _refused("not-now", f"volume {vid}", str(error), "")
+                hint = AGAIN_HINT if isinstance(error, NotHeld) else ""
+                refusal = _refused("not-now", f"volume {vid}", str(error), hint)
             self._audit.note(who, "volume.forget", about, outcome_of(refusal), f"{word}{why_of(refusal)}")
             return refusal
         self._audit.note(who, "volume.forget", about, detail=f"{word}{said}")

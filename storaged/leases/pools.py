@@ -238,14 +238,14 @@ class SharedPools:
         one = self._at(volume.pool)
         exporter = one.exporter if one is not None else None
         if exporter is None:
-            raise NotHeld(f"volume {volume.vid}: its pool is shared by several servers, and not joined now")
+            raise NotHeld("its pool is shared by several servers, and not joined now")
         held = trio.from_thread.run(partial(exporter.hold, volume.vid, is_said_dead=is_said_dead))
         if isinstance(held, Held):
             return
         if isinstance(held, Unknown):
-            raise NotHeld(f"the lease of volume {volume.vid} is not held yet: {held.why}")
+            raise NotHeld(f"its lease is not held yet: {held.why}")
         has = "; ".join(reason.has for reason in held.reasons)
-        raise NotHeld(f"the lease of volume {volume.vid}: {has}", held if held.code in (IN_USE, NOT_FENCED) else None)
+        raise NotHeld(has, held if held.code in (IN_USE, NOT_FENCED) else None)
 
     def release(self, volume: Volume) -> None:
         one = self._at(volume.pool)

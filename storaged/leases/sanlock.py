@@ -68,7 +68,7 @@ class Sanlock:
     async def knows(self, pid: int) -> bool:
         """Whether the process is registered, and so would be ended with its leases. A daemon that was started again
         knows none of before."""
-        return words.code_of(await self._say("client", "inquire", "-p", str(pid))) == Code.DONE
+        return words.code_of(await self._say("client", "inquire", "-p", str(pid))) in (Code.DONE, Code.BUSY)
 
     async def held_by(self, pid: int, pool_id: str) -> frozenset[Vid]:
         """The volumes of the pool whose leases the process has. One that is not registered has none."""
@@ -127,7 +127,9 @@ class Sanlock:
             return Unknown(str(problem))
         if code == Code.DONE:
             return Held(seen.version + 1)
-        return _refusal(code, lease) or Unknown(f"the lease of volume {lease.vid}: {_short(said)}")
+        if code == Code.BUSY:
+            return Unknown("sanlock still waits for another lease to run out")
+        return _refusal(code, lease) or Unknown(_short(said))
 
     async def release(self, lease: Lease, pid: int) -> None:
         """Only when nothing that the process was sent can be written any more. Harmless to repeat."""

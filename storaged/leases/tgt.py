@@ -18,10 +18,11 @@ import trio
 from matcher.wire import messages
 from specs.ids import Vid
 from storaged.beneath import Unusable
-from storaged.export.description import Export, Observed, Refused, Unknown, refused
+from storaged.export.description import Export, Image, Observed, Refused, Unknown, refused
 from storaged.export.serving import CALL_S
 from storaged.export.serving import Silent as NotServing
 from storaged.export.tgt import Portal, Tgt
+from storaged.export.writers import serves
 from storaged.leases.area import Area, ground_of
 from storaged.leases.sanlock import Held, Sanlock, Silent
 from storaged.leases.takeover import why_not
@@ -101,6 +102,15 @@ class LeasedTgt(Tgt):
             return None
         has = f"its record says {right.epoch.counter if right else 'nothing'}, not epoch {export.epoch.counter}"
         return refused(export, "another-epoch", has, "another server gave it away meanwhile")
+
+    def _still_open(self, image: Image) -> str:
+        """By this server's tgtd. Others have the volume open for as long as they have not noticed that its lease is not
+        theirs, and it is that which ends them."""
+        pid = self._kept.pid
+        try:
+            return "its server has it open" if pid is not None and serves(pid, image) else ""
+        except (Unusable, OSError) as problem:
+            return "" if image.readonly else f"the image can't be opened: {problem}"
 
     async def _answers(self) -> bool:
         pid = self._kept.pid

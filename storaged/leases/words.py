@@ -26,6 +26,7 @@ class Code(IntEnum):
     NOT_HELD = -1
     UNKNOWN = -2  # no such lockspace here
     NO_PROCESS = -3  # not one that is registered
+    BUSY = -16  # with another question about this process: it may wait for a lease to run out
     HAS_IT = -17
     NO_LOCKSPACE = -28
     CHANGED = -240  # another version than the one that was named
