@@ -68,6 +68,12 @@ class Area:
         await self._make(lease, sanlock)
         return lease
 
+    def drop_lease(self, vid: Vid) -> None:
+        """Of a volume that is gone for good. Only who holds it may: whoever waits for it finds no file, or this one
+        held."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.lease(vid).file)
+
     async def _make(self, what: Lockspace | Lease, sanlock: Sanlock) -> None:
         if await trio.to_thread.run_sync(os.path.lexists, what.file):
             return

@@ -110,10 +110,20 @@ class SharedPool:
         """Of the lease of a volume that nobody here has."""
         if self.exporter is None:
             return
-        ended = await self.exporter.cut(image)
-        problem = ended if isinstance(ended, Unknown) else await self.exporter.release(image.vid)
+        problem = await self._let_go(self.exporter, image)
         if problem is not None:
             log.info("the lease of volume %s is not let go of yet: %s", image.vid, problem.why)
+
+    async def _let_go(self, exporter: LeasedTgt, image: Image) -> Unknown | None:
+        held = await exporter.held()
+        if isinstance(held, Unknown):
+            return held
+        ended = await exporter.cut(image)
+        if isinstance(ended, Unknown):
+            return ended
+        if image.vid in held and not await trio.Path(image.path).exists():
+            await trio.to_thread.run_sync(self.area.drop_lease, image.vid)
+        return await exporter.release(image.vid)
 
     async def _join(self) -> None:
         """Raises `Silent`, `Unusable` or `OSError`."""

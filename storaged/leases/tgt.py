@@ -109,6 +109,8 @@ class LeasedTgt(Tgt):
         pid = self._kept.pid
         try:
             return "its server has it open" if pid is not None and serves(pid, image) else ""
+        except FileNotFoundError:
+            return ""  # it is gone, and so is whatever is still written into it
         except (Unusable, OSError) as problem:
             return "" if image.readonly else f"the image can't be opened: {problem}"
 
