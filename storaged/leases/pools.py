@@ -206,9 +206,12 @@ class SharedPool:
 class SharedPools:
     """All of them: the keeper's `Leases`, and what judges pools by whether they are joined."""
 
-    def __init__(self, config: Config, host_id: HostId, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, config: Config, host_id: HostId, snapshot: Callable[[], Snapshot], sanlock: Sanlock | None = None
+    ) -> None:
+        """`sanlock`: another than the machine's own."""
         self._config, self._host_id, self._snapshot = config, host_id, snapshot
-        self._sanlock = Sanlock(io_s=config.lease_io_s, call_s=CALL_S)
+        self._sanlock = sanlock or Sanlock(io_s=config.lease_io_s, call_s=CALL_S)
         self._pools: dict[PoolId, SharedPool] = {}
 
     async def run(self, keeper: Keeper, scan: Scan) -> None:
