@@ -167,7 +167,8 @@ class Keeper:
         return bool(vids) and held.issuperset(vids)
 
     def recover(self, snapshot: Snapshot) -> None:
-        """After a start and the first scan: learn what records say and the journal missed. Raises `JournalError`."""
+        """After a start and the first scan, and when a pool of several servers was joined: learn what records say and
+        the journal missed. Raises `JournalError`."""
         with self._lock:
             rights = {v.vid: v.right for v in snapshot.volumes.values() if v.exclusive}
             self._settle(attachments.merged(self._state, rights, server=self._server))
@@ -176,17 +177,19 @@ class Keeper:
         """Forget what another server has given away since, which its record says, and let go of leases that nothing
         here needs. Returns what was forgotten. Raises `JournalError`."""
         with self._lock:
-            volumes = snapshot.volumes
-            mine = [a.vid for a in self._state.attachments if a.vid in volumes and snapshot.is_leased(volumes[a.vid])]
+            attached = {a.vid for a in self._state.attachments}
+            held = frozenset(self._leases.held())
+            found = (snapshot.volumes[vid] for vid in attached | held if vid in snapshot.volumes)
             rights: dict[Vid, Right | None] = {}
-            for vid in mine:
+            for volume in found:
                 with suppress(Unusable):  # nothing is known of it now
-                    rights[vid] = self._disk.right(volumes[vid])
+                    if snapshot.is_leased(volume):
+                        rights[volume.vid] = self._disk.right(volume)
             before = self._state.attachments
             state = attachments.merged(self._state, rights, server=self._server)
             if state != self._state:
                 self._settle(state)
-            self._let_go({*self._leases.held(), *mine}, snapshot)
+            self._let_go(held | rights.keys(), snapshot)
             return tuple(a for a in before if a not in self._state.attachments)
 
     def rolled_back(self, snapshot: Snapshot) -> tuple[Vid, ...]:

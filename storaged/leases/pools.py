@@ -151,6 +151,7 @@ class SharedPool:
             while not self._is_seen():  # what it should serve is not known before
                 await trio.sleep(REST_S)
                 await scan()
+            await trio.to_thread.run_sync(lambda: keeper.recover(self._snapshot()))
             await tidy()
             await disks.tell(keeper)
             disks.is_up()

@@ -372,3 +372,18 @@ def test_a_volume_is_removed_under_its_lease_and_only_if_no_server_has_given_it_
     house.two.keeper.under_lease(snapshot.volumes[DISK], snapshot, remove)
     assert gone == ["gone"]
     assert house.table.holders == {}
+
+
+def test_what_the_record_says_and_the_journal_missed_is_learned_before_a_lease_is_let_go(house: House) -> None:
+    """A crash between the two, and a server that had not joined when it was started again."""
+    assert isinstance(house.one.attach(1, DISK), Kept)
+    house.one.journal.close()
+    (house.one.root / H1[:2] / "journal").unlink()
+    house.one.why_not = "this server is joining it"
+    house.one.journal = Journal(house.one.root / H1[:2] / "journal")
+    house.one.keeper = house.one.start()
+    assert not house.one.keeper.is_attached(DISK)
+    house.one.why_not = ""
+    assert house.one.keeper.tidy(house.one.snapshot()) == ()
+    assert house.one.keeper.is_attached(DISK)
+    assert house.table.holders == {DISK: H1}
