@@ -106,8 +106,11 @@ class StorageAnswers:
         return self._offering.pledge(pledge, user, now_s) if asks else ()
 
     def _knows(self, vids: Sequence[str]) -> bool:
+        """What another server of a shared pool had given away may be free since: nobody tells of it."""
         snapshot = self._snapshot()
-        return all(vid in snapshot.volumes or vid in snapshot.bad or vid in snapshot.conflicts for vid in vids)
+        known = (vid in snapshot.volumes or vid in snapshot.bad or vid in snapshot.conflicts for vid in vids)
+        found = (snapshot.volumes[Vid(vid)] for vid in vids if vid in snapshot.volumes)
+        return all(known) and not any(snapshot.is_leased(v) and v.right and v.right.held for v in found)
 
     def reveal(self, reveal: Reveal, now_s: float) -> None:
         self._offering.reveal(reveal, now_s)

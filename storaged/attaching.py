@@ -47,10 +47,13 @@ from storaged.beneath import Unusable
 from storaged.claims import VolumeShare
 from storaged.images.changing import remove
 from storaged.journal import JournalCorrupt, JournalError
-from storaged.keeper import Keeper, Kept
+from storaged.keeper import Keeper, Kept, NotHeld
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
 from storaged.wish import Wish, wish_of
+
+AGAIN_HINT = "run it again in a minute: a dead server's lease has to run out"
+LOOPBACK = "127.0.0.1"  # from where VMs of this host come
 
 log = logging.getLogger("storaged")
 
@@ -65,6 +68,10 @@ class Exports(Protocol):
 
     def why_not(self, volume: Volume) -> str | None:
         """Why this volume can't be exported at all; `None` where it can."""
+        ...
+
+    def only_exports(self, vid: Vid) -> bool:
+        """Whether VMs on this host have the volume by its export as well."""
         ...
 
     async def give(
@@ -202,16 +209,17 @@ class Attaching:
                         adds=wish.adds,
                     )
                 )
-                return kept if isinstance(kept, Refused) else await self._given(kept, wish.host_id, address)
+                return kept if isinstance(kept, Refused) else await self._given(kept, wish.host_id, address or LOOPBACK)
             except (JournalError, Unusable) as error:
                 return _not_done(error)
 
     async def _given(self, kept: Kept, host_id: HostId, address: str) -> Attached | Refused:
-        """Files for a VM on this host; exports for others."""
-        if host_id == self._server:
-            return Attached(kept.files)
+        """Files for a VM on this host, but for what is exported only; exports for others."""
         given: list[tuple[AttachedVolume, ChapSecret | None]] = []
         for attachment, file in zip(kept.attachments, kept.files, strict=True):
+            if host_id == self._server and not self._exports.only_exports(attachment.vid):
+                given.append((file, None))
+                continue
             export = await self._exports.give(attachment, file, address)
             if isinstance(export, Refused):
                 await self._take_back(kept)
@@ -256,26 +264,32 @@ class Attaching:
 
     # ---- a person's word
 
-    async def free(self, vid: Vid, caller: Caller) -> Done | Refused:
-        """The volume's owner takes it from whoever has it."""
-        freed = await self._forget(vid, caller)
+    async def free(self, vid: Vid, caller: Caller, *, is_said_dead: bool = False) -> Done | Refused:
+        """The volume's owner takes it from whoever has it. `is_said_dead`: their word about the server that has its
+        lease, where several serve it."""
+        freed = await self._forget(vid, caller, is_said_dead=is_said_dead)
         return freed if isinstance(freed, Refused) else Done(freed.said)
 
-    async def _forget(self, vid: Vid, who: str | Caller) -> Forgotten | Refused:
+    async def _forget(self, vid: Vid, who: str | Caller, *, is_said_dead: bool = False) -> Forgotten | Refused:
         about = dashed(vid)
+        word = "whoever has it is said to be dead: " if is_said_dead else ""
         try:
             async with self.turn:
-                said = await trio.to_thread.run_sync(lambda: self._keeper.forget(vid, self._snapshot()))
+                said = await trio.to_thread.run_sync(
+                    lambda: self._keeper.forget(vid, self._snapshot(), is_said_dead=is_said_dead)
+                )
         except (JournalError, Unusable) as error:
-            refusal = (
-                _not_done(error)
-                if isinstance(error, JournalError)
-                else _refused("not-now", f"volume {vid}", str(error), "")
-            )
-            self._audit.note(who, "volume.forget", about, outcome_of(refusal), why_of(refusal))
+            if isinstance(error, JournalError):
+                refusal = _not_done(error)
+            elif isinstance(error, NotHeld) and error.refused is not None:
+                refusal = error.refused
+            else:
+                hint = AGAIN_HINT if isinstance(error, NotHeld) else ""
+                refusal = _refused("not-now", f"volume {vid}", str(error), hint)
+            self._audit.note(who, "volume.forget", about, outcome_of(refusal), f"{word}{why_of(refusal)}")
             return refusal
-        self._audit.note(who, "volume.forget", about, detail=said)
-        log.warning("on a person's word: %s", said)
+        self._audit.note(who, "volume.forget", about, detail=f"{word}{said}")
+        log.warning("on a person's word: %s%s", word, said)
         return Forgotten(said[:240])
 
 

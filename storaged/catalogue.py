@@ -20,7 +20,7 @@ from storaged.config import Config
 from storaged.hints import NAMED, PATHS_MAX, Hint, Hints, Watched
 from storaged.images.sweeping import sweep
 from storaged.index import Index
-from storaged.pool import MEMORY, Pools
+from storaged.pool import MEMORY, Joined, Pools, not_joined
 from storaged.volume import Snapshot, shown
 
 RESCAN_MIN_S = 1.0  # however often volumes are asked for that are not here
@@ -35,9 +35,9 @@ log = logging.getLogger("storaged")
 class Catalogue:
     """Keeps the newest snapshot."""
 
-    def __init__(self, config: Config, host_id: HostId) -> None:
+    def __init__(self, config: Config, host_id: HostId, joined: Joined = not_joined) -> None:
         self._pools = [pool.named() for pool in config.pools]
-        self._index = Index(Pools(host_id, config.state / MEMORY))
+        self._index = Index(Pools(host_id, config.state / MEMORY, joined=joined))
         self._rescan_s = config.rescan_s
         self._snapshot = Snapshot()
         self._said: frozenset[str] = frozenset()
@@ -58,7 +58,7 @@ class Catalogue:
     async def sweep(self) -> None:
         """Delete what a crash left half-made in the pools that are ours to write, and finish what it interrupted."""
         for use in self._snapshot.pools:
-            if not use.withheld:
+            if not use.withheld and not use.shared:  # of a shared one, another server may be making it
                 try:
                     swept = await trio.to_thread.run_sync(sweep, use.path)
                 except Unusable as problem:

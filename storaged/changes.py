@@ -33,6 +33,7 @@ from matcher.wire.volumes import (
 from specs.ids import OfferId, UserId, Vid, VmId, dashed
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare, left_mib
+from storaged.gathering import why_not_shared
 from storaged.images import changing, making, snapshots
 from storaged.images.copying import Progress, Stream
 from storaged.images.fetch import Fetching, fetched
@@ -66,6 +67,7 @@ class Shelf:
     in_use: Callable[[Vid, VmLife | None], bool]
     look: Callable[[str], Awaitable[None]]
     close: Callable[[Vid, VmId, int, Snapshot], None]
+    under_lease: Callable[[Volume, Callable[[], None]], None] = lambda _, work: work()  # while no server gives it away
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,9 @@ class Changes:
             return _no("hold-lapsed", vid, "make it", "the room that was offered is not held any more", "try again")
         if self._knows(vid):
             return _no("exists", vid, "make it", "there is a volume with this UUID", "electros volume inspect")
+        why = "" if new.readonly else why_not_shared(new.format, shareable=new.shareable)
+        if why and self._shelf.snapshot().is_shared(room.pool):
+            return _no("not-shared", vid, "make it", why, "make it on another host")
         self._ledger.release(offer_id)
         pool_id = next((use.pool_id for use in self._shelf.snapshot().pools if use.path == room.pool), None)
         return Promised(UserId(caller.id), room.pool, min(room.size_mib, self._most_mib(caller, room.pool)), pool_id)
@@ -239,6 +244,8 @@ class Changes:
         volume = self.own(vid, caller)
         if isinstance(volume, Refused):
             return volume
+        if (refusal := self._is_leased(volume, order)) is not None:
+            return refusal
         most_mib = volume.size_mib + self._most_mib(caller, volume.pool)
         more_mib = max(0, (change.size_mib or 0) - volume.size_mib)
 
@@ -267,6 +274,8 @@ class Changes:
         volume = self._seen(vid, caller)
         if isinstance(volume, Refused):
             return volume
+        if (refusal := self._is_leased(volume, order)) is not None:
+            return refusal
         if self._knows(new):
             return _no("exists", new, "make it", "there is a volume with this UUID", "electros volume inspect")
         private = clone.private or volume.private  # what only its owner may see does not get out by a copy
@@ -289,7 +298,11 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
         last = self._shelf.views.one(vid, UserId(caller.id))
-        return self._start(order, caller, volume.path, lambda _: changing.remove(volume), last=last)
+
+        def work(_: Progress) -> None:
+            self._shelf.under_lease(volume, lambda: changing.remove(volume))
+
+        return self._start(order, caller, volume.path, work, last=last)
 
     def _seed(self, asked: NewSeed, caller: Caller) -> Job | Refused:
         vid = Vid(asked.new.vid)
@@ -320,6 +333,8 @@ class Changes:
         if isinstance(volume, Refused):
             return volume
 
+        if changes and (refusal := self._is_leased(volume, order)) is not None:
+            return refusal
         of = None if isinstance(asked, DropSnapshot) or asked.of is None else asked.of
         life = None if of is None else (VmId(of.vm_id), of.generation)
 
@@ -412,6 +427,13 @@ class Changes:
         view = self._shelf.views.one(vid, user_id)
         return f"your VM {view.vms[0]} has it" if view is not None and view.vms else "a VM has it"
 
+    def _is_leased(self, volume: Volume, order: Order) -> Refused | None:
+        """Who works on the image here does not hold its lease: that is the exporter's, and may be lost meanwhile."""
+        if not self._shelf.snapshot().is_leased(volume):
+            return None
+        has = "its pool is shared by several servers: its image is changed and copied by VMs alone"
+        return _no("shared-pool", volume.vid, order.doing, has, "its sysadmin can end that: storaged pool unshare")
+
     def _note(self, order: Order, caller: Caller, result: VolumeView | Refused) -> None:
         detail = f"{order.doing}{': ' if isinstance(result, Refused) else ''}{why_of(result)}"
         self._audit.note(caller, "volume.change", dashed(order.vid), outcome_of(result), detail)
@@ -433,7 +455,10 @@ class Changes:
         )
 
     def _seen(self, vid: Vid, caller: Caller) -> Volume | Refused:
-        volume = self._shelf.snapshot().volumes.get(vid)
+        snapshot = self._shelf.snapshot()
+        volume, bad = snapshot.volumes.get(vid), snapshot.bad.get(vid)
+        if bad is not None and bad.withheld is not None and bad.withheld.visible_to(UserId(caller.id)):
+            return _no("withheld", vid, "change it", bad.reason, "electros volume inspect")
         return volume if volume is not None and volume.visible_to(UserId(caller.id)) else ABSENT
 
     def own(self, vid: Vid, caller: Caller) -> Volume | Refused:

@@ -15,6 +15,7 @@ from storaged.export.choosing import Driver
 from storaged.pool import VOLUMES_MAX, Pool
 
 PORT = 7767  # beside atomd's front door
+SHARED_PORT = 7770  # beside those of exports
 
 PATH = Path("/etc/atomos/storaged.toml")
 
@@ -48,9 +49,10 @@ class PoolSettings(BaseModel):
 
 class Config(BaseModel):
     """One host's settings; every key has a default. `iscsi_port` or `nfs_port` 0: volumes, or folders, are for VMs on
-    this host alone. `iscsi_driver`: which one serves, where storaged is not to choose. `exports` is for the programs
-    that serve. `image_user` is who qemu-img runs as, and `fetch_allowed` opens addresses from which no image would be
-    fetched."""
+    this host alone. `iscsi_driver`: which one serves, where storaged is not to choose. Each pool that several servers
+    serve has a port of its own, from `shared_port` on; sanlock takes a read or write of a lease for failed after
+    `lease_io_s`. `exports` is for the programs that serve. `image_user` is who qemu-img runs as, and `fetch_allowed`
+    opens addresses from which no image would be fetched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,6 +64,8 @@ class Config(BaseModel):
     iscsi_driver: Driver | Literal["auto"] = "auto"
     iscsi_port: Annotated[int, Ge(0), Le(65535)] = tgt.PORT
     nfs_port: Annotated[int, Ge(0), Le(65535)] = nfs.PORT
+    shared_port: Annotated[int, Ge(1), Le(65535 - 64)] = SHARED_PORT
+    lease_io_s: Annotated[int, Ge(1), Le(60)] = 10
     exports: Path = Path("/run/atomos/exports")
     image_user: str = ""  # empty: the first of `sandbox.USERS` that the machine has
     fetch_allowed: Annotated[tuple[IPv4Network | IPv6Network, ...], MaxLen(64)] = ()

@@ -1,6 +1,7 @@
 """`storaged`, wired: the catalogue, the keeper, the sockets. Nothing is decided here."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from random import SystemRandom
 
@@ -18,7 +19,8 @@ from matcher.net.upkeep import Upkeep
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
-from matcher.wire.messages import Role
+from matcher.wire.messages import Message, Role
+from matcher.wire.volumes import AskPools, SharePool
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
 from storaged.attaching import Attaching
@@ -26,15 +28,18 @@ from storaged.catalogue import Catalogue
 from storaged.changes import Changes, Shelf
 from storaged.claims import VolumeShare
 from storaged.config import Config
-from storaged.exporting import exports_of
+from storaged.exporting import Exporting, exports_of
 from storaged.images.fetch import Fetching
 from storaged.images.sandbox import Sandbox
 from storaged.jobs import Jobs
 from storaged.journal import Journal
-from storaged.keeper import Keeper
+from storaged.keeper import Disk, Keeper
+from storaged.leases.pools import SharedPools
+from storaged.pooling import Pooling
 from storaged.quota import Quota
 from storaged.store import Store
 from storaged.views import Views
+from storaged.volume import Volume
 
 log = logging.getLogger("storaged")
 
@@ -54,13 +59,10 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio.Nursery) -> None:
     host, host_id = identity.principal.name, HostId(identity.principal.id)
-    catalogue = Catalogue(config, host_id)
-    exports = exports_of(config, catalogue.snapshot, host_id)
-    keeper = Keeper(
-        Journal(config.state / "storaged.sqlite"),
-        server=host_id,
-        cut=lambda attachment: trio.from_thread.run(exports.cut, attachment),
-    )
+    shared = SharedPools(config, host_id, lambda: catalogue.snapshot())
+    catalogue = Catalogue(config, host_id, shared.joined)
+    exports = exports_of(config, catalogue.snapshot, host_id, shared.disks)
+    keeper = _keeper(config, host_id, exports, shared)
     await catalogue.scan()
     await catalogue.sweep()
     keeper.recover(catalogue.snapshot())
@@ -94,9 +96,49 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
     )
     views = Views(host, host_id, keeper, catalogue.snapshot)
-    shelf = Shelf(catalogue.snapshot, views, keeper.is_attached, catalogue.look, keeper.close)
-    changes = Changes(
-        shelf,
+    changes = _changes(config, catalogue, views, keeper, jobs, ledger, quota, attaching, audit)
+    store = Store(views, attaching, changes, audit)
+    pooling = Pooling(host_id, keeper, ledger, catalogue, jobs.doing, attaching.turn, audit, shared.prepare)
+    nursery.start_soon(catalogue.keep_scanned)
+    nursery.start_soon(exports.run, keeper)
+    nursery.start_soon(shared.run, keeper, catalogue.scan)
+    await nursery.start(upkeep.run)
+    await nursery.start(local.serve, config.socket, partial(_answer, attaching, pooling))
+    board = Board(upkeep, audit=audit)
+    await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    say_ready(exports.status)
+    log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
+
+
+def _keeper(config: Config, host_id: HostId, exports: Exporting, shared: SharedPools) -> Keeper:
+    return Keeper(
+        Journal(config.state / "storaged.sqlite"),
+        server=host_id,
+        cut=lambda attachment: trio.from_thread.run(exports.cut, attachment),
+        disk=Disk(shared.joined),
+        leases=shared,
+    )
+
+
+def _changes(
+    config: Config,
+    catalogue: Catalogue,
+    views: Views,
+    keeper: Keeper,
+    jobs: Jobs,
+    ledger: Ledger[VolumeShare],
+    quota: Quota,
+    attaching: Attaching,
+    audit: Audit,
+) -> Changes:
+    snapshot = catalogue.snapshot
+
+    def under_lease(volume: Volume, work: Callable[[], None]) -> None:
+        keeper.under_lease(volume, snapshot(), work)
+
+    return Changes(
+        Shelf(snapshot, views, keeper.is_attached, catalogue.look, keeper.close, under_lease),
         jobs,
         ledger,
         quota,
@@ -105,13 +147,10 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         sandbox=partial(Sandbox.of, config.image_user or None),
         fetching=Fetching(allowed=config.fetch_allowed),
     )
-    store = Store(views, attaching, changes, audit)
-    nursery.start_soon(catalogue.keep_scanned)
-    nursery.start_soon(exports.run, keeper)
-    await nursery.start(upkeep.run)
-    await nursery.start(local.serve, config.socket, attaching.answer)
-    board = Board(upkeep, audit=audit)
-    await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
-    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    say_ready(exports.status)
-    log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
+
+
+async def _answer(attaching: Attaching, pooling: Pooling, question: Message, peer: local.Peer) -> Message:
+    """To a process on this host."""
+    if isinstance(question, SharePool | AskPools):
+        return await pooling.answer(question, peer)
+    return await attaching.answer(question, peer)

@@ -15,7 +15,7 @@ import trio
 
 from matcher.wire.messages import Address, ImageFormat, Refused
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
-from specs.ids import HostId
+from specs.ids import HostId, Vid
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.config import Config
@@ -111,20 +111,33 @@ class Iscsi:
             told = why
             await trio.sleep(LOOK_S)
         self._alone.set()
+        await self.tell(keeper)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._exporter.run)
+            self.is_up()
+
+    async def tell(self, keeper: Keeper) -> None:
+        """The exporter, what is attached."""
         problems = await self._exporter.reconcile([*self.wanted(keeper)])
         for target, problem in problems.items():
             log.info("%s: not yet: %s", target, problem)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._exporter.run)
-            self._up.set()
+
+    def is_up(self) -> None:
+        """It runs, and has been told."""
+        self._up.set()
 
     def wanted(self, keeper: Keeper) -> Iterator[Export]:
-        """An export for each attachment to another host whose volume is here."""
+        """An export for each attachment whose volume is here, and is its to export."""
         volumes = self._snapshot().volumes
         for attachment in keeper.state.attachments:
             volume = volumes.get(attachment.vid)
-            if attachment.host_id != self._server and volume and volume.format is not ImageFormat.FOLDER:
+            if volume is not None and self._is_mine(attachment, volume):
                 yield self.export_of(attachment)
+
+    def _is_mine(self, attachment: Attachment, volume: Volume) -> bool:
+        """Those to other hosts, but for what has a lease, and so an exporter of its own."""
+        is_disk = volume.format is not ImageFormat.FOLDER
+        return attachment.host_id != self._server and is_disk and not self._snapshot().is_leased(volume)
 
     def export_of(self, attachment: Attachment) -> Export:
         volume = self._snapshot().volumes[attachment.vid]
@@ -138,6 +151,9 @@ class NoExports:
     def why_not(self, _: Volume) -> str | None:
         return "its host exports no volumes: the VM has to run there"
 
+    def only_exports(self, _: Vid) -> bool:
+        return False
+
     async def give(self, attachment: Attachment, _: AttachedVolume, __: str) -> Refused:
         return Refused("not-reachable", (reason(attachment.vid, "its host exports no volumes"),))
 
@@ -149,27 +165,39 @@ class NoExports:
 
 
 class Exporting:
-    """Each volume in its own way: disks by iSCSI, folders by NFS. `attaching.Exports`, and the keeper's *cut*."""
+    """Each volume in its own way: disks by iSCSI, folders by NFS, what has a lease by its pool's exporter (`leased`, by
+    the pool's root). `attaching.Exports`, and the keeper's *cut*."""
 
     def __init__(
         self,
         disks: Iscsi | NoExports,
         folders: Folders | NoExports,
         snapshot: Callable[[], Snapshot],
+        leased: Callable[[str], Iscsi | None] = lambda _: None,
         *,
         status: str = "",
     ) -> None:
-        """`status`: how disks reach other hosts, for a person."""
+        """`leased`: what serves the pool that lies there, if several servers do. `status`: how disks reach other hosts,
+        for a person."""
         self.status = status
-        self._disks, self._folders, self._snapshot = disks, folders, snapshot
+        self._disks, self._folders, self._snapshot, self._leased = disks, folders, snapshot, leased
 
     def why_not(self, volume: Volume) -> str | None:
+        if self._snapshot().is_leased(volume):
+            return None  # one that it can't give is none in good order
         return self._of(volume).why_not(volume)
+
+    def only_exports(self, vid: Vid) -> bool:
+        """Whether VMs on this host have the volume by its export as well: what serves it has its lease."""
+        volume = self._snapshot().volumes.get(vid)
+        return volume is not None and self._snapshot().is_leased(volume)
 
     async def give(
         self, attachment: Attachment, file: AttachedVolume, asker: str
     ) -> tuple[AttachedVolume, ChapSecret | None] | Refused:
-        return await self._of(file).give(attachment, file, asker)
+        volume = self._snapshot().volumes.get(attachment.vid)
+        way = self._of(file) if volume is None else self._of(volume)
+        return await way.give(attachment, file, asker)
 
     async def cut(self, attachment: Attachment) -> None:
         """Raises `NotCut` where its holder may still write."""
@@ -184,10 +212,20 @@ class Exporting:
                 nursery.start_soon(way.run, keeper)
 
     def _of(self, volume: Volume | AttachedVolume) -> Iscsi | Folders | NoExports:
+        if isinstance(volume, Volume) and self._snapshot().is_leased(volume):
+            leased = self._leased(volume.pool)
+            if leased is None:
+                raise NotCut(f"volume {volume.vid}: its pool is shared by several servers, and not joined now")
+            return leased
         return self._folders if volume.format is ImageFormat.FOLDER else self._disks
 
 
-def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId) -> Exporting:
+def exports_of(
+    config: Config,
+    snapshot: Callable[[], Snapshot],
+    server: HostId,
+    leased: Callable[[str], Iscsi | None] = lambda _: None,
+) -> Exporting:
     """As this host's settings and programs allow. Raises `KeyUnusable`."""
     folders: Folders | NoExports = NoExports()
     choice = _choice(config)
@@ -196,7 +234,7 @@ def exports_of(config: Config, snapshot: Callable[[], Snapshot], server: HostId)
     if _is_able("folders", config.nfs_port, "nfs_port", GANESHA, "nfs-ganesha-vfs dbus-bin") and _may_serve_folders():
         place = Place(EVERYWHERE, config.exports / "nfs", config.state / NUMBERS, config.nfs_port)
         folders = Folders(Nfs(place), snapshot, server)
-    return Exporting(disks, folders, snapshot, status=str(choice))
+    return Exporting(disks, folders, snapshot, leased, status=str(choice))
 
 
 def _choice(config: Config) -> Choice:

@@ -8,13 +8,14 @@ Pure.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from matcher.wire.messages import REASONS_MAX, OfferedVolume, Pledge, Reach, Reason
+from matcher.wire.messages import REASONS_MAX, ImageFormat, OfferedVolume, Pledge, Reach, Reason
 from specs.ids import HostId, UserId, Vid, VmId
 from specs.units import show_gb
 from storaged.claims import Room, VolumeShare, holder_against, left_mib, shared
 from storaged.volume import Conflict, Snapshot, Volume
 
 OTHER_HOST_HINT = "detach it there; where that host is dead, its sysadmin must say so"
+SHARED_HINT = "detach it there; where that server is dead: electros volume takeover VID --host-is-dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,10 @@ def offer_room(
     asked = f"{show_gb(pledge.room.size_mib)} for a new volume"
     if not snapshot.pools:
         return None, 0, (Reason("pools", asked, "this host has none", ""),)
-    lefts = {use.path: left_mib(snapshot, use.path, residents) for use in snapshot.pools}
+    pools = [use for use in snapshot.pools if not use.shared or pledge.room.format is ImageFormat.RAW]
+    if not pools:
+        return None, 0, (Reason("pools", asked, "its pools are shared by several servers, for raw images alone", ""),)
+    lefts = {use.path: left_mib(snapshot, use.path, residents) for use in pools}
     pool = max(lefts, key=lambda path: lefts[path])
     if lefts[pool] < pledge.room.size_mib:
         withheld = next((use.withheld for use in snapshot.pools if use.withheld), "")
@@ -73,6 +77,11 @@ def offer_room(
     room = Room(pool, pledge.room.size_mib)
     claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, (), room=room)
     return claim, lefts[pool] - room.size_mib, ()
+
+
+def given_elsewhere(volume: Volume, host_id: HostId) -> bool:
+    """Whether another server than this one has given it to a VM, by its own record."""
+    return volume.exclusive and volume.right is not None and volume.right.held and volume.right.server != host_id
 
 
 def in_use_reason(vid: Vid, holder: VolumeShare, claim: VolumeShare) -> Reason:
@@ -111,8 +120,9 @@ def _answer(
     volume = snapshot.volumes.get(vid)
     if volume is None or not volume.visible_to(claim.user_id):
         return None
-    if volume.exclusive and volume.right is not None and volume.right.held and volume.right.server != host_id:
-        return reason(vid, "given away by another host, by its own record", OTHER_HOST_HINT)
+    if given_elsewhere(volume, host_id):
+        hint = SHARED_HINT if snapshot.is_leased(volume) else OTHER_HOST_HINT
+        return reason(vid, "given away by another host, by its own record", hint)
     holder = holder_against(claim, shared(volume), residents)
     return volume if holder is None else in_use_reason(vid, holder, claim)
 

@@ -1,7 +1,8 @@
 """From what lies in the pools to a `Snapshot`: each vid has one answer, each pool a sum.
 
 One vid at two places is a conflict, and neither is given. What lies in a pool that is withheld from writing is given
-read-only or not at all.
+read-only or not at all. From a pool that several servers serve, what can be written goes through the exporter that has
+its lease, or is not given.
 Pure.
 """
 
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from matcher.wire.messages import ImageFormat
 from specs.ids import Vid
 from specs.units import GB_MIB
 from storaged.volume import BadVolume, Conflict, Found, Ignored, PoolUse, Snapshot, Volume, shown
@@ -24,7 +26,8 @@ def gathered(
 ) -> Snapshot:
     """`misplaced` are named like volumes and are no folders: where a vid has a folder, they don't count. `pools` come
     without their sums."""
-    gathering = _Gathering({pool.path: pool.withheld for pool in pools if pool.withheld})
+    withheld = {pool.path: pool.withheld for pool in pools if pool.withheld}
+    gathering = _Gathering(withheld, frozenset(pool.path for pool in pools if pool.shared))
     for each in found:
         gathering.add(each)
     for each in misplaced:
@@ -46,8 +49,8 @@ def gathered(
 
 
 class _Gathering:
-    def __init__(self, withheld: dict[str, str]) -> None:
-        self._withheld = withheld
+    def __init__(self, withheld: dict[str, str], shared: frozenset[str]) -> None:
+        self._withheld, self._shared = withheld, shared
         self.volumes: dict[Vid, Volume] = {}
         self.bad: dict[Vid, BadVolume] = {}
         self.crowds: dict[Vid, list[Found]] = {}
@@ -62,8 +65,8 @@ class _Gathering:
         if isinstance(found, Volume):
             self.promised_mib[found.pool] += found.size_mib
             self.counts[found.pool] += 1
-            if self._withheld and not found.readonly and found.pool in self._withheld:
-                found = _withheld(found, self._withheld[found.pool])
+            if (self._withheld or self._shared) and (why := self._why_not(found)):
+                found = _withheld(found, why)
         if found.vid is None:
             assert isinstance(found, BadVolume)
             self.nameless.append(found)
@@ -74,9 +77,24 @@ class _Gathering:
         else:
             self.bad[found.vid] = found
 
+    def _why_not(self, volume: Volume) -> str:
+        if volume.readonly:
+            return ""
+        by_kind = why_not_shared(volume.format, shareable=volume.shareable) if volume.pool in self._shared else ""
+        return self._withheld.get(volume.pool, "") or by_kind
+
     def _crowd(self, vid: Vid, found: Found) -> None:
         first = self.volumes.pop(vid, None) or self.bad.pop(vid, None)
         self.crowds.setdefault(vid, [first] if first else []).append(found)
+
+
+def why_not_shared(image_format: ImageFormat, *, shareable: bool) -> str:
+    """Why a volume that can be written has no place in a pool that several servers serve; empty where it has."""
+    if shareable:
+        return "its pool is shared by several servers, which share no locks: it belongs into a pool of one server"
+    if image_format is not ImageFormat.RAW:
+        return f"its pool is shared by several servers, which give raw images alone; this one is {image_format}"
+    return ""
 
 
 def _overfull(uses: Iterable[PoolUse]) -> Iterator[str]:
@@ -87,7 +105,7 @@ def _overfull(uses: Iterable[PoolUse]) -> Iterator[str]:
 
 
 def _withheld(volume: Volume, why: str) -> BadVolume:
-    return BadVolume(volume.path, why, volume.vid, volume.owner if volume.private else None)
+    return BadVolume(volume.path, why, volume.vid, volume.owner if volume.private else None, volume)
 
 
 def _conflict(vid: Vid, copies: list[Found]) -> Conflict:

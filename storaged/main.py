@@ -4,14 +4,23 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from cyclopts import App
 
 from storaged.config import PATH, Config
 
 ANSWER_S = 10.0
+SHARE_S = 60.0  # it looks through all pools, and waits for a disk
+
+if TYPE_CHECKING:
+    from matcher.wire.messages import Message
+
+M = TypeVar("M", bound="Message")
 
 app = App(name="storaged", help="The storage daemon of AtomOS.", version=lambda: version("atomos"))
+pool = App(name="pool", help="Which pools this host serves, alone or with others.")
+app.command(pool)
 
 
 @app.default
@@ -135,6 +144,84 @@ def forget(vid: str, *, config: Path = PATH) -> None:
     if isinstance(answer, Refused):
         sys.exit("\n".join(f"storaged: {reason.resource}: {reason.has}" for reason in answer.reasons))
     print(answer.said)  # noqa: T201
+
+
+@pool.command
+def ls(*, config: Path = PATH) -> None:
+    """The pools of this host's storaged, and why nothing is given of some for writing.
+
+    Parameters
+    ----------
+    config
+        The settings file; it may be missing.
+    """
+    from matcher.wire.volumes import AskPools, PoolRows
+
+    for row in _told(AskPools(), PoolRows, config).pools:
+        kind = "shared" if row.shared else "alone"
+        why = row.why or "given for writing"
+        print(row.path, row.pool_id or "-", kind, f"{row.volumes} volumes", why, sep="  ")  # noqa: T201
+
+
+@pool.command
+def share(path: Path, *, config: Path = PATH) -> None:
+    """Say that several servers serve a pool from now on: all that see its filesystem and have it in their settings.
+    Each needs sanlock. Nothing of it may be attached meanwhile.
+
+    Parameters
+    ----------
+    path
+        The pool, as in the settings.
+    config
+        The settings file; it may be missing.
+    """
+    _say_shared(path, config, shared=True)
+
+
+@pool.command
+def unshare(path: Path, *, config: Path = PATH) -> None:
+    """Say that a pool is this server's alone from now on, on your word: no other server uses it any more.
+
+    Parameters
+    ----------
+    path
+        The pool, as in the settings.
+    config
+        The settings file; it may be missing.
+    """
+    _say_shared(path, config, shared=False)
+
+
+def _say_shared(path: Path, config: Path, *, shared: bool) -> None:
+    import os
+
+    from matcher.wire.realm import Done
+    from matcher.wire.volumes import SharePool
+
+    print(_told(SharePool(os.path.realpath(path), shared), Done, config).said)  # noqa: T201
+
+
+def _told(question: "Message", answer: type[M], config: Path) -> M:
+    """The daemon's answer; a refusal ends the command."""
+    import trio
+
+    from matcher.net import local
+    from matcher.net.starting import SettingsError, load_settings
+    from matcher.wire.messages import Refused
+
+    try:
+        socket = load_settings(config, Config).socket
+        said = trio.run(lambda: local.ask(socket, question, answer, timeout_s=SHARE_S))
+    except (SettingsError, local.LocalError) as error:
+        sys.exit(f"storaged: {error}")
+    if isinstance(said, Refused):
+        hints = (f"\nstoraged: {reason.hint}" if reason.hint else "" for reason in said.reasons)
+        sys.exit(
+            "\n".join(
+                f"storaged: {each.resource}: {each.has}{hint}" for each, hint in zip(said.reasons, hints, strict=True)
+            )
+        )
+    return said
 
 
 def main() -> None:

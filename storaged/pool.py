@@ -1,8 +1,8 @@
 """Which pool lies at a path, whose it is, and whether it is the one that was there before.
 
 A pool's root holds `pool.json`: {pool_id, owner, shared}. storaged writes it, once and durably, when it first uses a
-pool that has none. A pool of another host, or one that several hosts share, is read and not written, until hosts can
-agree on who writes.
+pool that has none. A pool of another host is read and not written. One that several hosts share, as a person has said
+on one of them, is written by those that have joined it (`leases`), whoever its owner is.
 
 A pool that was unmounted leaves an empty folder at its path, and nothing there says so. So this host remembers, in a
 file of its own, which pool it used at which path: where another one lies there, or none, the path is refused with a
@@ -12,6 +12,7 @@ sentence, and no pool is begun there, before a person has mounted it or has said
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,14 @@ _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _MIB = 2**20
 
 
+Joined = Callable[[PoolId], str]  # why this server is not one of the shared pool's; empty where it is
+
+
+def not_joined(_: PoolId) -> str:
+    """For whoever has no leases."""
+    return "this server has not joined it"
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """One pool, as the settings have it. `limit_mib` is for the virtual sizes of its volumes together."""
@@ -56,11 +65,18 @@ class Mark:
 
 class Pools:
     """One host's judge of the roots of its pools. What is in its `memory` is compared with what is here; a command
-    that `only_looks` begins no pool and remembers nothing."""
+    that `only_looks` begins no pool and remembers nothing. `joined`: which shared ones it may write."""
 
-    def __init__(self, host_id: HostId | None = None, memory: Path | None = None, *, only_looks: bool = False) -> None:
+    def __init__(
+        self,
+        host_id: HostId | None = None,
+        memory: Path | None = None,
+        *,
+        only_looks: bool = False,
+        joined: Joined = not_joined,
+    ) -> None:
         assert only_looks or memory is None or host_id is not None
-        self._host_id, self._memory = host_id, memory
+        self._host_id, self._memory, self._joined = host_id, memory, joined
         self._only_looks = only_looks or memory is None
 
     def use(self, folder: int, pool: Pool, root: str) -> PoolUse:
@@ -77,6 +93,7 @@ class Pools:
             volumes_max=pool.volumes_max,
             free_mib=disk.f_bavail * disk.f_frsize // _MIB,
             withheld=withheld,
+            shared=mark is not None and mark.shared,
         )
 
     def _mark(self, folder: int, pool: Pool) -> tuple[Mark | None, str]:
@@ -99,10 +116,10 @@ class Pools:
         return mark, self._withheld(mark)
 
     def _withheld(self, mark: Mark) -> str:
-        return _withheld(mark, self._host_id)
+        return _withheld(mark, self._host_id, self._joined)
 
 
-def check_ours(root: str, host_id: HostId) -> None:
+def check_ours(root: str, host_id: HostId, joined: Joined = not_joined) -> None:
     """As the mark is at this moment: a scan's answer may be older than another host's `adopt`. A pool without a mark is
     for the scans to judge. Raises `Unusable`."""
     try:
@@ -110,13 +127,14 @@ def check_ours(root: str, host_id: HostId) -> None:
             mark = read_mark(folder)
     except OSError as problem:
         raise Unusable(f"its pool can't be opened: {problem.strerror}") from problem
-    if mark is not None and (why := _withheld(mark, host_id)):
+    if mark is not None and (why := _withheld(mark, host_id, joined)):
         raise Unusable(why)
 
 
-def _withheld(mark: Mark, host_id: HostId | None) -> str:
+def _withheld(mark: Mark, host_id: HostId | None, joined: Joined) -> str:
     if mark.shared:
-        return f"its pool is shared by several hosts ({POOL}), which can't agree yet on who writes"
+        why = joined(mark.pool_id)
+        return f"its pool is shared by several servers: {why}" if why else ""
     if host_id is not None and mark.owner != host_id:
         return f"its pool is that of host {mark.owner[:16]}; where that one is gone for good: storaged adopt PATH"
     return ""
@@ -131,10 +149,23 @@ def adopt(pool: Pool, host_id: HostId, memory: Path) -> Mark:
             mark = read_mark(folder) or Mark(PoolId(token_hex(16)), host_id)
         except Unusable:
             mark = Mark(PoolId(token_hex(16)), host_id)
+        if mark.shared:
+            raise Unusable(f"{pool.path} is shared by several servers; to end that: storaged pool unshare PATH")
         mark = replace(mark, owner=host_id)
         _put(POOL, render_mark(mark), folder, _new(host_id))
     _remember(memory, {**remembered, pool.path: mark.pool_id})
     return mark
+
+
+def mark_shared(root: str, pool_id: PoolId, host_id: HostId, *, shared: bool) -> None:
+    """On a person's word, and durable when it returns: several servers serve the pool, or this one alone, which owns it
+    then. Raises `Unusable` where it is not that pool any more, or `OSError`."""
+    with open_folder(root) as folder:
+        mark = read_mark(folder)
+        if mark is None or mark.pool_id != pool_id:
+            raise Unusable("it is not the pool that it was")
+        owner = mark.owner if shared else host_id
+        _put(POOL, render_mark(replace(mark, owner=owner, shared=shared)), folder, _new(host_id))
 
 
 def read_mark(folder: int) -> Mark | None:

@@ -64,9 +64,11 @@ class Store:
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         return await self._changes.remove(vid, caller)
 
-    async def take_over(self, vid: Vid, caller: Caller) -> Done | Refused:
+    async def take_over(self, vid: Vid, caller: Caller, *, is_said_dead: bool) -> Done | Refused:
         volume = self._changes.own(vid, caller)
-        return volume if isinstance(volume, Refused) else await self._attaching.free(vid, caller)
+        if isinstance(volume, Refused):
+            return volume
+        return await self._attaching.free(vid, caller, is_said_dead=is_said_dead)
 
     async def seed(self, seed: NewSeed, caller: Caller) -> Job | Refused:
         return await self._changes.seed(seed, caller)

@@ -80,6 +80,7 @@ class BadVolume:
     reason: str
     vid: Vid | None = None
     private_to: UserId | None = None  # whose it is, where it is private and that could be read
+    withheld: Volume | None = None  # what it is, where nothing is wrong but its pool
 
     def visible_to(self, user_id: UserId) -> bool:
         return self.private_to in (None, user_id)
@@ -120,6 +121,7 @@ class PoolUse:
     volumes_max: int
     free_mib: int = field(compare=False)  # what the filesystem has for storaged; others' writes move it
     withheld: str = ""  # why nothing may be written here; empty where it may
+    shared: bool = False  # several servers serve it, by leases
 
     @property
     def left_mib(self) -> int | None:
@@ -149,6 +151,14 @@ class Snapshot:
                 owned_mib[volume.owner] += volume.size_mib
         object.__setattr__(self, "_private", counts)
         object.__setattr__(self, "_owned_mib", owned_mib)
+
+    def is_shared(self, pool: str) -> bool:
+        """Whether several servers serve the pool whose root this is."""
+        return any(use.shared and use.path == pool for use in self.pools)
+
+    def is_leased(self, volume: Volume) -> bool:
+        """Whether who gives it needs its lease: one of several servers, and a volume that has one writer."""
+        return volume.exclusive and self.is_shared(volume.pool)
 
     def visible_count(self, user_id: UserId) -> int:
         """How many of the volumes `user_id` may know of."""

@@ -110,8 +110,8 @@ def _is_good(claimed: list[str], answer: Attached, *, is_own: bool) -> bool:
         return False
     opened = {secret.vid for secret in answer.secrets}
     targets = {volume.vid for volume in answer.volumes if volume.iscsi is not None}
-    if is_own:
-        return not opened and not is_away(answer.volumes)
+    if is_own:  # a file, or what this host's storaged exports alone
+        return targets == opened and all(volume.nfs is None for volume in answer.volumes)
     return targets == opened and all(_is_export(volume) for volume in answer.volumes)
 
 

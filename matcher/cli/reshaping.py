@@ -102,7 +102,12 @@ def takeover(
     volume: str,
     *,
     host_is_dead: Annotated[
-        bool, Parameter(help="you say that the VM that has it will not be missed; it is cut in any case", negative="")
+        bool,
+        Parameter(
+            help="you say that the VM that has it will not be missed; it is cut in any case. Of a volume that several "
+            "servers serve: that the server that has it is off, and will not write again",
+            negative="",
+        ),
     ] = False,
     output: Output = "table",
 ) -> None:
@@ -118,13 +123,14 @@ def takeover(
     """
     with session() as mine:
         found = one(mine, volume)
-        if found.volume.state == "attached" and not host_is_dead:
+        is_away = found.volume.lent_by not in (None, found.volume.host_id)  # its server judges what has to be said
+        if found.volume.state == "attached" and not host_is_dead and not is_away:
             which = f"your VM {', '.join(found.volume.vms)} has it" if found.volume.vms else "a VM has it"
             helps = (
                 f"electros volume takeover {volume} --host-is-dead; to start that VM on another host: electros start"
             )
             raise Failure(Exit.FAILED, f"{which}, and loses it by this", helps=helps, code="volume-in-use")
-        path = f"/v1/volumes/{found.volume.vid}/takeover"
+        path = f"/v1/volumes/{found.volume.vid}/takeover?dead={int(host_is_dead)}"
         done = mine.ask(found.door, lambda connection: connection.ask("POST", path, Done))
     told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, done)
 

@@ -94,7 +94,7 @@ def one(mine: Session, meant: str) -> Found:
     """The one volume that `meant` names: exactly, or as the only one that starts so. Raises `Failure`."""
     found, heard = all_of(mine)
     exact = [each for each in found if each.volume.name == meant or each.volume.vid == parse_id(meant)]
-    hits = exact or [each for each in found if _starts(each.volume, meant)]
+    hits = _each_once(exact or [each for each in found if _starts(each.volume, meant)])
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -104,6 +104,15 @@ def one(mine: Session, meant: str) -> Found:
     missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
     helps = "electros volume ls shows those that you may see"
     raise Failure(Exit.NOT_FOUND, f'no volume in reach is named "{meant}"{missing}', helps=helps)
+
+
+def _each_once(hits: Sequence[Found]) -> list[Found]:
+    """What several servers show: at the one that has given it to a VM, else at one that may give it."""
+    once: dict[str, Found] = {}
+    for each in sorted(hits, key=lambda each: (each.volume.lent_by != each.volume.host_id, each.volume.state == "bad")):
+        key = each.volume.vid if each.volume.shared else f"{each.volume.vid} {each.volume.host_id}"
+        once.setdefault(key, each)
+    return list(once.values())
 
 
 def document(volume: VolumeView) -> dict[str, Any]:
@@ -145,6 +154,8 @@ def _tell_left_over(seeds: Sequence[VolumeView]) -> None:
 def _known(volume: VolumeView) -> dict[str, str]:
     """What most volumes have nothing to say of."""
     known = {"goes_with": volume.goes_with and dashed(volume.goes_with), "sha256": volume.sha256, "why": volume.why}
+    if volume.shared:
+        known |= {"shared": "with other servers", "lent_by": volume.lent_by}
     return {key: value for key, value in known.items() if value}
 
 

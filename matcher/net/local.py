@@ -24,6 +24,7 @@ from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
 from matcher.wire.volumes import (
     Asked,
+    AskPools,
     AskVolumesUsed,
     Attach,
     Attached,
@@ -31,7 +32,9 @@ from matcher.wire.volumes import (
     Detached,
     Forget,
     Forgotten,
+    PoolRows,
     Replies,
+    SharePool,
     VolumesUsed,
 )
 
@@ -45,7 +48,8 @@ SYSADMINS: tuple[type[Message], ...] = (
     *(backdoor.Inspected, backdoor.ListHolds, backdoor.HoldRows, backdoor.SetDrained, backdoor.EvictVm),
     *(backdoor.RemoveVm, backdoor.Ended, Done),
 )
-KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed)  # the place is the number on the socket: new ones go last
+# The place is the number on the socket: new ones go last.
+KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows)
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

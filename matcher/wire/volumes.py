@@ -40,6 +40,7 @@ class VolumeView(Message):
 
     `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from.
     `state`: "free", "attached" (to VMs of whomever), "bad" (it can't be given until somebody mends it).
+    `shared`: several servers serve its pool, and show it alike; `lent_by` is the one of them that has given it to a VM.
     """
 
     vid: Id
@@ -59,6 +60,8 @@ class VolumeView(Message):
     vms: Annotated[tuple[Label, ...], MaxLen(64)] = ()
     goes_with: Id | None = None
     sha256: Fingerprint | None = None
+    shared: Flag = False
+    lent_by: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,3 +324,36 @@ class VolumesUsed(Message):
     """Their own volumes and those attached, each once."""
 
     mib: Annotated[int, Strict(), Ge(0), Le(2**40)]
+
+
+PoolPath = Annotated[str, Strict(), StringConstraints(max_length=4096)]
+
+
+@dataclass(frozen=True, slots=True)
+class SharePool(Message):
+    """A sysadmin to storaged: the pool is one that several servers serve from now on; or, where `shared` is false, this
+    server's alone, as no other uses it any more."""
+
+    path: PoolPath
+    shared: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class AskPools(Message):
+    """A sysadmin to storaged: which pools there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow(Message):
+    """One pool of the settings that is here. `why`: nothing is given for writing because of that; empty where it is."""
+
+    path: PoolPath
+    pool_id: Id | None
+    shared: Flag
+    volumes: Count
+    why: Line
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRows(Message):
+    pools: Annotated[tuple[PoolRow, ...], MaxLen(64)]

@@ -64,9 +64,10 @@ def _host(address: IPv4Address | IPv6Address) -> str:
 
 
 class Tgt(Serving):
-    """An `Exporter`."""
+    """An `Exporter`. `direct`: past this machine's page cache."""
 
     kind = Kind.ISCSI
+    direct = False
 
     def __init__(
         self, portal: Portal, *, command: Command | None = None, random: Random | None = None, call_s: float = CALL_S
@@ -110,7 +111,7 @@ class Tgt(Serving):
         assert export.chap is not None
         tid = self._random.randint(1, TID_MAX)  # never one that a request still under way may mean
         await self._tell(words.new_target(tid, export.target))
-        await self._tell(words.new_lun(tid, export.image.file))
+        await self._tell(words.new_lun(tid, export.image.file, direct=self.direct))
         await self._tell(words.describe_lun(tid, export.image.vid, readonly=export.image.readonly))
         if not self._is_right(export.image):
             await self._remove(export.target)

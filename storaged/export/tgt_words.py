@@ -88,10 +88,12 @@ def delete_target(tid: int) -> Request:
     return _request("delete target", Mode.TARGET, Op.DELETE, tid)
 
 
-def new_lun(tid: int, path: str) -> Request:
-    """With the page cache and `fdatasync` for a flush: bstype `aio` answers SYNCHRONIZE CACHE and does nothing."""
+def new_lun(tid: int, path: str, *, direct: bool = False) -> Request:
+    """With the page cache, unless `direct`, and `fdatasync` for a flush: bstype `aio` answers SYNCHRONIZE CACHE and
+    does nothing."""
     assert is_speakable(path)
-    return _request("new lun", Mode.DEVICE, Op.NEW, tid, f"path={path},bstype=rdwr", lun=LUN)
+    flags = ",bsoflags=direct" if direct else ""
+    return _request("new lun", Mode.DEVICE, Op.NEW, tid, f"path={path},bstype=rdwr{flags}", lun=LUN)
 
 
 def describe_lun(tid: int, identity: str, *, readonly: bool) -> Request:

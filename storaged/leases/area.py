@@ -11,6 +11,7 @@ same.
 import json
 import os
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from storaged.leases.words import AREA_BYTES, NUMBER_MAX, Lease, Lockspace, is_s
 FOLDER = ".leases"
 MEMBERS = "members"
 LOCKSPACE = "lockspace"
+NEW = ".new-"
 USER = "sanlock"  # whose daemon opens the files
 MEMBER_MAX_BYTES = 512
+LEFT_S = 3600.0  # who makes a lease is done in a second; a clock may be wrong by minutes
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -56,6 +59,7 @@ class Area:
         if not is_speakable(str(self.folder)):
             raise Unusable("its path is too long for sanlock, or has a blank or a backslash")
         await trio.to_thread.run_sync(self._make_folders)
+        await trio.to_thread.run_sync(self._sweep)
         await self._make(self.lockspace, sanlock)
 
     async def make_lease(self, vid: Vid, sanlock: Sanlock) -> Lease:
@@ -64,10 +68,16 @@ class Area:
         await self._make(lease, sanlock)
         return lease
 
+    def drop_lease(self, vid: Vid) -> None:
+        """Of a volume that is gone for good. Only who holds it may: whoever waits for it finds no file, or this one
+        held."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.lease(vid).file)
+
     async def _make(self, what: Lockspace | Lease, sanlock: Sanlock) -> None:
         if await trio.to_thread.run_sync(os.path.lexists, what.file):
             return
-        new = replace(what, file=str(self.folder / f".new-{token_hex(8)}"))
+        new = replace(what, file=str(self.folder / f"{NEW}{token_hex(8)}"))
         try:
             await trio.to_thread.run_sync(_reserve, new.file)
             await sanlock.init(new)
@@ -87,6 +97,14 @@ class Area:
             if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
                 raise Unusable(f"{folder.name} is not a folder that its server alone can change")
 
+    def _sweep(self) -> None:
+        """What servers left half-made when they died. One that is slow instead finds its file gone, and tries again."""
+        for folder in (self.folder, self.folder / MEMBERS):
+            for name in os.listdir(folder):
+                with suppress(FileNotFoundError):  # another server is quicker
+                    if name.startswith(NEW) and (folder / name).lstat().st_mtime < time.time() - LEFT_S:
+                        os.unlink(folder / name)
+
     def join(self, host_id: HostId, *, watched: bool) -> int:
         """This server's number, its own from now on. What it says of its watchdog is on the disk before it joins.
         Raises `Unusable` or `OSError`."""
@@ -100,7 +118,7 @@ class Area:
         member = _member(file)
         if member is not None and member.host_id != host_id:
             return False
-        new = file.parent / f".new-{token_hex(8)}"
+        new = file.parent / f"{NEW}{token_hex(8)}"
         data = json.dumps({"host_id": host_id, "watched": watched}).encode()
         try:
             _write(new, data)
@@ -151,12 +169,15 @@ def _member(file: Path) -> Member | None:
 
 
 def _reserve(path: str) -> None:
-    """All of it on the disk, so that a full pool can't keep a lease from being renewed."""
+    """All of it on the disk, so that a full pool can't keep a lease from being renewed. storaged reads it as well, by
+    its group where it is not root."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(file, 0, AREA_BYTES)
         with suppress(KeyError):  # where sanlock runs as root
-            os.fchown(file, getpwnam(USER).pw_uid, -1)
+            user = getpwnam(USER)
+            os.fchown(file, user.pw_uid, user.pw_gid)
+            os.fchmod(file, 0o660)
         os.fsync(file)
     finally:
         os.close(file)

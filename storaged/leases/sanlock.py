@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from matcher.wire.messages import Reason, Refused
+from specs.ids import Vid
 from storaged.export.child import Command
 from storaged.export.description import Unknown
 from storaged.leases import words
@@ -67,12 +68,27 @@ class Sanlock:
     async def knows(self, pid: int) -> bool:
         """Whether the process is registered, and so would be ended with its leases. A daemon that was started again
         knows none of before."""
-        return words.code_of(await self._say("client", "inquire", "-p", str(pid))) == Code.DONE
+        return words.code_of(await self._say("client", "inquire", "-p", str(pid))) in (Code.DONE, Code.BUSY)
+
+    async def held_by(self, pid: int, pool_id: str) -> frozenset[Vid]:
+        """The volumes of the pool whose leases the process has. One that is not registered has none."""
+        said = await self._say("client", "inquire", "-p", str(pid))
+        self._done(said, Code.NO_PROCESS)
+        return words.held_of(said, pool_id)
+
+    async def has_joined(self, lockspace: Lockspace, number: int) -> bool:
+        """Whether it still is what `join` made it. A daemon that was started again is not."""
+        said = await self._say("client", "inq_lockspace", "-s", lockspace.member(number))
+        return words.code_of(said) == Code.DONE
 
     async def join(self, lockspace: Lockspace, number: int) -> None:
         """Be the server of this number in the pool. Harmless to repeat; takes 20 s and more."""
         asked = ("client", "add_lockspace", "-s", lockspace.member(number), "-o", str(self._io_s))
         self._done(await self._say(*asked, within_s=JOIN_S), Code.HAS_IT)
+
+    async def leave(self, lockspace: Lockspace, number: int) -> None:
+        """When no process has a lease in it any more. Harmless to repeat."""
+        self._done(await self._say("client", "rem_lockspace", "-s", lockspace.member(number)), Code.UNKNOWN)
 
     async def init(self, what: Lockspace | Lease) -> None:
         """Write an area for leases that nobody uses yet: in a file that has no name that others know."""
@@ -111,7 +127,9 @@ class Sanlock:
             return Unknown(str(problem))
         if code == Code.DONE:
             return Held(seen.version + 1)
-        return _refusal(code, lease) or Unknown(f"the lease of volume {lease.vid}: {_short(said)}")
+        if code == Code.BUSY:
+            return Unknown("sanlock still waits for another lease to run out")
+        return _refusal(code, lease) or Unknown(_short(said))
 
     async def release(self, lease: Lease, pid: int) -> None:
         """Only when nothing that the process was sent can be written any more. Harmless to repeat."""

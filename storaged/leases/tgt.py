@@ -3,6 +3,9 @@
     lease --held by tgtd--> the record's epoch is this export's --> served
       '--tgtd ends--> free, maybe another server's; it serves again only with the lease, and only the record's epoch
 
+Images are opened with O_DIRECT: what another server wrote before is what is read here, and what is acknowledged here is
+what that one reads, whatever either has in its page cache.
+
 A tgtd that sanlock does not know is as good as one that does not answer: it is ended, and begun anew. So sanlock's own
 end takes tgtd along even where no watchdog does.
 """
@@ -15,10 +18,11 @@ import trio
 from matcher.wire import messages
 from specs.ids import Vid
 from storaged.beneath import Unusable
-from storaged.export.description import Export, Observed, Refused, Unknown, refused
+from storaged.export.description import Export, Image, Observed, Refused, Unknown, refused
 from storaged.export.serving import CALL_S
 from storaged.export.serving import Silent as NotServing
 from storaged.export.tgt import Portal, Tgt
+from storaged.export.writers import serves
 from storaged.leases.area import Area, ground_of
 from storaged.leases.sanlock import Held, Sanlock, Silent
 from storaged.leases.takeover import why_not
@@ -27,6 +31,8 @@ from storaged.record import read_right_at
 
 class LeasedTgt(Tgt):
     """An `Exporter` for the volumes of one pool, of which this is server number `me`, and has joined."""
+
+    direct = True
 
     def __init__(self, portal: Portal, area: Area, sanlock: Sanlock, me: int, *, call_s: float = CALL_S) -> None:
         program = shutil.which(portal.program) or f"/usr/sbin/{portal.program}"
@@ -48,6 +54,19 @@ class LeasedTgt(Tgt):
             return Unknown(str(problem))
         refusal = why_not(vid, seen, members, ground, me=self._me, is_said_dead=is_said_dead)
         return refusal or await self._sanlock.acquire(lease, seen, pid)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is certain that there is no tgtd of this pool."""
+        return self._is_dead()
+
+    async def held(self) -> frozenset[Vid] | Unknown:
+        """All that it has the lease of, whoever asked for that."""
+        pid = self._kept.pid
+        try:
+            return frozenset() if pid is None else await self._sanlock.held_by(pid, self._area.pool_id)
+        except Silent as problem:
+            return Unknown(str(problem))
 
     async def release(self, vid: Vid) -> Unknown | None:
         """Let other servers have it; only after its `cut`, and when its record is written."""
@@ -83,6 +102,17 @@ class LeasedTgt(Tgt):
             return None
         has = f"its record says {right.epoch.counter if right else 'nothing'}, not epoch {export.epoch.counter}"
         return refused(export, "another-epoch", has, "another server gave it away meanwhile")
+
+    def _still_open(self, image: Image) -> str:
+        """By this server's tgtd. Others have the volume open for as long as they have not noticed that its lease is not
+        theirs, and it is that which ends them."""
+        pid = self._kept.pid
+        try:
+            return "its server has it open" if pid is not None and serves(pid, image) else ""
+        except FileNotFoundError:
+            return ""  # it is gone, and so is whatever is still written into it
+        except (Unusable, OSError) as problem:
+            return "" if image.readonly else f"the image can't be opened: {problem}"
 
     async def _answers(self) -> bool:
         pid = self._kept.pid

@@ -15,6 +15,7 @@ AREA_BYTES = 2**20  # of one lease, for sectors of 512 bytes, and 2,000 servers
 NUMBER_MAX = 2000
 PATH_MAX_CHARS = 1000  # sanlock has 1,024 for it, and the marks before colons count
 
+_HELD = re.compile(r"(?<![^\s\"])[0-9a-f]{32}:([0-9a-f]{32}):")  # the path behind it may have blanks and quotes
 _DONE = re.compile(r"^\w+ done (-?\d+)", re.MULTILINE)
 
 
@@ -23,7 +24,9 @@ class Code(IntEnum):
 
     DONE = 0
     NOT_HELD = -1
+    UNKNOWN = -2  # no such lockspace here
     NO_PROCESS = -3  # not one that is registered
+    BUSY = -16  # with another question about this process: it may wait for a lease to run out
     HAS_IT = -17
     NO_LOCKSPACE = -28
     CHANGED = -240  # another version than the one that was named
@@ -86,6 +89,11 @@ def leader_of(said: str, lease: Lease) -> Leader | None:
     except (KeyError, ValueError):
         return None
     return leader if is_it and code_of(said) == Code.DONE else None
+
+
+def held_of(said: str, pool_id: str) -> frozenset[Vid]:
+    """The volumes of the pool that a process has the leases of."""
+    return frozenset(Vid(found[1]) for found in _HELD.finditer(said) if found[0].startswith(f"{pool_id}:"))
 
 
 def is_watched(said: str) -> bool:

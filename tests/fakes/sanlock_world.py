@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -92,27 +93,32 @@ class SanlockWorld:
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
-        source, shim = self.root / "shim.c", self.root / "shim.so"
+        source = self.root / "shim.c"
         source.write_text(SHIM)
-        subprocess.run(["gcc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", shim, source], check=True)
+        subprocess.run(["gcc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", self._shim, source], check=True)
         for server in (self.one, self.two):
             server.root.mkdir()
-            server.pid = self._start(server, shim)
+            self.start(server)
         trio.run(self._join)
 
-    def _start(self, server: Server, shim: Path) -> int:
+    @property
+    def _shim(self) -> Path:
+        return self.root / "shim.so"
+
+    def start(self, server: Server) -> None:
+        """A sanlock, where it has none."""
         environment = {**os.environ, "SANLOCK_RUN_DIR": str(server.root), "SANLOCK_PRIVILEGED": "1"}
         words = ("sanlock", "daemon", *["-D", "-w", "0", "-l", "0", "-h", "0", "-U", "root", "-G", "root", "-e"])
         with (server.root / "log").open("wb") as log:
             daemon = subprocess.Popen(
                 [*words, server.host_id[:16]],
-                env={**environment, "LD_PRELOAD": str(shim)},
+                env={**environment, "LD_PRELOAD": str(self._shim)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self._daemons.append(daemon)
-        return daemon.pid
+        server.pid = daemon.pid
 
     async def _join(self) -> None:
         with trio.fail_after(60):
@@ -130,5 +136,6 @@ class SanlockWorld:
                     trio.run(child.ended)
                     child.close()
         for daemon in self._daemons:
-            os.killpg(daemon.pid, signal.SIGKILL)  # with its helper
+            with suppress(ProcessLookupError):  # a test has ended it
+                os.killpg(daemon.pid, signal.SIGKILL)  # with its helper
             daemon.wait()

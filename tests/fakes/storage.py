@@ -42,7 +42,8 @@ from storaged.config import Config, PoolSettings
 from storaged.images.fetch import Fetching
 from storaged.jobs import Jobs
 from storaged.journal import Journal
-from storaged.keeper import Keeper, NotCut
+from storaged.keeper import Disk, Keeper, Leases, NotCut
+from storaged.pool import POOL, Mark, PoolId, not_joined, render_mark
 from storaged.quota import Quota
 from storaged.store import Store
 from storaged.views import Views
@@ -52,7 +53,8 @@ from storaged.volume import Volume
 class FakeExports:
     """`attaching.Exports` and the keeper's *cut*: what is given is written down, and may be made to fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, only_exports: Callable[[Vid], bool] = lambda _: False) -> None:
+        self.only_exports = only_exports
         self.given: list[Attachment] = []
         self.ended: list[Attachment] = []
         self.refuses: Refused | None = None
@@ -81,17 +83,33 @@ class Storage:
     """As `storaged.daemon` wires it. Make it by `open_storage`."""
 
     def __init__(
-        self, folder: Path, identity: Identity, nursery: trio.Nursery, limit_gb: int | None, fetching: Fetching | None
+        self,
+        folder: Path,
+        identity: Identity,
+        nursery: trio.Nursery,
+        limit_gb: int | None,
+        fetching: Fetching | None,
+        leases: Leases | None,
     ) -> None:
         self.identity, self.audit = identity, folder / "audit.jsonl"
         self.host_id = HostId(identity.principal.id)
         self.pool = folder / "pool"
         self.pool.mkdir(exist_ok=True)
         settings = PoolSettings(path=self.pool, limit_gb=limit_gb)
-        self.catalogue = Catalogue(Config(state=folder, pools=(settings,)), self.host_id)
+        if leases is not None:
+            mark = Mark(PoolId("5b" * 16), self.host_id, shared=True)
+            (self.pool / POOL).write_bytes(render_mark(mark))
+        joined = (lambda _: "") if leases is not None else not_joined
+        self.catalogue = Catalogue(Config(state=folder, pools=(settings,)), self.host_id, joined)
         snapshot = self.catalogue.snapshot
-        self.exports = FakeExports()
-        self.keeper = Keeper(Journal(folder / "journal"), server=self.host_id, cut=self.exports.cut)
+        self.exports = FakeExports(lambda vid: leases is not None and snapshot().is_leased(snapshot().volumes[vid]))
+        self.keeper = Keeper(
+            Journal(folder / "journal"),
+            server=self.host_id,
+            cut=self.exports.cut,
+            disk=Disk(joined),
+            leases=leases,
+        )
         self.quota = Quota(host="h1", shares=self.keeper.shares, snapshot=snapshot)
         self.ledger = Ledger[VolumeShare](admitting(self.keeper, snapshot), self.quota.allows)
         audit = Audit(self.audit, "h1")
@@ -102,11 +120,16 @@ class Storage:
         self.answers = StorageAnswers("h1", 7767, offering, snapshot, lambda: None, lambda: "")
         intake = Intake(identity, self.answers, role=Role.STORAGE)
         jobs = Jobs(nursery)
+        self.jobs = jobs
         self.attaching = Attaching(
             identity, self.keeper, self.ledger, snapshot, intake, self.quota, audit, self.exports, jobs.doing
         )
         views = Views("h1", self.host_id, self.keeper, snapshot)
-        shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look, self.keeper.close)
+
+        def under_lease(volume: Volume, work: Callable[[], None]) -> None:
+            self.keeper.under_lease(volume, snapshot(), work)
+
+        shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look, self.keeper.close, under_lease)
         changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit, fetching=fetching)
         self.store = Store(views, self.attaching, changes, audit)
         self.port = 0
@@ -176,11 +199,15 @@ class Storage:
 
 @asynccontextmanager
 async def open_storage(
-    folder: Path, identity: Identity, limit_gb: int | None = None, fetching: Fetching | None = None
+    folder: Path,
+    identity: Identity,
+    limit_gb: int | None = None,
+    fetching: Fetching | None = None,
+    leases: Leases | None = None,
 ) -> AsyncIterator[Storage]:
-    """Its pool is `folder`/pool; its door is open on loopback."""
+    """Its pool is `folder`/pool, and with `leases` one of several servers; its door is open on loopback."""
     async with trio.open_nursery() as nursery:
-        storage = Storage(folder, identity, nursery, limit_gb, fetching)
+        storage = Storage(folder, identity, nursery, limit_gb, fetching, leases)
         await storage.catalogue.scan()
         door: Opened = await nursery.start(partial(serve, identity, store=storage.store, port=0))
         storage.port = door.port

@@ -184,6 +184,7 @@ async def test_a_frozen_server_is_taken_over_on_a_persons_word_alone_and_only_wh
         with trio.fail_after(PATIENCE_S):
             while not isinstance(answer := await taken(two, vid, other), Held):
                 answers.append(answer)
+                assert await two.sanlock.knows(other.pid), "it waits for one lease, and keeps the others"
                 await trio.sleep(1)
         print(f"taken over after {time.monotonic() - frozen_s:.0f} s, {len(answers)} times refused or unknown")
         assert answers, "it was taken from a server whose lease had not run out"

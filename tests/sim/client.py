@@ -196,7 +196,8 @@ class Person:
 
     def _take_over(self, vid: Vid) -> None:
         """`electros volume takeover --host-is-dead`, whether it is or not."""
-        host = next(host for host in self._hosts.values() if vid in host.storage.vids)
+        having = [host for host in self._hosts.values() if vid in host.storage.vids]
+        host = having[0] if len(having) == 1 else self._random.choice(having)
         self._timeline.note(f"{self.name} takes over volume {vid[:6]}")
         self._network.request(
             lambda: host.is_cut,

@@ -50,11 +50,12 @@ from tests.sim.opening import Opening
 from tests.sim.papers import WALL_S
 from tests.sim.realm import Leaf
 from tests.sim.slow import Domain, Libvirt, Said
-from tests.sim.storage import Storage
+from tests.sim.storage import Storage, Store
 from tests.sim.timeline import Crashed, Process, Timeline
 from tests.sim.upkeep import PORT, Home, Upkeep
 
 TICK_S = 1.0
+WATCHDOG_S = 20.0  # of a host that serves a pool with another
 RESTART_S = (0.05, 5.0)  # until systemd has atomd up again
 DENIED = Refused("denied", (Reason("certificate", "one that is good", "it is not, by this host's clock", "wait"),))
 
@@ -112,9 +113,11 @@ class Host:
         hosts: Sequence["Host"],
         watcher: Watcher,
         hosts_known: int = 0,
+        store: Store | None = None,
     ) -> None:
         """`hosts_known` is what it thinks of the realm, whatever its size is."""
         self.hosts_known = hosts_known
+        self._clock = timeline
         self.name, self.hardware = f"h{home.number}", hardware
         self.home, self.host_id = home, papers.host_id(home.number)
         self.network, self.hosts = network, hosts
@@ -135,6 +138,7 @@ class Host:
             stamps=stamps,
             guests=guests,
             trusts=self.trusts,
+            store=store,
         )
         self.is_cut = False
         self.side = 0  # of a network that is split; clients reach both
@@ -178,6 +182,13 @@ class Host:
         for process in (self.timeline, self.machine, self.storage.process):
             process.stop(for_s)
         self.storage.target.stop(for_s)
+        if self.storage.store.is_shared and for_s > WATCHDOG_S:
+            self._clock.after(WATCHDOG_S, self._reset)
+
+    def _reset(self) -> None:
+        """By its watchdog, as its sanlock stands still."""
+        if self.machine.is_stopped:
+            self.reboot()
 
     def go_on(self) -> None:
         for process in (self.timeline, self.machine, self.storage.process, self.storage.target.process):

@@ -1,12 +1,16 @@
 """A host's volumes: a pool, a tgtd and a disk that outlive its storaged; and storaged, one run of the real objects.
 
+A pool may be two hosts'. Then a lease is the tgtd's that took it, free when that ends, and nobody takes it from one
+that lives: a host that stands still for long is reset by its watchdog.
+
 `Storaged` stands in for `storaged.attaching` and `storaged.daemon`, event for event, on virtual time: one question at a
 time is served, in the order in which they came, and a crash can come before each step: cut, record, journal, export,
 answer.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import NoReturn, Protocol, TypeVar
@@ -23,10 +27,15 @@ from storaged.answering import Proposer, admitting
 from storaged.attachments import State
 from storaged.beneath import Unusable
 from storaged.claims import VolumeShare
+from storaged.export import description
+from storaged.export.description import Export, Unknown
+from storaged.exporting import image_of
 from storaged.journal import JournalFull
-from storaged.keeper import Disk, Keeper, Kept
+from storaged.keeper import Disk, Keeper, Kept, NotHeld
+from storaged.leases.pools import LOOK_S
+from storaged.leases.sanlock import IN_USE
 from storaged.quota import Quota
-from storaged.volume import Right, Snapshot, Volume
+from storaged.volume import PoolUse, Right, Snapshot, Volume
 from storaged.wish import Wish, wish_of
 from tests.sim.faults import Faults
 from tests.sim.images import Image, Stamp, Stamps
@@ -53,6 +62,17 @@ class Guests(Protocol):
     def have_open(self, vid: Vid) -> bool: ...
 
 
+class Store:
+    """A pool's disk: of one host, or `is_shared`. `leases`: whose tgtd has a volume's."""
+
+    def __init__(self, vids: Iterable[Vid], *, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
+        self.images = {vid: Image() for vid in vids}
+        self.records: dict[Vid, Right] = {}
+        self.synced: dict[Vid, Right] = {}
+        self.leases: dict[Vid, HostId] = {}
+
+
 class Storage:
     """What lies on a machine. `run` is `None` while storaged is dead. `ip` is where other hosts reach it."""
 
@@ -69,19 +89,26 @@ class Storage:
         stamps: Stamps,
         guests: Guests,
         trusts: Callable[[Leaf], bool],
+        store: Store | None = None,
     ) -> None:
+        self.store = store or Store(vids)
         self.host, self.host_id, self.ip, self.vids = host, host_id, ip, vids
         self.process, self.random, self.faults, self.stamps = Process(timeline), random, faults, stamps
         self.guests, self.trusts = guests, trusts
-        self.images = {vid: Image() for vid in vids}
-        self.target = Target(timeline, random, self.land)
-        self.records: dict[Vid, Right] = {}
-        self._synced: dict[Vid, Right] = {}
+        self.target = Target(timeline, random, self.land, self._lose_leases)
         self.state = State()
         self.is_full = False
         self.run: Storaged | None = None
         self._backup = self._content()
         self.process.after(0.0, self.start)
+
+    @property
+    def records(self) -> dict[Vid, Right]:
+        return self.store.records
+
+    def _lose_leases(self) -> None:
+        """tgtd has ended, however."""
+        self.store.leases = {vid: has for vid, has in self.store.leases.items() if has != self.host_id}
 
     def start(self) -> None:
         if self.run is None:
@@ -105,7 +132,7 @@ class Storage:
         """Power fails: what was not synced is gone."""
         self.crash()
         self.target.die()
-        self.records = dict(self._synced)
+        self.store.records = dict(self.store.synced)
         for vid in self.vids:
             self.stamps.found(vid, self.records.get(vid))
 
@@ -140,7 +167,7 @@ class Storage:
     # ---- the disk
 
     def land(self, vid: Vid, block: int, stamp: Stamp) -> None:
-        self.stamps.written(vid, self.images[vid], block, stamp)
+        self.stamps.written(vid, self.store.images[vid], block, stamp)
 
     def put(self, right: Right) -> None:
         self.records[right.vid] = right
@@ -149,7 +176,7 @@ class Storage:
 
     def sync(self, right: Right) -> None:
         """File and folder: what power that fails leaves."""
-        self._synced[right.vid] = right
+        self.store.synced[right.vid] = right
 
     def back_up(self) -> None:
         self._backup = self._content()
@@ -158,19 +185,22 @@ class Storage:
         """The pool is replaced by a backup, while the machine is off."""
         records, images = self._backup
         self.process.note(f"{self.host} gets an old pool")
-        self.records, self._synced = dict(records), dict(records)
+        self.store.records, self.store.synced = dict(records), dict(records)
         for vid, blocks in images.items():
-            self.images[vid].blocks = list(blocks)
+            self.store.images[vid].blocks = list(blocks)
             self.stamps.replaced(vid, records.get(vid))
 
     def _content(self) -> tuple[dict[Vid, Right], dict[Vid, list[Stamp | None]]]:
-        return dict(self.records), {vid: list(image.blocks) for vid, image in self.images.items()}
+        return dict(self.records), {vid: list(image.blocks) for vid, image in self.store.images.items()}
 
     def attached(self) -> set[tuple[VmId, int, HostId]]:
         return {(each.vm_id, each.generation, each.host_id) for each in self.state.attachments}
 
     def snapshot(self) -> Snapshot:
-        return Snapshot({vid: self._volume(vid, reach) for vid, reach in self.vids.items()})
+        volumes = {vid: self._volume(vid, reach) for vid, reach in self.vids.items()}
+        return Snapshot(
+            volumes, pools=(PoolUse(POOL, None, None, 0, 0, 1000, 1000, shared=True),) * self.store.is_shared
+        )
 
     def _volume(self, vid: Vid, reach: Reach) -> Volume:
         """Whatever reaches other hosts is raw."""
@@ -207,6 +237,29 @@ class OnDisk(Disk):
         self._may_crash()
 
 
+class Leases:
+    """As `leases.pools` has them, of one run; see `Store`."""
+
+    def __init__(self, storage: Storage, exporter: Exporter, may_crash: Callable[[], None]) -> None:
+        self._storage, self._exporter, self._may_crash = storage, exporter, may_crash
+
+    def hold(self, volume: Volume, *, is_said_dead: bool = False) -> None:
+        target = self._storage.target
+        if target.is_dead or target.is_frozen:
+            raise NotHeld("tgtd does not answer")
+        if self._storage.store.leases.setdefault(volume.vid, self._storage.host_id) != self._storage.host_id:
+            raise NotHeld("it lives", Refused(IN_USE, (Reason("volume", "its lease", "another server has it", ""),)))
+        self._may_crash()
+
+    def release(self, volume: Volume) -> None:
+        if volume.vid in self.held() and self._exporter.ends(image_of(volume)):
+            self._may_crash()
+            self._storage.store.leases.pop(volume.vid, None)
+
+    def held(self) -> Collection[Vid]:
+        return [vid for vid, has in self._storage.store.leases.items() if has == self._storage.host_id]
+
+
 class Journal:
     """storaged's own, on the same terms."""
 
@@ -237,13 +290,17 @@ class Storaged:
             storage.ip,
             later=self._later,
             may_crash=self._may_crash,
+            why_not=self._why_not_served,
+            pool=POOL if storage.store.is_shared else None,
         )
+        self._leases = Leases(storage, self._exporter, self._may_crash)
         self.keeper = keeper = Keeper(
             Journal(storage, self._may_crash),
             server=storage.host_id,
             cut=self._exporter.cut,
             random=storage.random,
             disk=OnDisk(storage, self._may_crash),
+            leases=self._leases,
         )
         quota = Quota(host=storage.host, shares=keeper.shares, snapshot=storage.snapshot)
         why_not = self._exporter.iscsi.why_not
@@ -264,6 +321,26 @@ class Storaged:
             self._storage.crash()
             return
         self._later(SCANS_S, lambda: self._exporter.run(self.keeper))
+        if self._storage.store.is_shared:
+            self._later(SCANS_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """As `leases.pools` does, every now and then."""
+        self._later(LOOK_S, self._tidy)
+        with suppress(JournalFull):
+            self.keeper.tidy(self._storage.snapshot())
+
+    def _why_not_served(self, export: Export) -> Unknown | description.Refused | None:
+        """As `LeasedTgt` judges."""
+        volume = self._storage.snapshot().volumes[export.image.vid]
+        try:
+            self._leases.hold(volume)
+        except NotHeld as problem:
+            return Unknown(str(problem))
+        right = self._storage.records.get(volume.vid)
+        if right is not None and right.held and right.epoch == export.epoch:
+            return None
+        return description.refused(export, "another-epoch", "another server gave it away meanwhile", "")
 
     # ---- as `Attaching`
 
@@ -319,7 +396,7 @@ class Storaged:
             return Refused("unavailable", (Reason("volumes", "to use it", str(problem)[:120], ""),))
 
     def _given(self, kept: Kept, host_id: HostId) -> Given:
-        if host_id == self._storage.host_id:
+        if host_id == self._storage.host_id and not self._storage.store.is_shared:
             return Attached(kept.files)
         given: list[tuple[AttachedVolume, ChapSecret]] = []
         for attachment, file in zip(kept.attachments, kept.files, strict=True):

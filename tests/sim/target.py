@@ -8,6 +8,7 @@ under way, which a disk may be slow to take. `Exporter` stands in for `exporting
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from matcher.wire.messages import Address, ImageFormat, Refused
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
@@ -22,6 +23,7 @@ from storaged.export.tgt import PORT
 from storaged.export.wanted import Wanted
 from storaged.exporting import Iscsi, image_of
 from storaged.keeper import Keeper, NotCut
+from storaged.leases.pools import LeasedDisks
 from storaged.volume import Snapshot
 from tests.fakes.exporter import FakeExporter, FakeServer
 from tests.sim.images import Stamp
@@ -32,6 +34,7 @@ LANDS_S = (0.0005, 0.02)
 SLOW_LANDS_S = (0.1, 6.0)
 SLOW = 0.1  # of all writes
 
+WhyNot = Callable[[Export], description.Refused | Unknown | None]
 Land = Callable[[Vid, int, Stamp], None]
 
 
@@ -46,8 +49,11 @@ class Write:
 class Target(FakeServer):
     """`land` puts a block into an image. A session is a number that no other one had."""
 
-    def __init__(self, timeline: Timeline, random: Random, land: Land) -> None:
+    def __init__(
+        self, timeline: Timeline, random: Random, land: Land, ended: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
+        self._ended = ended
         self.process = Process(timeline)
         self.under_way: list[Write] = []
         self._random, self._land = random, land
@@ -86,6 +92,7 @@ class Target(FakeServer):
     def die(self) -> None:
         super().die()
         self.under_way.clear()
+        self._ended()
         self.is_frozen = False
         self.process.go_on()
 
@@ -102,8 +109,15 @@ class Exporter:
         *,
         later: Callable[[float, Callable[[], None]], None],
         may_crash: Callable[[], None],
+        why_not: WhyNot,
+        pool: str | None,
     ) -> None:
-        self.iscsi = Iscsi(FakeExporter(target), KEY, snapshot, server)
+        """`pool`: of several servers, whose leases `why_not` judges."""
+        fake: Any = FakeExporter(target)
+        self.iscsi = Iscsi(fake, KEY, snapshot, server)
+        if pool is not None:
+            self.iscsi = LeasedDisks(fake, KEY, snapshot, server, pool)
+        self._why_not = why_not if pool is not None else lambda _: None
         self._target, self._snapshot, self._ip = target, snapshot, ip
         self._later, self._may_crash = later, may_crash
         self._wanted = Wanted()
@@ -148,6 +162,15 @@ class Exporter:
             raise NotCut(why)
         self._may_crash()
 
+    def ends(self, image: Image) -> bool:
+        """As a cut of whatever epoch, where nobody has the volume."""
+        self._wanted.let_go(image, None)
+        if self._target.is_frozen:
+            return False
+        for seen in self._observed(image.vid):
+            self._remove(seen)
+        return not self._still_open(image)
+
     def _still_open(self, image: Image) -> str:
         """Waits for what is under way as long as a cut does."""
         mine = [write for write in self._target.under_way if write.vid == image.vid]
@@ -187,6 +210,8 @@ class Exporter:
             return None
         if any(description.rivals(seen, export) for seen in found if seen is not mine):
             return description.refused(export, "another-epoch", "another epoch is still exported", "")
+        if (problem := self._why_not(export)) is not None:
+            return problem
         self._target.exports[export.target] = export
         return None
 

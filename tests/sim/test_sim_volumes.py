@@ -111,7 +111,7 @@ def test_an_attach_from_afar_without_a_hold_is_caught(monkeypatch: pytest.Monkey
 
 
 def test_an_old_session_that_is_not_cut_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_end", lambda self, ended: None)
+    monkeypatch.setattr(Keeper, "_end", lambda self, ended, snapshot: None)
     monkeypatch.setattr(description, "rivals", lambda seen, export: False)
     assert caught() == {"I3"}
 
@@ -122,9 +122,9 @@ def test_a_cut_after_the_record_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
 
     def perform(self: Keeper, change: Change, snapshot: Snapshot) -> None:
         performs(self, change, snapshot)
-        ends(self, late)
+        ends(self, late, snapshot)
 
-    monkeypatch.setattr(Keeper, "_end", lambda self, ended: late.__setitem__(slice(None), list(ended)))
+    monkeypatch.setattr(Keeper, "_end", lambda self, ended, _: late.__setitem__(slice(None), list(ended)))
     monkeypatch.setattr(Keeper, "_perform", perform)
     assert caught() == {"I3"}
 

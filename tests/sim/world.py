@@ -24,6 +24,7 @@ from tests.sim.images import Stamps
 from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
+from tests.sim.storage import Store
 from tests.sim.timeline import Timeline
 from tests.sim.upkeep import Home, NotDone, Upkeep
 
@@ -59,9 +60,18 @@ class Report:
 
 class World:
     def __init__(
-        self, seed: int, *, hosts: int, clients: int, pledges: int, faults: Faults, volumes: int | None = None
+        self,
+        seed: int,
+        *,
+        hosts: int,
+        clients: int,
+        pledges: int,
+        faults: Faults,
+        volumes: int | None = None,
+        shares: int = 1,
     ) -> None:
-        """With `volumes`, there are so many alone, all VMs want one, and the last host runs none."""
+        """With `volumes`, there are so many alone, all VMs want one, and the last host runs none. The last hosts, so
+        many as `shares` says, serve all of them together."""
         self.seed, self.pledges = seed, pledges
         self.timeline = Timeline()
         self.random = Random(seed)
@@ -70,8 +80,9 @@ class World:
         self.counts = Counts()
         self.network = Network(self.timeline, self.random, faults)
         self.stamps = Stamps()
-        self._is_about_volumes = volumes is not None
+        self._is_about_volumes, self._shares = volumes is not None, shares
         vids = [Vid(new_id(self.random)) for _ in range(8 * hosts if volumes is None else volumes)]
+        self._store = Store(vids, is_shared=True) if shares > 1 else None
         self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._root, self._removed = papers.RootDesk(hosts), 0
@@ -129,6 +140,9 @@ class World:
         mine = {
             vid: kinds[index % len(kinds)] for index, vid in enumerate(vids) if (hosts - 1 - index) % hosts == number
         }
+        store = self._store if number >= hosts - self._shares else None
+        if self._store is not None:
+            mine = dict.fromkeys(vids, Reach.NETWORK) if store is not None else {}
         hardware = _hardware(self.random)
         if self._is_about_volumes and number == hosts - 1:
             hardware = replace(hardware, cores=(), ram_mib=(), pci=())
@@ -146,6 +160,7 @@ class World:
             hosts=self.hosts,
             watcher=self.judge,
             hosts_known=HOSTS_KNOWN[self.seed % len(HOSTS_KNOWN)],
+            store=store,
         )
 
     def _person(self, number: int, vids: list[Vid]) -> Person:
@@ -210,7 +225,7 @@ class World:
             host.storage.back_up()
         if self._happens(self.faults.restore):
             host.restore()
-        if self._happens(self.faults.rollback):
+        if self._happens(self.faults.rollback) and not host.storage.store.is_shared:
             host.reboot()
             host.storage.roll_back()
 
@@ -322,6 +337,12 @@ def about_volumes(seed: int, faults: str = ABOUT_VOLUMES) -> World:
     """Few volumes that many want, on several hosts, of which one runs no VMs."""
     hosts, volumes = 3 + seed % 2, 2 + seed % 3
     return World(seed, hosts=hosts, clients=4, pledges=150, faults=parse_faults(faults), volumes=volumes)
+
+
+def about_shared_pools(seed: int, faults: str = ABOUT_VOLUMES) -> World:
+    """The same, of which two hosts serve all volumes together."""
+    hosts, volumes = 3 + seed % 2, 2 + seed % 3
+    return World(seed, hosts=hosts, clients=4, pledges=150, faults=parse_faults(faults), volumes=volumes, shares=2)
 
 
 def _hardware(random: Random) -> Hardware:

@@ -20,7 +20,7 @@ from atomd.volumes.answers import (
     why_not_begun,
 )
 from matcher.wire.messages import Address, ImageFormat, Reason, Refused, VolumeClaim
-from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret, NfsFolder
+from matcher.wire.volumes import Attached, AttachedVolume, ChapSecret, IscsiTarget, NfsFolder
 from specs.ids import HostId
 from tests.fakes.one_host import HOST, a_vm, attached_for
 
@@ -119,6 +119,17 @@ def test_a_folder_in_another_epoch_is_another_volume_and_its_server_may_move() -
     assert is_away((FOLDER,))
     assert is_same((FOLDER,), (moved,))
     assert not is_same((FOLDER,), (later,))
+
+
+def test_this_hosts_own_storage_may_give_what_it_exports_alone() -> None:
+    """A pool that several servers serve: its exporter has the lease."""
+    target = IscsiTarget(Address("127.0.0.1", 7770), "iqn.2026-01.test:t", 1, "iqn.2026-01.test:i", "user")
+    own = AttachedVolume(B, "", ImageFormat.RAW, False, False, False, target)
+    given = Attached((own,), (ChapSecret(B, "s"),))
+    assert joined(CLAIMS[1:2], {HOST: given}, HOST) == given
+    assert isinstance(joined(CLAIMS[1:2], {HOST: Attached((own,))}, HOST), Silent), "nobody could open it"
+    elsewhere = replace(CLAIMS[1], server=H2)
+    assert isinstance(joined([elsewhere], {H2: given}, HOST), Silent), "another host's loopback is not this one's"
 
 
 def test_this_hosts_own_storage_gives_folders_as_they_are() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from matcher.cli import volume
+from matcher.cli import reshaping, volume
 from matcher.cli.failures import Exit, Failure
 from matcher.wire.messages import ImageFormat, Reason, Refused, Role, VmViews
+from matcher.wire.realm import Done
 from matcher.wire.volumes import VolumeView, VolumeViews
 from specs.ids import dashed
 from tests.fakes.door import VM
@@ -123,3 +124,43 @@ def test_a_refusal_of_a_storage_host_is_a_sentence(link: Link) -> None:
     with pytest.raises(Failure, match="your grant lacks it") as failed:
         volume.ls()
     assert failed.value.exit_code == Exit.DENIED
+
+
+# ---- one that several servers serve
+
+
+@pytest.mark.parametrize("lender", ["h1", "h2", ""])
+def test_what_two_servers_serve_is_one_volume_at_the_one_that_has_given_it_away(
+    link: Link, capsys: pytest.CaptureFixture[str], lender: str
+) -> None:
+    ids = {"h1": "1" * 64, "h2": "2" * 64}
+    for host, host_id in ids.items():
+        state = "attached" if lender else "bad" if host == "h1" else "free"
+        has(link, host, view("d", "ours", host, host_id=host_id, state=state, shared=True, lent_by=ids.get(lender)))
+    volume.inspect("ours", output="json")
+    assert printed(capsys)["volume"]["host"] == (lender or "h2")
+    volume.ls(output="json")
+    assert len(printed(capsys)["volumes"]) == 2
+
+
+def test_a_copy_that_two_hosts_have_each_for_itself_is_for_a_person_to_sort_out(link: Link) -> None:
+    for host, digit in (("h1", "1"), ("h2", "2")):
+        has(link, host, view("d", "twice", host, host_id=digit * 64))
+    with pytest.raises(Failure, match="could be several volumes"):
+        volume.inspect("twice")
+
+
+def test_a_takeover_from_a_server_that_is_away_is_for_another_to_judge(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says whether a person has to know that the server is dead."""
+    ours = view("d", "ours", "h1", state="attached", vms=("web",), shared=True, lent_by="2" * 64)
+    has(link, "h1", ours)
+    storage = next(host for host in link.hosts if host.name == "h1" and host.role is Role.STORAGE)
+    for dead in (0, 1):
+        storage.answers[f"POST /v1/volumes/{'d' * 32}/takeover?dead={dead}"] = Done(f"dead: {dead}")
+        reshaping.takeover("ours", host_is_dead=bool(dead))
+        assert f"dead: {dead}" in capsys.readouterr().err
+    has(link, "h1", replace(ours, lent_by=ours.host_id))
+    with pytest.raises(Failure, match="your VM web has it"):
+        reshaping.takeover("ours")

@@ -410,7 +410,7 @@ def test_a_full_journal_leaves_no_hold_in_memory(house: House, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("owner", "shared", "why"), [(H2, False, "that of host"), (H1, True, "shared by several hosts")]
+    ("owner", "shared", "why"), [(H2, False, "that of host"), (H1, True, "shared by several servers")]
 )
 def test_a_pool_that_changed_hands_since_the_scan_gives_nothing(
     house: House, owner: HostId, shared: bool, why: str

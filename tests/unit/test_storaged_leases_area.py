@@ -4,14 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
+import trio.lowlevel
 
 from storaged.beneath import Unusable
 from storaged.leases import area as area_module
-from storaged.leases.area import FOLDER, MEMBERS, Area, ground_of
+from storaged.leases.area import FOLDER, LOCKSPACE, MEMBERS, NEW, Area, ground_of
+from storaged.leases.pools import port_of
 from storaged.leases.sanlock import Sanlock
 from storaged.leases.takeover import Member
 from storaged.leases.words import Lease, Lockspace
-from storaged.testing import H1, H2
+from storaged.testing import H1, H2, vid_of
 
 POOL = "a" * 32
 
@@ -90,6 +93,45 @@ async def test_a_folder_that_others_can_change_is_refused(area: Area) -> None:
 async def test_a_path_that_sanlock_can_not_be_told_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="blank"):
         await Area(POOL, tmp_path / "my pool").open(Never())
+
+
+class Made(Sanlock):
+    """For what is made beside the leases."""
+
+    async def init(self, what: Lockspace | Lease) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_what_a_server_left_half_made_is_swept_and_what_is_being_made_is_not(area: Area) -> None:
+    old, young = (area.folder / f"{NEW}{name}" for name in ("old", "young"))
+    member = area.folder / MEMBERS / f"{NEW}member"
+    kept = [area.folder / vid_of(1), area.folder / MEMBERS / "7"]
+    for file in (old, young, member, *kept):
+        file.write_text("")
+        if file is not young:
+            os.utime(file, (1, 1))
+    await area.open(Made())
+    assert not old.exists()
+    assert not member.exists()
+    assert young.exists()
+    assert all(file.exists() for file in kept)
+    assert (area.folder / LOCKSPACE).stat().st_mode & 0o077 in (0, 0o060)
+
+
+def test_the_lease_of_a_volume_that_is_gone_goes_too(area: Area) -> None:
+    (area.folder / vid_of(1)).write_text("")
+    for _ in range(2):
+        area.drop_lease(vid_of(1))
+    assert not (area.folder / vid_of(1)).exists()
+
+
+def test_each_pool_has_a_port_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    assert [port_of(file, pool, 7770) for pool in ("a", "b", "a", "c")] == [7770, 7771, 7770, 7772]
+    assert port_of(file, "b", 8000) == 8000, "the settings say otherwise by now"
+    assert port_of(file, "d", 7770) == 7771
+    file.write_text("damaged")
+    assert port_of(file, "b", 7770) == 7770
 
 
 def test_the_ground_is_the_mounts_own(tmp_path: Path) -> None:

@@ -3,7 +3,17 @@
 import pytest
 
 from specs.ids import Vid
-from storaged.leases.words import Code, Leader, Lease, Lockspace, code_of, is_speakable, is_watched, leader_of
+from storaged.leases.words import (
+    Code,
+    Leader,
+    Lease,
+    Lockspace,
+    code_of,
+    held_of,
+    is_speakable,
+    is_watched,
+    leader_of,
+)
 from storaged.testing import vid_of
 
 POOL = "a" * 32
@@ -72,3 +82,14 @@ def test_what_sanlock_would_read_as_something_else_is_not_said(path: str) -> Non
     assert not is_speakable(path)
     with pytest.raises(AssertionError):
         _ = Lease(POOL, Vid("c" * 32), path).word
+
+
+def test_what_a_process_holds_is_told_by_pool_whatever_its_paths_look_like() -> None:
+    other = "b" * 32
+    said = (
+        f'inquire pid 5\ninquire done 0 res_count 3\n"{POOL}:{vid_of(1)}:/a:0:7 '
+        f'{POOL}:{vid_of(2)}:/{other}:{vid_of(9)}:/a:0:1 {other}:{vid_of(3)}:/b:0:1"\n'
+    )
+    assert held_of(said, POOL) == {vid_of(1), vid_of(2)}
+    assert held_of(said, other) == {vid_of(3)}
+    assert held_of('inquire done 0 res_count 0\n"(null)"\n', POOL) == frozenset()

@@ -193,7 +193,7 @@ def test_a_pool_in_which_no_mark_can_be_made_is_read_and_not_written(
 
 
 @pytest.mark.parametrize(
-    ("owner", "shared", "words"), [(H2, False, f"that of host {H2[:16]}"), (H1, True, "shared by several hosts")]
+    ("owner", "shared", "words"), [(H2, False, f"that of host {H2[:16]}"), (H1, True, "shared by several servers")]
 )
 def test_a_pool_that_is_not_ours_alone_is_listed_and_not_given_for_writing(
     root: Path, owner: str, shared: bool, words: str
@@ -236,10 +236,11 @@ def test_a_pool_that_a_person_adopts_is_given_again_and_keeps_its_id(root: Path,
     assert not (root / POOL).is_symlink()
 
 
-def test_a_shared_pool_stays_shared_whoever_adopts_it(root: Path) -> None:
+def test_a_shared_pool_is_nobodys_to_adopt(root: Path) -> None:
     (root / POOL).write_text(json.dumps({**GOOD, "owner": H2, "shared": True}))
-    assert adopt(Pool(str(root)), H1, root.parent / MEMORY).shared
-    assert "shared by several hosts" in use(root).withheld
+    with pytest.raises(Unusable, match="pool unshare"):
+        adopt(Pool(str(root)), H1, root.parent / MEMORY)
+    assert "shared by several servers" in use(root).withheld
 
 
 def test_the_command_adopts_a_pool_of_the_settings_and_no_other_folder(

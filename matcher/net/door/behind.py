@@ -174,8 +174,9 @@ class Store(Protocol):
 
     async def remove(self, vid: Vid, caller: Caller) -> Work | Refused: ...
 
-    async def take_over(self, vid: Vid, caller: Caller) -> Done | Refused:
-        """Whoever has the volume is cut, and it is free then."""
+    async def take_over(self, vid: Vid, caller: Caller, *, is_said_dead: bool) -> Done | Refused:
+        """Whoever has the volume is cut, and it is free then. `is_said_dead`: the caller's word about the server that
+        has it, where several serve it."""
         ...
 
     async def seed(self, seed: NewSeed, caller: Caller) -> Work | Refused: ...

@@ -114,6 +114,7 @@ class Route:
 
 _FORCE = Query("force", "^[01]$", "1: pull the plug at once")
 _WITHOUT = Query("without", f"^([0-9a-f]{{32}},?){{0,{VOLUMES_MAX}}}$", "volumes that the VM has let go of since")
+_IS_DEAD = Query("dead", "^[01]$", "1: you say that the server that has it is dead, where several serve it")
 _GENERATION = Query("generation", "^[0-9]{1,10}$", "remove this generation alone")
 
 ROUTES: tuple[Route, ...] = (
@@ -240,6 +241,7 @@ ROUTES: tuple[Route, ...] = (
         "Free a volume of yours: whoever has it is cut first, and can never write it again",
         Done,
         verb=Verb.RUN,
+        query=_IS_DEAD,
     ),
     Route("snapshots", "GET", "/v1/volumes/{id}/snapshots", "A volume's earlier states", Snapshots, verb=Verb.PLEDGE),
     Route(

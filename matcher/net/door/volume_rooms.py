@@ -76,7 +76,8 @@ class VolumeRooms:
         return _told(granted(await self._store.remove(asking.vid, asking.caller)))
 
     async def _take_over(self, asking: Asking) -> Response:
-        return said(granted(await self._store.take_over(asking.vid, asking.caller)))
+        is_said_dead = asking.query("0") == "1"
+        return said(granted(await self._store.take_over(asking.vid, asking.caller, is_said_dead=is_said_dead)))
 
     async def _seed(self, asking: Asking) -> Response:
         return _told(granted(await self._store.seed(await asking.message(NewSeed), asking.caller)))
