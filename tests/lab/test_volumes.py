@@ -234,11 +234,12 @@ def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms
     assert boots(lab, vm) == [1]
 
 
+@pytest.mark.parametrize("host", ["h1", "h2"])
 def test_a_stopped_vms_volume_is_kept_and_rolled_back_and_a_running_ones_is_not(
-    lab: Any, vms: Vms, until: Callable[..., Any]
+    lab: Any, vms: Vms, until: Callable[..., Any], host: str
 ) -> None:
     vid = lab.volumes("h1")["h1-boot"]
-    vm = vms.run("rolled", HELIUM, volumes=[vid], host="h1")
+    vm = vms.run("rolled", HELIUM, volumes=[vid], host=host)
     booted(lab, until, vm)
     first = boots(lab, vm)[-1]
     words = electros(lab, "volume", "snapshot", vid, "now", code=None).error["message"]
