@@ -13,6 +13,7 @@ from tests.lab.vms import electros
 
 HOSTS = ("h1", "h2")
 DAEMONS = ("atomd", "storaged")
+GROWTH_MAX_KB = 1024
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +76,18 @@ def nothing_changes(lab: Lab) -> Iterator[None]:
     yield
     assert standing(lab) == before
     assert {host["name"] for host in electros(lab, "hosts").document["hosts"]} == set(HOSTS)
+
+
+@contextmanager
+def memory_stays(lab: Lab) -> Iterator[None]:
+    """The most that atomd has from here on is less than a MiB beyond what it has now."""
+    pid = lab.daemon("h1", "atomd")["pid"]
+
+    def memory_kb(line: str) -> int:
+        status = lab.exec("h1", "cat", f"/proc/{pid}/status").stdout
+        return int(next(each.split()[1] for each in status.splitlines() if each.startswith(line)))
+
+    lab.exec("h1", "sh", "-c", f"echo 5 > /proc/{pid}/clear_refs")
+    before_kb = memory_kb("VmRSS")
+    yield
+    assert memory_kb("VmHWM") - before_kb < GROWTH_MAX_KB

@@ -4,8 +4,7 @@ Whoever sends them is a member, and has signed what is to be signed: the decoder
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,14 +12,13 @@ import pytest
 from matcher.wire.codec import BODY_MAX_BYTES
 from matcher.wire.framing import frame
 from tests.attacks.bodies import LONG, packed
-from tests.attacks.conftest import Enemy, nothing_changes
+from tests.attacks.conftest import Enemy, memory_stays, nothing_changes
 from tests.lab.conftest import Lab
 from tests.lab.vms import electros, plainly
 
 pytestmark = pytest.mark.lab
 
 H1 = "10.98.0.1"
-GROWTH_MAX_KB = 1024
 SIGNED = ("CONFIRM", "PLEDGE", "ABANDON")
 USERS = "/v1/realm/users"
 BOMBS = ("too deep", "array of 2^32", "text of 2^32", "nested headers")
@@ -72,21 +70,6 @@ def each_names_one(said: dict[str, Answers], words: dict[str, list[str]]) -> Non
             assert (answer["status"], refused["code"]) == (400, "bad-request"), (way, answer)
             (reason,) = refused["reasons"]
             assert any(word in reason["has"] for word in words[way]), (way, answer)
-
-
-@contextmanager
-def memory_stays(lab: Lab) -> Iterator[None]:
-    """The most that atomd has from here on is less than a MiB beyond what it has now."""
-    pid = lab.daemon("h1", "atomd")["pid"]
-
-    def memory_kb(line: str) -> int:
-        status = lab.exec("h1", "cat", f"/proc/{pid}/status").stdout
-        return int(next(each.split()[1] for each in status.splitlines() if each.startswith(line)))
-
-    lab.exec("h1", "sh", "-c", f"echo 5 > /proc/{pid}/clear_refs")
-    before_kb = memory_kb("VmRSS")
-    yield
-    assert memory_kb("VmHWM") - before_kb < GROWTH_MAX_KB
 
 
 # ---- bodies that are signed

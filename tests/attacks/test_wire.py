@@ -1,13 +1,15 @@
 """Attacks by datagram and at the front door, on real hosts: silence or a typed no, and nothing changes."""
 
 import json
+import os
 import statistics
 import time
 from typing import Any
 
 import pytest
 
-from tests.attacks.conftest import HOSTS, Enemy, nothing_changes
+from tests.attacks.conftest import HOSTS, Enemy, memory_stays, nothing_changes
+from tests.attacks.forge import counted, statuses
 from tests.lab.conftest import Lab, until
 from tests.lab.vms import electros, login_as
 
@@ -81,36 +83,52 @@ def test_who_has_no_certificate_gets_nothing_of_http(target: Lab, enemy: Enemy, 
         assert "HTTP" not in said
 
 
-def latencies(target: Lab, rounds: int) -> list[float]:
-    took = []
-    for _ in range(rounds):
-        begun_s = time.monotonic()
-        found = {host["name"] for host in electros(target, "hosts").document["hosts"]}
-        took.append(time.monotonic() - begun_s)
-        assert found == set(HOSTS)
-    return took
+CHEAP = {"no-key": "tag", "honest": "its certificate was revoked"}  # looked up, before any signature is checked
+GOAL_S = 1.0  # for whoever asks meanwhile, on a machine that has time
+ASKED_MAX = 10
 
 
-@pytest.mark.parametrize("way", ["no-key", "honest"])
+def answered(target: Lab) -> int:
+    """How often an honest user has to ask until both hosts have answered one question: datagrams may be lost."""
+    for asked in range(1, ASKED_MAX + 1):
+        if {host["name"] for host in electros(target, "hosts").document["hosts"]} == set(HOSTS):
+            return asked
+    pytest.fail(f"not all hosts answer, asked {ASKED_MAX} times")
+
+
+@pytest.mark.parametrize("way", CHEAP)
 def test_a_flood_does_not_silence_the_hosts(
     target: Lab, enemy: Enemy, me: str, tmp_path: Any, way: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`honest`: one right datagram again and again, by a member who was revoked."""
+    """`honest`: one right datagram again and again, by a member who was revoked. How fast the answers come is the
+    machine's affair; that they come, at what end the flood is dropped, and that it takes no memory, is ours."""
     identity = me
     if way == "honest":
         login_as(target, "flooder", tmp_path)
         identity = str(tmp_path / "flooder/config/atomos/default")
         electros(target, "user", "revoke", "flooder", code=None)
     target.exec("client", "ip", "address", "replace", "10.98.0.201/24", "dev", "eth0")
-    with nothing_changes(target):
+    asked, took = [], []
+    with nothing_changes(target), memory_stays(target):
+        before = statuses(target)
         flooding = enemy.popen(do="flood", way=way, identity=identity, source="10.98.0.201", per_s=20_000, for_s=10)
-        time.sleep(1.0)
-        took = latencies(target, 8)
+        until(lambda: counted(statuses(target)["h1"])[CHEAP[way]] > counted(before["h1"])[CHEAP[way]])
+        while flooding.poll() is None or not took:
+            begun_s = time.monotonic()
+            asked.append(answered(target))
+            took.append(time.monotonic() - begun_s)
         out, _ = flooding.communicate(timeout=60)
+        after = statuses(target)
+    for host in HOSTS:
+        dropped = counted(after[host]) - counted(before[host])
+        assert dropped[CHEAP[way]] > 1000
+        assert not [reason for reason in dropped if reason.endswith("rate")], "it has cost others their share"
     with capsys.disabled():
         print(
-            f"\nflood ({way}): {json.loads(out)['per_s']:.0f}/s; `electros hosts` under it, seconds: "
-            f"median {statistics.median(took):.2f}, worst {max(took):.2f}"
+            f"\nflood ({way}): {json.loads(out)['per_s']:.0f}/s;"
+            f" {len(took)} questions under it, asked {sum(asked)} times;"
+            f" `electros hosts`: median {statistics.median(took):.2f} s, worst {max(took):.2f} s"
+            f" (goal {GOAL_S:g} s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
         )
 
 
