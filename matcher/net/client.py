@@ -188,10 +188,10 @@ class Client:
     def _wait(self, machine: Placing | Surveying) -> Effects:
         deadline_s = machine.next_deadline_s()
         assert deadline_s is not None, "an unfinished machine waits for something"
-        effects: Effects = []
         for said in self.hear(deadline_s):
-            effects += _tell(machine, said)
-        return effects + machine.tick(time.monotonic())
+            if effects := _tell(machine, said):
+                return effects  # what cannot wait until all is read; the rest stays in the socket
+        return machine.tick(time.monotonic())
 
     def _perform(self, machine: Placing | Surveying, effect: outcomes.Effect) -> Effects:
         match effect:

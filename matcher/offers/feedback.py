@@ -15,7 +15,7 @@ The chance u is a hash of (pledge, host): nothing to remember, and a repeated pl
 from hashlib import blake2s
 from math import exp, log
 
-from matcher.wire.slots import SLOT_S, is_spread, slot_begins_s, survey_s
+from matcher.wire.slots import TIMER_S, is_spread, slot_begins_s, survey_s
 
 CHANCE_BYTES = 6
 
@@ -38,4 +38,4 @@ def chance_of(pledge_id: str, host: str) -> float:
 
 def _timer_s(hosts: int, chance: float) -> float:
     steepness = 1.1 * log(hosts) + 0.8
-    return SLOT_S / steepness * log(1 + chance * (exp(steepness) - 1))
+    return TIMER_S / steepness * log(1 + chance * (exp(steepness) - 1))

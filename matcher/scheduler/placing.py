@@ -265,7 +265,8 @@ class Placing:
                 current.content_s = now_s
         if current.content_s is not None and self._all_offer(current):
             current.content_s = min(current.content_s, now_s)
-        return []
+        is_content = current.content_s is not None and current.content_s <= now_s
+        return self._enough() if is_content and is_large else []  # now, though more may wait to be read
 
     def _all_offer(self, current: _Round) -> bool:
         """Every host that the client knew of: nobody is left to be waited for."""
@@ -289,7 +290,7 @@ class Placing:
         best = min(slots)
         if slots.count(best) >= PEERS:
             return now_s
-        return current.sent_s + slot_begins_s(best + 1) + MARGIN_MIN_S
+        return current.sent_s + slot_begins_s(best + 1)
 
     def _collected_s(self, current: _Round) -> float:
         deadline_s = current.sent_s + OFFERS_DEADLINE_S

@@ -11,7 +11,9 @@ from matcher.wire.messages import Accelerator, VmOffer
 
 CLASSES = 8
 AT_ONCE_HOSTS = 64  # known; up to here nobody waits
-SLOT_S = 0.03  # some times what *enough* takes to come back: an answer, its check, and a multicast
+TIMER_S = 0.028  # within which a class answers; some times what it takes from an answer to *enough* at a host
+GAP_S = 0.006  # then silence, so that *enough*, said when the slot has passed, comes before the next one's many
+SLOT_S = TIMER_S + GAP_S
 ANSWER_S = 0.0003  # what one more answer takes to be checked and read by a client (measured: 0.25 ms)
 SURVEY_MAX_S = 5.0  # whatever number of hosts one of them, or a client, claims to know
 

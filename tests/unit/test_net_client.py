@@ -5,27 +5,34 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from matcher.net import multicast
 from matcher.net.client import Client, Said
 from matcher.net.multicast import Link
+from matcher.scheduler.outcomes import SendPledge, SendReveal
+from matcher.scheduler.placing import PEERS, Placing
+from matcher.scheduler.pledging import Errand
 from matcher.trust.identity import Identity
 from matcher.wire.codec import decode, encode
 from matcher.wire.envelope import REALM, Kind, seal, unseal, user_audience
 from matcher.wire.messages import DATAGRAM_MAX_BYTES, Answer, Message, Pledge, Policy, Query, Role
-from specs.ids import UserId
+from specs.ids import UserId, VmId
 from tests.fakes.realms import make_realm
+from tests.unit.test_scheduler_large_realm import OFFER
+from tests.unit.test_scheduler_placing import ASK
 
 ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_64", "tcg", 2, 2, 9, 9, 0, 0)
+HOSTS = tuple(f"h{number}" for number in range(1, PEERS + 4))
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
-    """ann, bob and h1 of one realm; h9 of another."""
+    """ann, bob and seven hosts of one realm; h9 of another."""
     top = tmp_path_factory.mktemp("realms")
-    home, away = make_realm(top / "home", "ann", "bob", "h1"), make_realm(top / "away", "h9")
+    home, away = make_realm(top / "home", "ann", "bob", *HOSTS), make_realm(top / "away", "h9")
     return home.members | away.members
 
 
@@ -180,3 +187,20 @@ def test_a_pledge_that_names_volumes_goes_by_ipv4_first_where_a_link_has_it(
             went.clear()
             client.ask(question)
             assert sorted(went) == ways
+
+
+def test_enough_is_said_before_the_rest_is_read(ann: Client, members: dict[str, Identity]) -> None:
+    """While answers are read, as many more may come as all the hosts of a large realm."""
+    placing = Placing(Errand(VmId("f" * 32), 1, ASK), random=Random(1))
+    (pledged,) = placing.start(time.monotonic() + 60, wall_ms=0)  # no slot passes while this test is slow
+    assert isinstance(pledged, SendPledge)
+    port = next(s.getsockname()[1] for s in ann._sockets if s.family == socket.AF_INET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(PEERS + 3):
+            offer = dataclasses.replace(
+                OFFER, pledge_id=pledged.pledge.pledge_id, offer_id=f"{number:032x}", score=1.0, hosts_known=10_000
+            )
+            sender.sendto(sealed(offer, Kind.VM_OFFER, members[f"h{number + 1}"], ann.identity), ("127.0.0.1", port))
+    (effect,) = ann._wait(placing)
+    assert isinstance(effect, SendReveal)
+    assert len(list(ann.hear(time.monotonic() + 1))) == 3
