@@ -433,7 +433,8 @@ class Placing:
         return [*freed, Finished(outcome)]
 
     def _enough(self) -> Effects:
-        if self._current.said_enough:
+        """Once; and where all have offered there is nobody to be silenced, only hosts to be woken up."""
+        if self._current.said_enough or self._all_offer(self._current):
             return []
         self._current.said_enough = True
         return [SendReveal(Reveal(self._current.pledge.pledge_id, self._current.seal.enough))]

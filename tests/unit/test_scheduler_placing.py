@@ -168,13 +168,13 @@ def test_the_margin_is_at_least_ten_milliseconds_and_ends_at_the_deadline() -> N
     assert slow.placing.next_deadline_s() == pytest.approx(50.3)
 
 
-def test_when_every_known_host_has_offered_nobody_is_waited_for() -> None:
+def test_when_every_known_host_has_offered_nobody_is_waited_for_nor_silenced() -> None:
     client = Client(volumes=(ROOT,), hosts_known=2)
     client.vm(H1, O1, score=0.9)
     client.volume(H1)
     assert client.placing.next_deadline_s() == pytest.approx(50.01), "the other one may be better"
     client.vm(H2, O2, score=0.1)
-    assert client.at(0.0) == [SendReveal, SendConfirm]
+    assert client.at(0.0) == [SendConfirm]
     assert client.confirms[0].host_id == H1
 
 
@@ -183,7 +183,7 @@ def test_every_known_host_is_not_enough_without_the_volume() -> None:
     client.vm(H1, O1)
     assert client.at(0.2) == []
     client.volume(H1)
-    assert client.at(0.0) == [SendReveal, SendConfirm]
+    assert client.at(0.0) == [SendConfirm]
 
 
 def test_a_vm_waits_for_its_volume_and_the_confirm_names_it() -> None:

@@ -240,6 +240,8 @@ def test_repeated_keys_are_refused_at_any_depth() -> None:
         (b"\xa3a\x00b", "nul"),
         (b"\xd9\x03a\x00b", "nul"),
         (b"\x81\xa1\x00\x01", "nul"),
+        (b"\x82\xa1a\x00\xa1b\xa1\x00", "nul"),  # behind a zero that is a number
+        (b"\x82\xa1a\xc4\x01\x00\xa1b\xa1\x00", "nul"),  # behind one in bytes
     ],
 )
 def test_what_is_not_our_msgpack_is_refused_by_name(data: bytes, reason: str) -> None:

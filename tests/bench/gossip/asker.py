@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from floor_daemon import GROUP, PORT, pack, unpack
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from matcher.net.client import Client
 from matcher.scheduler.pledging import Errand, make_pledge, vm_ask
@@ -27,6 +25,7 @@ from matcher.trust.identity import load_identity
 from matcher.wire.messages import Reveal, VmOffer
 from specs.ids import VmId, new_id
 from specs.specfile import parse_specfile
+from tests.bench.gossip.floor_daemon import GROUP, PORT, pack, unpack
 
 ANSWERS_S = 1.0
 PAUSE_S = 0.03  # hosts are idle again

@@ -62,6 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     placer = Placer(load_identity(options.identity), options.hosts_known)
     placer.place()  # what is only made once is made
+    gc.freeze()  # and not walked again by what collects between two errands
     count, until_s = options.count, time.monotonic() + options.seconds
     while count > 0 or time.monotonic() < until_s:
         took_s = placer.place()
