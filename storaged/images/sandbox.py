@@ -37,7 +37,7 @@ TICK_S = 0.1
 
 _CHOWN, _KILL, _SETGID, _SETUID, _SETPCAP, _SYS_ADMIN = 0, 5, 6, 7, 8, 21  # linux/capability.h
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# By itself malloc takes 64 MiB of addresses for each thread: too many at once on a busy machine, and it aborts.
+# By itself malloc takes 64 MiB of addresses for each thread: with many at once, on a busy machine, qemu-img aborts.
 _ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 _PERCENT = re.compile(rb"\((\d+)\.\d+/100%\)")
 _PLACES = re.compile(r"(json:\{.*\}|'?/proc/self/fd/\d+'?)")

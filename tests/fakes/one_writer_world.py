@@ -61,7 +61,7 @@ PREFIX = "one-writer-"
 NETS = Path("/run/netns")
 ASK_S = 1.0  # then it counts as silent, whatever becomes of it there
 HOLD_MS = 2000
-UP_S = 20.0
+UP_S = 120.0  # to begin again, on a machine that does much else
 PLAIN = "from storaged.main import main; main()"
 
 T = TypeVar("T")
@@ -219,6 +219,8 @@ class OneWriterWorld:
                 offers = [message for message in _opened(ann, said) if isinstance(message, VolumeOffer)]
                 if offers:
                     return offers[0].offer_id
+            assert self._daemon is not None
+            assert self._daemon.poll() is None, f"storaged has ended by itself: {self.log()}"
             assert trio.current_time() < until_s, f"storaged offers nothing: {self.log()}"
             pledge_id = new_id(self._random)
             await trio.sleep(0.02)
