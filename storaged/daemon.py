@@ -10,6 +10,7 @@ from matcher.net import local, peer
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
 from matcher.net.door import serving
+from matcher.net.gossip.member import Member
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
 from matcher.net.starting import say_ready
@@ -33,6 +34,7 @@ from storaged.journal import Journal
 from storaged.keeper import Keeper
 from storaged.quota import Quota
 from storaged.store import Store
+from storaged.telling import Room
 from storaged.views import Views
 
 log = logging.getLogger("storaged")
@@ -111,5 +113,20 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     await nursery.start(local.serve, config.socket, attaching.answer)
     await nursery.start(partial(serving.serve, identity, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    await _gossip(config, identity, offering, nursery)
     say_ready()
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
+
+
+async def _gossip(config: Config, identity: Identity, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
+    room = Room([pool.path for pool in config.pools])
+    gossip = Member(
+        identity,
+        digest=lambda: room.digest,
+        role=Role.STORAGE,
+        port=config.gossip_port,
+        seeds=config.seeds,
+        changed=lambda: setattr(offering, "hosts_known", gossip.hosts_known),
+    )
+    await nursery.start(gossip.run)
+    nursery.start_soon(room.keep_looked, gossip.look)
