@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 from atomd.capacity.guest_cpu import RAM_RESERVE_MIB
 from matcher.net import audit, multicast
 from matcher.net.door import serving
+from matcher.net.gossip import seeds as seeding
+from matcher.net.gossip import sockets
 from matcher.trust.grants import Narrowing, parse_pci_limit
 from matcher.wire.messages import RAM_MIB_MAX, SLOTS_MAX
 from matcher.wire.realm import PCI_LIMITS_MAX, PciLimit
@@ -98,5 +100,7 @@ class Config(BaseModel):
     share_cores_between_users: bool = False
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
+    gossip_port: Port = sockets.PORT
+    seeds: seeding.Setting = ()
     front_door_port: Port = serving.PORT
     narrow: Narrow = Narrow()

@@ -29,6 +29,7 @@ from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
 from atomd.performing import Performer, moment
 from atomd.service import Service
+from atomd.telling import digest, tell_changes
 from atomd.vms.admission import Admission
 from atomd.vms.refusals import DRAINED, stale_realm
 from atomd.volumes.shares import Shares
@@ -38,6 +39,7 @@ from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
 from matcher.net.desk import Desk
 from matcher.net.door import serving
+from matcher.net.gossip.member import Member
 from matcher.net.intake import Intake
 from matcher.net.starting import say_ready
 from matcher.net.upkeep import Upkeep, stale
@@ -126,10 +128,11 @@ async def _serve(
     await nursery.start(upkeep.run)
     opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    gossip = await _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
-    back_door.counters = {"datagrams": intake.counters, "connections": opened.counters}
+    back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
@@ -171,6 +174,22 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
         admission=admission,
     )
     return _Core(ledger, offering, compute, quota, uses)
+
+
+async def _gossip(
+    config: Config, identity: Identity, face: Face, core: _Core, performer: Performer, nursery: trio.Nursery
+) -> Member:
+    gossip = Member(
+        identity,
+        digest=lambda: digest(face, core.ledger, core.compute),
+        front_door_port=config.front_door_port,
+        port=config.gossip_port,
+        seeds=config.seeds,
+        changed=lambda: setattr(core.offering, "hosts_known", gossip.hosts_known),
+    )
+    await nursery.start(gossip.run)
+    nursery.start_soon(tell_changes, performer.changed, gossip.look)
+    return gossip
 
 
 def _stale(identity: Identity) -> Refused | None:

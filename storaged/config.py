@@ -9,6 +9,8 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from matcher.net import audit, multicast
+from matcher.net.gossip import seeds as seeding
+from matcher.net.gossip import sockets
 from specs.units import GB_MIB
 from storaged.export import nfs, tgt
 from storaged.export.choosing import Driver
@@ -71,5 +73,7 @@ class Config(BaseModel):
     fetch_allowed: Annotated[tuple[IPv4Network | IPv6Network, ...], MaxLen(64)] = ()
     rescan_s: Annotated[float, Ge(1), Le(86_400)] = 30.0
     multicast_port: Annotated[int, Ge(1), Le(65535)] = multicast.PORT
+    gossip_port: Annotated[int, Ge(1), Le(65535)] = sockets.PORT
+    seeds: seeding.Setting = ()
     front_door_port: Annotated[int, Ge(1), Le(65535)] = PORT
     narrow: Narrow = Narrow()

@@ -12,6 +12,7 @@ from matcher.net.audit import Audit
 from matcher.net.board import Board
 from matcher.net.claiming import claimed
 from matcher.net.door import serving
+from matcher.net.gossip.member import Member
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
 from matcher.net.starting import say_ready
@@ -38,6 +39,7 @@ from storaged.leases.pools import SharedPools
 from storaged.pooling import Pooling
 from storaged.quota import Quota
 from storaged.store import Store
+from storaged.telling import Room
 from storaged.views import Views
 from storaged.volume import Volume
 
@@ -107,6 +109,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     board = Board(upkeep, audit=audit)
     await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    await _gossip(config, identity, offering, nursery)
     say_ready(exports.status)
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
 
@@ -154,3 +157,17 @@ async def _answer(attaching: Attaching, pooling: Pooling, question: Message, pee
     if isinstance(question, SharePool | AskPools):
         return await pooling.answer(question, peer)
     return await attaching.answer(question, peer)
+
+
+async def _gossip(config: Config, identity: Identity, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
+    room = Room([pool.path for pool in config.pools])
+    gossip = Member(
+        identity,
+        digest=lambda: room.digest,
+        role=Role.STORAGE,
+        port=config.gossip_port,
+        seeds=config.seeds,
+        changed=lambda: setattr(offering, "hosts_known", gossip.hosts_known),
+    )
+    await nursery.start(gossip.run)
+    nursery.start_soon(room.keep_looked, gossip.look)

@@ -157,7 +157,7 @@ class Guarded(socket.socket):
 
 def test_who_may_not_have_more_room_than_everybody_takes_that() -> None:
     with Guarded(V4, socket.SOCK_DGRAM) as guarded:
-        multicast._make_room(guarded)
+        multicast.make_room(guarded)
         assert guarded.room == (socket.SO_RCVBUF, multicast.RECEIVE_BUFFER_BYTES)
 
 
@@ -167,5 +167,5 @@ def test_who_may_has_more_room_than_everybody() -> None:
             self.room = words
 
     with Root(V4, socket.SOCK_DGRAM) as root:
-        multicast._make_room(root)
+        multicast.make_room(root)
         assert root.room == (socket.SOL_SOCKET, multicast.SO_RCVBUFFORCE, multicast.RECEIVE_BUFFER_BYTES)

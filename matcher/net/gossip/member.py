@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from random import SystemRandom
 
@@ -65,6 +66,11 @@ class Member:
         self._bundle, self._leaf = identity.short_digest, identity.certificate
 
     # ---- what the daemon asks
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Why something was not heard."""
+        return self.scribe.counters
 
     @property
     def hosts_known(self) -> int:

@@ -14,8 +14,13 @@ import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MaxLen
+from pydantic import AfterValidator
 
 from matcher.gossip.membership import Seen
+from matcher.gossip.voice import SEEDS_MAX
 from matcher.net.gossip import srv
 from matcher.trust import files
 from matcher.wire.gossip import HostState
@@ -25,6 +30,8 @@ FILE = "gossip.peers"
 KEPT_MAX = 32
 _NAMED = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 
+Setting = Annotated[tuple[Annotated[str, AfterValidator(lambda seed: checked(seed))], ...], MaxLen(SEEDS_MAX)]
+
 log = logging.getLogger("gossip")
 
 
@@ -33,6 +40,13 @@ def problem_with(seed: str) -> str | None:
     if seed.startswith("srv:_") or _parts(seed) is not None:
         return None
     return f'{seed!r} names no host: "10.1.2.3", "host.example.org:7766", "srv:_atomos._udp.example.org" do'
+
+
+def checked(seed: str) -> str:
+    """Raises `ValueError`, for settings."""
+    if problem := problem_with(seed):
+        raise ValueError(problem)
+    return seed
 
 
 def look_up(seeds: Iterable[str], port: int) -> list[Address]:
