@@ -53,6 +53,7 @@ LINK_S = (0.0002, 0.003)
 AGAIN_S = 0.2  # TCP's first retransmission
 COMMIT_S = 0.0015  # a journal that is synced
 READ_S = 0.00025
+COPIES = 2  # of what is multicast, on a link with both families
 HOUR_S = 3600.0
 WALL_MS = 1_800_000_000_000
 
@@ -108,6 +109,11 @@ class Link:
         if self._random.random() >= self._loss:
             self.timeline.at(self.timeline.now_s + self._random.uniform(*LINK_S), deliver)
 
+    def multicast(self, deliver: Callable[[], None]) -> None:
+        """By IPv4 and by IPv6; the second copy changes nothing where the first was heard."""
+        if self._random.random() >= self._loss**COPIES:
+            self.timeline.at(self.timeline.now_s + self._random.uniform(*LINK_S), deliver)
+
     def stream(self, deliver: Callable[[], None]) -> None:
         again_s = AGAIN_S if self._random.random() < self._loss else 0.0
         self.timeline.at(self.timeline.now_s + again_s + self._random.uniform(*LINK_S), deliver)
@@ -118,7 +124,7 @@ class Link:
     def reaches_s(self, index: int, host: int) -> float:
         """When a host hears it; never, where it is lost. The same each time that it is asked."""
         chances = hash((index, host, 7919))
-        if (chances >> 20 & 0xFFFF) < self._loss * 0x10000:
+        if (chances >> 20 & 0xFFFF) < self._loss**COPIES * 0x10000:
             return float("inf")
         return self.revealed[index][0] + LINK_S[0] + (LINK_S[1] - LINK_S[0]) * (chances & 0xFFFF) / 0x10000
 
@@ -261,7 +267,7 @@ class Client:
             match effect:
                 case SendPledge(pledge):
                     for host in self._realm.hosts:
-                        self._link.datagram(partial(host.hear, pledge, self._user, self))
+                        self._link.multicast(partial(host.hear, pledge, self._user, self))
                 case SendReveal(reveal):
                     self._link.reveal(reveal)
                 case SendConfirm():
