@@ -22,7 +22,7 @@ def until_all_hold(world: World, host: Host, state: HostState, within_s: float =
     return world.now_s - begun_s
 
 
-def lost(world: World, how: Callable[[Host], None], state: HostState, times: int = 8) -> list[float]:
+def lost(world: World, how: Callable[[Host], None], state: HostState, times: int = 6) -> list[float]:
     """How long until all others knew, each time somebody else, who then comes back."""
     took = []
     for _ in range(times):
@@ -81,7 +81,7 @@ def test_a_newcomer_is_seen_by_all_though_datagrams_get_lost() -> None:
     assert max(seen) < 0.3
 
 
-@pytest.mark.parametrize("hosts", [2, 3, 5, 50, 100])
+@pytest.mark.parametrize("hosts", [2, 3, 5, 100])
 def test_a_daemon_that_was_killed_is_down_for_all_within_two_rounds(hosts: int) -> None:
     world = grown(3, hosts)
     took = lost(world, world.kill, HostState.DOWN)
@@ -93,7 +93,7 @@ def test_a_daemon_that_was_killed_is_down_for_all_within_two_rounds(hosts: int) 
 @pytest.mark.parametrize("hosts", [2, 5, 100])
 def test_a_machine_without_power_is_gone_for_all_within_some_seconds(hosts: int) -> None:
     world = grown(4, hosts)
-    took = lost(world, world.cut_power, HostState.GONE, 5)
+    took = lost(world, world.cut_power, HostState.GONE, 3)
     print(f"power lost among {hosts}: p50 {median(took):.2f} s, worst {took[-1]:.2f} s")
     assert took[0] > 4.0, "it must have had time to object"
     assert took[-1] < 20.0
@@ -116,9 +116,9 @@ def test_hosts_that_are_stopped_for_seconds_are_never_called_lost() -> None:
     world.changes.clear()
     for host in world.hosts:
         pause_at_random(world, host)
-    world.run(120.0)
+    world.run(60.0)
     said = [state for *_, state in world.changes]
-    print(f"50 hosts, each stopped a fifth of 120 s, 5 % loss: suspected {said.count(HostState.SUSPECT)} times")
+    print(f"50 hosts, each stopped a fifth of a minute, 5 % loss: suspected {said.count(HostState.SUSPECT)} times")
     assert HostState.SUSPECT in said, "the test has to be hard enough"
     assert not {HostState.GONE, HostState.DOWN} & {*said}
 
@@ -136,7 +136,7 @@ def test_a_host_that_was_stopped_for_long_is_gone_and_comes_back_by_itself() -> 
 def test_what_is_free_is_known_to_all_at_once(loss: float) -> None:
     world = grown(8, 50, loss=loss)
     took = []
-    for _ in range(100):
+    for _ in range(50):
         host, digest = world.random.choice(world.hosts), changed(DIGEST, world.random)
         begun_s = world.now_s
         world.tell(host, digest)
@@ -144,7 +144,7 @@ def test_what_is_free_is_known_to_all_at_once(loss: float) -> None:
         took.append(world.now_s - begun_s)
         world.run(1.0)
     took.sort()
-    print(f"change among 50, {loss:.0%} loss: p50 {median(took) * 1000:.1f} ms, p99 {took[98] * 1000:.0f} ms")
+    print(f"change among 50, {loss:.0%} loss: p50 {median(took) * 1000:.1f} ms, p98 {took[48] * 1000:.0f} ms")
     assert median(took) < 0.0267
     assert took[-1] <= 2.0
 

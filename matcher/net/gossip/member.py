@@ -16,7 +16,7 @@ import trio
 
 from matcher.gossip.effects import Changed, Effect, Shout
 from matcher.gossip.membership import Membership, Seen
-from matcher.gossip.roster import Record
+from matcher.gossip.roster import HOSTS_MAX, Record
 from matcher.net import multicast
 from matcher.net.gossip import seeds as seeding
 from matcher.net.gossip.scribe import Lacking, Scribe
@@ -61,6 +61,7 @@ class Member:
         self._sockets: Sockets | None = None
         self._core: Membership | None = None
         self._heard_of = 0
+        self._logged: dict[HostId, HostState] = {}
         self._wake, self._due_s = trio.Event(), float("inf")
         self._kept_s, self._kept = float("-inf"), 0
         self._bundle, self._leaf = identity.short_digest, identity.certificate
@@ -260,13 +261,22 @@ class Member:
         elif told is not None:
             self._perform(core.charged(told, heard_s))
 
+    def _log(self, change: Changed) -> None:
+        """Of digests, which change all the time, nothing is said."""
+        if self._logged.get(change.host_id) is not change.state:
+            self._logged.pop(change.host_id, None)
+            self._logged[change.host_id] = change.state
+            while len(self._logged) > HOSTS_MAX:
+                del self._logged[next(iter(self._logged))]
+            log.info("host %s is %s", change.host_id[:16], change.state.value)
+
     def _perform(self, effects: Iterable[Effect]) -> None:
         """In order."""
         sockets, has_changed = self._sockets, False
         for effect in effects:
             if isinstance(effect, Changed):
                 has_changed = True
-                log.info("%s is %s", effect.host_id[:16], effect.state.value)
+                self._log(effect)
             elif sockets is None:
                 pass
             elif isinstance(effect, Shout):
