@@ -67,7 +67,7 @@ def alone(realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alon
     made = Alone(realm, tmp_path)
     monkeypatch.setattr(multicast, "tell", made.tell)
     monkeypatch.setattr(daemon.peer, "serve", _hears_nobody)
-    monkeypatch.setattr(daemon, "say_ready", made.ready.set)
+    monkeypatch.setattr(daemon, "say_ready", lambda _: made.ready.set())
     return made
 
 

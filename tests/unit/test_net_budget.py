@@ -239,9 +239,9 @@ def test_one_users_queries_are_limited_as_well(realm: Realm, flooded: Intake, da
 
 
 def test_reveals_without_end_are_cut_off(realm: Realm, flooded: Intake, daemon: Daemon) -> None:
-    reveal = encode(Reveal("b" * 32, b"x" * 32))
-    data = seal(Kind.REVEAL, reveal, realm=realm["ann"].realm, signer=None, audience=REALM)
-    for _, arrival in zip(range(int(REVEALS.burst) + 7), everywhere(), strict=False):
+    for n, arrival in zip(range(int(REVEALS.burst) + 7), everywhere(), strict=False):
+        reveal = encode(Reveal(f"{n:032x}", b"x" * 32))
+        data = seal(Kind.REVEAL, reveal, realm=realm["ann"].realm, signer=None, audience=REALM)
         flooded.receive(data, arrival, now_s=0.0, wall_ms=NOW_MS)
     assert len(daemon.asked) == REVEALS.burst
     assert flooded.counters == {"reveal rate": 7}

@@ -157,7 +157,7 @@ async def seen(storage: Storage, realm: Realm) -> VolumeView:
 
 async def take_over(storage: Storage, realm: Realm) -> Done | Refused:
     caller = Caller(realm["ann"].principal, "")
-    return await storage.store.take_over(SEED, caller)
+    return await storage.store.take_over(SEED, caller, is_said_dead=False)
 
 
 def _fails(*_: object) -> None:
