@@ -44,10 +44,10 @@ def test_what_must_hold_holds_in_a_storm(seed: int) -> None:
 
 
 def test_of_many_who_race_for_the_last_slots_none_is_promised_what_another_has() -> None:
-    report = run(7, RACE, hosts=2, clients=12, pledges=800)
-    assert report.violation is None, report.tail
-    assert report.conflicts > 0
-    assert report.placements > 0
+    reports = [run(seed, RACE, hosts=2, clients=12, pledges=800) for seed in range(3)]
+    assert [report.tail for report in reports if report.violation is not None] == []
+    assert sum(report.conflicts for report in reports) > 0
+    assert all(report.placements > 0 for report in reports)
 
 
 def test_in_a_perfect_world_nobody_ends_in_doubt() -> None:

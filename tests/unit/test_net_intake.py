@@ -37,7 +37,7 @@ from matcher.wire.realm import Grant, News, Verb
 from specs.ids import HostId, UserId
 from tests.fakes.realms import Realm, make_realm
 
-NOW_MS = time.time_ns() // 1_000_000
+NOW_MS = time.time_ns() // 1_000_000 + 3_600_000  # the members' certificates are made later than this line is read
 HERE = Arrival(socket.AF_INET, 0, "10.0.0.9")
 HERE_6 = Arrival(socket.AF_INET6, 3, "fe80::9")
 QUERY = Query("a" * 32, NOW_MS, (Address("10.0.0.9", 4000),), "", False)
