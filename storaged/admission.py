@@ -30,7 +30,7 @@ class Having(Protocol):
 
     def shares(self) -> Collection[VolumeShare]: ...
 
-    def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool: ...
+    def has(self, vm_id: VmId, generation: int, user_id: UserId, host_id: HostId, vids: Collection[Vid]) -> bool: ...
 
 
 class Admission:
@@ -52,8 +52,8 @@ class Admission:
         self._let_go: dict[LetGo, None] = {}  # a confirm served after its detach must not attach
 
     def has(self, wish: Wish, user_id: UserId) -> bool:
-        """Whether this life of the VM has these volumes already."""
-        return self._having.has(wish.vm_id, wish.generation, user_id, wish.vids)
+        """Whether this life of the VM has these volumes already, on the host that asks."""
+        return self._having.has(wish.vm_id, wish.generation, user_id, wish.host_id, wish.vids)
 
     def let_go(self, host_id: HostId, offer_id: OfferId, vids: Collection[Vid] = ()) -> None:
         """The VM of that confirm has ended, or goes on without these."""
@@ -66,10 +66,12 @@ class Admission:
         """As soon as it comes: its holds, if it has any, have done their work."""
         return self._out_of_reach(wish) or self._take_hold(wish, UserId(user.id), now_s)
 
-    def against_in_turn(self, wish: Wish, user: User) -> Refused | None:
-        """When its turn comes: what has changed meanwhile."""
+    def against_in_turn(self, wish: Wish, user: User, *, had: bool) -> Refused | None:
+        """When its turn comes: what has changed meanwhile. `had`: whether the VM had them when it came."""
         if any((wish.host_id, wish.offer_id, vid) in self._let_go for vid in (None, *wish.vids)):
             return _refused("let-go", "this confirm was let go of meanwhile")
+        if had and wish.host_id != self._server and not self.has(wish, UserId(user.id)):
+            return self._not_held(wish, UserId(user.id))  # it came by what the VM had, and needs a hold now
         if (busy := self._changing(wish.vids)) is not None:
             return busy
         over = self._over(wish, user)

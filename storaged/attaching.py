@@ -140,7 +140,7 @@ class Attaching:
             return opened
         wish, user = opened
         had = self.admission.has(wish, UserId(user.id))
-        attached = await self._attach(wish, user, address)
+        attached = await self._attach(wish, user, address, had=had)
         if had and isinstance(attached, Attached):
             return attached  # hosts ask again and again whether it is still so
         vids = ", ".join(map(dashed, wish.vids))
@@ -190,11 +190,11 @@ class Attaching:
 
     # ---- attaching
 
-    async def _attach(self, wish: Wish, user: Principal, address: str) -> Attached | Refused:
+    async def _attach(self, wish: Wish, user: Principal, address: str, *, had: bool) -> Attached | Refused:
         if (refusal := self.admission.against(wish, user, now_s())) is not None:
             return refusal
         async with self.turn:
-            if (refusal := self.admission.against_in_turn(wish, user)) is not None:
+            if (refusal := self.admission.against_in_turn(wish, user, had=had)) is not None:
                 return refusal
             try:
                 kept = await trio.to_thread.run_sync(

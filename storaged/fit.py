@@ -87,7 +87,8 @@ def given_elsewhere(volume: Volume, host_id: HostId) -> bool:
 def in_use_reason(vid: Vid, holder: VolumeShare, claim: VolumeShare) -> Reason:
     """Why `claim` can't have the volume that `holder` has. Another user's VM stays nameless."""
     if holder.same_vm(claim):
-        has = f"this VM's generation {holder.generation} has it; generation {claim.generation} is over"
+        over = f"; generation {claim.generation} is over" * (holder.generation != claim.generation)
+        has = f"this VM's generation {holder.generation} has it{over}"
         return reason(vid, has, "it was started again meanwhile: electros ps")
     if holder.user_id != claim.user_id:
         return reason(

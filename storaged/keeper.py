@@ -161,9 +161,10 @@ class Keeper:
         """To any VM `but` this one, in this generation."""
         return any(a.vid == vid and (a.vm_id, a.generation) != but for a in self._state.attachments)
 
-    def has(self, vm_id: VmId, generation: int, user_id: UserId, vids: Collection[Vid]) -> bool:
-        """Whether this life of the user's VM has all these volumes already."""
-        held = {a.vid for a in self._state.of_vm(vm_id, user_id) if a.generation == generation}
+    def has(self, vm_id: VmId, generation: int, user_id: UserId, host_id: HostId, vids: Collection[Vid]) -> bool:
+        """Whether this life of the user's VM has all these volumes already, on that host."""
+        mine = self._state.of_vm(vm_id, user_id)
+        held = {a.vid for a in mine if (a.generation, a.host_id) == (generation, host_id)}
         return bool(vids) and held.issuperset(vids)
 
     def recover(self, snapshot: Snapshot) -> None:

@@ -346,12 +346,13 @@ class Storaged:
 
     def attach(self, confirm: Confirm, leaf: Leaf, reply: Reply[Given]) -> None:
         user, wish = leaf.principal, wished(confirm, self._storage.host_id)
-        if not self.admission.has(wish, UserId(user.id)) and not self._storage.trusts(leaf):
+        had = self.admission.has(wish, UserId(user.id))
+        if not had and not self._storage.trusts(leaf):
             self._answer(reply, Refused("denied", (Reason("confirm", "to use it", "not one of a member", ""),)))
         elif (refusal := self.admission.against(wish, user, self._storage.process.now_s)) is not None:
             self._answer(reply, refusal)
         else:
-            self._in_turn(lambda: self._answer(reply, self._attach(wish, user)))
+            self._in_turn(lambda: self._answer(reply, self._attach(wish, user, had=had)))
 
     def detach(self, vm_id: VmId, generation: int, offer_id: OfferId, host_id: HostId, reply: Reply[bool]) -> None:
         self.admission.let_go(host_id, offer_id)
@@ -376,8 +377,8 @@ class Storaged:
 
         self._in_turn(lambda: self._answer(reply, free()))
 
-    def _attach(self, wish: Wish, user: Principal) -> Given:
-        if (refusal := self.admission.against_in_turn(wish, user)) is not None:
+    def _attach(self, wish: Wish, user: Principal, *, had: bool) -> Given:
+        if (refusal := self.admission.against_in_turn(wish, user, had=had)) is not None:
             return refusal
         if self._storage.random.random() < self._storage.faults.storage_refuses:
             return Refused("volume-unusable", (Reason("volume", "to use it", "its pool is gone", ""),))

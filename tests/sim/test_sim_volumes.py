@@ -104,7 +104,7 @@ def test_a_volume_taken_from_a_vm_that_has_it_open_is_caught(monkeypatch: pytest
 def test_an_attach_from_afar_without_a_hold_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words of a user that come late, or again, to a storaged that has been started anew."""
     monkeypatch.setattr(admission.Admission, "_not_held", lambda *_: None)
-    assert caught(first=310) & {"I3", "I10"}
+    assert caught(faults=f"{ABOUT_VOLUMES},duplication=0.6,takeover=0.2") & {"I3", "I10"}
 
 
 # ---- the cut

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from matcher.net.https import Connection, Door
 from matcher.trust.identity import Identity
@@ -34,6 +35,7 @@ from tests.fakes.storage import Storage, open_storage
 
 DISK, FIXED, MORE = vid_of(1), vid_of(2), vid_of(3)
 ASK = VmAsk(1, False, 1, (Arch.X86_64,), (), 512, False, (), Firmware.BIOS, True)
+NO_OFFER = VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ())
 
 
 @pytest.fixture
@@ -125,6 +127,46 @@ async def test_old_words_of_a_user_are_good_for_nothing(tmp_path: Path, realm: R
         assert not right(storage).held
 
 
+async def served_after_the_detach(storage: Storage, realm: Realm, to: str, words: bytes) -> Attached | Refused:
+    """What the host `to` hears, whose words come while the detach of the VM on h2 waits for its turn."""
+    answers: list[Attached | Refused] = []
+
+    async def attach_late() -> None:
+        answers.append(await storage.attaching.attach(words, HostId(realm[to].principal.id)))
+
+    async with trio.open_nursery() as nursery, storage.attaching.turn:
+        gone = Detach(vm_of(1), 1, f"{1:032x}")
+        nursery.start_soon(storage.attaching.detach, gone, HostId(realm["h2"].principal.id))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(attach_late)
+        await wait_all_tasks_blocked()
+    return answers[0]
+
+
+async def test_what_a_vm_has_on_one_host_lets_no_other_host_in_without_a_hold(tmp_path: Path, realm: Realm) -> None:
+    """The same generation was confirmed on both, say, and one was refused."""
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm)))
+        words = confirm(realm, storage, "h3", NO_OFFER)
+        refused = await attach(storage, realm["h3"], words)
+        assert isinstance(refused, Refused)
+        assert refused.code == "volume-not-held"
+        assert refused.reasons[0].has == "this VM's generation 1 has it"
+        late = await served_after_the_detach(storage, realm, "h3", words)
+        assert isinstance(late, Refused)
+        assert storage.keeper.state.attachments == ()
+
+
+async def test_what_is_detached_before_its_turn_does_not_stand_in_for_a_hold(tmp_path: Path, realm: Realm) -> None:
+    """By another offer than the one that is let go of."""
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        await attach(storage, realm["h2"], confirm(realm, storage, "h2", hold(storage, realm)))
+        late = await served_after_the_detach(storage, realm, "h2", more(realm, storage, "h2", NO_OFFER, DISK))
+        assert isinstance(late, Refused)
+        assert late.code == "volume-not-held"
+        assert storage.keeper.state.attachments == ()
+
+
 async def test_the_next_generation_elsewhere_cuts_the_old_one_first(tmp_path: Path, realm: Realm) -> None:
     async with open_storage(tmp_path, realm["h1"]) as storage:
         assert isinstance(
@@ -142,9 +184,7 @@ async def test_the_next_generation_elsewhere_cuts_the_old_one_first(tmp_path: Pa
         assert isinstance(await attach(storage, realm["h3"], words), Attached)
         assert storage.exports.ended == [old]
         assert right(storage).epoch.counter == old.epoch.counter + 1
-        late = await attach(
-            storage, realm["h2"], confirm(realm, storage, "h2", VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ()))
-        )
+        late = await attach(storage, realm["h2"], confirm(realm, storage, "h2", NO_OFFER))
         assert isinstance(late, Refused)
         assert late.code == "volume-not-held"
         assert "generation 2 has it; generation 1 is over" in late.reasons[0].has
@@ -228,8 +268,7 @@ async def test_a_vm_elsewhere_gets_one_volume_more_by_a_hold_and_keeps_the_other
     async with open_storage(tmp_path, realm["h1"]) as storage:
         first = confirm(realm, storage, "h2", hold(storage, realm))
         had = await attach(storage, realm["h2"], first)
-        nobody = VolumeOffer("0" * 32, "1" * 32, "", 0, 0, ())
-        refused = await attach(storage, realm["h2"], more(realm, storage, "h2", nobody, MORE))
+        refused = await attach(storage, realm["h2"], more(realm, storage, "h2", NO_OFFER, MORE))
         assert isinstance(refused, Refused)
         assert refused.code == "volume-not-held", "words alone are not enough"
         offer = hold(storage, realm, vid=MORE)
