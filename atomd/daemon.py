@@ -128,7 +128,7 @@ async def _serve(
     await nursery.start(upkeep.run)
     opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    gossip = await _gossip(config, identity, face, core, performer, nursery)
+    gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
@@ -176,7 +176,7 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
     return _Core(ledger, offering, compute, quota, uses)
 
 
-async def _gossip(
+def _gossip(
     config: Config, identity: Identity, face: Face, core: _Core, performer: Performer, nursery: trio.Nursery
 ) -> Member:
     gossip = Member(
@@ -187,7 +187,7 @@ async def _gossip(
         seeds=config.seeds,
         changed=lambda: setattr(core.offering, "hosts_known", gossip.hosts_known),
     )
-    await nursery.start(gossip.run)
+    nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(tell_changes, performer.changed, gossip.look)
     return gossip
 

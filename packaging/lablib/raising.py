@@ -34,6 +34,7 @@ TOOLS = (
 )
 DAEMONS = ("storaged", "atomd")
 LET_GO_S = 0.5
+LOCK_S = 5.0
 
 
 def check_machine(*, with_daemons: bool) -> None:
@@ -55,15 +56,18 @@ def check_machine(*, with_daemons: bool) -> None:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """One `up` or `down` of a lab at a time."""
-    path = RUN / f"{name}.lock"
+    """One `up` or `down` of a lab at a time. What an `up` that was killed has just forked has its lock for a moment."""
+    path, until_s = RUN / f"{name}.lock", time.monotonic() + LOCK_S
     while True:
         RUN.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError), path.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise LabError(f'another `up` or `down` of lab "{name}" is at work') from None
+                if time.monotonic() > until_s:
+                    raise LabError(f'another `up` or `down` of lab "{name}" is at work') from None
+                time.sleep(0.05)
+                continue
             if os.fstat(lock.fileno()).st_ino == path.stat().st_ino:  # else a `down` removed it under our hands
                 yield
                 return

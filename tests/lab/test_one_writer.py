@@ -123,7 +123,6 @@ class Run:
         self.random, self.kind = Random(seed), KINDS[seed * 2 % len(KINDS)]
         self.vm_id = VmId(f"{seed + 1:032x}")
         self.generation = 0
-        self.writers: dict[str, QemuWriter] = {}
 
     async def run(self, *faults: Fault) -> None:
         host = self.random.choice(HOSTS)
@@ -134,7 +133,7 @@ class Run:
                 was, host = (host, vm), self.random.choice(HOSTS)
                 async with trio.open_nursery() as nursery:
                     for fault in faults or self._drawn(was[0], host):
-                        nursery.start_soon(self._befall, fault)
+                        nursery.start_soon(self._befall, fault, writer.process)
                     await trio.sleep(TAKEN_AFTER_S)
                     writer, vm = await self._live(host, writers)
                 self.told["takeovers"] += 1
@@ -165,7 +164,6 @@ class Run:
         stamp = stamp_of(self.judge.epoch)
         writer = await writers.enter_async_context(self.world.writing(host, attached, stamp))
         writers.callback(lambda: self.told.update({"stamped writes": writer.stamps}))
-        self.writers[host] = writer
         return writer, vm
 
     async def _attached(self, host: str) -> tuple[Vm, Attached]:
@@ -203,7 +201,8 @@ class Run:
 
     # ---- what befalls them
 
-    async def _befall(self, fault: Fault) -> None:
+    async def _befall(self, fault: Fault, writer: trio.Process) -> None:
+        """`writer`: the old one, wherever the next one is."""
         await trio.sleep(fault.after_s)
         self.told[f"{fault.who} {fault.how}"] += 1
         match fault.who, fault.how:
@@ -217,22 +216,22 @@ class Run:
                 self.world.kill_daemon()
                 self.world.begin_daemon()
             case _, "kill":
-                self._signal(fault, signal.SIGKILL)
+                self._signal(fault.who, writer, signal.SIGKILL)
             case _, "stop":
-                self._signal(fault, signal.SIGSTOP)
+                self._signal(fault.who, writer, signal.SIGSTOP)
                 try:
                     await trio.sleep(fault.lasts_s)
                 finally:
-                    self._signal(fault, signal.SIGCONT)
+                    self._signal(fault.who, writer, signal.SIGCONT)
 
-    def _signal(self, fault: Fault, number: int) -> None:
-        match fault.who:
+    def _signal(self, who: str, writer: trio.Process, number: int) -> None:
+        match who:
             case "daemon":
                 self.world.signal_daemon(number)
             case "exporter":
                 self.world.signal_exporter(number)
             case "writer":
-                self.writers[fault.host].process.send_signal(number)
+                writer.send_signal(number)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from specs.ids import HostId
 
 LOOK_S = 1.0  # so often it is looked whether what is free has changed, if nobody says so
 BIND_AGAIN_S = 0.2
+TAKEN_S = 5.0
 KEEP_S = 30.0
 SEEDS_AGAIN_S = 300.0
 BATCHES_MAX = 16  # before others have a turn
@@ -114,14 +115,19 @@ class Member:
             self._parts.close()
 
     async def _bound(self) -> Sockets:
-        """The other daemon lets go of the port once it sees this one."""
+        """The other daemon lets go of the port once it sees this one. Who else has it keeps this host from hearing of
+        others, and no more."""
+        warn_s = now_s() + TAKEN_S
         while True:
             try:
                 return Sockets(self._port)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                await trio.sleep(BIND_AGAIN_S)
+            if now_s() > warn_s:
+                warn_s = float("inf")
+                log.warning("another program has UDP port %d: no gossip until it is free (gossip_port)", self._port)
+            await trio.sleep(BIND_AGAIN_S)
 
     async def _speak(self, sockets: Sockets, task_status: trio.TaskStatus[None]) -> None:
         sockets.follow(multicast.links())
