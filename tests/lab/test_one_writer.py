@@ -163,6 +163,11 @@ class Run:
         vm, attached = await self._attached(host)
         stamp = stamp_of(self.judge.epoch)
         writer = await writers.enter_async_context(self.world.writing(host, attached, stamp))
+        with trio.fail_after(PATIENCE_S):
+            while not writer.prompts:
+                if writer.process.poll() is not None:  # it could not open the volume: who served it was dead just then
+                    writer = await writers.enter_async_context(self.world.writing(host, attached, stamp))
+                await trio.sleep(0.005)
         writers.callback(lambda: self.told.update({"stamped writes": writer.stamps}))
         return writer, vm
 
