@@ -24,6 +24,7 @@ from tests.sim.images import Stamps
 from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
+from tests.sim.shrinking import Plan
 from tests.sim.storage import Store
 from tests.sim.timeline import Timeline
 from tests.sim.upkeep import Home, NotDone, Upkeep
@@ -331,6 +332,16 @@ class World:
             host.libvirt.server.wake()
             for domain in host.libvirt.domains.values():
                 domain.deaf = False
+
+
+def planned(plan: Plan) -> World:
+    return World(plan.seed, hosts=plan.hosts, clients=plan.clients, pledges=plan.pledges, faults=plan.faults)
+
+
+def violated(plan: Plan) -> str | None:
+    """The invariant, in a run of its own."""
+    found = planned(plan).run().violation
+    return found.invariant if found is not None else None
 
 
 def about_volumes(seed: int, faults: str = ABOUT_VOLUMES) -> World:
