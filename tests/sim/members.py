@@ -136,7 +136,7 @@ class World:
     def at(self, at_s: float, do: Callable[[], None]) -> None:
         self._push(at_s, do)
 
-    def _fly(self, delay_s: float, arrive: Callable[[], None]) -> None:
+    def _fly(self, delay_s: float, arrive: Callable[[], None], _what: "Datagram | Statement | None" = None) -> None:
         self._push(self.now_s + delay_s, arrive)
 
     def _push(self, at_s: float, do: Callable[[], None]) -> None:
@@ -245,7 +245,7 @@ class World:
             else:
                 self._deliver(there, what)
 
-        self._fly(self._delay_s(host, there), arrive)
+        self._fly(self._delay_s(host, there), arrive, what)
 
     def _refuse(self, there: Host, host: Host, nonce: int) -> None:
         if self.random.random() >= self.loss and not self.parted(there.number, host.number):

@@ -1,7 +1,8 @@
 """Memberships by the ten thousand: while a realm is quiet, what changes nothing is not carried from host to host.
 
-QUIET means that no datagram is under way, all hosts run, all hold each other for alive and hear each other's multicast,
-and all have the same mark of all that they know; and that nothing gets lost. What happens then, and what is left out:
+QUIET means that all hosts run, all hold each other for alive and hear each other's multicast, and all have the same
+mark of all that they know; that nothing gets lost, and nothing else is under way than what is named here. What happens
+then, and what is left out:
 
 - A host pings another when it is its turn, and is answered. The one that answers is the same before and after. The one
   that asks has drawn a nonce, and has its next turn. So its own `Prober` begins and ends that probe, at the very
@@ -21,10 +22,12 @@ copy of its own. That is what makes 10,000 views of 10,000 hosts fit into memory
 from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import TypeGuard
 
 from matcher.gossip.effects import Changed, Introduce, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Record
+from matcher.gossip.rumors import Told
 from matcher.wire.gossip import Ack, Digest, Ping
 from tests.sim.members import DELAY_S, HEADERS_BYTES, SIZES, Datagram, Host, Statement, World, nowhere, whole_of
 
@@ -37,7 +40,8 @@ class QuietWorld(World):
         super().__init__(seed, loss=loss)
         self.skips = skips
         self.skipped = 0  # exchanges and statements that were not carried
-        self._key, self._flying = seed, 0
+        self._key = seed
+        self._flights: dict[int, tuple[float, Callable[[], None], Datagram | Statement | None]] = {}
         self._planned: list[tuple[float, int, Callable[[], None]]] = []  # what people do
         self._sharing: set[int] = set()  # hosts that read the common view
         self._by_short: dict[bytes, Host] = {}
@@ -62,24 +66,32 @@ class QuietWorld(World):
     # ---- quiet
 
     def _is_quiet(self) -> bool:
-        if not self.skips or self._flying or self.loss or not self.multicast or self.parted is not nowhere:
+        if not self.skips or self.loss or not self.multicast or self.parted is not nowhere or len(self.hosts) < 2:
             return False
-        marks = set()
-        for host in self.hosts:
-            if host.member is None or host.waiting or self.now_s < host.paused_until_s or not _is_at_rest(host.member):
-                return False
-            marks.add(host.member.roster.mark)
-        return len(marks) == 1 and len(self.hosts) > 1
+        first = self.hosts[0].member
+        if first is None or not all(_changes_nothing(what, first) for _, _, what in self._flights.values()):
+            return False
+        asked = {what.message.nonce for _, _, what in self._flights.values() if _is_exchange(what)}
+        return all(
+            host.member is not None
+            and not host.waiting
+            and self.now_s >= host.paused_until_s
+            and host.member.roster.mark == first.roster.mark
+            and _is_at_rest(host.member)
+            and _is_answered_soon(host.member, asked)
+            for host in self.hosts
+        )
 
     def _next_planned_s(self) -> float:
-        while self._planned and self._planned[0][0] <= self.now_s:
+        while self._planned and self._planned[0][0] < self.now_s:
             heappop(self._planned)
         return self._planned[0][0] if self._planned else float("inf")
 
     def _idle(self, until_s: float) -> None:
         """All that hosts do before `until_s`, one after the other: none is heard by another."""
-        if until_s <= self.now_s:
+        if until_s <= self.now_s + EXCHANGE_S:
             return
+        self._land()
         self._answered.clear()
         shouted, self._by_short = Counter[str](), {host.short: host for host in self.hosts}
         alone = [self._idle_alone(host, until_s) for host in self.hosts]
@@ -95,6 +107,12 @@ class QuietWorld(World):
         self.now_s = until_s
         for host in self.hosts:
             self._wake(host)
+
+    def _land(self) -> None:
+        """All that is under way; whoever wakes up meanwhile does so later, at its moment."""
+        while self._flights:
+            self.now_s, land = min((at_s, number) for number, (at_s, _, _) in self._flights.items())
+            self._flights[land][1]()
 
     def _idle_alone(self, host: Host, until_s: float) -> Counter[str]:
         """What others would have heard of it."""
@@ -145,23 +163,25 @@ class QuietWorld(World):
         chance = (hash((self._key, now_s, host.number, there.number)) & 0xFFFFFFFF) / 2**32
         return DELAY_S[0] + (DELAY_S[1] - DELAY_S[0]) * chance
 
-    def _fly(self, delay_s: float, arrive: Callable[[], None]) -> None:
-        self._flying += 1
+    def _fly(self, delay_s: float, arrive: Callable[[], None], what: Datagram | Statement | None = None) -> None:
+        number = self._count
 
         def land() -> None:
-            self._flying -= 1
+            del self._flights[number]
             arrive()
 
-        super()._fly(delay_s, land)
+        self._flights[number] = self.now_s + delay_s, land, what
+        super()._fly(delay_s, land, what)
 
     def _deliver(self, host: Host, what: Datagram | Statement) -> None:
-        told = what.told if isinstance(what, Statement) else None
-        if host.member is None or not isinstance(told, Record) or host.member.is_news(told.short, told.alive):
+        told = what.told if isinstance(what, Datagram) else (what.told,)
+        if host.member is not None and any(_is_news(each, host.member) for each in told):
             self._own(host)
         super()._deliver(host, what)
 
     def _tick(self, host: Host, due_s: float) -> None:
-        self._own(host)
+        if host.member is not None and (host.member._prober.probe is not None or not _is_at_rest(host.member)):
+            self._own(host)
         super()._tick(host, due_s)
 
     def _resume(self, host: Host) -> None:
@@ -213,8 +233,30 @@ def _is_at_rest(member: Membership) -> bool:
     voice, roster = member._voice, member.roster
     troubled = roster.troubles or member._is_minding or member.has_left
     speaks = voice.far or voice.unheard or voice.seeds or voice._newcomers or voice._is_restating or voice._is_gossiping
-    waits = member._prober.probe or member._prober.errands
-    return not (troubled or speaks or waits or voice._rumors)
+    return not (troubled or speaks or member._prober.errands or voice._rumors)
+
+
+def _is_answered_soon(member: Membership, asked: set[int]) -> bool:
+    """The one that it pings, if it does."""
+    probe = member._prober.probe
+    return probe is None or (not probe.asked and probe.nonce in asked)
+
+
+def _is_exchange(what: Datagram | Statement | None) -> TypeGuard[Datagram]:
+    return isinstance(what, Datagram) and isinstance(what.message, Ping | Ack)
+
+
+def _changes_nothing(what: Datagram | Statement | None, member: Membership) -> bool:
+    """For nobody, as all have the same mark."""
+    if isinstance(what, Statement):
+        return not _is_news(what.told, member)
+    if not _is_exchange(what) or what.told:
+        return False
+    return isinstance(what.message, Ping | Ack) and what.message.view == member._view
+
+
+def _is_news(told: Told, member: Membership) -> bool:
+    return not isinstance(told, Record) or member.is_news(told.short, told.alive)
 
 
 def _count(counted: Counter[str], kind: str, size: int, times: int = 1) -> None:
