@@ -17,7 +17,7 @@ from tests.sim.quiet import settled
 
 STOPS_S = (1.0, 3.0)
 RUNS_S = 8.0  # on average between two stops, of 2 s on average
-KILLS = 20
+KILLS = 200
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ from matcher.trust.verifier import Verifier
 from matcher.wire.messages import Confirm, Pledge, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, VmId
+from tests.sim import daemon as sim_daemon
 from tests.sim import host as sim_host
 from tests.sim import papers
 from tests.sim import upkeep as sim_upkeep
@@ -72,7 +73,7 @@ def test_nothing_is_caught_where_nothing_is_planted() -> None:
 
 
 def test_a_host_that_does_not_count_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_host, "admits", lambda *_: True)
+    monkeypatch.setattr(sim_daemon, "admits", lambda *_: True)
     monkeypatch.setattr(Proposer, "propose", blind(Proposer.propose))
     assert caught(faults="none") & {"I1", "I2"}
 
