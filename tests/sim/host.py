@@ -87,8 +87,8 @@ class Host:
         self.home, self.host_id = home, papers.host_id(home.number)
         self.network, self.hosts = network, hosts
         self.random, self.faults, self.watcher = random, faults, watcher
-        self.timeline = Process(timeline)  # atomd's own
-        self.machine = Process(timeline)  # libvirtd and the guests
+        self.timeline = Process(timeline, self.name)  # atomd's own
+        self.machine = Process(timeline, self.name)  # libvirtd and the guests
         self.disk = Disk()
         self.libvirt = Libvirt(self.machine, random, faults)
         guests = Guests(self, self.machine, random)

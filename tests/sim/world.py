@@ -100,11 +100,11 @@ class World:
         violation = None
         try:
             while self.counts.pledges < self.pledges and self.timeline.step():
-                self.judge.check(self.hosts)
+                self.judge.look(self.hosts)
             self._calm()
             end_s = self.timeline.now_s + SETTLES_S + 1  # a second for what is on its way to a person
             while self.timeline.now_s < end_s and self.timeline.step():
-                self.judge.check(self.hosts)
+                self.judge.look(self.hosts)
             self.judge.check_end(self.hosts)
             self._hear_each_other()
             self.judge.check_known(self.hosts)
@@ -132,7 +132,7 @@ class World:
                 settled_s = self.timeline.now_s + SETTLES_S
             if self.timeline.now_s >= settled_s or not self.timeline.step():
                 return
-            self.judge.check(self.hosts)
+            self.judge.look(self.hosts)
 
     # ---- who is there
 
