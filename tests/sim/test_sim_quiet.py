@@ -42,6 +42,13 @@ def one_is_killed_and_comes_back(world: QuietWorld) -> None:
     world.run(200.0)
 
 
+def one_loses_power(world: QuietWorld) -> None:
+    world.run(60.0)
+    world.cut_power(world.hosts[2])
+    world.run(30.0)
+    assert world.all_hold(world.hosts[2], HostState.GONE)
+
+
 def some_change_and_stand_still(world: QuietWorld) -> None:
     random = Random(5)
     for number in (1, 4, 1):
@@ -68,7 +75,14 @@ def one_is_added(world: QuietWorld) -> None:
 
 @pytest.mark.parametrize(
     "happens",
-    [nothing, one_is_killed_and_comes_back, some_change_and_stand_still, the_link_is_parted, one_is_added],
+    [
+        nothing,
+        one_is_killed_and_comes_back,
+        one_loses_power,
+        some_change_and_stand_still,
+        the_link_is_parted,
+        one_is_added,
+    ],
 )
 @pytest.mark.parametrize("hosts", [5, 7, 12])
 def test_a_run_that_skips_ends_as_one_that_carries_all(hosts: int, happens: Happens) -> None:
@@ -102,6 +116,17 @@ def test_nothing_is_skipped_while_datagrams_get_lost_or_a_host_stands_still() ->
     world.kill(world.hosts[0])
     world.run(60.0)
     assert world.skipped == 0
+
+
+def test_it_is_not_quiet_while_one_holds_something_against_another_though_all_marks_are_the_same() -> None:
+    world = settled(4, 6)
+    world.run(20.0)
+    assert world._is_quiet()
+    first, second = world.hosts[:2]
+    assert first.member is not None
+    first.member.roster.trouble(second.short, world.now_s)
+    assert world.agree()
+    assert not world._is_quiet()
 
 
 def test_a_view_that_is_shared_becomes_a_hosts_own_when_something_reaches_it() -> None:
