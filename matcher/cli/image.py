@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from matcher.cli.importing import STEP_MIB, made_of, told
 from matcher.cli.making import Host, Name
 from matcher.cli.output import Output, emit
-from matcher.cli.reshaping import rm as remove
+from matcher.cli.reshaping import removed
 from matcher.cli.session import session, tell_silent
 from matcher.cli.volume import all_of, document, volumes_table
 from matcher.wire.messages import ImageFormat
@@ -58,7 +58,7 @@ def rm(
     output: Output = "table",
 ) -> None:
     """Remove images of yours; disks that were made from them stay."""
-    remove(*images, yes=yes, output=output)
+    removed(images, is_image, yes=yes, output=output)
 
 
 def is_image(volume: VolumeView) -> bool:

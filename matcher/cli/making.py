@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.ordering import ordered
 from matcher.cli.output import Output, emit, note
-from matcher.cli.reshaping import size_mib
+from matcher.cli.reshaping import called, size_mib
 from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, session
 from matcher.cli.volume import document, volumes_table
 from matcher.net.client import Said
@@ -55,7 +55,7 @@ def create(
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
     with session() as mine:
         vid = Vid(new_id(mine.random))
-        new = NewVolume(vid, "", name, mib, image_format, bootable, private, shareable, readonly)
+        new = NewVolume(vid, "", called(name), mib, image_format, bootable, private, shareable, readonly)
         rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
         made = made_at_best(mine, rooms, "/v1/volumes", lambda offer_id: replace(new, offer_id=offer_id))
     note(f"electros: {name} is made on {made.host}")
@@ -102,6 +102,9 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
         for said in heard
         if isinstance(said.message, Unfit) and host in (None, said.message.host)
     ]
+    spoke = {said.message.host for said in heard if isinstance(said.message, VolumeOffer | Unfit)}
+    if host is not None and host not in spoke:
+        raise Failure(Exit.NOT_FOUND, f'no host in reach that has volumes is named "{host}"', helps="electros hosts")
     where = f"{host} does not" if host else "no host in reach can"
     raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
 
