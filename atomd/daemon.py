@@ -41,6 +41,7 @@ from matcher.net.desk import Desk
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
 from matcher.net.intake import Intake
+from matcher.net.relay.relays import Relays
 from matcher.net.starting import say_ready
 from matcher.net.upkeep import Upkeep, stale
 from matcher.offers.ledger import Ledger
@@ -123,16 +124,24 @@ async def _serve(
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
+    relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
+    opened = await nursery.start(
+        partial(serving.serve, identity, service, desk, relay=relays, port=config.front_door_port)
+    )
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    gossip = _gossip(config, identity, face, core, performer, nursery)
+    relays.gossip = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
-    back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
+    back_door.counters = {
+        "datagrams": intake.counters,
+        "gossip": gossip.counters,
+        "connections": opened.counters,
+        "relayed": relays.counters,
+    }
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))

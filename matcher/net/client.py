@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
@@ -293,7 +292,7 @@ class Client:
                 data, source = asking.recvfrom(DATAGRAM_MAX_BYTES + 1)
             except OSError:
                 return
-            yield from self._said(data, _address(source), DATAGRAM_MAX_BYTES)
+            yield from self._said(data, multicast.source_address(source), DATAGRAM_MAX_BYTES)
 
     def _said(self, data: bytes, address: str, max_bytes: int) -> list[Said]:
         """The answer inside, if a host of the realm signed it for this user; anything else is nothing."""
@@ -325,9 +324,3 @@ def _tell(machine: Placing | Surveying, said: Said) -> Effects:
             return machine.heard_clock(said.message, said.host_id, now_s)
         case Answer():
             return []
-
-
-def _address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """Numeric, with the link where an IPv6 address needs one."""
-    ip = source[0].partition("%")[0]
-    return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip

@@ -141,6 +141,12 @@ def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) ->
     return True
 
 
+def is_named(reply: Iterable[Address], source: str) -> bool:
+    """Whether the numeric address `source` is one of those."""
+    there = _numeric(source.partition("%")[0])
+    return there is not None and any(_numeric(address.ip) == there for address in reply)
+
+
 def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketAddress | None:
     """Where an answer goes: the address in the signed question that is also the one that it came from; `None` if there
     is none, as then it was sent by somebody else, or names a third.
@@ -156,6 +162,12 @@ def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketA
                 return (str(from_ip), address.port)
             return (str(from_ip), address.port, 0, scope if from_ip.is_link_local else 0)
     return None
+
+
+def source_address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Of a datagram, numeric, with the link where an IPv6 address needs one."""
+    ip = source[0].partition("%")[0]
+    return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip
 
 
 @lru_cache(maxsize=NUMERIC_MAX)
