@@ -61,10 +61,10 @@ class Session:
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}
         expected = self.known.peers()
-        started_s = time.monotonic()
+        started_s = self.client.now_s()
         repeat_s, end_s = started_s + REPEAT_S, started_s + patience_s
         self.client.ask(query)
-        while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+        while (now_s := self.client.now_s()) < end_s and not (expected and expected <= heard.keys()):
             if now_s >= repeat_s:
                 self.client.ask(query)
                 repeat_s = end_s
@@ -72,7 +72,7 @@ class Session:
                 if isinstance(said.message, Answer) and said.message.query_id == query.query_id:
                     heard.setdefault((said.host_id, said.message.role.value), said)
                     if not expected:
-                        end_s = min(end_s, time.monotonic() + QUIET_S)
+                        end_s = min(end_s, self.client.now_s() + QUIET_S)
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
         self._follow(heard)
