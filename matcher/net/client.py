@@ -135,6 +135,10 @@ class Client:
         return time.monotonic() - self._stood_s
 
     @property
+    def has_heard_near(self) -> bool:
+        return bool(self._near)
+
+    @property
     def relay(self) -> Door | None:
         """By which hosts were heard, if by any, and none without."""
         return self._relays.relay if self._relays is not None and self._far and not self._near else None
