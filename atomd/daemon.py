@@ -124,27 +124,30 @@ async def _serve(
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
-    relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    opened = await nursery.start(
-        partial(serving.serve, identity, service, desk, relay=relays, port=config.front_door_port)
-    )
-    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    opened, relays = await _listen(config, identity, service, desk, intake, nursery)
     relays.gossip = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
-    back_door.counters = {
-        "datagrams": intake.counters,
-        "gossip": gossip.counters,
-        "connections": opened.counters,
-        "relayed": relays.counters,
-    }
+    back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
+    back_door.counters["relayed"] = relays.counters
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+async def _listen(
+    config: Config, identity: Identity, service: Service, desk: Desk, intake: Intake, nursery: trio.Nursery
+) -> tuple[serving.Opened, Relays]:
+    """The front door, and then the datagrams."""
+    relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
+    door = partial(serving.serve, identity, service, desk, relay=relays, port=config.front_door_port)
+    opened: serving.Opened = await nursery.start(door)
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    return opened, relays
 
 
 @dataclass(frozen=True, slots=True)

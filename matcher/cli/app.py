@@ -98,10 +98,8 @@ def _anywhere(words: list[str]) -> list[str]:
         if option in ANYWHERE:
             value = value if is_one_word or not waiting else waiting.pop(0)
             if not value or value.startswith("-"):
-                what, helps = (
-                    ("a name", "electros context ls") if option == "--context" else ("a host", "electros hosts")
-                )
-                raise Failure(Exit.USAGE, f"{option} wants {what}", helps=helps)
+                what = "a name" if option == "--context" else "a host"
+                raise Failure(Exit.USAGE, f"{option} wants {what}", helps="electros --help")
             os.environ[ANYWHERE[option]] = value
         elif word in ("-v", "--verbose"):
             os.environ["ATOMOS_VERBOSE"] = "1"
