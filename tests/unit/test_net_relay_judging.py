@@ -78,7 +78,7 @@ def test_who_is_revoked_or_may_not_run_has_nothing_sent(judge: Judge, realm: Rea
     assert why_not(of_eve, sealed(ASKED, eve, realm)) == ""
     gone = realm.issuer.revoke("user", realm["ann"].principal.id, "left", wall_s=NOW_MS / 1000)
     realm["h1"].learn([gone], NOW_MS / 1000)
-    assert why_not(judge, sealed(ASKED, realm["ann"], realm)) == "revoked"
+    assert why_not(judge, sealed(ASKED, realm["ann"], realm)) == "its certificate was revoked"
 
 
 def test_what_is_stale_does_not_pass_and_says_by_how_much(judge: Judge, realm: Realm) -> None:
