@@ -35,9 +35,11 @@ from atomd.vms.refusals import DRAINED, stale_realm
 from atomd.volumes.shares import Shares
 from atomd.volumes.storage import Storage
 from matcher.net import peer
+from matcher.net.announcing import announce
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
 from matcher.net.desk import Desk
+from matcher.net.discovery import Announced
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
 from matcher.net.intake import Intake
@@ -146,8 +148,14 @@ async def _listen(
     relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
     door = partial(serving.serve, identity, service, desk, relay=relays, port=config.front_door_port)
     opened: serving.Opened = await nursery.start(door)
+    if config.announce:
+        nursery.start_soon(announce, lambda: _announced(identity, opened.port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
     return opened, relays
+
+
+def _announced(identity: Identity, port: int) -> Announced:
+    return Announced(identity.principal.id[:16], identity.realm.realm_id, Role.COMPUTE, port)
 
 
 @dataclass(frozen=True, slots=True)

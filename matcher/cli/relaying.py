@@ -40,7 +40,12 @@ def calling(identity: Identity, known: Known) -> Calling:
         doors = [*([way] if way is not None else []), *_doors(identity.folder), *reversed(known.doors())]
         return list({(door.address, door.port): door for door in doors}.values())
 
-    return Calling(identity, candidates, is_first=way is not None, tell=tell)
+    def look() -> list[Door]:
+        from matcher.net.discovery import look as look_by_mdns
+
+        return [Door("", "", found.address, found.port) for found in look_by_mdns(identity.bundle.anchor.realm_id)]
+
+    return Calling(identity, candidates, look=look, is_first=way is not None, tell=tell)
 
 
 def remember(client: Client) -> None:

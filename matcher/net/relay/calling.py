@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,15 @@ class NoRelay(Exception):
 
 class Calling:
     """`candidates` are the doors that may be a relay's, the likeliest first; one without a host's id may be any host's
-    of the realm. `tell` is called with a sentence for whoever wants to know which way it went."""
+    of the realm. `look` finds others where none of them answers. `tell` is called with a sentence for whoever wants to
+    know which way it went."""
 
     def __init__(
         self,
         identity: Identity,
         candidates: Callable[[], Iterable[Door]],
         *,
+        look: Callable[[], Iterable[Door]] = tuple,
         is_first: bool = False,
         is_only: bool = False,
         tell: Callable[[str], None] = lambda _: None,
@@ -50,7 +53,7 @@ class Calling:
         self.is_only = is_only  # and those are not to be asked
         self.relay: Door | None = None  # the last that had answered
         self.tell = tell
-        self._identity, self._candidates = identity, candidates
+        self._identity, self._candidates, self._look = identity, candidates, look
         self._lost: set[tuple[str, int]] = set()
         self._line: CalledLine | None = None
 
@@ -63,7 +66,7 @@ class Calling:
         self.close()
         tried = [door for door in self._candidates() if (door.address, door.port) not in self._lost][:TRIED_MAX]
         said = "no other host is known here that could be a relay" if self._lost else "no host is known here"
-        for door, plain in _connected(tried):
+        for door, plain in chain(_connected(tried), _connected(self._found())):
             try:
                 self._line = CalledLine(self._identity, door, plain, tls)
             except (Unreachable, Broken) as error:
@@ -73,6 +76,10 @@ class Calling:
             self.tell(f"asking through {self.relay.host} ({self.relay.address}), a relay")
             return self._line
         raise NoRelay(f"none of {', '.join(d.host or d.address for d in tried)} answers" if tried else said)
+
+    def _found(self) -> Iterator[Door]:
+        """Not before somebody wants them: it takes a while to look."""
+        yield from (door for door in self._look() if (door.address, door.port) not in self._lost)
 
     def lost(self, why: str) -> None:
         """The relay does not answer any more."""
