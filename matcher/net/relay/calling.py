@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TRIED_MAX = 8  # hosts that may be a relay, at the same time
 OPEN_S = 2.0  # from a connection to the relay's first word
 SEND_S = 2.0
+SOON_S = 5.0  # a line that ends so soon is not opened again
 PIECE_BYTES = 32 * 1024  # of what goes through a tunnel: a relay takes messages of twice that
 LENT_MAX_BYTES = 16 * 1024
 
@@ -82,10 +83,12 @@ class Calling:
         yield from (door for door in self._look() if (door.address, door.port) not in self._lost)
 
     def lost(self, why: str) -> None:
-        """The relay does not answer any more."""
+        """The relay does not answer any more. One that has done so for a while is tried again: it ends lines that are
+        silent, and may have been started anew."""
         if self.relay is not None:
             self.tell(f"the relay {self.relay.host} is lost: {why}")
-            self._lost.add((self.relay.address, self.relay.port))
+            if self._line is None or time.monotonic() - self._line.opened_s < SOON_S:
+                self._lost.add((self.relay.address, self.relay.port))
             self.relay = None
         self.close()
 
@@ -135,6 +138,7 @@ class CalledLine:
             self.close()
             raise
         self.refused: Refused | None = None  # the last no
+        self.opened_s = time.monotonic()
 
     def fileno(self) -> int:
         return self._web.fileno()
