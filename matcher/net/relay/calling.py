@@ -14,7 +14,6 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from matcher.net.https import CONNECT_S, Connection, Door, Unreachable
-from matcher.net.relay.web import Broken, Web
 from matcher.trust.identity import Identity
 from matcher.wire.codec import BadBytes, decode
 from matcher.wire.messages import Refused
@@ -22,6 +21,8 @@ from matcher.wire.relay import Lent, Place, unpack_passed
 
 if TYPE_CHECKING:
     import ssl
+
+    from matcher.net.relay.web import Web
 
 TRIED_MAX = 8  # hosts that may be a relay, at the same time
 OPEN_S = 2.0  # from a connection to the relay's first word
@@ -64,6 +65,8 @@ class Calling:
 
     def open(self, tls: "ssl.SSLContext | None" = None) -> "CalledLine":
         """A line at the first that answers; one that was lost is not tried again. Raises `NoRelay`."""
+        from matcher.net.relay.web import Broken  # what most commands never need
+
         self.close()
         tried = [door for door in self._candidates() if (door.address, door.port) not in self._lost][:TRIED_MAX]
         said = "no other host is known here that could be a relay" if self._lost else "no host is known here"
@@ -99,6 +102,8 @@ class Calling:
 
     def tunnel(self, door: Door, timeout_s: float, tls: "ssl.SSLContext | None" = None) -> socket.socket:
         """A socket whose other end is that door. Raises `OSError`; nothing has been said to the host then."""
+        from matcher.net.relay.web import Broken, Web
+
         for _ in range(2):
             if self.relay is None:
                 try:
@@ -126,6 +131,8 @@ class CalledLine:
     """Raises `Unreachable` or `Broken`."""
 
     def __init__(self, identity: Identity, door: Door, plain: socket.socket, tls: "ssl.SSLContext | None") -> None:
+        from matcher.net.relay.web import Broken, Web
+
         connection = Connection(identity, door, timeout_s=OPEN_S, tls=tls, dial=lambda *_: plain)
         self._web = Web(connection, "/v1/relay")
         self.door = connection.door  # with the id and the name of the host that it is
@@ -189,8 +196,10 @@ def _connected(doors: Iterable[Door]) -> Iterator[tuple[Door, socket.socket]]:
                 key.fileobj.close()
 
 
-def _pump(web: Web, far: socket.socket) -> None:
+def _pump(web: "Web", far: socket.socket) -> None:
     """Both ways, until either side ends it: in a thread of its own, as what speaks TLS at the other end may block."""
+    from matcher.net.relay.web import Broken
+
     with far, selectors.DefaultSelector() as selector, suppress(OSError, Broken):
         selector.register(far, selectors.EVENT_READ)
         selector.register(web.fileno(), selectors.EVENT_READ)
