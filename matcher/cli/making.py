@@ -113,10 +113,10 @@ def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
     """One answer of each storage host; ends when those that are known have spoken, or when it has been quiet."""
     expected = {host_id for host_id, role in mine.known.peers() if role == Role.STORAGE}
     heard: dict[str, Said] = {}
-    started_s = time.monotonic()
+    started_s = mine.client.now_s()
     repeat_s, end_s = started_s + REPEAT_S, started_s + DEADLINE_S
     mine.client.ask(pledge)
-    while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+    while (now_s := mine.client.now_s()) < end_s and not (expected and expected <= heard.keys()):
         if now_s >= repeat_s:
             mine.client.ask(pledge)
             repeat_s = end_s
@@ -125,7 +125,7 @@ def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
             if is_ours and not (isinstance(said.message, Unfit) and said.message.role is not Role.STORAGE):
                 heard.setdefault(said.host_id, said)
                 if not expected:
-                    end_s = min(end_s, time.monotonic() + QUIET_S)
+                    end_s = min(end_s, mine.client.now_s() + QUIET_S)
     return tuple(heard.values())
 
 

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from matcher.net.budget import Budget
-from matcher.net.multicast import SocketAddress, answer_address
+from matcher.net.multicast import SocketAddress, answer_address, is_named
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
@@ -230,6 +230,34 @@ class Intake:
             question, user = self._question(came)
             if caller_id not in (None, user.id):
                 raise Untrusted("its certificate is not the caller's")
+            return [answer for reply in self._replies(came, question, user) for answer in self._seal(came, reply, user)]
+        except _Silence as error:
+            self.count(error.reason)
+            return []
+        except (BadBytes, Untrusted) as error:
+            self.count(error.reason)
+            raise
+
+    def receive_relayed(self, data: bytes, relay: str, *, now_s: float, wall_ms: int) -> list[bytes]:
+        """The answers to what another host has relayed here for a user. Raises `BadBytes` or `Untrusted` if it is none.
+
+        `relay` is that host's address: the user has to have named it in what they signed, so that nothing is relayed by
+        whom it was not given to, nor a second time. Empty: another daemon of this host has asked that already.
+        """
+        max_bytes = DATAGRAM_MAX_BYTES if relay else BODY_MAX_BYTES
+        try:
+            sealed = unseal(data, realm=self._identity.realm, max_bytes=max_bytes)
+            if sealed.kind is Kind.REVEAL:
+                if not self._budget.relayed_reveals.take(now_s):
+                    raise _Silence("reveal rate")
+                self._answering.reveal(decode(Reveal, sealed.payload), now_s)
+                return []
+            if self._ignores(sealed):
+                return []
+            came = _Came(data, sealed, None, max_bytes, now_s, wall_ms)
+            question, user = self._question(came)
+            if relay and not is_named(question.reply, relay):
+                raise Untrusted("it was not given to this relay")
             return [answer for reply in self._replies(came, question, user) for answer in self._seal(came, reply, user)]
         except _Silence as error:
             self.count(error.reason)

@@ -1,4 +1,5 @@
-"""What stands behind front doors: a `Host` for VMs, a `Desk` for the realm, a `Store` for volumes. They decide.
+"""What stands behind front doors: a `Host` for VMs, a `Desk` for the realm, a `Store` for volumes, a `Relay`. They
+decide.
 
 Who calls has been judged when anything here is called: the certificate, and whether their grant has the verb that the
 route needs. What belongs to whom, and how much, is decided behind.
@@ -8,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from matcher.net.caller import Caller
+from matcher.net.relay.lines import Line
 from matcher.wire.messages import Abandoned, Answer, Refused, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -143,6 +145,18 @@ class Desk(Board, Protocol):
     async def join(self, join: Join, server_leaf: bytes, address: str) -> Admitted | Refused:
         """`server_leaf` (DER) is what this host has shown in TLS; the proof in `join` names it."""
         ...
+
+
+class Relay(Protocol):
+    """What users elsewhere ask through this host, and what other hosts have relayed to it."""
+
+    def line(self, caller: Caller) -> Line | Refused: ...
+
+    async def tunnel(self, host_id: str, port: int, caller: Caller) -> Console | Refused:
+        """Bytes to the front door of that host, and back."""
+        ...
+
+    async def relayed(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
 
 
 class Work(Protocol):

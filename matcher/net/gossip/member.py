@@ -82,6 +82,11 @@ class Member:
     def hosts(self) -> list[Seen]:
         return self._core.hosts() if self._core is not None else []
 
+    def far(self) -> list[Seen]:
+        """Those that may not hear this host's multicast."""
+        core = self._core
+        return [seen for seen in core.hosts() if core.is_far(seen.record.short)] if core is not None else []
+
     def state(self, host_id: HostId) -> HostState | None:
         """What is known of this host; `None` for nothing. `GONE` alone permits to run elsewhere what ran there."""
         return self._core.state_of(host_id) if self._core is not None else None

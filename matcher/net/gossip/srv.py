@@ -43,7 +43,7 @@ def places(answer: bytes, number: int) -> list[tuple[str, int]]:
         raise ValueError("no answer to this")
     at = _HEADER.size
     for _ in range(questions):
-        at = _name(answer, at)[1] + _QUESTION.size
+        at = read_name(answer, at)[1] + _QUESTION.size
     found = sorted(_records(answer, at, min(answers, TARGETS_MAX)))
     return [(target, port) for _, _, target, port in found]
 
@@ -51,18 +51,18 @@ def places(answer: bytes, number: int) -> list[tuple[str, int]]:
 def _records(answer: bytes, at: int, count: int) -> Iterator[tuple[int, int, str, int]]:
     """Priority, the less for more weight, target, port."""
     for _ in range(count):
-        at = _name(answer, at)[1]
+        at = read_name(answer, at)[1]
         kind, family, _, length = _RECORD.unpack_from(answer, at)
         at += _RECORD.size
         if (kind, family) == (_SRV, _IN):
             priority, weight, port = _PLACE.unpack_from(answer, at)
-            target = _name(answer, at + _PLACE.size)[0]
+            target = read_name(answer, at + _PLACE.size)[0]
             if target and port:
                 yield priority, -weight, target, port
         at += length
 
 
-def _name(data: bytes, at: int) -> tuple[str, int]:
+def read_name(data: bytes, at: int) -> tuple[str, int]:
     """A name, and where it ends; it may go on elsewhere (RFC 1035, 4.1.4)."""
     labels: list[str] = []
     end, jumps = -1, 0
