@@ -48,7 +48,8 @@ from specs.ids import UserId, Vid, VmId
 
 
 class Console(Protocol):
-    """A guest's serial console, both ways; `receive` gives b"" when the guest is gone."""
+    """A guest's serial console, or what else is bytes both ways; `receive` gives b"" when the other side is gone, and
+    `send` may raise what trio's streams do."""
 
     async def send(self, data: bytes) -> None: ...
 

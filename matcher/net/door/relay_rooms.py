@@ -26,6 +26,8 @@ class RelayRooms:
         try:
             await asking.websocket.accept()
             await line.run(_ends(asking.websocket))
+        except* WebSocketDisconnect:  # while something was said to them
+            pass
         finally:
             line.close()
 

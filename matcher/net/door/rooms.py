@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 
 import trio
 from starlette.responses import Response
@@ -118,8 +119,9 @@ async def _until_first(
     console: Console,
     websocket: WebSocket,
 ) -> None:
-    """When one direction ends, so does the other."""
-    await pump(console, websocket)
+    """When one direction ends, or breaks, so does the other."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, WebSocketDisconnect):
+        await pump(console, websocket)
     nursery.cancel_scope.cancel()
 
 

@@ -81,6 +81,7 @@ class Tunnel:
         self._left_bytes = TUNNEL_MAX_BYTES
 
     async def send(self, data: bytes) -> None:
+        """Raises `trio.BrokenResourceError` at its end, `trio.TooSlowError` where nobody takes it."""
         with trio.fail_after(IDLE_S):
             await self._stream.send_all(data)
         self._count(data)
