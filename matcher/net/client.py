@@ -256,7 +256,7 @@ class Client:
         line = self._relays.line if self._relays is not None else None
         if line is None:
             return
-        from matcher.net.relay.web import Broken
+        from matcher.net.web import Broken
 
         try:
             what(line)
@@ -264,7 +264,7 @@ class Client:
             self._lose(line, error)
 
     def _drain_line(self) -> Iterator[Said]:
-        from matcher.net.relay.web import Broken
+        from matcher.net.web import Broken
 
         line = self._relays.line if self._relays is not None else None
         if line is None:

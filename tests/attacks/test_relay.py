@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from ssl import SSLError, SSLSocket
@@ -31,7 +31,7 @@ LENT = Lent((Place((Address("10.0.0.1", 4000),), has_ipv4=True),))
 QUERY = Query("a" * 32, 1, (), "", False)
 ANSWER = Answer("a" * 32, "h1", Role.COMPUTE, 7766, 3, "0.1.0", 0, "CPU", "X86_64", "tcg", 2, 2, 9, 9, 0, 0)
 
-Script = Callable[[str, bytes], list[bytes]]  # path and what was asked -> messages
+Script = Callable[[str, bytes], Sequence[bytes | tuple[bytes, ...]]]  # path and what was asked -> messages, in parts
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,10 @@ def _converse(tls: SSLSocket, script: Script, lent: bytes) -> None:
                 tls.sendall(b"".join(said))
             elif isinstance(event, Message):
                 for each in script(path, bytes(event.data)):
-                    tls.sendall(frames.send(BytesMessage(each)))
+                    *parts, last = each if isinstance(each, tuple) else (each,)
+                    for part in parts:
+                        tls.sendall(frames.send(BytesMessage(part, message_finished=False)))
+                    tls.sendall(frames.send(BytesMessage(last)))
 
 
 @contextmanager
@@ -108,6 +111,15 @@ def test_an_honest_one_is_heard(realm: Realm) -> None:
     me, h1 = realm["ann"], realm["h1"]
     with relay(realm["h6"], lambda *_: [pack_passed("10.0.0.5", answer(h1, me))]) as door:
         assert heard_by(me, door) == [Said(ANSWER, h1.principal.id, "10.0.0.5")]
+
+
+def test_an_answer_is_heard_in_however_many_parts_it_comes_and_not_without_end(realm: Realm) -> None:
+    me, h1 = realm["ann"], realm["h1"]
+    good = pack_passed("10.0.0.5", answer(h1, me))
+    with relay(realm["h6"], lambda *_: [(good[:1], b"", good[1:700], good[700:])]) as door:
+        assert heard_by(me, door) == [Said(ANSWER, h1.principal.id, "10.0.0.5")]
+    with relay(realm["h6"], lambda *_: [(bytes(60_000),) * 5, good]) as door:
+        assert heard_by(me, door) == []
 
 
 def test_no_byte_of_an_answer_can_be_altered(realm: Realm) -> None:

@@ -22,7 +22,7 @@ from matcher.wire.relay import Lent, Place, unpack_passed
 if TYPE_CHECKING:
     import ssl
 
-    from matcher.net.relay.web import Web
+    from matcher.net.web import Web
 
 TRIED_MAX = 8  # hosts that may be a relay, at the same time
 OPEN_S = 2.0  # from a connection to the relay's first word
@@ -65,7 +65,7 @@ class Calling:
 
     def open(self, tls: "ssl.SSLContext | None" = None) -> "CalledLine":
         """A line at the first that answers; one that was lost is not tried again. Raises `NoRelay`."""
-        from matcher.net.relay.web import Broken  # what most commands never need
+        from matcher.net.web import Broken  # what most commands never need
 
         self.close()
         tried = [door for door in self._candidates() if (door.address, door.port) not in self._lost][:TRIED_MAX]
@@ -102,7 +102,7 @@ class Calling:
 
     def tunnel(self, door: Door, timeout_s: float, tls: "ssl.SSLContext | None" = None) -> socket.socket:
         """A socket whose other end is that door. Raises `OSError`; nothing has been said to the host then."""
-        from matcher.net.relay.web import Broken, Web
+        from matcher.net.web import Broken, Web
 
         for _ in range(2):
             if self.relay is None:
@@ -131,7 +131,7 @@ class CalledLine:
     """Raises `Unreachable` or `Broken`."""
 
     def __init__(self, identity: Identity, door: Door, plain: socket.socket, tls: "ssl.SSLContext | None") -> None:
-        from matcher.net.relay.web import Broken, Web
+        from matcher.net.web import Broken, Web
 
         connection = Connection(identity, door, timeout_s=OPEN_S, tls=tls, dial=lambda *_: plain)
         self._web = Web(connection, "/v1/relay")
@@ -198,7 +198,7 @@ def _connected(doors: Iterable[Door]) -> Iterator[tuple[Door, socket.socket]]:
 
 def _pump(web: "Web", far: socket.socket) -> None:
     """Both ways, until either side ends it: in a thread of its own, as what speaks TLS at the other end may block."""
-    from matcher.net.relay.web import Broken
+    from matcher.net.web import Broken
 
     with far, selectors.DefaultSelector() as selector, suppress(OSError, Broken):
         selector.register(far, selectors.EVENT_READ)
