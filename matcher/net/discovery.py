@@ -14,10 +14,8 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from struct import Struct
 
-import matcher.net.gossip.srv as dns
-from matcher.net import multicast
+from matcher.net import dns, multicast
 from matcher.wire.messages import Role
 
 GROUP_4, GROUP_6, PORT = "224.0.0.251", "ff02::fb", 5353
@@ -27,10 +25,8 @@ LOOK_S = 0.5
 FOUND_MAX = 32
 MESSAGE_MAX_BYTES = 1500
 ANSWERS_PER_S = 10
-_PTR, _TXT, _SRV, _ANY, _IN = 12, 16, 33, 255, 1
 _FLUSH = 0x8000  # of a record that only one host has; of a question: that it may be answered to one alone
 _ANSWER = 0x8400  # authoritative
-_HEADER, _QUESTION, _RECORD = Struct(">HHHHHH"), Struct(">HH"), Struct(">HHIH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +50,14 @@ class Found:
 def is_asked(data: bytes) -> tuple[int, bytes] | None:
     """The number and the bytes of a question that is for us, if one is in there. Whatever comes, nothing is raised."""
     with contextlib.suppress(ValueError, struct.error, IndexError):
-        number, flags, questions, *_ = _HEADER.unpack_from(data)
-        at = _HEADER.size
-        for _ in range(min(questions, 16) if not flags & 0x8000 else 0):
+        number, flags, questions, *_ = dns.HEADER.unpack_from(data)
+        at = dns.HEADER.size
+        for _ in range(min(questions, 16) if not flags & dns.RESPONSE else 0):
             begins = at
             name, at = dns.read_name(data, at)
-            kind, family = _QUESTION.unpack_from(data, at)
-            at += _QUESTION.size
-            if name.lower() == SERVICE and kind in (_PTR, _ANY) and family & ~_FLUSH == _IN:
+            kind, family = dns.QUESTION.unpack_from(data, at)
+            at += dns.QUESTION.size
+            if name.lower() == SERVICE and kind in (dns.PTR, dns.ANY) and family & ~_FLUSH == dns.IN:
                 return number, data[begins:at]
     return None
 
@@ -70,45 +66,37 @@ def answer(told: Announced, *, number: int = 0, question: bytes = b"") -> bytes:
     """To all; or, with the number and the bytes of a question, to one who has asked from a port of its own."""
     is_to_one = bool(question)
     own = f"{told.name}.{SERVICE}"
-    family = _IN if is_to_one else _IN | _FLUSH
-    place = struct.pack(">HHH", 0, 0, told.port) + _name(f"{told.name}.local")
+    family = dns.IN if is_to_one else dns.IN | _FLUSH
+    place = dns.PLACE.pack(0, 0, told.port) + dns.name_bytes(f"{told.name}.local")
     texts = (f"realm={told.realm_id}", f"role={told.role.value}")
     text = b"".join(bytes([len(each)]) + each.encode("ascii") for each in texts)
     records = [
-        _record(SERVICE, _PTR, _IN, _name(own)),
-        _record(own, _SRV, family, place),
-        _record(own, _TXT, family, text),
+        _record(SERVICE, dns.PTR, dns.IN, dns.name_bytes(own)),
+        _record(own, dns.SRV, family, place),
+        _record(own, dns.TXT, family, text),
     ]
-    asked = question[: -_QUESTION.size] + _QUESTION.pack(_PTR, _IN) if is_to_one else b""
-    return _HEADER.pack(number, _ANSWER, int(is_to_one), len(records), 0, 0) + asked + b"".join(records)
+    asked = question[: -dns.QUESTION.size] + dns.QUESTION.pack(dns.PTR, dns.IN) if is_to_one else b""
+    return dns.HEADER.pack(number, _ANSWER, int(is_to_one), len(records), 0, 0) + asked + b"".join(records)
 
 
 def read_answer(data: bytes, number: int) -> Iterator[tuple[str, int]]:
     """Realm and port of each host in it. Raises `ValueError`, `IndexError` or `struct.error` if it is none."""
-    said, flags, questions, answers, *_ = _HEADER.unpack_from(data)
-    if said != number or not flags & 0x8000:
-        raise ValueError("no answer to this")
-    at = _HEADER.size
-    for _ in range(questions):
-        at = dns.read_name(data, at)[1] + _QUESTION.size
     ports: dict[str, int] = {}
     realms: dict[str, str] = {}
-    for _ in range(min(answers, 4 * FOUND_MAX)):
-        name, at = dns.read_name(data, at)
-        kind, _, _, length = _RECORD.unpack_from(data, at)
-        at += _RECORD.size
-        if kind == _SRV:
-            (ports[name],) = struct.unpack_from(">H", data, at + 4)
-        elif kind == _TXT:
-            realms[name] = dict(_texts(data[at : at + length])).get("realm", "")
-        at += length
+    for record in dns.records(data, number, 4 * FOUND_MAX):
+        if record.kind == dns.SRV:
+            ports[record.name] = dns.PLACE.unpack_from(data, record.at)[2]
+        elif record.kind == dns.TXT:
+            realms[record.name] = dict(_texts(data[record.at : record.at + record.length])).get("realm", "")
     yield from ((realms[name], port) for name, port in ports.items() if name in realms and port)
 
 
 def look(realm_id: str | None, *, seconds: float = LOOK_S) -> list[Found]:
     """Ask on every link who of this realm is there, or of any; blocking. Addresses are those that answers come from."""
     number = secrets.randbelow(1 << 16)
-    question = _HEADER.pack(number, 0, 1, 0, 0, 0) + _name(SERVICE) + _QUESTION.pack(_PTR, _IN | _FLUSH)
+    question = (
+        dns.HEADER.pack(number, 0, 1, 0, 0, 0) + dns.name_bytes(SERVICE) + dns.QUESTION.pack(dns.PTR, dns.IN | _FLUSH)
+    )
     found: dict[Found, None] = {}
     asking = multicast.asking_sockets()
     try:
@@ -137,8 +125,4 @@ def _texts(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _record(name: str, kind: int, family: int, data: bytes) -> bytes:
-    return _name(name) + _RECORD.pack(kind, family, TTL_S, len(data)) + data
-
-
-def _name(name: str) -> bytes:
-    return b"".join(bytes([len(label)]) + label.encode("ascii") for label in name.split(".")) + b"\0"
+    return dns.name_bytes(name) + dns.RECORD.pack(kind, family, TTL_S, len(data)) + data

@@ -10,14 +10,14 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matcher.net import announcing, discovery, multicast
+from matcher.net import announcing, discovery, dns, multicast
 from matcher.net.announcing import announce
 from matcher.net.discovery import SERVICE, Announced, Found, answer, is_asked, look, read_answer
 from matcher.net.multicast import Link
 from matcher.wire.messages import Role
 
 TOLD = Announced("ab" * 8, "5b8894c1fb006b3b", Role.COMPUTE, 7766)
-QUESTION = struct.pack(">HHHHHH", 7, 0, 1, 0, 0, 0) + discovery._name(SERVICE) + struct.pack(">HH", 12, 0x8001)
+QUESTION = struct.pack(">HHHHHH", 7, 0, 1, 0, 0, 0) + dns.name_bytes(SERVICE) + struct.pack(">HH", 12, 0x8001)
 LO = Link(socket.if_nametoindex("lo"), "lo", "127.0.0.1", None)
 
 
