@@ -202,9 +202,14 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
 
 
 def shared_listener(family: socket.AddressFamily, port: int) -> socket.socket:
-    """For a port of which this machine's other programs have a share as well, such as that of mDNS."""
+    """For a port of which this machine's other programs have a share as well, such as that of mDNS. Nothing that it
+    sends leaves the link: who asks from elsewhere, or in the name of somebody there, gets no answer (RFC 6762, 11)."""
     listener = _sending_socket(family)
     try:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104  see `_listener`
