@@ -99,10 +99,10 @@ class Session:
             if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
                 continue
             asked.add(said.message.realm)
-            from matcher.cli.upkeep import ask_bundle, take
+            from matcher.cli.upkeep import ASK_S, ask_bundle, take
 
             with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
-                answer = ask_bundle(self.client.connect(door, timeout_s=ANSWER_S))
+                answer = ask_bundle(self.client.connect(door, timeout_s=ASK_S))
                 if isinstance(answer, bytes):
                     take(identity, answer)
         for peer in [peer for peer in heard if not identity.verifier.is_member("host", peer[0])]:
