@@ -86,11 +86,11 @@ def rm(
     output: Output = "table",
 ) -> None:
     """Remove volumes of yours for good, with their snapshots. One that a VM has stays."""
-    removed(volumes, lambda _: True, yes=yes, output=output)
+    removed(volumes, lambda _: None, yes=yes, output=output)
 
 
-def removed(volumes: Sequence[str], is_meant: Callable[[VolumeView], bool], *, yes: bool, output: str) -> None:
-    """Those that `is_meant`: a volume of an image's name is no image. Raises `Failure`."""
+def removed(volumes: Sequence[str], check: Callable[[VolumeView], None], *, yes: bool, output: str) -> None:
+    """All of them; or none, where `check` raises. Raises `Failure`."""
     if not volumes:
         said = "which volume? Say its name, its UUID, or the start of either"
         raise Failure(Exit.USAGE, said, helps="electros volume ls")
@@ -98,9 +98,7 @@ def removed(volumes: Sequence[str], is_meant: Callable[[VolumeView], bool], *, y
     with session() as mine:
         meant = [one(mine, volume) for volume in volumes]
         for each in meant:
-            if not is_meant(each.volume):
-                said = f"{each.volume.name or each.volume.vid} is no image: those are bootable, and written by nobody"
-                raise Failure(Exit.USAGE, said, helps="electros image ls; a volume goes by: electros volume rm")
+            check(each.volume)
         which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in meant)
         confirm(f"Remove {which} for good?", yes=yes)
         for each in meant:
