@@ -30,6 +30,7 @@ from matcher.trust.identity import Identity, client_tls
 from matcher.trust.opening import open_sealed
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, encode, prepare
 from matcher.wire.envelope import (
+    ANSWERS,
     REALM,
     Kind,
     TooLong,
@@ -66,7 +67,6 @@ if TYPE_CHECKING:
 BATCH_MAX = 256
 ALONE_S = 0.15  # nobody has answered on the user's own links
 Answers = VmOffer | VolumeOffer | Unfit | Answer | Clock
-_HEARD = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})
 Q = TypeVar("Q", Pledge, Query)
 
 
@@ -434,7 +434,7 @@ class Client:
         identity = self.identity
         try:
             sealed = unseal(data, realm=identity.realm, max_bytes=max_bytes)
-            if sealed.kind not in _HEARD:
+            if sealed.kind not in ANSWERS:
                 return []
             audience = user_audience(UserId(identity.principal.id))
             message, host = open_sealed(

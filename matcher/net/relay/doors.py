@@ -42,12 +42,10 @@ class Doors:
         while len(self._heard) > DOORS_MAX:
             self._heard.popitem(last=False)
 
-    def is_known(self, host_id: str, port: int) -> bool:
-        return (host_id, port) in self._heard
-
     def find(self, host_id: str, port: int) -> tuple[str, ...]:
         """Addresses, the best first."""
-        found = [self._heard[host_id, port]] if (host_id, port) in self._heard else []
+        heard = self._heard.get((host_id, port))
+        found = [heard] if heard is not None else []
         for seen in self._members():
             alive = seen.record.alive
             if seen.record.host_id == host_id and alive.front_door_port == port and seen.state in _LIVE:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matcher.net.intake import FRESH_MS, verb_lacking
 from matcher.net.token_bucket import Rate, TokenBuckets
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
@@ -18,12 +19,10 @@ from matcher.trust.principal import Principal
 from matcher.wire.codec import BadBytes, decode
 from matcher.wire.envelope import REALM, Kind, unseal
 from matcher.wire.messages import Message, Pledge, Query, Reveal
-from matcher.wire.realm import Verb
 from matcher.wire.relay import Place
 from matcher.wire.seal import opens
 
 QUESTIONS = Rate(per_s=10, burst=64)  # of one user, each copy for another place
-FRESH_S = 30.0  # as hosts have it
 PLEDGES_MAX = 32  # of one line, that words can be about
 USERS_MAX = 4096
 
@@ -85,11 +84,11 @@ class Judge:
         place = self._places.get(question.reply)
         if place is None:
             raise NotPassed("it names an address that was not lent here")
-        if abs(question.sent_at_ms / 1000 - wall_s) > FRESH_S:
-            raise NotPassed(f"it is {abs(question.sent_at_ms / 1000 - wall_s):.0f} s off this host's clock")
-        needed = Verb.RUN if isinstance(question, Pledge) and not question.dry else Verb.PLEDGE
-        if not who.may(needed):
-            raise NotPassed(f"your grant lacks {needed}")
+        off_s = abs(question.sent_at_ms / 1000 - wall_s)
+        if off_s * 1000 > FRESH_MS:
+            raise NotPassed(f"it is {off_s:.0f} s off this host's clock")
+        if (verb := verb_lacking(question, who)) is not None:
+            raise NotPassed(f"your grant lacks {verb}")
         if not self._shares.take(who.id, now_s):
             raise NotPassed("you ask too often")
         is_new = isinstance(question, Pledge) and self._note(question, place)

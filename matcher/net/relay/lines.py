@@ -22,7 +22,7 @@ from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal
 from matcher.wire.codec import BadBytes, encode
-from matcher.wire.envelope import Kind, unseal, user_audience
+from matcher.wire.envelope import ANSWERS, unseal, user_audience
 from matcher.wire.messages import (
     DATAGRAM_MAX_BYTES,
     Address,
@@ -41,8 +41,6 @@ from specs.ids import UserId
 IDLE_S = 60.0  # without a word of the user's
 ANSWERS_MAX = 4096  # to one question
 BATCH_MAX = 64
-
-_ANSWERS = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ class Line:
         self._left -= 1
         try:
             sealed = unseal(data, realm=self._identity.realm)
-            if sealed.kind not in _ANSWERS:
+            if sealed.kind not in ANSWERS:
                 raise BadBytes("unexpected kind")
             audience = user_audience(UserId(self._caller.id))
             said, host = open_sealed(sealed, self._identity, audience=audience, signer="host", wall_s=time.time())
