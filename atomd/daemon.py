@@ -40,6 +40,7 @@ from matcher.net.claiming import claimed
 from matcher.net.desk import Desk
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
+from matcher.net.gossip.viewing import View
 from matcher.net.intake import Intake
 from matcher.net.starting import say_ready
 from matcher.net.upkeep import Upkeep, stale
@@ -126,16 +127,27 @@ async def _serve(
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
-    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    gossip = _gossip(config, identity, face, core, performer, nursery)
+    view = View()
+    opened = await _listen(config, identity, service, desk, intake, view, nursery)
+    view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
+    back_door.view = view
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+async def _listen(
+    config: Config, identity: Identity, service: Service, desk: Desk, intake: Intake, view: View, nursery: trio.Nursery
+) -> serving.Opened:
+    """The front door, and then the datagrams."""
+    door = partial(serving.serve, identity, service, desk, neighbours=view, port=config.front_door_port)
+    opened: serving.Opened = await nursery.start(door)
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    return opened
 
 
 @dataclass(frozen=True, slots=True)

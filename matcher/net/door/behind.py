@@ -4,10 +4,11 @@ Who calls has been judged when anything here is called: the certificate, and whe
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
 from matcher.net.caller import Caller
+from matcher.wire.hosts import HostViews
 from matcher.wire.messages import Abandoned, Answer, Refused, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -142,6 +143,14 @@ class Desk(Board, Protocol):
 
     async def join(self, join: Join, server_leaf: bytes, address: str) -> Admitted | Refused:
         """`server_leaf` (DER) is what this host has shown in TLS; the proof in `join` names it."""
+        ...
+
+
+class Neighbours(Protocol):
+    """All hosts of the realm, as far as this one has heard of them."""
+
+    def pages(self) -> Iterator[HostViews]:
+        """In parts; one at least."""
         ...
 
 
