@@ -127,13 +127,11 @@ async def _serve(
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    view = View()
-    opened = await _listen(config, identity, service, desk, intake, view, nursery)
-    view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
-    back_door.view = view
+    opened = await _listen(config, identity, service, desk, intake, back_door.view, nursery)
+    back_door.view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
