@@ -34,6 +34,10 @@ class Known:
         computes = (entry for entry in self._hosts.values() if entry["port"] and entry["role"] == Role.COMPUTE)
         return tuple(Door(e["name"], e["id"], e["address"], e["port"]) for e in computes)
 
+    def seen(self) -> dict[str, float]:
+        """When each host was heard last, by its id; on the wall clock."""
+        return {entry["id"]: entry["seen"] for entry in sorted(self._hosts.values(), key=lambda entry: entry["seen"])}
+
     def remember(self, answers: Iterable[Said]) -> None:
         for said in answers:
             assert isinstance(said.message, Answer)
