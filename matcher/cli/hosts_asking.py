@@ -1,7 +1,7 @@
 """The realm's hosts, by one question to one of them; and who answers for itself, where that is not enough.
 
     a known front door --its list--> settled? --yes--> done
-          |  silent: the next one        '--no, or it lacks a host heard of lately--> ask all, by multicast
+          |  silent: the next one        '--no, or it lacks hosts, or holds most for lost--> ask all, by multicast
           '--none answers--> ask all, by multicast --a door that was not known--> its list
 
 What a host says of others is hearsay: whom our own bundle knows for no member is left out, and whoever answers for
@@ -11,6 +11,7 @@ itself is believed before what is said of it.
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from matcher.cli.failures import Exit, Failure
@@ -103,6 +104,8 @@ def _first(mine: Session, doors: Sequence[Door], notes: list[str]) -> _List | No
             if failure.exit_code not in (Exit.UNREACHABLE, Exit.TIMEOUT):
                 raise
             notes.append(failure.message)
+            with suppress(OSError):  # as for all that is cached
+                mine.known.doubt(door.host_id)
     return None
 
 
@@ -153,8 +156,10 @@ def _named(mine: Session, name: str) -> Door:
 
 
 def _is_enough(mine: Session, given: _List) -> bool:
-    """Whether it has listened for long enough, and has no host less than were heard of lately."""
-    if given.listens_s < SETTLED_S:
+    """Whether it has listened for long enough, lacks no host that was heard of lately, and does not hold most of them
+    for lost: else it may itself be cut off."""
+    living = sum(host.state is HostState.ALIVE for host in given.hosts)
+    if given.listens_s < SETTLED_S or living * 2 < len(given.hosts):
         return False
     since_s = time.time() - LATELY_S
     lately = {host_id for host_id, seen_s in mine.known.seen().items() if seen_s > since_s}
