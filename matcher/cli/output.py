@@ -86,7 +86,7 @@ class Progress:
 def warm_up(output: str) -> None:
     """Import what the table will need while something else is being waited for."""
     if output == "table":
-        threading.Thread(target=_import_rich, daemon=True).start()
+        threading.Thread(target=_import_cells, daemon=True).start()
 
 
 def printable(text: str) -> str:
@@ -100,9 +100,8 @@ def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
-def _import_rich() -> None:
-    import rich.console
-    import rich.table  # noqa: F401
+def _import_cells() -> None:
+    import rich.cells  # noqa: F401
 
 
 def _as_table(table: Table) -> str:

@@ -14,7 +14,7 @@ from matcher.wire.gossip import Digest, HostState, Says
 from matcher.wire.messages import Address, Count, Fingerprint, Flag, Label, Message
 
 PAGE_MAX = 64  # hosts in a line of the answer: few enough that the daemon has its turn between them
-MEMBERS_MAX = 50  # of a page at the back door: at their largest they fit a frame
+MEMBERS_MAX = 40  # of a page at the back door: at their largest they fit a frame
 ACCUSATIONS_MAX = 12
 
 After = Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
