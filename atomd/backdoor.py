@@ -189,6 +189,7 @@ class BackDoor:
         try:
             self._drain.set(on=on)
             answer = Done("this host takes no new VMs" if on else "this host takes new VMs")
+            self.view.look()
         except OSError as error:
             answer = refused("journal", "host", "a note of this", error.strerror or str(error), "")
         await self._note(peer, "host.drain" if on else "host.undrain", "", answer, "")

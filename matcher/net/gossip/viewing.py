@@ -25,6 +25,11 @@ class View:
     def __init__(self) -> None:
         self.member: Member | None = None
 
+    def look(self) -> None:
+        """This host has changed: others are told at once."""
+        if self.member is not None:
+            self.member.look()
+
     def pages(self) -> Iterator[HostViews]:
         """All hosts as they are now, in parts, each made when it is asked for; one part at least."""
         seen, listens_s = self._now()
