@@ -9,7 +9,7 @@ from atomd.capacity.occupancy import capacity
 from atomd.compute import Compute
 from matcher.offers.ledger import Ledger
 from matcher.wire.gossip import Digest
-from matcher.wire.messages import Accelerator, Role
+from matcher.wire.messages import Role
 
 LEVEL = "x86-64-v"
 
@@ -32,7 +32,7 @@ def digest(face: Face, ledger: Ledger[Claim], compute: Compute) -> Digest:
         vms=len(compute.vms),
         drained=compute.drained,
         like=_like(face),
-        emulated=hardware.accelerator is not Accelerator.KVM,
+        accelerator="pretended" if face.pretended else hardware.accelerator.value,
     )
 
 

@@ -21,7 +21,7 @@ from matcher.net.https import Connection, Door, Unanswered
 from matcher.net.multicast import PORT
 from matcher.wire.gossip import Digest, HostState
 from matcher.wire.hosts import HostView, HostViews
-from matcher.wire.messages import Accelerator, Address, Answer, Refused, Role
+from matcher.wire.messages import Address, Answer, Refused, Role
 
 ANSWER_S = 3.0  # between two parts of a list
 LIST_S = 15.0  # for all of it
@@ -207,7 +207,7 @@ def _answered(said: Said, other: Host | None) -> Host:
         ram_free_mib=answer.ram_free_mib,
         vms=answer.vms,
         drained=answer.drained,
-        emulated=answer.role is Role.COMPUTE and answer.accelerator != Accelerator.KVM,
+        accelerator=answer.accelerator,
     )
     port = answer.front_door_port
     addresses = (Address(said.address, port or PORT),)

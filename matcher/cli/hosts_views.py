@@ -160,7 +160,7 @@ def document(host: Host) -> dict[str, Any]:
         "front_door_port": view.front_door_port,
         "archs": digest.arch.split("+") if digest.arch else [],
         "level": digest.level or None,
-        "accelerator": accelerator(host),
+        "accelerator": digest.accelerator or None,
         "slots": _amount(slots(host)),
         "ram_mib": _amount(ram_mib(host)),
         "devices": _amount(devices(host)),
@@ -181,7 +181,7 @@ def cells(host: Host) -> tuple[object, ...]:
         of_total(devices(host)) if is_there else "-",
         of_total(disk_gb(host), gb) if is_there else "-",
         view.digest.vms,
-        accelerator(host) or "-",
+        view.digest.accelerator or "-",
         age(view.told_s),
         view.addresses[0].ip if view.addresses else "-",
     )
@@ -191,12 +191,6 @@ def state(host: Host) -> str:
     view = host.view
     since = f" {age(view.state_s)}" if view.state is not HostState.ALIVE and view.state_s >= 0 else ""
     return f"{view.state.value}{since}" + (", drained" if view.digest.drained else "")
-
-
-def accelerator(host: Host) -> str | None:
-    if Role.COMPUTE not in host.view.digest.roles:
-        return None
-    return "tcg" if host.view.digest.emulated else "kvm"
 
 
 def of_total(amount: Amount | None, shown: Callable[[int, int], str] = lambda count, _: str(count)) -> str:

@@ -59,8 +59,8 @@ class Says(StrEnum):
 class Digest(Message):
     """What is free on a host, and what kind of host it is: enough to list it, and to know whom to ask.
 
-    `level` is the widest x86-64 level of its CPU, or empty; `like` is the same for hosts of one make; one that is
-    `emulated` runs VMs for those alone who allow it.
+    `level` is the widest x86-64 level of its CPU, or empty; `like` is the same for hosts of one make.
+    `accelerator`: one of `ACCELERATORS`, empty where it runs no VMs.
     """
 
     roles: Annotated[tuple[Role, ...], MaxLen(len(Role))] = ()
@@ -77,33 +77,37 @@ class Digest(Message):
     vms: Count = 0
     drained: Flag = False
     like: Word = ""
-    emulated: Flag = False
+    accelerator: Word = ""
 
 
+ACCELERATORS = ("", "kvm", "tcg", "pretended")  # the place is the number; the last plays a recorded machine
 DIGEST_FIELDS = tuple(field.name for field in fields(Digest))
 _LEVEL = "x86-64-v"
 
 
 def to_values(digest: Digest) -> tuple[int | bool | str, ...]:
     """A digest as it goes in datagrams: its values in order, since their names would be four times as long. Roles and
-    architectures are bits, in the order of their enums, and the level is its number."""
+    architectures are bits, in the order of their enums; the level and the accelerator are numbers."""
     roles = sum(1 << at for at, role in enumerate(Role) if role in digest.roles)
     archs = sum(1 << at for at, arch in enumerate(Arch) if arch in digest.arch.split("+"))
     level = int(digest.level.removeprefix(_LEVEL) or 0)
-    return (roles, archs, level, *(getattr(digest, name) for name in DIGEST_FIELDS[3:]))
+    plain = (getattr(digest, name) for name in DIGEST_FIELDS[3:-1])
+    return (roles, archs, level, *plain, ACCELERATORS.index(digest.accelerator))
 
 
 def of_values(values: object) -> object:
     """What pydantic is to make the digest of; it checks the values themselves. Raises `ValueError`."""
     if isinstance(values, Digest):
         return values
-    if not isinstance(values, tuple | list) or len(values) != len(DIGEST_FIELDS):
-        raise ValueError(f"{len(DIGEST_FIELDS)} values make a digest")
-    roles, archs, level = (_number(value, below) for value, below in zip(values, (4, 128, 10), strict=False))
+    if not isinstance(values, tuple | list):
+        raise ValueError("a digest is the list of its values")
+    roles, archs, level, *plain, accelerator = values
+    roles, archs, level = _number(roles, 4), _number(archs, 128), _number(level, 10)
     of_roles = tuple(role for at, role in enumerate(Role) if roles >> at & 1)
     of_archs = "+".join(sorted(arch.value for at, arch in enumerate(Arch) if archs >> at & 1))
-    given = (of_roles, of_archs, f"{_LEVEL}{level}" if level else "", *values[3:])
-    return dict(zip(DIGEST_FIELDS, given, strict=True))
+    of_accelerator = ACCELERATORS[_number(accelerator, len(ACCELERATORS))]
+    given = (of_roles, of_archs, f"{_LEVEL}{level}" if level else "", *plain, of_accelerator)
+    return dict(zip(DIGEST_FIELDS, given, strict=True))  # not one more, nor one less
 
 
 def _number(value: object, below: int) -> int:

@@ -14,7 +14,9 @@ def digest(number: int = 1) -> Digest:
     """Of a host with 64 threads, some of them free."""
     free = number * 7 % 65
     ram = (262_144, free * 4096)
-    return Digest(BOTH, "X86_32+X86_64", "x86-64-v3", 64, free, *ram, 4, number % 5, 3840, 1200, 64 - free, like="ab12")
+    return Digest(
+        BOTH, "X86_32+X86_64", "x86-64-v3", 64, free, *ram, 4, number % 5, 3840, 1200, 64 - free, False, "ab12", "kvm"
+    )
 
 
 def host(number: int, state: HostState = HostState.ALIVE, **changed: object) -> HostView:

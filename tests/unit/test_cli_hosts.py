@@ -119,6 +119,25 @@ def test_one_who_has_just_started_is_made_up_for_by_those_who_answer_for_themsel
     assert "has listened for 1 s" in err
 
 
+def test_who_has_just_started_is_made_up_for_also_by_hosts_that_were_not_heard_of_lately(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hear_of_all(link)
+    long_ago(link["h1"].name)
+    mine, _ = views_of(link)
+    tell(link, mine, listens_s=1)
+    assert [each["name"] for each in shown(capsys)[0]["hosts"]] == ["h0", "h1"]
+
+
+def long_ago(name: str) -> None:
+    """This one was heard of for the last time more than a day ago."""
+    cache = folders.cache_folder() / "hosts.json"
+    entries = json.loads(cache.read_text())
+    for entry in entries.values():
+        entry["seen"] -= (LATELY_S + 60) * (entry["name"] == name)
+    cache.write_text(json.dumps(entries))
+
+
 def test_a_host_heard_of_lately_that_the_list_lacks_is_asked_for(
     link: Link, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,11 +149,7 @@ def test_a_host_heard_of_lately_that_the_list_lacks_is_asked_for(
     assert [each["name"] for each in document["hosts"]] == ["h0", "h1"]
     assert asked
     asked.clear()
-    cache = folders.cache_folder() / "hosts.json"
-    entries = json.loads(cache.read_text())
-    for entry in entries.values():
-        entry["seen"] -= (LATELY_S + 60) * (entry["name"] == "h1")
-    cache.write_text(json.dumps(entries))
+    long_ago("h1")
     assert [each["name"] for each in shown(capsys)[0]["hosts"]] == ["h0"]
     assert asked == [], "one that was not heard of for a day is not waited for"
 

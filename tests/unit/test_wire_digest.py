@@ -12,7 +12,7 @@ from matcher.wire.messages import Address, Arch, Role
 BOTH = (Role.COMPUTE, Role.STORAGE)
 SMALL = Digest(BOTH, "X86_32+X86_64", "x86-64-v3", 2, 1, 7642, 6991, 0, 0, 120, 96, 1, False, "a1b2c3d4")
 ARCHS = "+".join(sorted(arch.value for arch in Arch))
-MOST = Digest(BOTH, ARCHS, "x86-64-v4", 4096, 4096, 2**26, 2**26, 999, 999, 10**6, 10**6, 999, True, "a1b2c3d4", True)
+MOST = Digest(BOTH, ARCHS, "x86-64-v4", 4096, 4096, 2**26, 2**26, 999, 999, 10**6, 10**6, 999, True, "a1b2c3d4", "tcg")
 
 
 def alive(digest: Digest) -> Alive:
@@ -69,7 +69,10 @@ def values(**changed: object) -> list[Any]:
         values(drained=1),
         values(like="\x1b[2J"),
         values(like="x" * 65),
-        values(emulated=None),
+        values(accelerator=4),
+        values(accelerator=-1),
+        values(accelerator="kvm"),
+        values(accelerator=None),
     ],
 )
 def test_what_is_none_is_refused_as_bad_bytes(bad: object) -> None:
