@@ -7,7 +7,8 @@ from cyclopts import Parameter
 
 from matcher.cli import hosts_views as views
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.hosts_asking import SETTLED_S, Host, Looked, look
+from matcher.cli.hosts_asking import look
+from matcher.cli.hosts_seen import SETTLED_S, Host, Looked
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.session import session
 from matcher.wire.gossip import HostState
@@ -46,7 +47,7 @@ def hosts(
     if not shown and names:
         raise Failure(Exit.NOT_FOUND, f"no such host in the realm: {', '.join(names)}", helps="electros hosts")
     document = {
-        "asked": looked.asked.host if looked.asked is not None else None,
+        "asked": looked.asked or None,
         "listens_s": looked.listens_s if looked.listens_s >= 0 else None,
         "hosts": [views.document(host) for host in shown],
         "silent": list(looked.silent),
@@ -64,8 +65,8 @@ def _tell(looked: Looked) -> None:
     """How good the list is, where it may not be whole."""
     for each in looked.notes:
         note(f"electros: {each}")
-    if looked.asked is not None and looked.listens_s < SETTLED_S:
+    if looked.asked and looked.listens_s < SETTLED_S:
         since = f"for {looked.listens_s} s" if looked.listens_s >= 0 else "to nobody yet"
-        note(f"electros: {looked.asked.host}, which was asked, has listened {since}: it may not know of all hosts yet")
+        note(f"electros: {looked.asked}, which was asked, has listened {since}: it may not know of all hosts yet")
     if looked.silent:
         note(f"electros: silent: {', '.join(looked.silent)}")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from matcher.cli.failures import Exit, Failure
+from matcher.cli.hosts_seen import SETTLED_S, Host, Looked
 from matcher.cli.session import Heard, Session, no_host_in_reach
 from matcher.net.client import Said
 from matcher.net.https import Connection, Door, Unanswered
@@ -27,28 +28,8 @@ ANSWER_S = 3.0  # between two parts of a list
 LIST_S = 15.0  # for all of it
 DOORS_MAX = 3  # that are tried one after the other
 HOSTS_MAX = 20_000  # somewhat more than a host can know
-SETTLED_S = 5.0  # who has listened for so long has heard of all
 LATELY_S = 86_400.0  # so long a host that is lost stays in the lists
 ALIKE_S = 60.0  # doors that were heard so soon one after the other are as good as each other
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """`by_answer`: it has answered for itself, and has not told what devices and disks it has."""
-
-    view: HostView
-    by_answer: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What was found. `asked` is the host whose list it is; `None`: nobody gave one. `listens_s` as in `HostViews`."""
-
-    hosts: tuple[Host, ...]
-    asked: Door | None
-    listens_s: int = -1
-    silent: tuple[str, ...] = ()  # known daemons that were asked as well, and gave no answer
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +55,20 @@ def look(mine: Session, *, as_seen_by: str | None = None) -> Looked:
         if not heard or not heard.answers:
             raise no_host_in_reach(heard)
         notes.append("no host has given its list: these have answered for themselves")
-        return Looked(_joined((), heard), None, -1, heard.silent, tuple(notes))
+        return Looked(_joined((), heard), "", -1, heard.silent, tuple(notes))
     hosts = _members(mine, given)
     if heard is None and not _is_enough(mine, given):
         heard = mine.query()
     silent = heard.silent if heard is not None else ()
-    return Looked(_joined(hosts, heard), given.door, given.listens_s, silent, tuple(notes))
+    return Looked(_joined(hosts, heard), given.door.host, given.listens_s, silent, tuple(notes))
 
 
 def look_again(mine: Session, before: Looked) -> Looked:
     """The list of the same host, where it still gives one; all are asked by multicast only where nobody does. Raises
     `Failure`."""
-    if before.asked is not None:
-        given = _first(mine, [before.asked], [])
+    same = [door for door in mine.doors.values() if door.host == before.asked]
+    if same:
+        given = _first(mine, same, [])
         if given is not None:
             return _looked(mine, given)
     return look(mine)
@@ -170,7 +152,7 @@ def _is_enough(mine: Session, given: _List) -> bool:
 
 
 def _looked(mine: Session, given: _List) -> Looked:
-    return Looked(_members(mine, given), given.door, given.listens_s)
+    return Looked(_members(mine, given), given.door.host, given.listens_s)
 
 
 def _members(mine: Session, given: _List) -> tuple[Host, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from matcher.cli.hosts_asking import Host
+from matcher.cli.hosts_seen import Host
 from matcher.wire.gossip import HostState
 from matcher.wire.messages import Role
 

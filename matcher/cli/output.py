@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -94,6 +94,22 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def cell_len(text: str) -> int:
+    """How many cells of a terminal it takes: letters of some scripts take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, cells: int) -> str:
+    """So many cells of it, with blanks where it is shorter, or half a letter would be left."""
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, cells)
+
+
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character
@@ -106,15 +122,13 @@ def _import_cells() -> None:
 
 def _as_table(table: Table) -> str:
     """Folded where a terminal is too narrow for it; a pipe has no width, and nobody reads so long a table folded."""
-    from rich.cells import cell_len
-
     is_terminal = sys.stdout.isatty()
     width = (os.get_terminal_size(sys.stdout.fileno()).columns or 80) if is_terminal else 0
     notes = [printable(line) for line in table.notes]
     rows = [[printable(str(cell)) for cell in row] for row in table.rows]
     lines = list[str]()
     if rows or not notes:  # heads alone say that there is nothing
-        lines = _aligned([[*table.columns], *rows], cell_len)
+        lines = _aligned([[*table.columns], *rows])
         if is_terminal and len(rows) <= FOLDED_MAX and any(cell_len(line) > width for line in lines):
             return _folded(table.columns, rows, notes, width)
     if lines and is_terminal and not os.environ.get("NO_COLOR"):
@@ -122,7 +136,7 @@ def _as_table(table: Table) -> str:
     return "".join(f"{line}\n" for line in (*lines, *notes))
 
 
-def _aligned(rows: Sequence[Sequence[str]], cell_len: Callable[[str], int]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     return [
         GAP.join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()

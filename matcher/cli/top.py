@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from matcher.cli import hosts_views as views
 from matcher.cli import top_picture, top_screen
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.hosts_asking import SETTLED_S, Looked, look, look_again
+from matcher.cli.hosts_asking import look, look_again
+from matcher.cli.hosts_seen import SETTLED_S, Looked
 from matcher.cli.session import Session, session
 from matcher.cli.top_picture import Look
 from matcher.wire.hosts import HostViews
@@ -81,8 +82,8 @@ def _watch(mine: Session, looked: Looked, screen: top_screen.Screen, sort: views
 def _lines(mine: Session, looked: Looked, sort: views.Sort, why: str) -> list[str]:
     size = top_screen.size()
     fill, rest = _bars()
-    if not why and looked.asked is not None and looked.listens_s < SETTLED_S:
-        why = f"{looked.asked.host} has just started to listen"
+    if not why and looked.asked and looked.listens_s < SETTLED_S:
+        why = f"{looked.asked} has just started to listen"
     look = Look(size.columns, size.lines, sort, fill, rest)
     show = top_picture.plain if os.environ.get("NO_COLOR") else top_picture.coloured
     return [show(line) for line in top_picture.picture(looked, mine.client.identity.realm_name, look, why)]

@@ -1,4 +1,4 @@
-"""What `top` shows: sums of the realm, then a line for each host, in as many cells and lines as there are. Pure.
+"""What `top` shows: sums of the realm, then a line for each host, in as many cells and lines as there are.
 
     acme   2,943 hosts: 2,940 alive, 3 gone   as h1 sees it
     slots   ████████████░░░░░░░░  12,104/20,480   ram  ███░░░ ...
@@ -14,12 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from rich.cells import cell_len, set_cell_size
-
 from matcher.cli import hosts_views as views
-from matcher.cli.hosts_asking import Host, Looked
+from matcher.cli.hosts_seen import Host, Looked
 from matcher.cli.hosts_views import Amount
-from matcher.cli.output import printable
+from matcher.cli.output import cell_len, cut, printable
 from matcher.wire.gossip import HostState
 
 WIDTH_MIN, HEIGHT_MIN = 2, 1
@@ -90,7 +88,7 @@ def fitted(line: Line, width: int) -> Line:
     for text, tone in line:
         shown = printable(text)
         if cell_len(shown) > left:
-            shown = set_cell_size(shown, left)
+            shown = cut(shown, left)
         done.append((shown, tone))
         left -= cell_len(shown)
         if left <= 0:
@@ -110,7 +108,7 @@ def coloured(line: Line) -> str:
 
 
 def _heads(looked: Looked, realm: str, sums: views.Sums, note: str, width: int, look: Look) -> list[Line]:
-    by = f"as {looked.asked.host} sees it" if looked.asked is not None else "as they answer for themselves"
+    by = f"as {looked.asked} sees it" if looked.asked else "as they answer for themselves"
     hosts = "1 host" if len(looked.hosts) == 1 else f"{len(looked.hosts):,} hosts"
     is_well = set(sums.states) <= {HostState.ALIVE}
     first: Line = [(f"{realm}  ", Tone.HEAD), (f"{hosts}: {views.counted(sums.states)}", _tone_of(is_well=is_well))]

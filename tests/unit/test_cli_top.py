@@ -22,11 +22,10 @@ from hypothesis import strategies as some
 from rich.cells import cell_len
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.hosts_asking import Host, Looked
+from matcher.cli.hosts_seen import Host, Looked
 from matcher.cli.top import top
 from matcher.cli.top_picture import Look, coloured, picture, plain
 from matcher.cli.top_screen import ENTER, LEAVE
-from matcher.net.https import Door
 from matcher.wire.gossip import Digest, HostState
 from matcher.wire.hosts import HostViews
 from matcher.wire.messages import Role
@@ -34,14 +33,13 @@ from tests.fakes.hosts import Link, keyboard
 from tests.fakes.neighbours import BOTH, host
 from tests.unit.test_cli_output import HOSTILE
 
-ASKED = Door("h1", "1" * 64, "10.0.0.1", 7766)
 SIZES = [(1, 1), (2, 1), (5, 2), (20, 5), (20, 8), (40, 8), (80, 24), (140, 50), (400, 3)]
 WAIT_S = 20.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def looked(*hosts: Host) -> Looked:
-    return Looked(hosts, ASKED, 600)
+    return Looked(hosts, "h1", 600)
 
 
 def realm(count: int) -> Looked:
@@ -345,9 +343,10 @@ def test_it_looks_again_and_draws_over_what_was_there_without_clearing_the_scree
 
 def test_a_new_size_is_drawn_at_once() -> None:
     with on_terminal("rests", count=3000) as terminal:
+        terminal.until("\x1b[?2026l")
         behind = len(terminal.out)
         terminal.resize(20, 5)
-        terminal.until("more", after=behind)
+        terminal.until("\x1b[?2026l", after=behind)
         last = terminal.out[behind:].split("\x1b[?2026h")[-1].split("\x1b[?2026l")[0]
         assert last.count("\r\n") == 4
         terminal.type(b"q")
