@@ -50,6 +50,7 @@ def values(**changed: object) -> list[Any]:
     "bad",
     [
         values()[:-1],
+        [*values()[:-2], values()[-1]],
         [*values(), 0],  # what a later version adds is refused, as unknown fields are everywhere
         [],
         None,
