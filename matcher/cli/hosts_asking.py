@@ -78,12 +78,12 @@ def look_again(mine: Session, before: Looked) -> Looked:
 
 
 def _first(mine: Session, doors: Sequence[Door], notes: list[str]) -> _List | None:
-    """That of the first who gives it. Raises `Failure` for a no, which others would say as well."""
+    """That of the first who gives it. Raises `Failure` where we may not ask, as others would say as well."""
     for door in doors[:DOORS_MAX]:
         try:
             return _list(mine, door)
         except Failure as failure:
-            if failure.exit_code not in (Exit.UNREACHABLE, Exit.TIMEOUT):
+            if failure.exit_code is Exit.DENIED:
                 raise
             notes.append(failure.message)
             with suppress(OSError):  # as for all that is cached

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -28,22 +29,26 @@ ASCII = ("#", ".")
 Interval = Annotated[float, Parameter(name=["--interval", "-n"], help="seconds between two looks")]
 Once = Annotated[bool, Parameter(help="print all hosts once, and end; so does a pipe", negative="")]
 Sort = Annotated[views.Sort, Parameter(help="by name, or the fullest first")]
+AsSeenBy = Annotated[str | None, Parameter(help="ask this host, by name; each has a view of its own")]
 
 
-def top(*, interval: Interval = INTERVAL_S, once: Once = False, sort: Sort = "slots") -> None:
+def top(
+    *, interval: Interval = INTERVAL_S, once: Once = False, sort: Sort = "slots", as_seen_by: AsSeenBy = None
+) -> None:
     """Watch how full the realm's hosts are: slots, RAM, devices and disks in use; q or Ctrl-C ends it."""
     if not INTERVAL_MIN_S <= interval <= INTERVAL_MAX_S:
         said = f"--interval is {INTERVAL_MIN_S:g} to {INTERVAL_MAX_S:g} seconds"
         raise Failure(Exit.USAGE, said, helps=f"electros top -n {INTERVAL_S:g}")
     with session(HostViews) as mine:
-        looked = look(mine)
+        looked = look(mine, as_seen_by=as_seen_by)
         if once or not top_screen.is_terminal():
             _print(mine, looked, sort)
             return
         gc.enable()  # people stay for hours
         try:
             with top_screen.drawn_on() as screen:
-                _watch(mine, looked, screen, sort, interval)
+                again = look_again if as_seen_by is None else lambda mine, _: look(mine, as_seen_by=as_seen_by)
+                _watch(mine, looked, screen, sort, interval, again)
         except top_screen.Ended as ended:
             signal.signal(ended.number, signal.SIG_DFL)
             os.kill(os.getpid(), ended.number)
@@ -59,7 +64,14 @@ def _print(mine: Session, looked: Looked, sort: views.Sort) -> None:
     sys.stdout.flush()
 
 
-def _watch(mine: Session, looked: Looked, screen: top_screen.Screen, sort: views.Sort, interval: float) -> None:
+def _watch(
+    mine: Session,
+    looked: Looked,
+    screen: top_screen.Screen,
+    sort: views.Sort,
+    interval: float,
+    again: Callable[[Session, Looked], Looked],
+) -> None:
     """Until q is pressed. Where nobody answers, what was seen last stays, with how old it is."""
     seen_s = time.monotonic()
     due_s, why = seen_s + interval, ""
@@ -72,7 +84,7 @@ def _watch(mine: Session, looked: Looked, screen: top_screen.Screen, sort: views
         if time.monotonic() < due_s:
             continue
         try:
-            looked, why = look_again(mine, looked), ""
+            looked, why = again(mine, looked), ""
             seen_s = time.monotonic()
         except Failure as failure:
             why = f"{views.age(int(time.monotonic() - seen_s))} old: {failure.message}"

@@ -196,6 +196,14 @@ def test_where_nobody_answers_it_is_said_so(link: Link) -> None:
     assert failed.value.exit_code is Exit.UNREACHABLE
 
 
+def test_one_that_gives_no_list_does_not_keep_others_from_it(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    hear_of_all(link)
+    tell(link, *views_of(link))
+    link["h0"].answers[PATH] = Refused("odd", (Reason("path", PATH, "no such path", ""),))
+    for _ in range(6):
+        assert shown(capsys)[0]["asked"] == "h1"
+
+
 def test_a_no_is_not_asked_for_twice(link: Link) -> None:
     hear_of_all(link)
     for each in link.hosts:

@@ -194,7 +194,7 @@ PROGRAM = """
     from tests.unit.test_cli_top import realm
 
     looks = [0]
-    def look(*_):
+    def look(*_, **__):
         looks[0] += 1
         if looks[0] > 1 and HOW == "fails":
             raise Failure(Exit.UNREACHABLE, "h1 can't be reached")
