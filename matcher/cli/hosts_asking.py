@@ -37,6 +37,7 @@ class _List:
     door: Door
     listens_s: int
     hosts: tuple[HostView, ...]
+    realm: str
 
 
 def look(mine: Session, *, as_seen_by: str | None = None) -> Looked:
@@ -94,6 +95,8 @@ def _first(mine: Session, doors: Sequence[Door], notes: list[str]) -> _List | No
 def _list(mine: Session, door: Door) -> _List:
     given = mine.ask(door, lambda connection: _read(connection, door), timeout_s=ANSWER_S)
     mine.doors[door.host_id] = door
+    if given.realm not in ("", mine.client.identity.short_digest):
+        mine.learn_from(door)
     return given
 
 
@@ -104,14 +107,14 @@ def _read(connection: Connection, door: Door) -> _List | Refused:
     if isinstance(part, Refused):
         return part
     found = {host.id: host for host in part.hosts}
-    total, listens_s = part.total, part.listens_s
+    total, listens_s, realm = part.total, part.listens_s, part.realm
     for later in connection.rest(HostViews, ANSWER_S):
         found |= {host.id: host for host in later.hosts}
         if len(found) > HOSTS_MAX or time.monotonic() > end_s:
             raise Unanswered(f"{door.host}: a list without end")
     if len(found) < total:
         raise Unanswered(f"{door.host}: its list breaks off after {len(found)} of {total} hosts")
-    return _List(door, listens_s, tuple(found.values()))
+    return _List(door, listens_s, tuple(found.values()), realm)
 
 
 # ---- whom to ask

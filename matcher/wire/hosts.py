@@ -11,7 +11,7 @@ from pydantic import StringConstraints
 from pydantic.types import Strict
 
 from matcher.wire.gossip import Digest, HostState, Says
-from matcher.wire.messages import Address, Count, Fingerprint, Flag, Label, Message
+from matcher.wire.messages import Address, Count, Fingerprint, Flag, Label, Message, Word
 
 PAGE_MAX = 64  # hosts in a line of the answer: few enough that the daemon has its turn between them
 MEMBERS_MAX = 40  # of a page at the back door: at their largest they fit a frame
@@ -41,11 +41,13 @@ class HostView(Message):
 @dataclass(frozen=True, slots=True)
 class HostViews(Message):
     """A part of the list. `total` hosts are in all parts together. `listens_s`: for how long this host has listened to
-    others, so that a list that is still short is known for one; -1: it does not."""
+    others, so that a list that is still short is known for one; -1: it does not. `realm` as in `Answer`: who knows
+    something else asks."""
 
     listens_s: Age
     total: Count
     hosts: Annotated[tuple[HostView, ...], MaxLen(PAGE_MAX)]
+    realm: Word = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,6 +225,19 @@ def test_a_host_that_our_own_bundle_has_removed_is_not_shown_whoever_tells_of_it
     assert [each.view.name for each in found.hosts] == ["h0"]
 
 
+def test_a_host_that_was_removed_is_not_shown_once_the_asked_one_knows_of_it(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its gossip may not have let go of it yet, and our bundle not have heard."""
+    hear_of_all(link)
+    told = views_of(link)
+    link["h0"].learn(link.realm.issuer.revoke("host", "h1", "", wall_s=time.time()))
+    for each in link.hosts:
+        each.answers[PATH] = HostViews(600, 2, told, each.identity.short_digest)
+    document, _ = shown(capsys, as_seen_by="h0")
+    assert [each["name"] for each in document["hosts"]] == ["h0"]
+
+
 def test_one_host_is_asked_by_name(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
     hear_of_all(link)
     tell(link, *views_of(link))

@@ -109,6 +109,11 @@ class Member:
         by = {short: records[short].name if short in records else short.hex() for short, _ in trouble.charges}
         return [(by[short], says) for short, says in trouble.charges], trouble.due_s
 
+    @property
+    def realm(self) -> str:
+        """The digest of what this host knows of its realm."""
+        return self._identity.short_digest
+
     def is_me(self, record: Record) -> bool:
         return record.host_id == self._identity.principal.id
 

@@ -35,7 +35,7 @@ class View:
         seen, listens_s = self._now()
         for at in range(0, max(1, len(seen)), PAGE_MAX):
             rows = tuple(map(self._host, seen[at : at + PAGE_MAX]))
-            yield HostViews(listens_s, len(seen), rows)
+            yield HostViews(listens_s, len(seen), rows, self.member.realm if self.member is not None else "")
 
     def members(self, after: str) -> MemberRows:
         """Those behind `after`, in the order of their ids, and what is held against them."""
