@@ -42,6 +42,7 @@ from matcher.net.desk import Desk
 from matcher.net.discovery import Announced
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
+from matcher.net.gossip.viewing import View
 from matcher.net.intake import Intake
 from matcher.net.relay.relays import Relays
 from matcher.net.starting import say_ready
@@ -129,11 +130,11 @@ async def _serve(
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    opened, relays = await _listen(config, identity, service, desk, intake, nursery)
-    relays.gossip = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
+    opened, relays = await _listen(config, identity, service, desk, intake, back_door.view, nursery)
+    relays.gossip = back_door.view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
     back_door.counters["relayed"] = relays.counters
     await nursery.start(back_door.serve, config.atomctl_socket)
@@ -142,11 +143,11 @@ async def _serve(
 
 
 async def _listen(
-    config: Config, identity: Identity, service: Service, desk: Desk, intake: Intake, nursery: trio.Nursery
+    config: Config, identity: Identity, service: Service, desk: Desk, intake: Intake, view: View, nursery: trio.Nursery
 ) -> tuple[serving.Opened, Relays]:
     """The front door, and then the datagrams."""
     relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
-    door = partial(serving.serve, identity, service, desk, relay=relays, port=config.front_door_port)
+    door = partial(serving.serve, identity, service, desk, relay=relays, neighbours=view, port=config.front_door_port)
     opened: serving.Opened = await nursery.start(door)
     if config.announce:
         nursery.start_soon(announce, lambda: _announced(identity, opened.port))

@@ -44,7 +44,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # it is told like all else that ends a command early
 )
 COMMANDS = {
-    "hosts": ("hosts:hosts", "List the hosts in reach of this machine."),
+    "hosts": ("hosts:hosts", "List the hosts of the realm, what is free there, and whether they live."),
+    "top": ("top:top", "Watch how full the realm's hosts are."),
     "pledge": ("pledge:pledge", "Ask who could serve a specfile, and why the others could not; nothing is held."),
     "run": ("run:run", "Run a specfile with its volumes on the best host in reach."),
     "ps": ("vms:ps", "List my VMs on all hosts in reach."),

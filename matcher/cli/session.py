@@ -99,14 +99,23 @@ class Session:
             if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
                 continue
             asked.add(said.message.realm)
-            from matcher.cli.upkeep import ASK_S, ask_bundle, take
-
-            with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
-                answer = ask_bundle(self.client.connect(door, timeout_s=ASK_S))
-                if isinstance(answer, bytes):
-                    take(identity, answer)
+            self.learn_from(door)
         for peer in [peer for peer in heard if not identity.verifier.is_member("host", peer[0])]:
             del heard[peer]
+        self._forget_strangers()
+
+    def learn_from(self, door: Door) -> None:
+        """What this host knows of the realm."""
+        from matcher.cli.upkeep import ASK_S, ask_bundle, take
+
+        with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
+            answer = ask_bundle(self.client.connect(door, timeout_s=ASK_S))
+            if isinstance(answer, bytes):
+                take(self.client.identity, answer)
+        self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        identity = self.client.identity
         for peer in [peer for peer in self.known.peers() if not identity.verifier.is_member("host", peer[0])]:
             self.known.forget(peer)
 

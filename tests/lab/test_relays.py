@@ -140,10 +140,10 @@ def test_a_relay_killed_in_the_midst_never_makes_two_vms(routed: Lab, specfile: 
 
 
 def test_another_relay_is_taken_where_the_last_is_away(routed: Lab) -> None:
-    first = relay_of(plainly(routed, "-v", "hosts").err)
+    first = relay_of(plainly(routed, "-v", "ps").err)
     routed.stop(first, "atomd")
     try:
-        assert relay_of(plainly(routed, "-v", "hosts").err) != first
+        assert relay_of(plainly(routed, "-v", "ps").err) != first
     finally:
         routed.start(first, "atomd")
         until(lambda: names(hosts_seen(routed)) == {*HOSTS})
@@ -151,7 +151,7 @@ def test_another_relay_is_taken_where_the_last_is_away(routed: Lab) -> None:
 
 def test_who_is_revoked_gets_nothing_through_a_relay(routed: Lab, tmp_path: Path) -> None:
     """From hosts that know it: those on the issuer's link at once."""
-    bob = [*login_as(routed, "bob", tmp_path), "--relay", "10.98.0.2", "hosts"]
+    bob = [*login_as(routed, "bob", tmp_path), "--relay", "10.98.0.2", "ps"]
     assert routed.exec("client", *bob, check=False).returncode == 0
     plainly(routed, "user", "revoke", "bob", "--yes")
     until(lambda: routed.exec("client", *bob, check=False).returncode != 0)

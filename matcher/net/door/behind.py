@@ -5,11 +5,12 @@ Who calls has been judged when anything here is called: the certificate, and whe
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
 from matcher.net.caller import Caller
 from matcher.net.relay.lines import Line
+from matcher.wire.hosts import HostViews
 from matcher.wire.messages import Abandoned, Answer, Refused, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -158,6 +159,14 @@ class Relay(Protocol):
         ...
 
     async def relayed(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
+
+
+class Neighbours(Protocol):
+    """All hosts of the realm, as far as this one has heard of them."""
+
+    def pages(self) -> Iterator[HostViews]:
+        """In parts; one at least."""
+        ...
 
 
 class Work(Protocol):

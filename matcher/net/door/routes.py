@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from matcher.wire.codec import BODY_MAX_BYTES
+from matcher.wire.hosts import HostViews
 from matcher.wire.messages import VOLUMES_MAX, Abandoned, Answer, Message, Progress, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -121,6 +122,14 @@ _PORT = Query("port", "^[0-9]{1,5}$", "the port of that host's front door, as it
 
 ROUTES: tuple[Route, ...] = (
     Route("about", "GET", "/v1/host", "This host", Answer, verb=Verb.PLEDGE),
+    Route(
+        "hosts",
+        "GET",
+        "/v1/hosts",
+        "The hosts of the realm, in parts, as this one has heard of them by gossip",
+        Lines(HostViews),
+        verb=Verb.PLEDGE,
+    ),
     Route("whoami", "GET", "/v1/whoami", "Who you are here, what you may and what you use", WhoAmI),
     Route("openapi", "GET", "/v1/openapi.json", "This document", Octets.OPENAPI, who=Who.MEMBER),
     Route(
