@@ -134,7 +134,7 @@ async def _serve(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
     opened, relays = await _listen(config, identity, service, desk, intake, back_door.view, nursery)
-    relays.gossip = back_door.view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
+    relays.gossip = back_door.view.member = gossip = _gossip(config, upkeep, face, core, performer, nursery)
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
     back_door.counters["relayed"] = relays.counters
     await nursery.start(back_door.serve, config.atomctl_socket)
@@ -198,15 +198,16 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
 
 
 def _gossip(
-    config: Config, identity: Identity, face: Face, core: _Core, performer: Performer, nursery: trio.Nursery
+    config: Config, upkeep: Upkeep, face: Face, core: _Core, performer: Performer, nursery: trio.Nursery
 ) -> Member:
     gossip = Member(
-        identity,
+        upkeep.identity,
         digest=lambda: digest(face, core.ledger, core.compute),
         front_door_port=config.front_door_port,
         port=config.gossip_port,
         seeds=config.seeds,
         changed=lambda: setattr(core.offering, "hosts_known", gossip.hosts_known),
+        differs=upkeep.hears_difference,
     )
     nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(tell_changes, performer.changed, gossip.look)

@@ -109,7 +109,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     board = Board(upkeep, audit=audit)
     await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    _gossip(config, identity, offering, nursery)
+    _gossip(config, upkeep, offering, nursery)
     say_ready(exports.status)
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
 
@@ -159,15 +159,16 @@ async def _answer(attaching: Attaching, pooling: Pooling, question: Message, pee
     return await attaching.answer(question, peer)
 
 
-def _gossip(config: Config, identity: Identity, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
+def _gossip(config: Config, upkeep: Upkeep, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
     room = Room([pool.path for pool in config.pools])
     gossip = Member(
-        identity,
+        upkeep.identity,
         digest=lambda: room.digest,
         role=Role.STORAGE,
         port=config.gossip_port,
         seeds=config.seeds,
         changed=lambda: setattr(offering, "hosts_known", gossip.hosts_known),
+        differs=upkeep.hears_difference,
     )
     nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(room.keep_looked, gossip.look)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from matcher.gossip.roster import Record
 from matcher.gossip.rumors import Told
 from matcher.wire.gossip import HostState, Unsigned
 from matcher.wire.messages import Address
@@ -41,4 +42,11 @@ class Changed:
     state: HostState
 
 
-Effect = Send | Shout | Introduce | Changed
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """This host knows something else of the realm than we do, of who is a member; for whoever asks it what."""
+
+    record: Record
+
+
+Effect = Send | Shout | Introduce | Changed | Differs

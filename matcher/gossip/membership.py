@@ -12,7 +12,7 @@ from typing import Any
 
 from matcher.gossip import syncing
 from matcher.gossip.agenda import Agenda
-from matcher.gossip.effects import Changed, Effect, Send, Shout
+from matcher.gossip.effects import Changed, Differs, Effect, Send, Shout
 from matcher.gossip.judging import Judge
 from matcher.gossip.probing import NACK_S, ROUND_S, Prober
 from matcher.gossip.roster import RANK, Charge, Full, Record, Roster, short_of
@@ -20,6 +20,7 @@ from matcher.gossip.rumors import Told
 from matcher.gossip.suspicion import shortest_s
 from matcher.gossip.voice import Hand, Voice
 from matcher.wire.gossip import (
+    MARK_BYTES,
     WANTED,
     Ack,
     Alive,
@@ -60,7 +61,8 @@ class Seen:
 class Membership:
     """Starts to speak with the first `tick`. `alive`: what to say of this host at first; its incarnation has to be
     above those of before, such as the milliseconds of the wall clock at the start. `seeds`: where others may be.
-    `ahead_s`: how far a clock that hosts share, roughly, is ahead of `now_s`."""
+    `ahead_s`: how far a clock that hosts share, roughly, is ahead of `now_s`. `realm`: the mark of what this host
+    knows of the realm, kept up by the caller."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Membership:
         me = hand.record(replace(alive, fresh=True))
         self.roster = Roster(me)
         self.has_left = False
+        self.realm = bytes(MARK_BYTES)
         self._me, self._hand, self._random = me.short, hand, random
         self._agenda, self._judge = Agenda(), Judge(self.roster, random)
         self._prober = Prober(self.roster, random, ahead_s=ahead_s, now_s=now_s)
@@ -280,7 +283,7 @@ class Membership:
         hears = 0 if not known else 1 if ping.sender in self._voice.unheard else 2
         ours = known and source in self.roster.records[ping.sender].alive.addresses
         told = self._for(ping.sender) if ours else ()
-        self._voice.out.append(Send(source, Ack(ping.nonce, self._me, self._view, hears), told))
+        self._voice.out.append(Send(source, Ack(ping.nonce, self._me, self._view, hears, self.realm), told))
 
     def _for(self, short: bytes) -> tuple[Told, ...]:
         """What to tell this host beside: what is held against itself, and rumors as far as they fit."""
@@ -306,6 +309,8 @@ class Membership:
         (self._voice.far.discard if ack.hears > 1 else self._voice.far.add)(target)
         if not ack.hears:
             self._voice.introduce(source)
+        if ack.realm != self.realm:
+            self._voice.out.append(Differs(self.roster.records[target]))
         if ack.view != self._view and now_s >= self._sync_s:
             self._sync_s = now_s + SYNC_S
             self._voice.send(target, Summary(self._me, self.roster.marks()))

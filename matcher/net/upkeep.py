@@ -17,6 +17,7 @@ from random import SystemRandom
 
 import trio
 
+from matcher.gossip.roster import Record
 from matcher.net import multicast
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.net.peer import now_s
@@ -124,6 +125,12 @@ class Upkeep:
             self.identity.learn(read_documents(news.fresh), time.time())
         else:
             self._perform(self._spreading.heard(news, HostId(host.id), address, now_s(), time.time()))
+
+    def hears_difference(self, record: Record) -> None:
+        """Gossip has heard of a host that knows something else of the realm."""
+        if self._works and record.alive.front_door_port:
+            at = record.alive.addresses[0]
+            self._spreading.differs(Peer(record.host_id, record.name, at.ip, record.alive.front_door_port), now_s())
 
     def publish(self, documents: Iterable[Signed[Message]]) -> None:
         """What our issuer made, or an admin brought: known here and on the disk when this returns, and told to all.

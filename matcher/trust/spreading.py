@@ -1,7 +1,7 @@
 """How what one host knows of its realm reaches all the others: told at once, and asked for where something is missing.
 
     something new (mine, or heard) --> Tell, and again a little later, as datagrams get lost
-    another's digest differs       --> Fetch from it, by HTTPS, within a second or so
+    another's digest differs       --> Fetch from it, by HTTPS, within a second or so; gossip tells, too
     every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
     a host has long told nothing   --> Fetch from it, one such host at a time: its tag key may be newer than ours
     what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
@@ -150,12 +150,15 @@ class Spreading:
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
         behind = news.digest != self._knowing.bundle.digest or news.key_number > self._knowing.key_number
         if behind and host_id in self.peers:
-            earliest_s = self._fetched_s.get(host_id, 0.0) + FETCH_PAUSE_S
-            at_s = max(now_s + self._random.uniform(0, FETCH_WITHIN_S), earliest_s)
-            self._fetch_at_s.setdefault(host_id, at_s)
+            self._fetch_soon(host_id, now_s)
         else:
             self._fetch_at_s.pop(host_id, None)
         return effects
+
+    def differs(self, peer: Peer, now_s: float) -> None:
+        """As gossip says, which goes where these tellings do not; one who is asked is given what it lacks as well."""
+        self._note_peer(peer)
+        self._fetch_soon(peer.host_id, now_s)
 
     def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
         """What a host gave: its bundle and its tag keys, framed."""
@@ -181,6 +184,11 @@ class Spreading:
         return effects
 
     # ---- inside
+
+    def _fetch_soon(self, host_id: HostId, now_s: float) -> None:
+        earliest_s = self._fetched_s.get(host_id, 0.0) + FETCH_PAUSE_S
+        at_s = max(now_s + self._random.uniform(0, FETCH_WITHIN_S), earliest_s)
+        self._fetch_at_s.setdefault(host_id, at_s)
 
     def _lacking(self, held: set[bytes]) -> list[bytes]:
         """What another does not hold and would take; all anchors with the newest, which may not follow without them."""

@@ -23,12 +23,13 @@ from matcher.wire.signature import SIGNATURE_BYTES
 
 SHORT_BYTES = 8
 BUCKETS = 64
-MARK_BYTES = 4  # of a bucket, in a `Summary`
+MARK_BYTES = 4  # of a bucket, in a `Summary`; of what is known of the realm, in an `Ack`
 ENTRY = Struct(">8sQQB")  # short id, incarnation, counter, state
 WANTED = Struct(">8sB")  # short id, 1: with its certificate
 ENTRIES_MAX_BYTES = 1000
 
 Short = Annotated[bytes, Strict(), MinLen(SHORT_BYTES), MaxLen(SHORT_BYTES)]
+Mark = Annotated[bytes, Strict(), MinLen(MARK_BYTES), MaxLen(MARK_BYTES)]
 Nonce = Annotated[int, Strict(), Ge(0), Le(2**53)]
 Version = Annotated[int, Strict(), Ge(0), Le(2**53)]
 Statements = Annotated[bytes, Strict(), MaxLen(DATAGRAM_MAX_BYTES)]
@@ -159,12 +160,13 @@ class Ping(Message):
 @dataclass(frozen=True, slots=True)
 class Ack(Message):
     """I am. The nonce of the ping, which nobody else can know. `hears`: 0, the one who asked is not known here; 1, it
-    is; 2, and was heard by multicast."""
+    is; 2, and was heard by multicast. `realm` is the mark of what the sender knows of the realm: who is a member."""
 
     nonce: Nonce
     sender: Short
     view: Short
     hears: Annotated[int, Strict(), Ge(0), Le(2)]
+    realm: Mark
     told: Statements = b""
 
 

@@ -32,7 +32,7 @@ SIZES: dict[type, int] = {
     type(message): HEADER.size + len(encode(message))
     for message in (
         wire.Ping(2**50, _SHORT, _SHORT, _SHORT),
-        wire.Ack(2**50, _SHORT, _SHORT, 2),
+        wire.Ack(2**50, _SHORT, _SHORT, 2, bytes(wire.MARK_BYTES)),
         wire.Ask(2**50, _SHORT, _SHORT),
         wire.Nack(2**50, _SHORT),
         wire.Summary(_SHORT, bytes(256)),

@@ -6,10 +6,11 @@ from random import Random
 import pytest
 
 from matcher.gossip import voice
-from matcher.gossip.effects import Changed, Effect, Introduce, Send, Shout
+from matcher.gossip.effects import Changed, Differs, Effect, Introduce, Send, Shout
 from matcher.gossip.membership import LOST_PINGS_MAX, Membership
 from matcher.gossip.roster import Charge, Record
 from matcher.wire.gossip import (
+    MARK_BYTES,
     Ack,
     Ask,
     Digest,
@@ -25,7 +26,7 @@ from matcher.wire.gossip import (
 )
 from tests.fakes.gossip import Hand, address, charge, host_id, member, record, short
 
-VIEW = bytes(8)
+VIEW, REALM = bytes(8), bytes(MARK_BYTES)
 
 
 def sent(effects: list[Effect], kind: type[Unsigned]) -> list[Send]:
@@ -115,22 +116,41 @@ def test_an_ack_with_a_mark_that_differs_leads_to_a_comparison_not_too_often() -
     for _ in range(3):
         ping, now_s = pinged(made)
         assert isinstance(ping.message, Ping)
-        effects = made.receive(Ack(ping.message.nonce, ping.message.target, VIEW, 2), ping.to, now_s)
+        effects = made.receive(Ack(ping.message.nonce, ping.message.target, VIEW, 2, REALM), ping.to, now_s)
         summaries += len(sent(effects, Summary))
-        again = made.receive(Ack(ping.message.nonce, ping.message.target, VIEW, 2), ping.to, now_s)
+        again = made.receive(Ack(ping.message.nonce, ping.message.target, VIEW, 2, REALM), ping.to, now_s)
         assert again == [], "a nonce counts once"
     assert summaries >= 2
     ping, now_s = pinged(made)
     assert isinstance(ping.message, Ping)
     mark = made.roster.mark.to_bytes(8, "big")
-    assert made.receive(Ack(ping.message.nonce, ping.message.target, mark, 2), ping.to, now_s) == []
+    assert made.receive(Ack(ping.message.nonce, ping.message.target, mark, 2, REALM), ping.to, now_s) == []
+
+
+def test_who_knows_something_else_of_the_realm_is_named_once_a_ping_whatever_strangers_write() -> None:
+    made = member(10)
+    made.realm = b"ours"
+    ping, now_s = pinged(made)
+    assert isinstance(ping.message, Ping)
+    mark, target = made.roster.mark.to_bytes(8, "big"), ping.message.target
+    assert made.receive(Ack(ping.message.nonce + 1, target, mark, 2, b"else"), ping.to, now_s) == []
+    other = short((number_of(target) + 1) % 10)
+    assert made.receive(Ack(ping.message.nonce, target, mark, 2, b"else"), ping.to, now_s) == [
+        Differs(made.roster.records[target])
+    ]
+    ping, now_s = pinged(made)
+    assert isinstance(ping.message, Ping)
+    assert made.receive(Ack(ping.message.nonce, other, mark, 2, b"else"), ping.to, now_s) == []
+    ping, now_s = pinged(made)
+    assert isinstance(ping.message, Ping)
+    assert made.receive(Ack(ping.message.nonce, ping.message.target, mark, 2, b"ours"), ping.to, now_s) == []
 
 
 def test_an_errand_is_answered_with_the_ack_or_with_its_absence() -> None:
     made = member(5)
     (ping,) = sent(made.receive(Ask(9, short(1), short(2)), address(1), 1.0), Ping)
     assert isinstance(ping.message, Ping)
-    (passed_on,) = sent(made.receive(Ack(ping.message.nonce, short(2), VIEW, 2), address(2), 1.1), Ack)
+    (passed_on,) = sent(made.receive(Ack(ping.message.nonce, short(2), VIEW, 2, REALM), address(2), 1.1), Ack)
     assert (passed_on.to, passed_on.message.nonce) == (address(1), 9)  # type: ignore[union-attr]
     made.receive(Ask(10, short(3), short(2)), address(3), 1.0)
     now_s, nacks = 1.0, list[Send]()

@@ -138,6 +138,21 @@ def test_another_digest_makes_a_host_ask_within_a_second_or_so(realm: Realm, tmp
     assert knows(second).bundle.digest == knows(first).bundle.digest
 
 
+def test_one_who_is_heard_by_gossip_alone_is_asked_and_not_at_each_ping(
+    realm: Realm,
+) -> None:
+    host, far = a_host(realm, "h1"), Peer(HostId("2" * 64), "h2", "10.9.0.2", 7766)
+    ticks(host, 9.0)
+    asked: list[Effect] = []
+    for step in range(40):
+        host.differs(far, 10.0 + step / 10)
+        asked += [effect for effect in host.tick(10.0 + step / 10, WALL_S) if isinstance(effect, Fetch)]
+    assert asked == [Fetch(far)]
+    host.fetched(far, b"", 14.0, WALL_S)
+    host.differs(far, 14.1)
+    assert [e for _, e in ticks(host, 14.1 + FETCH_PAUSE_S, start_s=14.1) if isinstance(e, Fetch)] == [Fetch(far)]
+
+
 def test_a_newer_tag_key_elsewhere_is_reason_enough_to_ask(realm: Realm) -> None:
     host = a_host(realm, "h1")
     ticks(host, 9.0)

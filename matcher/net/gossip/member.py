@@ -14,7 +14,7 @@ from random import SystemRandom
 
 import trio
 
-from matcher.gossip.effects import Changed, Effect, Shout
+from matcher.gossip.effects import Changed, Differs, Effect, Shout
 from matcher.gossip.membership import Membership, Seen
 from matcher.gossip.roster import HOSTS_MAX, Record, short_of
 from matcher.net import multicast
@@ -26,7 +26,7 @@ from matcher.net.peer import LINKS_RESCAN_S, now_s
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.wire.codec import BadBytes
-from matcher.wire.gossip import Alive, Digest, HostState, Says, Statement
+from matcher.wire.gossip import MARK_BYTES, Alive, Digest, HostState, Says, Statement
 from matcher.wire.messages import Address, Role
 from specs.ids import HostId
 
@@ -42,7 +42,8 @@ log = logging.getLogger("gossip")
 
 class Member:
     """One daemon's part. `digest`: what it knows of what is free on this host. `changed` is called after `hosts_known`
-    or any host's state has changed; `seeds` are as in `matcher.net.gossip.seeds`."""
+    or any host's state has changed, `differs` for a host that knows something else of the realm; `seeds` are as in
+    `matcher.net.gossip.seeds`."""
 
     def __init__(
         self,
@@ -54,10 +55,12 @@ class Member:
         port: int = PORT,
         seeds: Sequence[str] = (),
         changed: Callable[[], None] = lambda: None,
+        differs: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self.scribe = Scribe(identity)
         self._identity, self._digest, self._front_door_port = identity, digest, front_door_port
         self._port, self._named_seeds, self._changed = port, tuple(seeds), changed
+        self._differs = differs
         self._parts = Parts(identity.folder, role)
         self._sockets: Sockets | None = None
         self._core: Membership | None = None
@@ -193,7 +196,7 @@ class Member:
     def _member(self, sockets: Sockets) -> Membership:
         addresses = sockets.addresses() or (Address("127.0.0.1", sockets.port),)
         digest = self._parts.joined(self._digest())
-        return Membership(
+        core = Membership(
             Alive(time.time_ns() // 1_000_000, 0, addresses, self._front_door_port, digest),
             self.scribe,
             random=SystemRandom(),
@@ -201,6 +204,9 @@ class Member:
             ahead_s=time.time() - now_s(),
             seeds=seeding.load(self._identity.folder),
         )
+        self._bundle = self._identity.short_digest
+        core.realm = _mark(self._bundle)
+        return core
 
     async def _hear(self, readable: socket.socket) -> None:
         while True:
@@ -257,6 +263,7 @@ class Member:
         assert core is not None
         if mine.short_digest != self._bundle:
             self._bundle = mine.short_digest
+            core.realm = _mark(self._bundle)
             for seen in core.hosts():
                 if not mine.verifier.is_member("host", seen.record.host_id):
                     self._perform(core.expel(seen.record.host_id))
@@ -333,6 +340,8 @@ class Member:
                 self._log(effect)
                 if self._core is not None:
                     self._note(effect, self._core)
+            elif isinstance(effect, Differs):
+                self._differs(effect.record)
             elif sockets is None:
                 pass
             elif isinstance(effect, Shout):
@@ -343,3 +352,7 @@ class Member:
             self._wake.set()
         if has_changed:
             self._changed()
+
+
+def _mark(short_digest: str) -> bytes:
+    return bytes.fromhex(short_digest)[:MARK_BYTES]
