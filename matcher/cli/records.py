@@ -67,6 +67,7 @@ class Record:
     generation: int
     name: str
     host: str
+    host_id: str
     volumes: tuple[Vid, ...]
     readonly: frozenset[Vid]
     cdroms: frozenset[Vid]
@@ -91,6 +92,7 @@ def _record(found: Any) -> Record | None:
             found["generation"],
             found["name"],
             found["host"],
+            found["host_id"],
             vids,
             readonly,
             cdroms,
@@ -98,7 +100,7 @@ def _record(found: Any) -> Record | None:
         )
     except (KeyError, TypeError):
         return None
-    texts = (record.vm_id, record.name, record.host, record.specfile)
+    texts = (record.vm_id, record.name, record.host, record.host_id, record.specfile)
     return record if isinstance(record.generation, int) and all(isinstance(text, str) for text in texts) else None
 
 

@@ -53,7 +53,10 @@ WaitFor = Annotated[
     Literal["committed", "running", "address"],
     Parameter(help="return when the host has promised it, when it runs, or when the guest has an address"),
 ]
-Elsewhere = Annotated[bool, Parameter(help="its host is dead: start it on another one", negative="")]
+Elsewhere = Annotated[bool, Parameter(help="its host is gone: start it on another one", negative="")]
+HostIsDead = Annotated[
+    bool, Parameter(help="with --elsewhere: you say that its host is off, whatever others have heard", negative="")
+]
 Timeout = Annotated[float, Parameter(help="how many seconds to wait for that; the VM stays, whatever comes")]
 
 
@@ -145,14 +148,16 @@ def start(
     allow_emulation: Emulation = None,
     lease: Lease = None,
     elsewhere: Elsewhere = False,
+    host_is_dead: HostIsDead = False,
     wait: WaitFor = "running",
     timeout: Timeout = UP_S,
     output: Output = "table",
 ) -> None:
     """Start a stopped VM again: it is pledged anew, and prefers the host where it was.
 
-    A VM whose host has died is started on another one with --elsewhere, if its volumes are not on the dead host. Should
-    that host live after all, the VM there has lost its volumes and ends.
+    A VM whose host is gone is started on another one with --elsewhere, if its volumes are not on the dead host. Where
+    other hosts do not hold it for gone, you are asked to say so. Should that host live after all, the VM there has lost
+    its volumes and ends.
 
     Parameters
     ----------
@@ -161,7 +166,7 @@ def start(
     """
     lease_s = lease_seconds(lease)
     with session(*SOON) as mine:
-        found = _still_there(mine, vm, elsewhere=elsewhere)
+        found = _still_there(mine, vm, elsewhere=elsewhere, host_is_dead=host_is_dead)
         if isinstance(found, records.Record):
             with records.alone(found.vm_id):
                 errand = _again(found, policy, allows_emulation(allow_emulation), lease_s)
@@ -183,20 +188,24 @@ def start(
         emit(output, {"vm": vm_document(now)}, vms_table([now]))
 
 
-def _still_there(mine: Session, meant: str, *, elsewhere: bool) -> Found | records.Record:
-    """The VM where it is; or what was kept of it here, where its host does not answer and the person knows that. Raises
-    `Failure`."""
+def _still_there(mine: Session, meant: str, *, elsewhere: bool, host_is_dead: bool) -> Found | records.Record:
+    """The VM where it is; or what was kept of it here, where its host does not answer, and is gone or said to be so.
+    Raises `Failure`."""
     try:
         return mine.one(meant)
     except Failure as failure:
         kept = records.named(meant) if failure.exit_code is Exit.NOT_FOUND else None
         if kept is None:
             raise
-        if elsewhere:
-            return kept
-        said = f"{kept.name} was run on {kept.host or 'a host'}, which does not answer"
-        helps = f"if that host is dead: electros start {kept.name} --elsewhere"
-        raise Failure(Exit.UNREACHABLE, said, helps=helps) from None
+        if not elsewhere:
+            said = f"{kept.name} was run on {kept.host or 'a host'}, which does not answer"
+            helps = f"if that host is dead: electros start {kept.name} --elsewhere"
+            raise Failure(Exit.UNREACHABLE, said, helps=helps) from None
+    if not host_is_dead:
+        from matcher.cli.rerun import judge  # few VMs outlive their hosts
+
+        judge(mine, kept)
+    return kept
 
 
 def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:

@@ -1,6 +1,7 @@
 """A VM whose disk is on another host: it survives the deaths of all daemons, and has one writer whatever happens."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ def test_a_vm_of_a_dead_host_is_started_elsewhere_and_the_old_one_never_writes_a
     assert "h1, which does not answer" in error["message"]
     assert "--elsewhere" in error["hint"]
     assert lab.virsh("h1", "domstate", old["domain"]).strip() == "running"
-    new = electros(lab, "start", "phoenix", "--elsewhere").document["vm"]
+    refused = electros(lab, "start", "phoenix", "--elsewhere", code=1).error
+    assert re.search("h1 is alive, as h[23] has heard: phoenix may be running there", refused["message"])
+    assert "--host-is-dead" in refused["hint"]
+    new = electros(lab, "start", "phoenix", "--elsewhere", "--host-is-dead").document["vm"]
     assert (new["id"], new["generation"]) == (old["id"], 2)
     assert new["host"] != "h1"
     now = record(lab)

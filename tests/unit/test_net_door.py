@@ -278,6 +278,16 @@ async def test_a_body_that_turns_out_too_long_is_refused(realm: Realm) -> None:
         assert [len(each) for each in door.host.bodies] == [BODY_MAX_BYTES]
 
 
+async def test_who_says_more_after_their_last_request_hears_the_answer_all_the_same(realm: Realm) -> None:
+    """Else their sending would fail, and many a program that can't send does not look for an answer."""
+    async with open_door(realm) as door:
+        to = await door.connect(realm["ann"])
+        for part in b"POST /v1/pledges HTTP/1.1\r\nHost: h0\r\nConnection: close\r\n\r\n", bytes(9), bytes(9):
+            await to.tls.send_all(part)
+            await trio.sleep(0.1)
+        assert (await to.answer())[0] == 200
+
+
 async def test_a_whole_bundle_may_be_brought_by_hosts_and_admins_alone(realm: Realm) -> None:
     large = bytes(BODY_MAX_BYTES + 1)
     async with open_door(realm) as door:
