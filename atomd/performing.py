@@ -33,6 +33,7 @@ from atomd.hypervisor.domains import (
     NoDomain,
     Resync,
     StartFailed,
+    TargetAway,
     Unknown,
     What,
     Why,
@@ -54,6 +55,8 @@ from specs.ids import VmId, dashed
 
 RECONCILE_S = 30.0
 RETRY_S = 2.0  # after an answer that never came
+TARGET_BACK_S = 10.0  # exports converge within five
+TARGET_AGAIN_S = 0.5
 
 log = logging.getLogger("atomd")
 
@@ -302,13 +305,18 @@ class Performer:
             self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
 
     async def _create(self, xml: str, secrets: Sequence[DomainSecret], *, paused: bool) -> None:
-        """The network is up nearly always: it is looked at where a start has failed, and not before each."""
-        try:
-            await self._hypervisor.start(xml, secrets, paused=paused)
-        except StartFailed:
-            if not await self._hypervisor.ensure_network(self._network):
-                raise
-            await self._hypervisor.start(xml, secrets, paused=paused)
+        """The network is up nearly always: it is looked at where a start has failed, and not before each. An exporter
+        that was killed is waited for, as running guests wait for it."""
+        end_s = trio.current_time() + TARGET_BACK_S
+        while True:
+            try:
+                return await self._hypervisor.start(xml, secrets, paused=paused)
+            except StartFailed as error:
+                is_away = isinstance(error, TargetAway)
+                over = trio.current_time() > end_s
+                if over or not (is_away or await self._hypervisor.ensure_network(self._network)):
+                    raise
+                await trio.sleep(TARGET_AGAIN_S * is_away)
 
     async def _begin(self, vm: Vm) -> None:
         """The guest has not begun, and QEMU has its images locked: what storaged says of them now stays true. Before

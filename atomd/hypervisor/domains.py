@@ -134,6 +134,10 @@ class StartFailed(HypervisorError):
     """It did not start, and won't: the sentence says why."""
 
 
+class TargetAway(StartFailed):
+    """It did not start, since a volume's host does not answer for iSCSI now: it may be back in a moment."""
+
+
 class NotNow(HypervisorError):
     """It can't do that now; nothing was changed."""
 

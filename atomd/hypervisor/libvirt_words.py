@@ -15,6 +15,8 @@ _KIND = re.compile(
 )
 _QEMU_SAYS = re.compile(r"^.*?qemu-(?:system-\w+|kvm): (?:-\w+ \{.*?\}: )?")
 
+TARGET_AWAY = "a volume's host can't be reached for iSCSI"
+
 # The first that is found counts; {0} and {1} are the pattern's groups.
 _START_HINTS = tuple(
     (re.compile(pattern), hint)
@@ -31,7 +33,7 @@ _START_HINTS = tuple(
         ),
         (
             r"iSCSI: Failed to connect|iscsi.*(?:No route|timed out|refused)",
-            "a volume's host can't be reached for iSCSI",
+            TARGET_AWAY,
         ),
         (
             r"Unknown protocol 'iscsi'|[Uu]nknown driver 'iscsi'|module.*iscsi",

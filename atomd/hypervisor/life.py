@@ -10,8 +10,15 @@ import libvirt
 
 from atomd.hypervisor.disk_xml import NAME_PREFIX
 from atomd.hypervisor.domain_xml import GUEST_AGENT, NAMESPACE, domain_name, read_tag
-from atomd.hypervisor.domains import DomainExists, DomainSecret, DomainState, ObservedDomain, StartFailed
-from atomd.hypervisor.libvirt_words import explain_start
+from atomd.hypervisor.domains import (
+    DomainExists,
+    DomainSecret,
+    DomainState,
+    ObservedDomain,
+    StartFailed,
+    TargetAway,
+)
+from atomd.hypervisor.libvirt_words import TARGET_AWAY, explain_start
 from atomd.hypervisor.secrets import lent
 from atomd.hypervisor.translating import PAUSED, STATES, is_alive, plain_words
 from specs.ids import VmId
@@ -35,7 +42,8 @@ def create(connection: Any, *, xml: str, vm_id: VmId, secrets: Sequence[DomainSe
         with contextlib.suppress(libvirt.libvirtError):
             if find(connection, vm_id).isActive():
                 raise DomainExists(f"{domain_name(vm_id)} runs already") from error
-        raise StartFailed(explain_start(plain_words(error))) from error
+        why = explain_start(plain_words(error))
+        raise (TargetAway if why == TARGET_AWAY else StartFailed)(why) from error
 
 
 def destroy(domain: Any) -> None:

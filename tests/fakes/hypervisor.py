@@ -29,11 +29,12 @@ from atomd.hypervisor.domains import (
     ObservedDomain,
     Resync,
     StartFailed,
+    TargetAway,
     Unknown,
     What,
     Why,
 )
-from atomd.hypervisor.libvirt_words import explain_plug
+from atomd.hypervisor.libvirt_words import TARGET_AWAY, explain_plug
 from matcher.wire.messages import Arch, Firmware
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
@@ -98,6 +99,7 @@ class FakeHypervisor:
         self._next_start: str | None = None
         self._next_plug: str | None = None
         self._swallow = False
+        self._away = 0
         self._hangs = 0
         self._say(Resync())
 
@@ -116,6 +118,10 @@ class FakeHypervisor:
 
     def fail_next_start(self, reason: str) -> None:
         self._next_start = reason
+
+    def lose_targets(self, starts: int) -> None:
+        """So many starts find a volume's host away."""
+        self._away = starts
 
     def fail_next_plug(self, reason: str) -> None:
         self._next_plug = reason
@@ -175,6 +181,9 @@ class FakeHypervisor:
         for source in etree.fromstring(xml).iterfind("devices/interface/source"):
             if not self.networks.get(source.get("network", "")):
                 raise StartFailed(f"the network {source.get('network')} of this host is not active")
+        if self._away:
+            self._away -= 1
+            raise TargetAway(TARGET_AWAY)
         reason, self._next_start = self._next_start, None
         if reason is not None:
             raise StartFailed(reason)

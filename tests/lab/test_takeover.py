@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def vms(lab: Any, tmp_path: Path) -> Iterator[Vms]:
 
 def on_h1(lab: Any, vms: Vms, until: Callable[..., Any], name: str) -> dict[str, Any]:
     """A VM on h1 that has booted from h2's volume."""
-    vid = lab.volumes("h2")["h2-boot"]
+    vid = boot(lab)
     for host in ("h2", "h3"):
         lab.exec(host, "atomctl", "drain")
     vm = booted(lab, until, vms.run(name, HELIUM, volumes=[vid]))
@@ -35,6 +36,10 @@ def on_h1(lab: Any, vms: Vms, until: Callable[..., Any], name: str) -> dict[str,
     (volume,) = vm["volumes"]
     assert volume["from"] == host_id(lab, "h2")
     return vm
+
+
+def boot(lab: Any) -> str:
+    return str(lab.volumes("h2")["h2-boot"])
 
 
 def host_id(lab: Any, name: str) -> str:
@@ -64,6 +69,22 @@ def test_the_guest_lives_on_while_each_daemon_is_killed(lab: Any, vms: Vms, unti
     electros(lab, "reboot", "afar")  # the guest writes its count, and reads itself anew
     until(lambda: boots(lab, vm)[-1] == count + 1, within_s=120)
     assert record(lab)["epoch"]["counter"] >= 1
+
+
+def test_a_vm_that_starts_while_its_exporter_is_away_starts_when_it_is_back(lab: Any, vms: Vms) -> None:
+    """A tgtd that is dead refuses, and one that has just begun has no target yet: QEMU ends on either."""
+    away = ["iptables", "-I", "INPUT", "-p", "tcp", "--dport", "3260", "-j", "REJECT", "--reject-with", "tcp-reset"]
+    back = [word if word != "-I" else "-D" for word in away]
+    lab.exec("h2", *away)
+    try:
+        starting = lab.popen("client", "electros", *vms.arguments("late", HELIUM, volumes=[boot(lab)], host="h1"))
+        time.sleep(4)
+    finally:
+        lab.exec("h2", *back)
+    _, err = starting.communicate(timeout=60)
+    assert starting.returncode == 0, err
+    (seen,) = electros(lab, "ps").document["vms"]
+    assert (seen["name"], seen["state"], seen["host"]) == ("late", "running", "h1")
 
 
 def test_a_vm_of_a_dead_host_is_started_elsewhere_and_the_old_one_never_writes_again(

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from atomd import performing
 from atomd.hypervisor.disk_xml import NAME_PREFIX, secret_usage
 from atomd.hypervisor.domains import DomainSecret, DomainState, ObservedDomain
+from atomd.hypervisor.libvirt_words import TARGET_AWAY
 from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.vms.lifecycle import State, Vm
@@ -198,6 +199,21 @@ async def test_a_start_that_fails_with_its_network_up_is_not_tried_twice(
     await running.until(lambda: running.vm(confirm).state is State.FAILED)
     assert running.vm(confirm).why == "no memory"
     assert not running.hypervisor.starts
+
+
+async def test_an_exporter_that_is_dead_for_a_moment_is_waited_for(running: Running, autojump_clock: MockClock) -> None:
+    running.hypervisor.lose_targets(8)
+    confirm = await up(running)
+    assert running.hypervisor.starts == [VmId(confirm.vm_id)]
+
+
+async def test_an_exporter_that_does_not_come_back_is_why_a_start_fails(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.hypervisor.lose_targets(1000)
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == TARGET_AWAY
 
 
 async def test_no_secret_is_in_journal_audit_or_log(
