@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from storaged.export.tgt import PORT
 from tests.lab.vms import HELIUM, Vms, booted, boots, domains, electros, plainly
 
 pytestmark = pytest.mark.lab
@@ -71,14 +72,17 @@ def test_the_guest_lives_on_while_each_daemon_is_killed(lab: Any, vms: Vms, unti
     assert record(lab)["epoch"]["counter"] >= 1
 
 
-def test_a_vm_that_starts_while_its_exporter_is_away_starts_when_it_is_back(lab: Any, vms: Vms) -> None:
+def test_a_vm_that_starts_while_its_exporter_is_away_starts_when_it_is_back(
+    lab: Any, vms: Vms, until: Callable[..., Any]
+) -> None:
     """A tgtd that is dead refuses, and one that has just begun has no target yet: QEMU ends on either."""
-    away = ["iptables", "-I", "INPUT", "-p", "tcp", "--dport", "3260", "-j", "REJECT", "--reject-with", "tcp-reset"]
+    away = ["iptables", "-I", "INPUT", "-p", "tcp", "--dport", str(PORT), "-j", "REJECT", "--reject-with", "tcp-reset"]
     back = [word if word != "-I" else "-D" for word in away]
     lab.exec("h2", *away)
     try:
         starting = lab.popen("client", "electros", *vms.arguments("late", HELIUM, volumes=[boot(lab)], host="h1"))
-        time.sleep(4)
+        until(lambda: "late" in {vm["name"] for vm in electros(lab, "ps", code=None).document.get("vms", ())})
+        time.sleep(3)  # QEMU has tried by then
     finally:
         lab.exec("h2", *back)
     _, err = starting.communicate(timeout=60)
