@@ -17,6 +17,7 @@ from matcher.wire import backdoor as asked
 from matcher.wire.codec import encode
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
+from specs.ids import VmId
 from tests.fakes.one_host import VM_ID, OneHost
 
 ME = local.Peer(os.getpid(), os.geteuid(), frozenset())
@@ -28,6 +29,7 @@ class Performs:
 
     def __init__(self, host: OneHost) -> None:
         self.compute, self._host = host.compute, host
+        self.quarantined: frozenset[VmId] = frozenset()
 
     def apply(self, effects: Any) -> Refused | None:
         return self._host.apply(effects)
@@ -85,6 +87,15 @@ async def test_all_users_vms_are_listed_and_one_is_evicted_with_the_reason(host:
     (line,) = noted(tmp_path)
     assert (line["what"], line["outcome"]) == ("vm.evict", "ok")
     assert "web of ann" in line["detail"]
+
+
+def test_what_is_left_over_is_counted_for_the_status(host: OneHost, tmp_path: Path) -> None:
+    door = back_door(host, tmp_path)
+    assert not +door._left_over()
+    host.running(name="web")
+    host.compute.owed.add(next(iter(host.compute.vms.values())))
+    cast(Any, door)._performer.quarantined = frozenset({VmId("b" * 32), VmId("c" * 32)})
+    assert door._left_over() == {"gone, storage hosts to be told": 1, "domains that no VM explains": 2}
 
 
 async def test_a_pledge_is_seen_as_a_hold_until_it_lapses(
