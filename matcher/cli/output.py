@@ -22,12 +22,14 @@ Output = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under column heads; `names` is what `-o name` prints, one a line."""
+    """Rows of text under column heads; `names` is what `-o name` prints, one a line. What stands under `copied` is for
+    people to copy: it stays on one line while others can give way."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     names: Sequence[str] = ()
     notes: Sequence[str] = field(default=())
+    copied: str = ""
 
 
 def emit(output: str, document: dict[str, Any], table: Table) -> None:
@@ -109,7 +111,7 @@ def _as_table(table: Table) -> str:
     colourless = bool(os.environ.get("NO_COLOR"))
     shown = RichTable(box=None, pad_edge=False, header_style="" if colourless else "bold")
     for column in table.columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column, overflow="fold", no_wrap=column == table.copied)
     for row in table.rows:
         shown.add_row(*(Text(printable(str(cell))) for cell in row))
     is_terminal = sys.stdout.isatty()

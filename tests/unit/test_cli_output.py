@@ -1,8 +1,12 @@
 """Data goes to stdout in the form that was asked for, and nothing that a stranger wrote reaches a terminal raw."""
 
+import fcntl
 import io
 import json
+import os
+import struct
 import sys
+import termios
 
 import pytest
 import yaml
@@ -97,3 +101,18 @@ def test_progress_leaves_a_clean_line_behind(monkeypatch: pytest.MonkeyPatch) ->
             screen[at] = character
             at += 1
     assert "".join(screen).strip() == ""
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_people_copy_stays_on_one_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    vid = "5e755b09-045e-48a4-a64a-6b26b99aa37a"
+    row = ("a-name-of-some-length", "0.125 GB", "raw", "bootable,readonly", "attached: web", "h1", vid)
+    heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        emit("table", {}, Table(heads, [row], copied="VID"))
+        shown = screen.read(10_000).decode()
+    assert vid in shown
+    assert all(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) <= width for line in shown.splitlines())
