@@ -83,7 +83,7 @@ def is_passed_over(pool: Pool, folder: Path, until: Callable[..., Any], why: str
 # ---- ids that are none
 
 
-@pytest.mark.parametrize("vid", ["zz", "../../etc/passwd", "ffffffff-0b9a-48f7-a6d5", "a\x1b[2Jb", "%00"])
+@pytest.mark.parametrize("vid", ["zz", "../../etc/passwd", "ffffffff-0b9a-48f7-a6d5", "a\x1b[2Jb", "%00", "0\0"])
 def test_a_vid_that_is_none_is_told_so(lab: Any, tmp_path: Path, vid: str) -> None:
     wanted = tmp_path / "wanted.json"
     wanted.write_text(json.dumps([{"vid": vid}]))
@@ -92,7 +92,8 @@ def test_a_vid_that_is_none_is_told_so(lab: Any, tmp_path: Path, vid: str) -> No
     error = electros(lab, "run", str(spec), "--volumes", str(wanted), "--name", "odd", code=2).error
     assert "vid" in json.dumps(error)
     assert "\x1b" not in json.dumps(error, ensure_ascii=False)
-    assert electros(lab, "volume", "inspect", vid, code=4).error["code"] == "not-found"
+    if "\0" not in vid:  # which no command line can hold
+        assert electros(lab, "volume", "inspect", vid, code=4).error["code"] == "not-found"
 
 
 @pytest.mark.parametrize("path", ["..%2f..%2fetc%2fpasswd", "../../../etc/passwd", "%00", "a%00b", "%ff", "z" * 2000])
