@@ -195,6 +195,18 @@ def test_a_wicked_image_and_a_wicked_url_leave_nothing(lab: Any, tmp_path: Path)
         assert not [path for path in (lab.folder(host) / "srv").iterdir() if path.name.startswith(".new-")]
 
 
+def test_nothing_is_fetched_from_a_guest_that_its_host_alone_reaches(
+    lab: Any, names: list[str], vms: Vms, until: Callable[..., Any]
+) -> None:
+    names += ["stolen"]
+    vm = booted(lab, until, vms.run("shy", HELIUM, volumes=[lab.volumes("h1")["h1-boot"]], host="h1"))
+    url = f"http://{until(lambda: electros(lab, 'inspect', 'shy').document['vm']['addresses'])[0]}/"
+    assert "ATOMOS-GUEST-UP" in lab.exec(vm["host"], "busybox", "wget", "-qO-", url).stdout
+    words = ["volume", "import", url, "--name", "stolen", "--size", "0.125", "--host", vm["host"]]
+    assert "it is a VM of this host's" in electros(lab, *words, code=1).error["message"]
+    electros(lab, "rm", "--force", "shy")
+
+
 def test_a_volume_goes_back_to_what_a_snapshot_has(lab: Any, names: list[str]) -> None:
     names += ["timed"]
     made = electros(lab, "volume", "create", "--size", "0.125", "--name", "timed", "--host", "h1").document["volume"]

@@ -15,7 +15,7 @@ from matcher.cli.failures import Exit, Failure
 from matcher.cli.ordering import Order, ordered
 from matcher.cli.session import refused, session
 from matcher.wire.codec import to_json
-from matcher.wire.messages import ImageFormat, Reason, Refused, Role, VmViews
+from matcher.wire.messages import ImageFormat, Reason, Refused, Reveal, Role, VmViews, VolumeOffer
 from matcher.wire.realm import Done
 from matcher.wire.volumes import VolumeProgress, VolumeView, VolumeViews
 from specs.ids import dashed
@@ -275,9 +275,15 @@ def test_a_reason_repeats_what_was_asked_only_where_it_is_an_amount(reason: Reas
     assert refused("h1", Refused("refused", (reason,))).message == f"h1 says no: {said}"
 
 
+def says(link: Link, order: str, progress: VolumeProgress) -> Host:
+    """The storage host h1 has this one line to say of the order."""
+    link.hosts[-2].answers[order] = to_json(progress).encode() + b"\n"  # type: ignore[assignment]
+    return link.hosts[-2]
+
+
 def test_the_same_volume_said_twice_is_removed_once(link: Link) -> None:
-    with pytest.raises(Failure, match="h1 did not remove database"):
-        reshaping.rm("database", "b" * 32, yes=True)
+    says(link, f"DELETE /v1/volumes/{'b' * 32}", VolumeProgress("done", volume=view("b", "database", "h1")))
+    reshaping.rm("database", "b" * 32, yes=True)
     assert sum(asked.startswith("DELETE") for host in link.hosts for asked in host.asked) == 1
 
 
@@ -289,14 +295,24 @@ def interrupt() -> None:
 
 
 def test_ctrl_c_once_a_host_has_begun_says_what_goes_on_and_what_shows_and_removes_it(link: Link) -> None:
-    storage, vid = link.hosts[-2], "e" * 32
-    storage.answers["POST /v1/imports"] = to_json(VolumeProgress("doing", "convert", 1, 2)).encode() + b"\n"  # type: ignore[assignment]
+    storage, vid = says(link, "POST /v1/imports", VolumeProgress("doing", "convert", 1, 2)), "e" * 32
     with session() as mine, pytest.raises(Failure) as failure:
         ordered(mine, storage.door, Order.to_make("/v1/imports", vid, "import data"), interrupt)
     assert failure.value.exit_code is Exit.INTERRUPTED
     assert failure.value.message == "interrupted; h1 was asked to import data, and goes on with it"
     assert f"electros volume inspect {dashed(vid)}" in failure.value.helps
     assert f"electros volume rm {dashed(vid)}" in failure.value.helps
+
+
+def test_after_ctrl_c_no_second_host_makes_the_same_volume(link: Link) -> None:
+    first, second = says(link, "POST /v1/volumes", VolumeProgress("doing")), link.hosts[-1]
+    offers = [VolumeOffer("0" * 32, "0" * 32, name, 2, 3000, ()) for name in ("h1", "h2")]
+    rooms = tuple(making.Room(host.door, offer) for host, offer in zip((first, second), offers, strict=True))
+    order = Order.to_make("/v1/volumes", "d" * 32, "make data")
+    held = making.Rooms(rooms, Reveal("0" * 32, b"0" * 32))
+    with session() as mine, pytest.raises(Failure, match="goes on with it"):
+        making.made_at_best(mine, held, order, lambda _: Done("made"), lambda _: interrupt())
+    assert second.asked == []
 
 
 def test_ctrl_c_before_that_does_not_say_more_than_is_known(link: Link) -> None:
