@@ -85,7 +85,7 @@ def made_of(
             room_mib, asked = max(least_mib, _virtual_mib(image, file, length)), replace(asked, size_bytes=length)
             sending = stack.enter_context(_Sending(mine, Vid(new.vid), file, length))
             begun = sending.begin
-        rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host)
+        rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host, _helps(asked, size))
         order = Order.to_make("/v1/imports", new.vid, f"import {new.name}")
         return made_at_best(
             mine, rooms, order, lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)), begun
@@ -133,6 +133,13 @@ class _Sending:
 
 def _nothing(_: Door) -> None:
     """The host fetches it itself."""
+
+
+def _helps(asked: ImportVolume, size: str | None) -> str:
+    """What helps where there is no room."""
+    if not asked.url or size is not None:
+        return "electros volume ls shows what takes room"
+    return f"how large the image is, nobody knows yet: {show_gb(URL_ROOM_MIB)} were asked for; if it is less: --size 2"
 
 
 def _is_url(image: str) -> bool:

@@ -83,8 +83,10 @@ class Rooms:
     reveal: Reveal
 
 
-def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Rooms:
-    """Who would make such a volume. Raises `Failure` where nobody does."""
+def find_room(
+    mine: Session, ask: VolumeAsk, vid: Vid, host: str | None, helps: str = "electros volume ls shows what takes room"
+) -> Rooms:
+    """Who would make such a volume. Raises `Failure` where nobody does; `helps` says then what a person can do."""
     if not mine.client.identity.principal.may(Verb.RUN):
         helps = "an admin can grant it: electros user change; then: electros whoami"
         raise Failure(Exit.DENIED, "your grant does not let you make volumes (it lacks run)", helps=helps)
@@ -111,7 +113,7 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
     if host is not None and host not in spoke:
         raise Failure(Exit.NOT_FOUND, f'no host in reach that has volumes is named "{host}"', helps="electros hosts")
     where = f"{host} does not" if host else "no host in reach can"
-    raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
+    raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps=helps)
 
 
 def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:

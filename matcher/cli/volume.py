@@ -74,7 +74,8 @@ def inspect(volume: str, *, output: Output = "table") -> None:
 
 
 def all_of(mine: Session) -> tuple[list[Found], Heard]:
-    """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does."""
+    """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does, or where one
+    says no."""
     heard = mine.query()
     doors = [door for said in heard.answers if (door := door_of(said, Role.STORAGE)) is not None]
     if not doors:
@@ -82,11 +83,22 @@ def all_of(mine: Session) -> tuple[list[Found], Heard]:
             raise no_host_in_reach(heard)
         raise Failure(Exit.UNREACHABLE, "no host in reach has volumes to share", helps="is storaged running on one?")
     found: list[Found] = []
+    missed: list[Failure] = []
     for door in doors:
-        views = mine.ask(door, lambda connection: connection.ask("GET", "/v1/volumes", VolumeViews))
+        try:
+            views = mine.ask(door, lambda connection: connection.ask("GET", "/v1/volumes", VolumeViews))
+        except Failure as failure:
+            if failure.exit_code not in (Exit.UNREACHABLE, Exit.TIMEOUT):
+                raise
+            missed.append(failure)  # one host that is broken must not hide what the others have
+            continue
         if views.left_out:
             note(f"electros: {door.host} has {views.left_out} more, which are not shown")
         found += [Found(volume, door) for volume in views.volumes]
+    if len(missed) == len(doors):
+        raise missed[0]
+    for each in missed:
+        note(f"electros: {each.message}")
     return found, heard
 
 

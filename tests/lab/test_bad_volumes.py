@@ -213,6 +213,16 @@ def test_a_volume_that_may_not_be_is_not_made(
     assert {*pool.root.iterdir()} == before
 
 
+def test_a_url_that_finds_no_room_says_how_to_ask_for_less(lab: Any, tmp_path: Path) -> None:
+    """Nobody knows how large its image is before it is fetched."""
+    lim = login_as(lab, f"lim{uuid4().hex[:8]}", tmp_path, "--volumes", "2GB")
+    words = ["volume", "import", "http://127.0.0.1/x", "--name", "odd", "-o", "json"]
+    done = lab.exec("client", *lim, *words, check=False)
+    assert done.returncode == 3
+    assert "16 GB were asked for; if it is less: --size 2" in json.loads(done.stderr)["error"]["hint"]
+    assert "the host itself" in lab.exec("client", *lim, *words, "--size", "2", check=False).stderr
+
+
 def test_a_volume_that_a_vm_has_is_neither_removed_nor_resized_nor_cloned_nor_rolled_back(lab: Any, vms: Vms) -> None:
     vid = lab.volumes(HOST)["h1-data"]
     vms.run("keeper", TINY, volumes=[vid])

@@ -123,6 +123,20 @@ def test_hosts_without_storage_are_told_as_such(link: Link) -> None:
     assert failed.value.exit_code == Exit.UNREACHABLE
 
 
+def test_a_host_that_does_not_answer_at_its_door_does_not_hide_what_others_have(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link.hosts[-1].close()
+    volume.ls(output="json")
+    out, err = capsys.readouterr()
+    assert [each["name"] for each in json.loads(out)["volumes"]] == ["data", "database"]
+    assert "h2 can't be reached" in err
+    link.hosts[-2].close()
+    with pytest.raises(Failure, match="h1 can't be reached") as failed:
+        volume.ls()
+    assert failed.value.exit_code == Exit.UNREACHABLE
+
+
 def test_a_refusal_of_a_storage_host_is_a_sentence(link: Link) -> None:
     storage = link.hosts[-1]
     storage.answers["GET /v1/volumes"] = Refused("denied", (Reason("grant", "GET", "your grant lacks it", ""),))
