@@ -83,7 +83,7 @@ def made_of(
             file = stack.enter_context(_opened(image))
             length = os.fstat(file.fileno()).st_size
             room_mib, asked = max(least_mib, _virtual_mib(image, file, length)), replace(asked, size_bytes=length)
-            sending = stack.enter_context(_Sending(mine, Vid(new.vid), file, length))
+            sending = stack.enter_context(Sending(mine, Vid(new.vid), file, length))
             begun = sending.begin
         rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host, _helps(asked, size))
         order = Order.to_make("/v1/imports", new.vid, f"import {new.name}")
@@ -97,7 +97,7 @@ def told(volume: VolumeView, output: str) -> None:
     emit(output, {"volume": document(volume)}, volumes_table([volume]))
 
 
-class _Sending:
+class Sending:
     """Sends the file to a host that waits for it; while it is sent, the host tells how far it has come."""
 
     def __init__(self, mine: Session, vid: Vid, file: BinaryIO, length: int) -> None:
@@ -110,8 +110,14 @@ class _Sending:
     def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
         """Raises `Failure`: a host drops what it has not got all of."""
         is_interrupted = isinstance(failure, Failure) and failure.exit_code is Exit.INTERRUPTED
-        if is_interrupted and self._sent is not None and self._sent.tell() < self._length:
-            raise Failure(Exit.INTERRUPTED, "interrupted while the image was sent; nothing is made of it") from None
+        if is_interrupted and not self._is_whole():
+            raise Failure(Exit.INTERRUPTED, "interrupted before the image was sent; nothing is made of it") from None
+
+    def _is_whole(self) -> bool:
+        try:
+            return self._sent is not None and self._sent.tell() >= self._length
+        except ValueError:  # it is closed, and what became of it is the host's to say
+            return True
 
     def begin(self, door: Door) -> None:
         Thread(target=self._send, args=(door,), daemon=True).start()
@@ -125,10 +131,7 @@ class _Sending:
             self._mine.client.connect(door, timeout_s=SEND_S) as connection,
         ):
             self._sent = file
-            try:
-                connection.upload(f"/v1/uploads/{self._vid}", file, self._length, Done)
-            finally:
-                self._sent = None
+            connection.upload(f"/v1/uploads/{self._vid}", file, self._length, Done)
 
 
 def _nothing(_: Door) -> None:

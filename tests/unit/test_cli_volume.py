@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from matcher.wire.codec import to_json
 from matcher.wire.messages import ImageFormat, Reason, Refused, Reveal, Role, VmViews, VolumeOffer
 from matcher.wire.realm import Done
 from matcher.wire.volumes import VolumeProgress, VolumeView, VolumeViews
-from specs.ids import dashed
+from specs.ids import Vid, dashed
 from tests.fakes.door import VM
 from tests.fakes.hosts import Host, Link, keyboard
 
@@ -327,6 +328,29 @@ def test_after_ctrl_c_no_second_host_makes_the_same_volume(link: Link) -> None:
     with session() as mine, pytest.raises(Failure, match="goes on with it"):
         making.made_at_best(mine, held, order, lambda _: Done("made"), lambda _: interrupt())
     assert second.asked == []
+
+
+def test_ctrl_c_before_an_image_is_sent_whole_makes_nothing_of_it_and_afterwards_it_goes_on(
+    link: Link, tmp_path: Path
+) -> None:
+    storage, vid = link.hosts[-2], Vid("e" * 32)
+    storage.answers[f"PUT /v1/uploads/{vid}"] = Done("taken in")
+    (tmp_path / "image").write_bytes(b"x" * 10_000)
+
+    def sent(*, whole: bool) -> None:
+        image = (tmp_path / "image").open("rb")
+        with session() as mine, image, importing.Sending(mine, vid, image, 10_000) as sending:
+            if whole:
+                sending.begin(storage.door)
+                while not storage.asked:
+                    time.sleep(0.01)
+            raise Failure(Exit.INTERRUPTED, "interrupted; h1 goes on")
+
+    with pytest.raises(Failure, match="nothing is made of it"):
+        sent(whole=False)
+    with pytest.raises(Failure, match="h1 goes on"):
+        sent(whole=True)
+    assert storage.asked == [f"PUT /v1/uploads/{vid}"]
 
 
 def test_ctrl_c_before_that_does_not_say_more_than_is_known(link: Link) -> None:

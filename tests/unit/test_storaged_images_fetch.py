@@ -210,6 +210,9 @@ def test_redirects_are_followed_and_each_is_judged(serve: Callable[..., Server])
     [
         ("file:///etc/passwd", "begins with"),
         ("//[::1]:1/", "nothing is fetched"),
+        ("http://[::ffff:169.254.169.254]/latest", "nothing is fetched"),
+        ("http://2852039166/latest", "nothing is fetched"),  # 169.254.169.254
+        ("http://[64:ff9b::a9fe:a9fe]/latest", "nothing is fetched"),
         ("http://u:p@127.0.0.1/", "password"),
     ],
 )
