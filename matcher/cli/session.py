@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from matcher.cli import afterwards, folders, output, relaying
-from matcher.cli.failures import Exit, Failure
+from matcher.cli.failures import Exit, Failure, is_deed, named
 from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
@@ -17,7 +17,7 @@ from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
 from matcher.wire.messages import Answer, Clock, Message, Query, Reason, Refused, Role, VmView, VmViews
 from matcher.wire.realm import Verb
-from specs.ids import dashed, new_id, parse_id
+from specs.ids import new_id, parse_id
 
 QUIET_S = 0.15  # after the last new answer, nobody else is expected
 DEADLINE_S = 0.6
@@ -224,11 +224,10 @@ def refused(host: str, answer: Refused, doing: str = "") -> Failure:
 
 
 def _said(reason: Reason) -> str:
-    """An amount that was asked is worth repeating, a deed is not: who asked for it knows."""
     what, _, vid = reason.resource.partition(" ")
-    if what == "volume":
-        return f"{reason.has} (volume {dashed(vid)})" if parse_id(vid) else reason.has
-    return reason.has if reason.asked.startswith("to ") else f"{reason.has} ({reason.resource}: asked {reason.asked})"
+    if what in ("volume", "volumes"):  # which of several, where it says that; never what it was asked for
+        return f"{reason.has} ({named(reason.resource)})" if vid else reason.has
+    return reason.has if is_deed(reason) else f"{reason.has} ({reason.resource}: asked {reason.asked})"
 
 
 def no_host_in_reach(heard: Heard | None = None) -> Failure:

@@ -282,6 +282,8 @@ def test_a_hosts_no_says_what_was_not_done_to_which_volume_and_why(link: Link) -
     ("reason", "said"),
     [
         (Reason(f"volume {'b' * 32}", "to use it", "a VM has it", ""), f"a VM has it (volume {dashed('b' * 32)})"),
+        (Reason("volume", "this volume", "no such volume here", ""), "no such volume here"),
+        (Reason("volumes", "attached", "storaged is away", ""), "storaged is away"),
         (Reason("token", "to join with it", "it is used up", ""), "it is used up"),
         (Reason("ram", "8 GiB", "2 GiB free", ""), "2 GiB free (ram: asked 8 GiB)"),
     ],
