@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from matcher.cli import afterwards
 from matcher.cli.failures import Exit, Failure
@@ -78,7 +79,8 @@ def main() -> None:
     except Failure as failure:
         _end(failure)
     except CycloptsError as error:
-        _end(Failure(Exit.USAGE, _sentence(error), helps="electros --help; electros COMMAND --help"))
+        command = " ".join(("electros", *(error.command_chain or ())))
+        _end(Failure(Exit.USAGE, _sentence(error, command), helps=f"{command} --help"))
     except KeyboardInterrupt:
         _end(Failure(Exit.INTERRUPTED, "interrupted"))
     except BrokenPipeError:
@@ -137,5 +139,13 @@ def _wants_json(arguments: list[str]) -> bool:
     )
 
 
-def _sentence(error: CycloptsError) -> str:
+def _sentence(error: CycloptsError, command: str) -> str:
+    """Cyclopts' own names all arguments as options, also those that people say by their place alone."""
+    argument = error.argument
+    command = command.removeprefix("electros ")
+    if isinstance(error, MissingArgumentError) and argument is not None and not error.tokens_so_far:
+        option, has_place = error.keyword or argument.name, argument.field_info.is_positional and not error.keyword
+        return f"{command} wants {option.lstrip('-').upper() if has_place else f'{option} …'}"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f'{command} has no use for "{error.unused_tokens[0]}"'
     return " ".join(str(error).split())

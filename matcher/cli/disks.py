@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.image import is_image
-from matcher.cli.ordering import ordered
+from matcher.cli.ordering import Order, ordered
+from matcher.cli.reshaping import copy_of
 from matcher.cli.session import Session
-from matcher.cli.volume import Found, one
-from matcher.wire.volumes import CloneVolume
-from specs.ids import Vid, VmId, new_id
+from matcher.cli.volume import Found, one, shown
+from specs.ids import Vid, VmId
 
 
 @contextmanager
@@ -64,14 +64,15 @@ def _discard(mine: Session, *made: Found | None) -> None:
     for each in made:
         if each is not None:
             with suppress(Failure):
-                ordered(mine, each.door, "DELETE", f"/v1/volumes/{each.volume.vid}")
+                order = Order(f"remove {shown(each.volume)}", "DELETE", f"/v1/volumes/{each.volume.vid}")
+                ordered(mine, each.door, order)
 
 
 def _disc_of(mine: Session, iso: str) -> Vid:
     """The volume that is to be in the VM's CD drive. Raises `Failure`."""
     found = one(mine, iso)
     if not found.volume.readonly:
-        said = f"{found.volume.name or found.volume.vid} can be written, and is no CD"
+        said = f"{shown(found.volume)} can be written, and is no CD"
         helps = "electros volume import FILE --name NAME --readonly; or give the volume itself, by --volumes"
         raise Failure(Exit.USAGE, said, helps=helps)
     return Vid(found.volume.vid)
@@ -81,8 +82,6 @@ def _disk_of(mine: Session, image: str, name: str) -> Found:
     """A copy of the image, called as its VM is. Raises `Failure`."""
     found = one(mine, image)
     if not is_image(found.volume):
-        said = f"{found.volume.name or found.volume.vid} is no image: those are bootable, and written by nobody"
+        said = f"{shown(found.volume)} is no image: those are bootable, and written by nobody"
         raise Failure(Exit.USAGE, said, helps="electros image ls; or give the volume itself, by --volumes")
-    body = CloneVolume(new_id(mine.random), name, private=False)
-    copied = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/clones", body)
-    return Found(copied, found.door)
+    return Found(copy_of(mine, found, name), found.door)

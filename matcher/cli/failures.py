@@ -6,6 +6,7 @@ from enum import IntEnum
 from matcher.cli.output import printable
 from matcher.scheduler.outcomes import HostReasons, Nearest
 from matcher.wire.messages import Reason
+from specs.ids import dashed, parse_id
 
 
 class Exit(IntEnum):
@@ -91,4 +92,18 @@ def refusal(host: str, reasons: Sequence[Reason]) -> dict[str, object]:
 
 
 def _reason_lines(reasons: Sequence[Reason]) -> list[str]:
-    return [f"{r.resource}: asked {r.asked}; {r.has}" + (f" ({r.hint})" if r.hint else "") for r in reasons]
+    return [
+        f"{named(r.resource)}: {'' if is_deed(r) else f'asked {r.asked}; '}{r.has}" + (f" ({r.hint})" if r.hint else "")
+        for r in reasons
+    ]
+
+
+def is_deed(reason: Reason) -> bool:
+    """What was asked is a deed, which is not worth repeating to who asked for it, as an amount is."""
+    return reason.asked.startswith("to ")
+
+
+def named(resource: str) -> str:
+    """A volume's UUID as all else shows it."""
+    what, _, vid = resource.partition(" ")
+    return f"volume {dashed(vid)}" if what == "volume" and parse_id(vid) else resource

@@ -8,9 +8,9 @@ from matcher.cli.failures import Exit, Failure
 from matcher.cli.importing import STEP_MIB, made_of, told
 from matcher.cli.making import Host, Name
 from matcher.cli.output import Output, emit
-from matcher.cli.reshaping import removed
+from matcher.cli.reshaping import Disk, removed
 from matcher.cli.session import session, tell_silent
-from matcher.cli.volume import all_of, document, volumes_table
+from matcher.cli.volume import all_of, document, shown, volumes_table
 from matcher.wire.messages import ImageFormat
 from matcher.wire.volumes import NewVolume, VolumeView
 
@@ -22,12 +22,14 @@ def add(
     image: str,
     *,
     name: Name,
-    kept: Annotated[ImageFormat, Parameter(name="--format", help="how it is kept: raw or qcow2")] = ImageFormat.RAW,
+    kept: Annotated[Disk, Parameter(name="--format", help="how it is kept: raw or qcow2")] = "raw",
     stated: Annotated[
-        ImageFormat | None, Parameter(name="--image-format", help="that of the image, where it can't be told")
+        Disk | None, Parameter(name="--image-format", help="that of the image, where it can't be told")
     ] = None,
     sha256: Annotated[str | None, Parameter(help="its checksum, 64 hex digits: nothing else is taken")] = None,
-    size: Annotated[float | None, Parameter(help="in GB: room for it, where a URL does not tell")] = None,
+    size: Annotated[
+        str | None, Parameter(help="in GB: room for it, where a URL does not tell", allow_leading_hyphen=True)
+    ] = None,
     host: Host = None,
     output: Output = "table",
 ) -> None:
@@ -38,7 +40,7 @@ def add(
     image
         A file, or a URL that begins with https:// or http://
     """
-    traits = NewVolume("0" * 32, "", name, STEP_MIB, kept, True, False, False, True)
+    traits = NewVolume("0" * 32, "", name, STEP_MIB, ImageFormat(kept), True, False, False, True)
     told(made_of(image, traits, size, stated, sha256, host), output)
 
 
@@ -65,7 +67,7 @@ def rm(
 def _must_be_image(volume: VolumeView) -> None:
     """A volume of an image's name is no image. Raises `Failure`."""
     if not is_image(volume):
-        said = f"{volume.name or volume.vid} is no image: those are bootable, and written by nobody"
+        said = f"{shown(volume)} is no image: those are bootable, and written by nobody"
         raise Failure(Exit.USAGE, said, helps="electros image ls; a volume goes by: electros volume rm")
 
 

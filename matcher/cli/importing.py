@@ -1,19 +1,21 @@
 """`electros volume import`: a volume made from an image, which is a file here or what a host fetches from a URL."""
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from threading import Thread
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Self
 
 from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
+from matcher.cli.ordering import Order
 from matcher.cli.output import Output, emit, note
-from matcher.cli.reshaping import called, size_mib
+from matcher.cli.reshaping import Disk, called, size_mib
 from matcher.cli.session import Session, session
 from matcher.cli.volume import document, volumes_table
 from matcher.net.https import Door, Unanswered, Unreachable
@@ -21,25 +23,29 @@ from matcher.wire.messages import VOLUME_MIB_MAX, ImageFormat, VolumeAsk
 from matcher.wire.realm import Done
 from matcher.wire.volumes import ImportVolume, NewVolume, VolumeView
 from specs.ids import Vid, new_id
-from specs.units import MIB_BYTES
+from specs.units import MIB_BYTES, show_gb
 
 URL_ROOM_MIB = 16 * 1024  # for an image of which nobody has said how large it is
 STEP_MIB = 128
 SEND_S = 60.0  # for a host to take a piece
 
+SCHEMES = ("https", "http")
+
 _QCOW2 = b"QFI\xfb"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 
 def import_(
     image: str,
     *,
     name: Name,
-    size: Annotated[float | None, Parameter(help="in GB: room for it, and its size where the image has less")] = None,
-    kept: Annotated[
-        ImageFormat, Parameter(name="--format", help="in which it is kept: raw or qcow2")
-    ] = ImageFormat.RAW,
+    size: Annotated[
+        str | None,
+        Parameter(help="in GB: room for it, and its size where the image has less", allow_leading_hyphen=True),
+    ] = None,
+    kept: Annotated[Disk, Parameter(name="--format", help="in which it is kept: raw or qcow2")] = "raw",
     stated: Annotated[
-        ImageFormat | None, Parameter(name="--image-format", help="that of the image, where it can't be told")
+        Disk | None, Parameter(name="--image-format", help="that of the image, where it can't be told")
     ] = None,
     sha256: Annotated[str | None, Parameter(help="the image's checksum, 64 hex digits: nothing else is taken")] = None,
     bootable: Annotated[bool, Parameter(help="VMs boot from it", negative="")] = False,
@@ -55,12 +61,13 @@ def import_(
     image
         A file, or a URL that begins with https:// or http://
     """
-    traits = NewVolume("0" * 32, "", name, STEP_MIB, kept, bootable, private, shareable=False, readonly=readonly)
+    kept_as = ImageFormat(kept)
+    traits = NewVolume("0" * 32, "", name, STEP_MIB, kept_as, bootable, private, shareable=False, readonly=readonly)
     told(made_of(image, traits, size, stated, sha256, host), output)
 
 
 def made_of(
-    image: str, traits: NewVolume, size: float | None, stated: ImageFormat | None, sha256: str | None, host: str | None
+    image: str, traits: NewVolume, size: str | None, stated: Disk | None, sha256: str | None, host: str | None
 ) -> VolumeView:
     """The volume that is made of a file or a URL, with the name and the flags of `traits`. Raises `Failure`."""
     called(traits.name)
@@ -68,18 +75,20 @@ def made_of(
     with ExitStack() as stack:
         mine = stack.enter_context(session())
         new = replace(traits, vid=new_id(mine.random), size_mib=least_mib)
-        asked = ImportVolume(new, "", stated, _digest(sha256))
+        asked = ImportVolume(new, "", ImageFormat(stated) if stated else None, _digest(sha256))
         begun: Callable[[Door], None] = _nothing
-        if image.startswith(("https://", "http://")):
+        if _is_url(image):
             room_mib, asked = least_mib if size is not None else URL_ROOM_MIB, replace(asked, url=image)
         else:
             file = stack.enter_context(_opened(image))
             length = os.fstat(file.fileno()).st_size
-            room_mib, asked = max(least_mib, _virtual_mib(file, length)), replace(asked, size_bytes=length)
-            begun = _Sending(mine, Vid(new.vid), file, length).begin
-        rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host)
+            room_mib, asked = max(least_mib, _virtual_mib(image, file, length)), replace(asked, size_bytes=length)
+            sending = stack.enter_context(Sending(mine, Vid(new.vid), file, length))
+            begun = sending.begin
+        rooms = find_room(mine, VolumeAsk(room_mib, new.format), Vid(new.vid), host, _helps(asked, size))
+        order = Order.to_make("/v1/imports", new.vid, f"import {new.name}")
         return made_at_best(
-            mine, rooms, "/v1/imports", lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)), begun
+            mine, rooms, order, lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)), begun
         )
 
 
@@ -88,11 +97,27 @@ def told(volume: VolumeView, output: str) -> None:
     emit(output, {"volume": document(volume)}, volumes_table([volume]))
 
 
-class _Sending:
+class Sending:
     """Sends the file to a host that waits for it; while it is sent, the host tells how far it has come."""
 
     def __init__(self, mine: Session, vid: Vid, file: BinaryIO, length: int) -> None:
         self._mine, self._vid, self._file, self._length = mine, vid, file, length
+        self._sent: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        """Raises `Failure`: a host drops what it has not got all of."""
+        is_interrupted = isinstance(failure, Failure) and failure.exit_code is Exit.INTERRUPTED
+        if is_interrupted and not self._is_whole():
+            raise Failure(Exit.INTERRUPTED, "interrupted before the image was sent; nothing is made of it") from None
+
+    def _is_whole(self) -> bool:
+        try:
+            return self._sent is not None and self._sent.tell() >= self._length
+        except ValueError:  # it is closed, and what became of it is the host's to say
+            return True
 
     def begin(self, door: Door) -> None:
         Thread(target=self._send, args=(door,), daemon=True).start()
@@ -105,11 +130,30 @@ class _Sending:
             open(f"/proc/self/fd/{self._file.fileno()}", "rb") as file,
             self._mine.client.connect(door, timeout_s=SEND_S) as connection,
         ):
+            self._sent = file
             connection.upload(f"/v1/uploads/{self._vid}", file, self._length, Done)
 
 
 def _nothing(_: Door) -> None:
     """The host fetches it itself."""
+
+
+def _helps(asked: ImportVolume, size: str | None) -> str:
+    """What helps where there is no room."""
+    if not asked.url or size is not None:
+        return "electros volume ls shows what takes room"
+    return f"how large the image is, nobody knows yet: {show_gb(URL_ROOM_MIB)} were asked for; if it is less: --size 2"
+
+
+def _is_url(image: str) -> bool:
+    """Raises `Failure` for what can only be meant as one, and is none that hosts fetch."""
+    scheme, colon, _ = image.partition(":")
+    if scheme.lower() in SCHEMES and image[len(scheme) :].startswith("://"):
+        return True
+    if colon and _SCHEME.fullmatch(scheme) and not os.path.lexists(image):
+        said = f"{image[:200]} is no file here, and hosts fetch images by https:// and http:// alone"
+        raise Failure(Exit.USAGE, said, helps="fetch it yourself, and import the file")
+    return False
 
 
 def _opened(image: str) -> BinaryIO:
@@ -124,11 +168,17 @@ def _opened(image: str) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def _virtual_mib(file: BinaryIO, length: int) -> int:
-    """How large a volume the image needs, as far as can be told here; the host judges for itself."""
+def _virtual_mib(image: str, file: BinaryIO, length: int) -> int:
+    """How large a volume the image needs, as far as can be told here; the host judges for itself. Raises `Failure`."""
+    if length == 0:
+        raise Failure(Exit.USAGE, f"{image} is empty")
     start = file.read(32)
     size = int.from_bytes(start[24:32], "big") if start.startswith(_QCOW2) and len(start) == 32 else length
-    return min(VOLUME_MIB_MAX, -(-max(size, 1) // (STEP_MIB * MIB_BYTES)) * STEP_MIB)
+    mib = -(-max(size, 1) // (STEP_MIB * MIB_BYTES)) * STEP_MIB
+    if mib > VOLUME_MIB_MAX:
+        said = f"{image} is a disk of {show_gb(mib)}; a volume has at most {show_gb(VOLUME_MIB_MAX)}"
+        raise Failure(Exit.USAGE, said)
+    return mib
 
 
 def _digest(text: str | None) -> str:

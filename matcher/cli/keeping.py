@@ -5,12 +5,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from matcher.cli.ordering import ordered
+from matcher.cli.ordering import Order, ordered
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.roster import confirm
 from matcher.cli.session import Session, session
-from matcher.cli.volume import document, one, volumes_table
+from matcher.cli.volume import document, one, shown, volumes_table
 from matcher.wire.volumes import DropSnapshot, RollBack, Snapshots, StoppedVm, TakeSnapshot, VolumeView
+from specs.ids import dashed
 from specs.units import show_gb
 
 
@@ -34,8 +35,10 @@ def snapshot(
         found = one(mine, volume)
         path = f"/v1/volumes/{found.volume.vid}/snapshots"
         body = DropSnapshot(name) if drop else TakeSnapshot(name, _stopped(mine, found.volume))
-        now = ordered(mine, found.door, "DELETE" if drop else "POST", path, body)
-    note(f"electros: {name} of {now.name or now.vid[:8]} is {'dropped' if drop else 'kept'}")
+        doing = f"drop {name} of {shown(found.volume)}" if drop else f"keep {shown(found.volume)} as {name}"
+        order = Order(doing, "DELETE" if drop else "POST", path, body, _looks(found.volume))
+        now = ordered(mine, found.door, order)
+    note(f"electros: {name} of {shown(now)} is {'dropped' if drop else 'kept'}")
     if output != "table":
         emit(output, {"volume": document(now)}, volumes_table([now]))
 
@@ -51,10 +54,11 @@ def snapshots(volume: str, *, output: Output = "table") -> None:
     with session() as mine:
         found = one(mine, volume)
         path = f"/v1/volumes/{found.volume.vid}/snapshots"
-        kept = mine.ask(found.door, lambda connection: connection.ask("GET", path, Snapshots)).snapshots
-    shown = [{"name": each.name, "size_gb": each.size_mib / 1024, "taken": _utc(each.taken_s)} for each in kept]
+        doing = f"list the snapshots of {shown(found.volume)}"
+        kept = mine.ask(found.door, lambda connection: connection.ask("GET", path, Snapshots), doing=doing).snapshots
+    documents = [{"name": each.name, "size_gb": each.size_mib / 1024, "taken": _utc(each.taken_s)} for each in kept]
     rows = [(each.name, show_gb(each.size_mib), _utc(each.taken_s)) for each in kept]
-    emit(output, {"snapshots": shown}, Table(("NAME", "SIZE", "TAKEN"), rows, [each.name for each in kept]))
+    emit(output, {"snapshots": documents}, Table(("NAME", "SIZE", "TAKEN"), rows, [each.name for each in kept]))
 
 
 def rollback(
@@ -77,12 +81,16 @@ def rollback(
     """
     with session() as mine:
         found = one(mine, volume)
-        confirm(
-            f"Roll {found.volume.name or found.volume.vid} back to {name}, and lose what was written since?", yes=yes
-        )
+        which = shown(found.volume)
+        confirm(f"Roll {which} back to {name}, and lose what was written since?", yes=yes)
         body = RollBack(name, _stopped(mine, found.volume))
-        now = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/rollback", body)
+        path = f"/v1/volumes/{found.volume.vid}/rollback"
+        now = ordered(mine, found.door, Order(f"roll {which} back to {name}", "POST", path, body, _looks(found.volume)))
     emit(output, {"volume": document(now)}, volumes_table([now]))
+
+
+def _looks(volume: VolumeView) -> str:
+    return f"electros volume snapshots {dashed(volume.vid)} shows what became of it"
 
 
 def _stopped(mine: Session, volume: VolumeView) -> StoppedVm | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.ordering import ordered
+from matcher.cli.ordering import Order, ordered
 from matcher.cli.output import Output, emit, note
 from matcher.cli.reshaping import called, size_mib
 from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, session
@@ -30,7 +30,7 @@ Host = Annotated[str | None, Parameter(help="make it on this host; without it, w
 
 def create(
     *,
-    size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")],
+    size: Annotated[str, Parameter(help="in GB, a multiple of 0.125", allow_leading_hyphen=True)],
     name: Name,
     image_format: Annotated[
         ImageFormat | None,
@@ -53,11 +53,16 @@ def create(
         raise Failure(Exit.USAGE, "a folder is for several VMs: say --shareable as well")
     if shareable and bootable:
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
+    if shareable and image_format is ImageFormat.QCOW2 and not readonly:
+        raise Failure(
+            Exit.USAGE, "a shareable volume can't be qcow2: two writers would wreck its tables", helps="--format raw"
+        )
     with session() as mine:
         vid = Vid(new_id(mine.random))
         new = NewVolume(vid, "", called(name), mib, image_format, bootable, private, shareable, readonly)
         rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
-        made = made_at_best(mine, rooms, "/v1/volumes", lambda offer_id: replace(new, offer_id=offer_id))
+        order = Order.to_make("/v1/volumes", vid, f"make {new.name}")
+        made = made_at_best(mine, rooms, order, lambda offer_id: replace(new, offer_id=offer_id))
     note(f"electros: {name} is made on {made.host}")
     emit(output, {"volume": document(made)}, volumes_table([made]))
 
@@ -78,8 +83,10 @@ class Rooms:
     reveal: Reveal
 
 
-def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Rooms:
-    """Who would make such a volume. Raises `Failure` where nobody does."""
+def find_room(
+    mine: Session, ask: VolumeAsk, vid: Vid, host: str | None, helps: str = "electros volume ls shows what takes room"
+) -> Rooms:
+    """Who would make such a volume. Raises `Failure` where nobody does; `helps` says then what a person can do."""
     if not mine.client.identity.principal.may(Verb.RUN):
         helps = "an admin can grant it: electros user change; then: electros whoami"
         raise Failure(Exit.DENIED, "your grant does not let you make volumes (it lacks run)", helps=helps)
@@ -106,7 +113,7 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
     if host is not None and host not in spoke:
         raise Failure(Exit.NOT_FOUND, f'no host in reach that has volumes is named "{host}"', helps="electros hosts")
     where = f"{host} does not" if host else "no host in reach can"
-    raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
+    raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps=helps)
 
 
 def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
@@ -132,20 +139,20 @@ def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
 def made_at_best(
     mine: Session,
     rooms: Rooms,
-    path: str,
+    order: Order,
     body: Callable[[str], Message],
     begun: Callable[[Door], None] = lambda _: None,
 ) -> VolumeView:
-    """At the first host that does not refuse; one that was asked and says nothing may have made it. `body` is the order
-    for an offer's id; `begun` is called when a host has begun with it. Raises `Failure`."""
+    """At the first host that does not refuse; one that was asked and says nothing may have made it. `body` is that of
+    the order for an offer's id; `begun` is called when a host has begun with it. Raises `Failure`."""
     refusal: Failure | None = None
     try:
         for room in rooms.rooms:
-            order = body(room.offer.offer_id)
+            its = replace(order, body=body(room.offer.offer_id))
             try:
-                return ordered(mine, room.door, "POST", path, order, partial(begun, room.door))
+                return ordered(mine, room.door, its, partial(begun, room.door))
             except Failure as failure:
-                if failure.code == "unknown":
+                if failure.code in ("unknown", "interrupted"):  # it may be there yet, and two would be one too many
                     raise
                 refusal = refusal or failure
     finally:

@@ -26,12 +26,14 @@ FOLDED_MAX = 500  # rows; to fold 10,000 takes five seconds
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under column heads; `names` is what `-o name` prints, one a line."""
+    """Rows of text under column heads; `names` is what `-o name` prints, one a line. What stands under `copied` is for
+    people to copy: it stays on one line while others can give way."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     names: Sequence[str] = ()
     notes: Sequence[str] = field(default=())
+    copied: str = ""
 
 
 def emit(output: str, document: dict[str, Any], table: Table) -> None:
@@ -130,7 +132,7 @@ def _as_table(table: Table) -> str:
     if rows or not notes:  # heads alone say that there is nothing
         lines = _aligned([[*table.columns], *rows])
         if is_terminal and len(rows) <= FOLDED_MAX and any(cell_len(line) > width for line in lines):
-            return _folded(table.columns, rows, notes, width)
+            return _folded(table, rows, notes, width)
     if lines and is_terminal and not os.environ.get("NO_COLOR"):
         lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
     return "".join(f"{line}\n" for line in (*lines, *notes))
@@ -144,7 +146,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _folded(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int) -> str:
+def _folded(table: Table, rows: Sequence[Sequence[str]], notes: Sequence[str], width: int) -> str:
     from io import StringIO
 
     from rich.console import Console
@@ -153,8 +155,8 @@ def _folded(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequen
 
     colourless = bool(os.environ.get("NO_COLOR"))
     shown = RichTable(box=None, pad_edge=False, header_style="" if colourless else "bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
+    for column in table.columns:
+        shown.add_column(column, overflow="fold", no_wrap=column == table.copied)
     for row in rows:
         shown.add_row(*map(Text, row))
     text = StringIO()

@@ -12,15 +12,15 @@ from matcher.cli.making import storage_answers
 from matcher.cli.output import Output, emit, note
 from matcher.cli.session import Found, Session, no_host_in_reach, session
 from matcher.cli.views import vm_detail, vms_table
-from matcher.cli.volume import one
+from matcher.cli.volume import one, shown
 from matcher.net.client import Said
 from matcher.scheduler.choosing import Volumes
 from matcher.scheduler.heard import Answers
 from matcher.scheduler.outcomes import HostReasons
 from matcher.scheduler.pledging import Errand, make_pledge
-from matcher.wire.messages import ConfirmVolume, Pledge, Reveal, Unfit, VmView, VolumeClaim, VolumeOffer
+from matcher.wire.messages import ConfirmVolume, ImageFormat, Pledge, Reveal, Unfit, VmView, VolumeClaim, VolumeOffer
 from matcher.wire.volumes import VolumeView
-from specs.ids import HostId, PledgeId, Vid, VmId, dashed, parse_id
+from specs.ids import HostId, PledgeId, Vid, VmId, parse_id
 
 CHANGED_S = 60.0  # storage, libvirt and the guest take their time
 AGAIN_MAX = 3  # times that the same is asked; hosts know a repeated request
@@ -46,16 +46,16 @@ def attach(
     with session(Pledge, VolumeOffer, ConfirmVolume, VmView) as mine:
         found, wanted = mine.one(vm), one(mine, volume).volume
         pledge_id, claim, reveal = _held(mine, found.vm, wanted, readonly=readonly)
-        about = found.vm
+        about, which = found.vm, shown(wanted)
         confirm = ConfirmVolume(about.id, about.generation, pledge_id, about.host_id, about.name, claim)
         words = mine.client.sealed_for(HostId(about.host_id), confirm)
         try:
-            after = _asked(mine, found, "POST", f"/v1/vms/{about.id}/volumes", words)
+            after = _asked(mine, found, f"give {about.name} {which}", "POST", f"/v1/vms/{about.id}/volumes", words)
         finally:
             mine.client.reveal(reveal)
     records.revise(after)
     when = "" if after.state == "running" else ", from its next start on"
-    note(f"electros: {after.name} has {wanted.name or dashed(wanted.vid)}{when}")
+    note(f"electros: {after.name} has {which}{when}")
     emit(output, {"vm": vm_detail(after)}, vms_table([after]))
 
 
@@ -72,7 +72,8 @@ def detach(vm: str, volume: str, *, output: Output = "table") -> None:
     with session(VmView) as mine:
         found = mine.one(vm)
         vid = _of_vm(mine, found.vm, volume)
-        after = _asked(mine, found, "DELETE", f"/v1/vms/{found.vm.id}/volumes/{vid}")
+        doing = f"take {volume} from {found.vm.name}"
+        after = _asked(mine, found, doing, "DELETE", f"/v1/vms/{found.vm.id}/volumes/{vid}")
     records.revise(after)
     note(f"electros: {after.name} has let go of {volume}")
     emit(output, {"vm": vm_detail(after)}, vms_table([after]))
@@ -109,7 +110,7 @@ def _held(mine: Session, vm: VmView, volume: VolumeView, *, readonly: bool) -> t
 def _unheld(vm: VmView, volume: VolumeView, heard: Sequence[Said]) -> Failure:
     if not heard:
         return no_host_in_reach()
-    which = volume.name or dashed(volume.vid)
+    which = shown(volume)
     reasons = [
         HostReasons(said.host_id, said.message.host, said.message.reasons)
         for said in heard
@@ -118,15 +119,21 @@ def _unheld(vm: VmView, volume: VolumeView, heard: Sequence[Said]) -> Failure:
     if reasons:
         return Failure(Exit.NO_HOST_FITS, f"{vm.name} can't have {which}", hosts=reasons)
     said = f"{which} is on {volume.host}, and can't reach {vm.host}, where {vm.name} is"
-    return Failure(Exit.NO_HOST_FITS, said, helps="only raw volumes that one VM writes, or nobody, reach other hosts")
+    helps = "only raw volumes that one VM writes, or nobody, reach other hosts"
+    if volume.format is ImageFormat.QCOW2:
+        helps = f"a qcow2 volume is for VMs on its own host; electros volume convert {which} --format raw"
+    return Failure(Exit.NO_HOST_FITS, said, helps=helps)
 
 
-def _asked(mine: Session, found: Found, method: str, path: str, words: bytes | None = None) -> VmView:
+def _asked(mine: Session, found: Found, doing: str, method: str, path: str, words: bytes | None = None) -> VmView:
     """The VM as it is then. Raises `Failure`, with the code "unknown" where it may have been done."""
     for attempt in range(AGAIN_MAX):
         try:
             return mine.ask(
-                found.door, lambda connection: connection.ask(method, path, VmView, words), timeout_s=CHANGED_S
+                found.door,
+                lambda connection: connection.ask(method, path, VmView, words),
+                timeout_s=CHANGED_S,
+                doing=doing,
             )
         except Failure as failure:
             is_open = failure.exit_code is Exit.TIMEOUT or failure.code in UNDECIDED

@@ -1,25 +1,26 @@
 """`electros volume rename, resize, convert, clone, rm`: what becomes of volumes that are there."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.ordering import ordered
+from matcher.cli.ordering import Order, ordered
 from matcher.cli.output import Output, emit, note
 from matcher.cli.roster import confirm, told_done
-from matcher.cli.session import session
-from matcher.cli.volume import document, one, volumes_table
+from matcher.cli.session import Session, session
+from matcher.cli.volume import Found, document, one, shown, volumes_table
 from matcher.wire.messages import ImageFormat
 from matcher.wire.realm import Done
 from matcher.wire.volumes import ChangeVolume, CloneVolume, VolumeView
 from specs.ids import dashed, new_id
-from specs.units import VOLUME_GB_MAX, mib_of_gb
+from specs.units import GB_MIB, VOLUME_GB_MAX, guess_mib, mib_of_gb
 
 NAME_MAX = 64
 
-Format = Annotated[ImageFormat, Parameter(name="--format", help="raw or qcow2")]
+Disk = Literal["raw", "qcow2"]  # of the formats, those that a disk image can have
+DiskFormat = Annotated[Disk, Parameter(name="--format", help="raw or qcow2")]
 
 
 def rename(volume: str, name: str, *, output: Output = "table") -> None:
@@ -32,11 +33,14 @@ def rename(volume: str, name: str, *, output: Output = "table") -> None:
     name
         The new one.
     """
-    _told(_changed(volume, ChangeVolume(name=called(name))), output)
+    _told(_changed(volume, ChangeVolume(name=called(name)), "rename {}"), output)
 
 
 def resize(
-    volume: str, *, size: Annotated[float, Parameter(help="in GB, a multiple of 0.125")], output: Output = "table"
+    volume: str,
+    *,
+    size: Annotated[str, Parameter(help="in GB, a multiple of 0.125", allow_leading_hyphen=True)],
+    output: Output = "table",
 ) -> None:
     """Make a volume of yours larger, while no VM has it. The filesystem in it is the guest's to grow.
 
@@ -45,10 +49,10 @@ def resize(
     volume
         Its name, its UUID, or the start of either.
     """
-    _told(_changed(volume, ChangeVolume(size_mib=size_mib(size))), output)
+    _told(_changed(volume, ChangeVolume(size_mib=size_mib(size)), "make {} larger"), output)
 
 
-def convert(volume: str, *, image_format: Format, output: Output = "table") -> None:
+def convert(volume: str, *, image_format: DiskFormat, output: Output = "table") -> None:
     """Give a volume of yours another image format, while no VM has it; its content stays.
 
     Parameters
@@ -56,7 +60,7 @@ def convert(volume: str, *, image_format: Format, output: Output = "table") -> N
     volume
         Its name, its UUID, or the start of either.
     """
-    _told(_changed(volume, ChangeVolume(format=image_format)), output)
+    _told(_changed(volume, ChangeVolume(format=ImageFormat(image_format)), "convert {}"), output)
 
 
 def clone(
@@ -75,9 +79,14 @@ def clone(
     """
     with session() as mine:
         found = one(mine, volume)
-        body = CloneVolume(new_id(mine.random), called(name), private)
-        copied = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/clones", body)
+        copied = copy_of(mine, found, called(name), private=private)
     _told(copied, output)
+
+
+def copy_of(mine: Session, found: Found, name: str, *, private: bool = False) -> VolumeView:
+    """On the volume's own host. Raises `Failure`."""
+    body, path = CloneVolume(new_id(mine.random), name, private), f"/v1/volumes/{found.volume.vid}/clones"
+    return ordered(mine, found.door, Order.to_make(path, body.vid, f"copy {shown(found.volume)}", body))
 
 
 def rm(
@@ -92,18 +101,18 @@ def rm(
 def removed(volumes: Sequence[str], check: Callable[[VolumeView], None], *, yes: bool, output: str) -> None:
     """All of them; or none, where `check` raises. Raises `Failure`."""
     if not volumes:
-        said = "which volume? Say its name, its UUID, or the start of either"
-        raise Failure(Exit.USAGE, said, helps="electros volume ls")
+        raise Failure(Exit.USAGE, "which one? Say its name, its UUID, or the start of either")
     gone: list[VolumeView] = []
     with session() as mine:
-        meant = [one(mine, volume) for volume in volumes]
+        meant = list({found.volume.vid: found for found in (one(mine, volume) for volume in volumes)}.values())
         for each in meant:
             check(each.volume)
         which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in meant)
         confirm(f"Remove {which} for good?", yes=yes)
         for each in meant:
-            gone.append(ordered(mine, each.door, "DELETE", f"/v1/volumes/{each.volume.vid}"))
-            note(f"electros: {each.volume.name or dashed(each.volume.vid)} is removed from {each.volume.host}")
+            which = shown(each.volume)
+            gone.append(ordered(mine, each.door, Order(f"remove {which}", "DELETE", f"/v1/volumes/{each.volume.vid}")))
+            note(f"electros: {which} is removed from {each.volume.host}")
     if output != "table":
         emit(output, {"removed": [document(volume) for volume in gone]}, volumes_table(gone))
 
@@ -141,7 +150,8 @@ def takeover(
             )
             raise Failure(Exit.FAILED, f"{which}, and loses it by this", helps=helps, code="volume-in-use")
         path = f"/v1/volumes/{found.volume.vid}/takeover?dead={int(host_is_dead)}"
-        done = mine.ask(found.door, lambda connection: connection.ask("POST", path, Done))
+        doing = f"free {shown(found.volume)}"
+        done = mine.ask(found.door, lambda connection: connection.ask("POST", path, Done), doing=doing)
     told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, done)
 
 
@@ -153,19 +163,21 @@ def called(name: str) -> str:
     raise Failure(Exit.USAGE, said, helps="--name data")
 
 
-def size_mib(size_gb: float) -> int:
-    """Raises `Failure`."""
-    mib = mib_of_gb(size_gb)
-    if mib is None:
-        said = f"--size {size_gb:.12g}: it has to be a multiple of 0.125 GB, more than 0 and at most {VOLUME_GB_MAX}"
+def size_mib(size: str) -> int:
+    """Of "10", "0.125", "10GB" or "512MiB": a number alone is in GB, as everywhere with volumes. Raises `Failure`."""
+    mib = guess_mib(size if size[-1:].isalpha() else f"{size}GB")
+    if mib is None or mib_of_gb(mib / GB_MIB) is None:
+        said = f"--size {size[:40]}: it has to be a multiple of 0.125 GB, more than 0 and at most {VOLUME_GB_MAX}"
         raise Failure(Exit.USAGE, said, helps="--size 10")
     return mib
 
 
-def _changed(meant: str, change: ChangeVolume) -> VolumeView:
+def _changed(meant: str, change: ChangeVolume, doing: str) -> VolumeView:
     with session() as mine:
         found = one(mine, meant)
-        return ordered(mine, found.door, "PATCH", f"/v1/volumes/{found.volume.vid}", change)
+        which, vid = shown(found.volume), found.volume.vid
+        helps = f"electros volume inspect {dashed(vid)} shows what became of it"
+        return ordered(mine, found.door, Order(doing.format(which), "PATCH", f"/v1/volumes/{vid}", change, helps))
 
 
 def _told(volume: VolumeView, output: str) -> None:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
+from matcher.cli.ordering import Order
 from matcher.cli.output import Output, emit, note
 from matcher.cli.reshaping import called
 from matcher.cli.session import Session, session
@@ -58,7 +59,8 @@ def seed_of(mine: Session, user_data: Path, vm_id: VmId, name: str, host: str | 
 def _made(mine: Session, asked: NewSeed, host: str | None) -> tuple[VolumeView, Door]:
     new = asked.new
     rooms = find_room(mine, VolumeAsk(SEED_MIB, ImageFormat.RAW), Vid(new.vid), host)
-    made = made_at_best(mine, rooms, "/v1/seeds", lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)))
+    order = Order.to_make("/v1/seeds", new.vid, f"make {new.name}")
+    made = made_at_best(mine, rooms, order, lambda offer_id: replace(asked, new=replace(new, offer_id=offer_id)))
     return made, next(room.door for room in rooms.rooms if room.door.host_id == made.host_id)
 
 

@@ -9,13 +9,13 @@ from functools import partial
 from typing import TypeVar
 
 from matcher.cli import afterwards, folders, output, relaying
-from matcher.cli.failures import Exit, Failure
+from matcher.cli.failures import Exit, Failure, is_deed, named
 from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
 from matcher.net.https import Connection, Door, Unanswered, Unreachable
 from matcher.trust.identity import Identity, IdentityError, load_identity
 from matcher.trust.verifier import REVOKED
-from matcher.wire.messages import Answer, Clock, Message, Query, Refused, Role, VmView, VmViews
+from matcher.wire.messages import Answer, Clock, Message, Query, Reason, Refused, Role, VmView, VmViews
 from matcher.wire.realm import Verb
 from specs.ids import new_id, parse_id
 
@@ -154,16 +154,25 @@ class Session:
         missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
         raise Failure(Exit.NOT_FOUND, f'no VM of yours is named "{match}"{missing}', helps="electros ps shows yours")
 
-    def ask(self, door: Door, question: Callable[[Connection], T | Refused], *, timeout_s: float = ANSWER_S) -> T:
-        """Ask one host by HTTPS; what goes wrong becomes a `Failure`. A leaf that was superseded is renewed first."""
-        answer = self._ask(door, question, timeout_s)
+    def ask(
+        self, door: Door, question: Callable[[Connection], T | Refused], *, timeout_s: float = ANSWER_S, doing: str = ""
+    ) -> T:
+        """Ask one host by HTTPS; what goes wrong becomes a `Failure`. A leaf that was superseded is renewed first.
+        `doing`: see `refused`."""
+        try:
+            answer = self._ask(door, question, timeout_s)
+        except KeyboardInterrupt:
+            if not doing:
+                raise
+            said = f"interrupted; {door.host} was asked to {doing}, and may do it all the same"
+            raise Failure(Exit.INTERRUPTED, said, helps="electros volume ls shows what became of it") from None
         if is_leaf_revoked(answer):
             from matcher.cli import upkeep
 
             upkeep.renew_or_fail(self, door)
             answer = self._ask(door, question, timeout_s)
         if isinstance(answer, Refused):
-            raise refused(door.host, answer)
+            raise refused(door.host, answer, doing)
         return answer
 
     def _ask(self, door: Door, question: Callable[[Connection], T | Refused], timeout_s: float) -> T | Refused:
@@ -214,12 +223,20 @@ def is_leaf_revoked(answer: object) -> bool:
     )
 
 
-def refused(host: str, answer: Refused) -> Failure:
-    """A host's typed no, as a sentence."""
-    said = "; ".join(f"{r.has} ({r.resource}: asked {r.asked})" for r in answer.reasons) or answer.code
+def refused(host: str, answer: Refused, doing: str = "") -> Failure:
+    """A host's typed no, as a sentence. `doing`: what it was asked to do, where the reasons need not say of what."""
+    said = "; ".join(reason.has if doing else _said(reason) for reason in answer.reasons) or answer.code
     helps = next((reason.hint for reason in answer.reasons if reason.hint), "")
     exit_code = EXIT_OF_CODE.get(answer.code, Exit.FAILED)
-    return Failure(exit_code, f"{host} says no: {said}", helps=helps, code=answer.code)
+    no = f"{host} did not {doing}" if doing else f"{host} says no"
+    return Failure(exit_code, f"{no}: {said}", helps=helps, code=answer.code)
+
+
+def _said(reason: Reason) -> str:
+    what, _, vid = reason.resource.partition(" ")
+    if what in ("volume", "volumes"):  # which of several, where it says that; never what it was asked for
+        return f"{reason.has} ({named(reason.resource)})" if vid else reason.has
+    return reason.has if is_deed(reason) else f"{reason.has} ({reason.resource}: asked {reason.asked})"
 
 
 def no_host_in_reach(heard: Heard | None = None) -> Failure:

@@ -68,13 +68,14 @@ def inspect(volume: str, *, output: Output = "table") -> None:
     """
     with session() as mine:
         found = one(mine, volume)
-    shown = document(found.volume)
-    rows = [(key, value if isinstance(value, str) else _plain(value)) for key, value in shown.items()]
-    emit(output, {"volume": shown}, Table(("FIELD", "VALUE"), rows, [found.volume.vid]))
+    known = document(found.volume)
+    rows = [(key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()]
+    emit(output, {"volume": known}, Table(("FIELD", "VALUE"), rows, [found.volume.vid]))
 
 
 def all_of(mine: Session) -> tuple[list[Found], Heard]:
-    """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does."""
+    """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does, or where one
+    says no."""
     heard = mine.query()
     doors = [door for said in heard.answers if (door := door_of(said, Role.STORAGE)) is not None]
     if not doors:
@@ -82,11 +83,22 @@ def all_of(mine: Session) -> tuple[list[Found], Heard]:
             raise no_host_in_reach(heard)
         raise Failure(Exit.UNREACHABLE, "no host in reach has volumes to share", helps="is storaged running on one?")
     found: list[Found] = []
+    missed: list[Failure] = []
     for door in doors:
-        views = mine.ask(door, lambda connection: connection.ask("GET", "/v1/volumes", VolumeViews))
+        try:
+            views = mine.ask(door, lambda connection: connection.ask("GET", "/v1/volumes", VolumeViews))
+        except Failure as failure:
+            if failure.exit_code not in (Exit.UNREACHABLE, Exit.TIMEOUT):
+                raise
+            missed.append(failure)  # one host that is broken must not hide what the others have
+            continue
         if views.left_out:
             note(f"electros: {door.host} has {views.left_out} more, which are not shown")
         found += [Found(volume, door) for volume in views.volumes]
+    if len(missed) == len(doors):
+        raise missed[0]
+    for each in missed:
+        note(f"electros: {each.message}")
     return found, heard
 
 
@@ -99,7 +111,8 @@ def one(mine: Session, meant: str) -> Found:
         return hits[0]
     if hits:
         which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in hits)
-        helps = "say it by its UUID; one at several hosts is for their sysadmins to sort out"
+        is_one = len({each.volume.vid for each in hits}) == 1
+        helps = "say it by its UUID" if not is_one else "one UUID at several hosts is for their sysadmins to sort out"
         raise Failure(Exit.USAGE, f'"{meant}" could be several volumes: {which}', helps=helps)
     missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
     helps = "electros volume ls shows those that you may see"
@@ -113,6 +126,11 @@ def _each_once(hits: Sequence[Found]) -> list[Found]:
         key = each.volume.vid if each.volume.shared else f"{each.volume.vid} {each.volume.host_id}"
         once.setdefault(key, each)
     return list(once.values())
+
+
+def shown(volume: VolumeView) -> str:
+    """What a person calls it."""
+    return volume.name or dashed(volume.vid)
 
 
 def document(volume: VolumeView) -> dict[str, Any]:
@@ -177,7 +195,7 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
         for volume in volumes
     ]
     heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
-    return Table(heads, rows, [dashed(volume.vid) for volume in volumes])
+    return Table(heads, rows, [dashed(volume.vid) for volume in volumes], copied="VID")
 
 
 def _traits(volume: VolumeView) -> str:

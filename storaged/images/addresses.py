@@ -6,7 +6,7 @@ and is open. An address that holds another one (IPv4 in IPv6, in any of its form
 Pure.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -31,10 +31,8 @@ _UNICAST = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"), _MAPPED, *_NAT64) 
 _NO_MACHINE = (IPv4Network("0.0.0.0/8"), IPv4Network("224.0.0.0/3"))
 
 
-def forbidden(address: Address, allowed: Collection[Network] = ()) -> str | None:
-    """Why nothing is fetched from there; `None` where it may be. `allowed`: what the host's settings open."""
-    if any(address in network for network in allowed):
-        return None
+def forbidden(address: Address) -> str | None:
+    """Why nothing is fetched from there, whatever the host; `None` where it may be."""
     return next((why for inner in (address, *_within(address)) if (why := _why(inner)) is not None), None)
 
 

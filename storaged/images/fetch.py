@@ -17,7 +17,8 @@ from typing import Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from storaged.beneath import Unusable, shown
-from storaged.images.addresses import Network, forbidden, parse_address
+from storaged.images.addresses import Address, Network, forbidden, parse_address
+from storaged.images.ways import leads_home
 
 REDIRECTS_MAX = 5
 URL_MAX = 2048
@@ -125,17 +126,10 @@ def _connected(host: str, port: int, how: Fetching) -> socket.socket:
         except OSError as refused:
             problem = refused
             continue
-        if raw.getsockname()[0] == raw.getpeername()[0] and not _opened(address, how):
-            raw.close()
-            raise Unusable(f"nothing is fetched from {shown(host)} ({address}): it is the host itself")
         raw.settimeout(None)  # the watch looks after it from now on
         return raw
     assert problem is not None
     raise Unusable(f"{shown(host)} can't be reached: {problem.strerror or problem}") from problem
-
-
-def _opened(address: str, how: Fetching) -> bool:
-    return any(parse_address(address) in network for network in how.allowed)
 
 
 def _addresses(host: str, port: int, how: Fetching) -> list[str]:
@@ -145,10 +139,20 @@ def _addresses(host: str, port: int, how: Fetching) -> list[str]:
     except (OSError, UnicodeError) as problem:
         raise Unusable(f"the name {shown(host)} has no address") from problem
     for text in found:
-        why = forbidden(parse_address(text), how.allowed)
+        why = _why_not(parse_address(text), how)
         if why is not None:
             raise Unusable(f"nothing is fetched from {shown(host)} ({text}): {why}")
     return found[:ADDRESSES_MAX]
+
+
+def _why_not(address: Address, how: Fetching) -> str | None:
+    """Before anything is sent: who is refused does not learn which ports are open there."""
+    if any(address in network for network in how.allowed):
+        return None
+    try:
+        return forbidden(address) or leads_home(address)
+    except OSError as problem:
+        raise Unusable(f"this host's routes can't be read: {problem.strerror}") from problem
 
 
 def _body(answer: http.client.HTTPResponse, watch: "_Watch", most_bytes: int) -> Fetched:

@@ -121,7 +121,7 @@ class _Import:
         if self.total_bytes and copied.size_bytes != self.total_bytes:
             raise Unusable(f"{copied.size_bytes} bytes came, not {self.total_bytes}: the image is not whole")
         if self.expected is not None and copied.sha256 != self.expected:
-            raise Unusable(f"the image's checksum is sha256:{copied.sha256}, not sha256:{self.expected}")
+            raise Unusable(f"the image's checksum is another: sha256:{copied.sha256}")
         return copied
 
     def _convert(self, stage: Stage, source: int, source_format: ImageFormat, size_bytes: int) -> None:

@@ -33,7 +33,7 @@ from matcher.trust.requests import make_request
 from matcher.trust.tokens import ID_BYTES, SECRET_BYTES, TOKEN_S, Tokens
 from matcher.wire.codec import decode, encode, from_json, to_json
 from matcher.wire.framing import frame
-from matcher.wire.messages import Answer, Message, Query, Reason, Refused, Role, VmViews
+from matcher.wire.messages import Answer, Message, Query, Reason, Refused, Reveal, Role, VmViews
 from matcher.wire.realm import (
     Admitted,
     ChangeGrant,
@@ -340,6 +340,9 @@ class FakeClient:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def reveal(self, _: Reveal) -> None:
+        """Hosts here hold nothing."""
 
     def ask(self, query: Query) -> None:
         self._said = [

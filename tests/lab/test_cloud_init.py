@@ -1,7 +1,6 @@
 """A seed as a guest takes it: Debian's own cloud-init reads it, and what it says is nowhere but in the seed."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.vms import HELIUM, Vms, electros, serial_of
+from tests.lab.vms import HELIUM, Vms, commands_with, electros, places_with, serial_of
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "5eed0000-0000-4000-8000-00000000c10d"
@@ -49,29 +48,6 @@ def key(tmp_path: Path) -> Path:
     path = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "sower", "-f", path], check=True)
     return path
-
-
-def places_with(secret: str, lab: Any, *more: Path) -> set[str]:
-    """Files of all hosts (journals, ledgers, logs, console logs, volumes) and of the lab itself that hold it."""
-    folders = [str(lab.folder("h1").parents[1]), f"/run/atomos-lab/{lab.name}", *map(str, more)]
-    found = subprocess.run(["grep", "-rlaF", "-D", "skip", "--", secret, *folders], capture_output=True, text=True)
-    assert found.returncode in (0, 1, 2), found.stderr
-    return set(found.stdout.split("\n")) - {""}
-
-
-def commands_with(secret: str) -> list[str]:
-    """Processes of all hosts, as this machine sees them, whose command or environment holds it."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        if process.name == str(os.getpid()):
-            continue
-        try:
-            said = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
-            continue  # it has ended
-        if secret.encode() in said:
-            found.append(said.decode(errors="replace"))
-    return found
 
 
 def test_a_guest_takes_name_and_key_from_its_seed_which_is_secret_and_goes_with_it(

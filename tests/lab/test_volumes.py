@@ -10,9 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.qcow2 import Qcow2
+from tests.fakes.qcow2 import DATA_FILE, Qcow2
 from tests.lab.conftest import until as eventually
-from tests.lab.vms import HELIUM, Vms, booted, boots, electros, login_as, plainly, serial_of
+from tests.lab.vms import (
+    HELIUM,
+    Vms,
+    booted,
+    boots,
+    commands_with,
+    electros,
+    login_as,
+    places_with,
+    plainly,
+    serial_of,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,23 +166,45 @@ def test_an_image_that_is_sent_becomes_a_volume_of_the_same_bytes(lab: Any, tmp_
 
 def test_a_wicked_image_and_a_wicked_url_leave_nothing(lab: Any, tmp_path: Path) -> None:
     before = {volume["vid"] for volume in listed(lab)}
-    wicked = tmp_path / "wicked.qcow2"
-    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", str(wicked), "1G"]
-    subprocess.run(create, check=True)
     foreign = tmp_path / "image.vmdk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", str(foreign), "1G"], check=True)
-    for image, why in (
-        (str(wicked), "backing file"),
-        (str(foreign), "VMDK"),
-        ("http://127.0.0.1:7767/", "the host itself"),
-        ("http://169.254.169.254/latest/", "nothing is fetched"),
-        ("http://user:secret@example.org/x", "password"),
+    by_hand = {
+        "backing": Qcow2(backing=b"/etc/shadow"),
+        "data-file": Qcow2(incompatible=1 << 2, extensions=((DATA_FILE, b"/etc/shadow"),)),
+        "tables": Qcow2(l1=(1 << 63 | 2**40,)),
+        "huge": Qcow2(size=2**63),  # 8 EiB
+    }
+    for name, image in by_hand.items():
+        (tmp_path / name).write_bytes(image.image())
+    for source, code, why in (
+        (f"{tmp_path}/backing", 1, "backing file"),
+        (f"{tmp_path}/data-file", 1, "in another file"),
+        (f"{tmp_path}/tables", 1, "qemu-img"),
+        (f"{tmp_path}/huge", 2, "a volume has at most"),
+        (str(foreign), 1, "VMDK"),
+        ("http://127.0.0.1:7767/", 1, "the host itself"),
+        ("http://[::ffff:127.0.0.1]:7767/", 1, "the host itself"),
+        ("http://169.254.169.254/latest/", 1, "nothing is fetched"),
+        ("http://user:secret@example.org/x", 1, "password"),
+        ("file:///etc/shadow", 2, "https:// and http:// alone"),
     ):
-        error = electros(lab, "volume", "import", image, "--name", "wicked", "--size", "1", code=1).error
+        error = electros(lab, "volume", "import", source, "--name", "wicked", "--size", "1", code=code).error
         assert why in error["message"], error
     assert {volume["vid"] for volume in listed(lab)} == before
     for host in ("h1", "h2", "h3"):
         assert not [path for path in (lab.folder(host) / "srv").iterdir() if path.name.startswith(".new-")]
+
+
+def test_nothing_is_fetched_from_a_guest_that_its_host_alone_reaches(
+    lab: Any, names: list[str], vms: Vms, until: Callable[..., Any]
+) -> None:
+    names += ["stolen"]
+    vm = booted(lab, until, vms.run("shy", HELIUM, volumes=[lab.volumes("h1")["h1-boot"]], host="h1"))
+    url = f"http://{until(lambda: electros(lab, 'inspect', 'shy').document['vm']['addresses'])[0]}/"
+    assert "ATOMOS-GUEST-UP" in lab.exec(vm["host"], "busybox", "wget", "-qO-", url).stdout
+    words = ["volume", "import", url, "--name", "stolen", "--size", "0.125", "--host", vm["host"]]
+    assert "it is a VM of this host's" in electros(lab, *words, code=1).error["message"]
+    electros(lab, "rm", "--force", "shy")
 
 
 def test_a_volume_goes_back_to_what_a_snapshot_has(lab: Any, names: list[str]) -> None:
@@ -209,13 +242,14 @@ def test_a_seed_is_private_and_what_it_says_is_nowhere_else(lab: Any, tmp_path: 
     image = folder_of(lab, made) / "data.img"
     assert image.stat().st_mode & 0o777 == 0o600
     assert secret.encode() in image.read_bytes()
-    host = made["host"]
-    said = lab.logs(host) + (lab.folder(host) / "lib" / "audit.jsonl").read_text()
-    assert secret not in said
+    assert places_with(secret, lab) == {str(image)}, "neither a log nor a ledger has it"
+    assert commands_with(secret) == []
     user_data.write_text(f"{secret}\n")
     error = electros(lab, "volume", "seed", "--user-data", str(user_data), "--name", "init", code=1).error
     assert "must begin with #cloud-config" in error["message"]
     assert secret not in json.dumps(error)
+    electros(lab, "volume", "rm", "--yes", "init")
+    assert places_with(secret, lab) == set()
 
 
 def test_a_vm_boots_from_a_copy_of_an_image(lab: Any, names: list[str], vms: Vms, until: Callable[..., Any]) -> None:

@@ -1,7 +1,9 @@
 """What the lab's tests of VMs share: `electros` as a script would use it, guests that have booted, and tidying up."""
 
 import json
+import os
 import re
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,3 +141,26 @@ def _own_slots(lab: Any, name: str) -> int:
 
 def domains(lab: Any, host: str) -> list[str]:
     return list(lab.virsh(host, "list", "--all", "--name").split())
+
+
+def places_with(secret: str, lab: Any, *more: Path) -> set[str]:
+    """Files of all hosts (journals, ledgers, logs, console logs, volumes) and of the lab itself that hold it."""
+    folders = [str(lab.folder("h1").parents[1]), f"/run/atomos-lab/{lab.name}", *map(str, more)]
+    found = subprocess.run(["grep", "-rlaF", "-D", "skip", "--", secret, *folders], capture_output=True, text=True)
+    assert found.returncode in (0, 1, 2), found.stderr
+    return set(found.stdout.split("\n")) - {""}
+
+
+def commands_with(secret: str) -> list[str]:
+    """Processes of all hosts, as this machine sees them, whose command or environment holds it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        try:
+            said = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended
+        if secret.encode() in said:
+            found.append(said.decode(errors="replace"))
+    return found

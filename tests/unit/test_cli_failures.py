@@ -3,7 +3,7 @@
 from matcher.cli.failures import CODES, Exit, Failure
 from matcher.scheduler.outcomes import HostReasons, Nearest
 from matcher.wire.messages import Reason
-from specs.ids import HostId
+from specs.ids import HostId, dashed
 
 SLOTS = Reason("slots", "4 whole cores", "2 in all, 2 free", "at most 2", "cpu.slots=2")
 RAM = Reason("ram", "64 GiB", "8 GiB free", "")
@@ -28,6 +28,12 @@ def test_every_host_has_its_lines_with_what_was_asked_and_what_is_there() -> Non
     assert lines[1] == "  h1         slots: asked 4 whole cores; 2 in all, 2 free (at most 2)"
     assert lines[1].index("slots") == lines[3].index("slots"), "in columns"
     assert "ram: asked 64 GiB; 8 GiB free" in lines[2]
+
+
+def test_what_a_volume_was_asked_for_is_not_repeated_and_its_uuid_can_be_copied() -> None:
+    busy = Reason(f"volume {'c' * 32}", "to attach it", "your VM web has it", "electros rm web")
+    lines = Failure(Exit.NO_HOST_FITS, "no", hosts=[HostReasons(H1, "h1", (busy,))]).text().splitlines()
+    assert lines[1] == f"  h1  volume {dashed('c' * 32)}: your VM web has it (electros rm web)"
 
 
 def test_the_nearest_host_comes_with_the_arguments_that_make_it_fit() -> None:

@@ -41,6 +41,29 @@ def test_somebody_who_belongs_to_no_realm_is_told_how_to(tmp_path: Path) -> None
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("volume inspect", "volume inspect wants VOLUME"),
+        ("volume attach web", "volume attach wants VOLUME"),
+        ("volume import --name a", "volume import wants IMAGE"),
+        ("volume create --name a", "volume create wants --size …"),
+        ("volume create --size", "volume create wants --size …"),
+        ("volume inspect a b", 'volume inspect has no use for "b"'),
+        ("volume import x --name a --format folder", 'Invalid value "folder" for --format'),
+        ("volume import x --name a --image-format folder", 'Invalid value "folder" for --image-format'),
+        ("image add x --name a --format folder", 'Invalid value "folder" for --format'),
+        ("volume convert a --format folder", 'Invalid value "folder" for --format'),
+    ],
+)
+def test_what_a_command_wants_is_named_as_people_say_it(tmp_path: Path, words: str, said: str) -> None:
+    done = electros(*words.split(), folder=tmp_path)
+    assert done.returncode == 2
+    first, second = done.stderr.decode().splitlines()
+    assert first.startswith(f"electros: {said}")
+    assert second == f"  electros {' '.join(words.split()[:2])} --help"
+
+
 @pytest.mark.parametrize("form", ["-ojson", "-o=json", "--output=json"])
 def test_an_error_is_json_where_json_was_asked_for_even_if_nothing_else_was_understood(
     tmp_path: Path, form: str

@@ -156,3 +156,13 @@ def test_a_table_too_long_to_be_folded_is_not(terminal: Callable[[Table, int], s
 def test_wide_letters_keep_columns_in_line(capsys: pytest.CaptureFixture[str]) -> None:
     emit("table", {}, Table(("A", "B"), [("東京", "x"), ("abcd", "x")]))
     assert {cell_len(line) for line in capsys.readouterr().out.splitlines()} == {7}
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_people_copy_stays_on_one_line_of_a_terminal(terminal: Callable[[Table, int], str], width: int) -> None:
+    vid = "5e755b09-045e-48a4-a64a-6b26b99aa37a"
+    row = ("a-name-of-some-length", "0.125 GB", "raw", "bootable,readonly", "attached: web", "h1", vid)
+    heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
+    shown = terminal(Table(heads, [row], copied="VID"), width)
+    assert vid in shown
+    assert all(cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) <= width for line in shown.splitlines())

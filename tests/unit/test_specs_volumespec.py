@@ -36,6 +36,8 @@ def test_a_vid_of_33_digits_is_told_with_its_count() -> None:
     [
         ("", "has 0 hex digits", "a vid has 32"),
         ("g" + "0" * 31, '"g" is no hex digit', "0-9 and a-f"),
+        ("../../etc/passwd", '"." is no hex digit', "0-9 and a-f"),
+        (f"{A[:31]}\0", "is no hex digit", "0-9 and a-f"),
         ("x" * 60_000, '"x" is no hex digit', "0-9 and a-f"),
         ("\uff10" * 32, "is no hex digit", "0-9 and a-f"),
         (f"{A}.elimg", "more than the id", f'write "{A}"'),

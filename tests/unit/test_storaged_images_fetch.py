@@ -157,8 +157,12 @@ def own_address() -> str | None:
 
 @pytest.mark.skipif(own_address() is None, reason="this host has no address but loopback")
 def test_the_host_itself_is_not_asked_by_its_other_addresses() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as listening, pytest.raises(Unusable, match="the host itself"):
-        get(f"http://{own_address()}:{listening.getsockname()[1]}/", how=Fetching())
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        with pytest.raises(Unusable, match="the host itself"):
+            get(f"http://{own_address()}:{listening.getsockname()[1]}/", how=Fetching())
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):  # not even to learn whether somebody listens there
+            listening.accept()
 
 
 def test_a_name_with_one_forbidden_address_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +210,9 @@ def test_redirects_are_followed_and_each_is_judged(serve: Callable[..., Server])
     [
         ("file:///etc/passwd", "begins with"),
         ("//[::1]:1/", "nothing is fetched"),
+        ("http://[::ffff:169.254.169.254]/latest", "nothing is fetched"),
+        ("http://2852039166/latest", "nothing is fetched"),  # 169.254.169.254
+        ("http://[64:ff9b::a9fe:a9fe]/latest", "nothing is fetched"),
         ("http://u:p@127.0.0.1/", "password"),
     ],
 )

@@ -200,7 +200,7 @@ def test_a_checksum_that_fits_is_taken(tmp_path: Path, prefix: str) -> None:
     assert volume_in(tmp_path)
 
 
-@pytest.mark.parametrize(("sha256", "words"), [("0" * 64, "checksum is sha256:"), ("md5:00", "64 hex digits")])
+@pytest.mark.parametrize(("sha256", "words"), [("0" * 64, "checksum is another: sha256:"), ("md5:00", "64 hex digits")])
 def test_a_checksum_that_does_not_fit_leaves_nothing(tmp_path: Path, sha256: str, words: str) -> None:
     with pytest.raises(Unusable, match=words):
         take(tmp_path, Qcow2().image(), sha256=sha256)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pycdlib
 import pytest
 
+from matcher.wire.messages import ImageFormat
+from matcher.wire.volumes import NewSeed, NewVolume
 from storaged.beneath import Unusable
 from storaged.images import seed as seeds
 from storaged.images.seed import Seed, make_seed, render_seed
@@ -124,6 +126,8 @@ def test_meta_data_of_ones_own_is_kept(meta_data: str) -> None:
 
 def test_no_message_repeats_a_secret() -> None:
     assert "swordfish" not in repr(Seed("#cloud-config\npassword: swordfish", "i", "swordfish", "swordfish"))
+    new = NewVolume("0" * 32, "", "init", 128, ImageFormat.RAW, False, True, False, True)
+    assert "swordfish" not in repr(NewSeed(new, "swordfish", "swordfish", "swordfish"))
     for secret in ("swordfish", "#cloud-config\nswordfish\udcff", "#cloud-config\nswordfish\0"):
         with pytest.raises(Unusable) as refused:
             render_seed(Seed(secret, "i"))

@@ -11,7 +11,7 @@ import pytest
 
 from matcher.wire import messages as m
 from matcher.wire.codec import BODY_MAX_BYTES, DEPTH_MAX, ITEMS_MAX, BadBytes, decode, encode, from_json, to_json
-from matcher.wire.volumes import Detached
+from matcher.wire.volumes import CloneVolume, Detached, NewVolume
 
 ASK = m.VmAsk(
     slots=2,
@@ -179,6 +179,31 @@ def test_msgpack_holds_finite_numbers_alone(number: float, single: bool) -> None
     data = msgpack.packb(wire(OFFER, score=number), use_single_float=single)
     with pytest.raises(BadBytes, match="number: not finite"):
         decode(m.VmOffer, data)
+
+
+@pytest.mark.parametrize(
+    "vid",
+    [
+        "",
+        "zz",
+        "g" * 32,
+        "0" * 31,
+        "0" * 33,
+        "A" * 32,
+        "../../../../../../../etc/passwd0",
+        "0" * 31 + "\0",
+        "0" * 32 + "\n",
+    ],
+)
+def test_nothing_but_an_id_names_what_is_made(vid: str) -> None:
+    """A folder is called so."""
+    new = NewVolume("0" * 32, "0" * 32, "data", 128, m.ImageFormat.RAW, False, False, False, False)
+    honest = json.loads(to_json(new))
+    assert from_json(NewVolume, json.dumps(honest)) == new
+    with pytest.raises(BadBytes):
+        from_json(NewVolume, json.dumps(honest | {"vid": vid}))
+    with pytest.raises(BadBytes):
+        from_json(CloneVolume, json.dumps({"vid": vid, "name": "data", "private": False}))
 
 
 def test_unknown_and_missing_fields_are_refused() -> None:
