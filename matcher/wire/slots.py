@@ -19,7 +19,7 @@ SURVEY_MAX_S = 5.0  # whatever number of hosts one of them, or a client, claims 
 
 # From which score on an offer is of the class. In a realm of thousands the best hosts lie near to 1, and there the
 # classes must tell them apart; in one of a hundred, or where most hosts are idle, the best may score 0.1.
-FLOORS = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15, 0.07)
+FLOORS = (0.8, 0.55, 0.38, 0.27, 0.2, 0.13, 0.06)
 LAST = CLASSES - 1
 
 
