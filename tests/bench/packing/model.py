@@ -23,18 +23,19 @@ Choose = Callable[[Scores], int]
 
 REACT_S = 0.004  # until *enough* is heard: there, read, and back
 UNFIT = -1.0
+CORES_MAX = max(cores for cores, _ in SHAPES)
+STRIDE = max(gib for _, gib in SHAPES) + 1
 
 _ASCENDING = np.array(FLOORS[::-1])
 
 
 @lru_cache(maxsize=256)
 def _scores_of(cores: int, gib: int) -> Scores:
-    """Of a VM, by the free cores and GiB of the hole."""
-    cores_max, gib_max = (max(shape[side] for shape in SHAPES) for side in (0, 1))
-    table = np.full((cores_max + 1, gib_max + 1), UNFIT)
-    for c in range(cores, cores_max + 1):
-        for g in range(gib, gib_max + 1):
-            table[c, g] = fill(cores, gib * 1024, c, g * 1024)
+    """Of a VM, by the number of the hole: its free cores * `STRIDE` + its free GiB."""
+    table = np.full((CORES_MAX + 1) * STRIDE, UNFIT)
+    for c in range(cores, CORES_MAX + 1):
+        for g in range(gib, STRIDE):
+            table[c * STRIDE + g] = fill(cores, gib * 1024, c, g * 1024)
     return table
 
 
@@ -64,23 +65,21 @@ def best_first(random: np.random.Generator) -> Choose:
 
 
 def churn(shapes: Sequence[tuple[int, int]], vms: Iterable[Vm], choose: Choose, *, from_h: float) -> Seen:
-    cores, gib = (np.array([shape[side] for shape in shapes]) for side in (0, 1))
+    holes = np.array([cores * STRIDE + gib for cores, gib in shapes])
     ends: list[tuple[float, int, int, Vm]] = []
     seen = Seen()
     for number, vm in enumerate(vms):
         while ends and ends[0][0] <= vm.at_h:
             _, _, host, gone = heapq.heappop(ends)
-            cores[host] += gone.cores
-            gib[host] += gone.gib
-        scores = _scores_of(vm.cores, vm.gib)[cores, gib]
+            holes[host] += gone.cores * STRIDE + gone.gib
+        scores = _scores_of(vm.cores, vm.gib).take(holes)
         host = choose(scores)
         fits = scores[host] > UNFIT
         if vm.at_h > from_h:
             seen.asked += vm.core_h
             seen.refused += 0.0 if fits else vm.core_h
         if fits:
-            cores[host] -= vm.cores
-            gib[host] -= vm.gib
+            holes[host] -= vm.cores * STRIDE + vm.gib
             heapq.heappush(ends, (vm.at_h + vm.life_h, number, host, vm))
     seen.there = [(host, vm) for _, _, host, vm in ends]
     return seen
