@@ -4,7 +4,7 @@ churn  rejected core-hours at 95 % load through the protocol, over paired seeds,
        who asks a sample of ten, and who hears every offer
 crowd  the same with 20 clients at a time and 5 % loss; conflicts at confirm at 90 % load
 few    at most 12 hosts: cores placed of a batch, beside the most that can be; and cores in use hour by hour
-many   1,000 hosts and more, by a model of best-first offers, beside who hears every offer
+many   more seeds or hosts than the protocol has time for, by a model of best-first offers, beside who hears them all
 scale  offers a pledge and time to decide through the protocol, from 100 to 10,000 hosts, nearly full and nearly empty
 
 Every figure stands beside its goal. Each contender fills its realm by its own choices, from empty hosts on, for 60
@@ -39,6 +39,7 @@ WITHIN_S = 0.01  # a crowd comes within so long
 CONFLICT_SEEDS = 5  # each has a thousand confirms
 BLOCK = 100  # hosts of which a large realm is filled, one such block after another
 BLOCKS = 10  # different ones
+RIVALS_HOSTS = 300  # up to here who knows everything is quick enough to be asked as well
 DEMANDS = (0.8, 1.0, 1.2)  # of a batch, of the scarcer of cores and RAM
 
 Shapes = list[tuple[int, int]]
@@ -119,6 +120,12 @@ def _beside(shapes: Shapes, groups: list[list[Vm]], seed: int) -> dict[str, floa
     return {
         "omniscient": central.churn(shapes, vms, from_h=HOURS).share,
         "sample": central.churn(shapes, vms, from_h=HOURS, sample=10, seed=seed).share,
+        **_modelled(shapes, vms, seed),
+    }
+
+
+def _modelled(shapes: Shapes, vms: list[Vm], seed: int) -> dict[str, float]:
+    return {
         "every": model.churn(shapes, vms, model.all_heard, from_h=HOURS).share,
         "model": model.churn(shapes, vms, model.best_first(np.random.default_rng(seed)), from_h=HOURS).share,
     }
@@ -221,13 +228,16 @@ def _many(report: Report, seeds: range, sizes: Sequence[int], load: float, hours
         rows = []
         for seed in seeds:
             shapes, groups = _asked(seed, hosts, load, 1, HOURS + hours)
-            vms = list(chain(*groups))
-            every = model.churn(shapes, vms, model.all_heard, from_h=HOURS).share
-            ours = model.churn(shapes, vms, model.best_first(np.random.default_rng(seed)), from_h=HOURS).share
-            rows.append({"seed": seed, "hosts": hosts, "load": load, "every": every, "model": ours})
+            with_rivals = hosts <= RIVALS_HOSTS
+            figures = _beside(shapes, groups, seed) if with_rivals else _modelled(shapes, list(chain(*groups)), seed)
+            rows.append({"seed": seed, "hosts": hosts, "load": load, **figures})
             report.row(rows[-1])
-        name = f"the model of best-first offers / every offer heard, {hosts} hosts, load {load:.2f}"
-        report.sums(told(name, column(rows, "model"), column(rows, "every"), "1.10"))
+        about = f"{hosts} hosts, load {load:.2f}: the model of best-first offers /"
+        rivals = {"every": ("every offer heard", "1.10")}
+        if hosts <= RIVALS_HOSTS:
+            rivals |= {"omniscient": ("omniscient", "1.10"), "sample": ("sample of 10", "0.5")}
+        for key, (rival, goal) in rivals.items():
+            report.sums(told(f"{about} {rival}", column(rows, "model"), column(rows, key), goal))
 
 
 def _scale(report: Report, sizes: Sequence[int], pledges: int, loss: float) -> None:
