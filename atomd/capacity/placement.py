@@ -15,7 +15,7 @@ The rules, for every host and at every moment. A *whole-core* VM asked with `smt
 
 Rules 1 to 3 speak about one core at a time and 6 and 7 don't speak about cores, so that *whether* a VM fits is a matter
 of counting, and *where* is a matter of taste: one NUMA node for threads and RAM when that can be, near its devices,
-breaking as few idle cores as possible, in the tightest hole (`pack`) or the widest (`spread`).
+breaking as few idle cores as possible, in the hole that it fills best (`pack`) or the widest (`spread`).
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
-from atomd.capacity.score import Before, score
+from atomd.capacity.score import Before, fill, score
 from atomd.capacity.traits import suits
 from atomd.inventory.facts import Core
 from matcher.wire.messages import Policy, VmAsk
@@ -184,17 +184,16 @@ def _class_rank(kind: Kind) -> int:
 def _node_key(need: _Need, node: int, units: list[Unit]) -> tuple[float, ...]:
     """What to prefer among nodes that have the units; lower is better.
 
-    RAM on the node; devices on the node; then idle cores left idle and devices left reachable, and the tightest hole
-    as `score` means it (`pack`); or the hole that is left widest (`spread`).
+    RAM on the node; devices on the node; then idle cores left idle and devices left reachable, and the hole that is
+    best filled as `score` means it (`pack`); or the hole that is left widest (`spread`).
     """
-    free_mib = max(0, need.now.free_mib.get(node, 0))
+    slots, free_mib = need.ask.slots, max(0, need.now.free_mib.get(node, 0))
     remote = free_mib < need.ram_mib
-    cpu_share = need.ask.slots / len(units)
-    ram_share = 1.0 if remote else need.ram_mib / free_mib
     if need.policy is Policy.SPREAD:
-        return (remote, need.far(node), max(cpu_share, ram_share), node)
-    filled = cpu_share * ram_share
-    return (remote, need.far(node), _fresh(need.ask.slots, units), need.begrudged(node), -filled, node)
+        ram_share = 1.0 if remote else need.ram_mib / free_mib
+        return (remote, need.far(node), max(slots / len(units), ram_share), node)
+    filled = slots / len(units) if remote else fill(slots, need.ram_mib, len(units), free_mib)
+    return (remote, need.far(node), _fresh(slots, units), need.begrudged(node), -filled, node)
 
 
 def _fresh(slots: int, units: list[Unit]) -> int:

@@ -1,22 +1,23 @@
 """How well a placement suits the policy, in [0, 1], so that hosts that never met can be ranked. Pure.
 
-`pack` is best fit, judged by the hole and not by the machine. For cores, RAM and each kind of device asked for, the
-*share* is what the VM takes of what is free: 2 of 4 free cores is 0.5, 2 of 100 is 0.02, whatever the machine's size;
-so large holes stay whole for large VMs. Their geometric mean is the side of the hole's volume that gets filled:
+`pack` judges the hole and not the machine, by two measures that count alike. `tight` is best fit: for cores, RAM and
+each kind of device asked for, the *share* is what the VM takes of what is free: 2 of 4 free cores is 0.5, 2 of 100 is
+0.02, whatever the machine's size; and their geometric mean is the side of the hole's volume that gets filled. The
+product rewards the hole that is tight in every direction, so that little of one resource is stranded when another runs
+out (the concern of Tetris, Grandl et al., SIGCOMM 2014, and of the vector heuristics of Panigrahy et al., 2011).
+`kept` is what the hole still has for others, counted in whole VMs (`atomd.capacity.ladder`): 1 where they lose no more
+than the VM itself.
 
     tight = (cpu * ram * ...) ** (1 / number of shares)
+    fill = (tight + kept) / 2
 
-The product rewards the hole that is tight in every direction, so that little of one resource is stranded when another
-runs out (the concern of Tetris, Grandl et al., SIGCOMM 2014, and of the vector heuristics of Panigrahy et al., 2011).
-Nomad's bin packing (20 - 10^cpu - 10^ram, after Google's best fit) scores how full the *machine* is afterwards. In a
-simulation of 60 hosts of four sizes under 95 % load with Azure-like VMs, 8 seeds, the product rejected 4.8 % of
-core-hours, Nomad's score 5.0 %, least left over with a fee for imbalance 4.9 to 5.2 %, the largest share alone with
-a quarter of the mean 6.3 %: the first three are too near to each other to tell apart, the last is worse.
+Neither is enough by itself: `tight` goes by volume and breaks up the holes that large VMs need, `kept` can't tell a
+hole from another where sizes are not those of its ladder.
 
 A shared VM (`overprovision` > 1) that sits down beside others saves an idle unit: that part of the way to 1 is given
 by half. Then each scarce thing that the host has and the VM did not ask for costs a factor: who asks shall find it.
 
-    pack = (tight + (1 - tight) saved / 2) * GPU 0.6 * other device 0.9 * ECC 0.9 * wide ISA 0.9
+    pack = (fill + (1 - fill) saved / 2) * GPU 0.6 * other device 0.9 * ECC 0.9 * wide ISA 0.9
 
 `spread` is what stays free: the scarcer of threads and RAM counts as much as both together.
 
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from math import prod
 
 from atomd.capacity.hardware import Claim
+from atomd.capacity.ladder import kept
 from atomd.capacity.occupancy import Occupancy
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Policy, VmAsk
@@ -59,15 +61,21 @@ def score(ask: VmAsk, claim: Claim, now: Occupancy, before: Before, policy: Poli
     return min(1.0, max(0.0, raw))
 
 
-def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
-    ram = sum(mib for _, mib in claim.ram_mib) / before.free_mib
-    shares = (ask.slots / before.open_units, ram, *before.device_shares)
+def fill(slots: int, mib: int, open_units: int, free_mib: int, device_shares: tuple[float, ...] = ()) -> float:
+    """Of a hole, by a VM that fits; 1 where it is filled in every direction."""
+    shares = (slots / open_units, mib / free_mib, *device_shares)
     tight = prod(shares) ** (1 / len(shares))
+    return (tight + kept(slots, mib, open_units, free_mib)) / 2
+
+
+def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
+    mib = sum(mib for _, mib in claim.ram_mib)
+    filled = fill(ask.slots, mib, before.open_units, before.free_mib, before.device_shares)
     saved = 1 - before.fresh_units / ask.slots if ask.overprovision > 1 else 0.0
-    return (tight + (1 - tight) * saved / 2) * _kept(ask, claim, now)
+    return (filled + (1 - filled) * saved / 2) * _left_for_others(ask, claim, now)
 
 
-def _kept(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
+def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
     """What is to be kept for others: a factor for each scarce trait that this VM did not ask for."""
     hardware = now.hardware
     asked = {(each.vendor, each.model) for each in ask.pci}

@@ -17,9 +17,9 @@ SLOT_S = TIMER_S + GAP_S
 ANSWER_S = 0.0003  # what one more answer takes to be checked and read by a client (measured: 0.25 ms)
 SURVEY_MAX_S = 5.0  # whatever number of hosts one of them, or a client, claims to know
 
-# From which score on an offer is of the class. Small VMs on large hosts fill little of them, however well they are
-# placed, so that most scores are low: the classes are narrow there.
-FLOORS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.06)
+# From which score on an offer is of the class. In a realm of thousands the best hosts lie near to 1, and there the
+# classes must tell them apart; in one of a hundred, or where most hosts are idle, the best may score 0.1.
+FLOORS = (0.8, 0.55, 0.38, 0.27, 0.2, 0.13, 0.06)
 LAST = CLASSES - 1
 
 

@@ -8,15 +8,16 @@ import pytest
 from atomd.answering import Face, Proposer
 from atomd.capacity.hardware import Claim
 from atomd.capacity.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
-from atomd.capacity.placement import place, place_on
+from atomd.capacity.placement import admits, place, place_on
 from atomd.capacity.quota import Quota
 from atomd.inventory.facts import Core
 from atomd.vms.admission import Admission
-from matcher.offers.offering import Nothing, Proposal
+from matcher.offers.ledger import Ledger
+from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal
 from matcher.trust.realm import EVERYTHING
-from matcher.wire.messages import Pledge, Policy, VmAsk
-from matcher.wire.slots import SURVEY_MAX_S, survey_s
+from matcher.wire.messages import Pledge, Policy, Role, VmAsk, VmOffer
+from matcher.wire.slots import SURVEY_MAX_S, slot_of, survey_s
 from specs.ids import UserId, VmId
 from tests.bench.packing.realm import machine, vm_ask
 from tests.bench.packing.workload import Vm
@@ -52,6 +53,25 @@ def test_who_had_the_vm_and_who_may_have_its_volumes_does_not_wait(
     proposal = proposer.propose(asked, ANN, ())
     assert isinstance(proposal, Proposal)
     assert proposal.at_once is at_once
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_answered"),
+    [(pledge(1), False), (pledge(1, vm_id=HERE), True), (pledge(1, volumes=("d" * 32,)), True)],
+)
+def test_in_a_large_realm_a_pledge_that_names_volumes_is_answered_when_it_is_heard(
+    proposer: Proposer, asked: Pledge, is_answered: bool
+) -> None:
+    """However low the score: a VM with one of four cores is of no good class here."""
+    ledger = Ledger[Claim](lambda residents, claim: admits(HARDWARE, residents, claim), lambda *_: True)
+    offering = Offering(host="h1", role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=Random(1))
+    offering.hosts_known = 10_000
+    answers = offering.hear(asked, ANN, 100.0)
+    assert (answers is not None) is is_answered
+    assert (offering.next_deadline_s() is None) is is_answered
+    for answer in answers or ():
+        assert isinstance(answer, VmOffer)
+        assert slot_of(answer) > 0, "there was something to wait for"
 
 
 def test_another_users_vm_is_none_that_was_here(proposer: Proposer) -> None:

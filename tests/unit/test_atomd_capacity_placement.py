@@ -153,6 +153,14 @@ def test_without_numa_pack_fills_one_socket_before_the_next() -> None:
     assert {thread % 8 // 4 for claim in residents for thread in claim.threads} == {0}
 
 
+def test_pack_leaves_the_node_that_a_large_vm_needs_whole() -> None:
+    """Though a small one would fill it better."""
+    large, small = charged_mib(64 * 1024), charged_mib(8 * 1024)
+    cores = tuple(Core((n,), 0, int(n >= 16)) for n in range(34))
+    sat = sit(replace(ASK, slots=2, ram_mib=8 * 1024), host(*cores, ram=((0, large), (1, large + small))))
+    assert sat.claim.numa == 1
+
+
 def test_a_node_with_ram_and_threads_is_preferred_to_a_tighter_one_without_ram() -> None:
     hardware = host(*smt2(2), *(Core((n,), 1, 1) for n in range(10, 18)), ram=((0, 100), (1, 8192)))
     assert sit(ASK, hardware).claim.numa == 1

@@ -10,7 +10,7 @@ from matcher.offers import offering as module
 from matcher.offers.feedback import chance_of, survey_wait_s, wait_s
 from matcher.offers.ledger import User
 from matcher.offers.offering import Nothing, Proposal
-from matcher.wire.messages import Accelerator, Arch, Pledge, Reveal, VmOffer
+from matcher.wire.messages import Accelerator, Arch, Pledge, Reveal, VmOffer, VolumeOffer
 from matcher.wire.slots import AT_ONCE_HOSTS, FLOORS, GAP_S, LAST, SLOT_S, slot_begins_s, slot_of, survey_s
 from specs.ids import OfferId
 from tests.unit.test_offers_offering import ANN, BOB, NOW_S, SEAL, WHY, Room, Threads
@@ -174,6 +174,19 @@ def test_who_is_better_than_its_score_says_never_waits() -> None:
     answers = room.offering.hear(room.pledge(), ANN, NOW_S)
     assert answers is not None
     assert len(answers) == 1
+
+
+class Stored(Threads):
+    """As storaged: what it offers are volumes."""
+
+    def propose(self, pledge: Pledge, user: User, residents: Sequence[int]) -> Proposal[int] | Nothing:
+        return Proposal(1, VolumeOffer(pledge.pledge_id, "", "h1", 0, 0, ()))
+
+
+def test_volumes_are_offered_at_once() -> None:
+    room = LargeRoom(Stored())
+    assert room.offering.hear(room.pledge(), ANN, NOW_S)
+    assert room.offering.next_deadline_s() is None
 
 
 def test_a_client_that_knows_of_more_hosts_makes_a_host_wait_that_knows_none() -> None:

@@ -12,7 +12,7 @@ from matcher.scheduler.pledging import Errand
 from matcher.scheduler.surveying import DEADLINE_S, QUIET_S, REPEAT_S, Surveying
 from matcher.wire.messages import Accelerator, Arch, Pledge, VmOffer
 from matcher.wire.seal import opens
-from matcher.wire.slots import AT_ONCE_HOSTS, SLOT_S, slot_begins_s, survey_s
+from matcher.wire.slots import AT_ONCE_HOSTS, FLOORS, SLOT_S, slot_begins_s, survey_s
 from specs.ids import HostId, VmId
 from tests.unit.test_scheduler_placing import ASK, H2
 
@@ -50,7 +50,7 @@ class Client:
 
 def test_it_is_content_when_the_slot_of_the_best_class_heard_has_passed() -> None:
     client = Client()
-    client.offer(0.3, 3.1 * SLOT_S)
+    client.offer(FLOORS[3], 3.1 * SLOT_S)
     assert client.content_s() == pytest.approx(slot_begins_s(4))
     client.offer(0.9, 3.2 * SLOT_S)  # its turn had come long before: late
     assert client.content_s() == pytest.approx(slot_begins_s(1))

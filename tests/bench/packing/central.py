@@ -22,14 +22,9 @@ def best_fit(rooms: list[Room], vm: Vm, waste: Waste) -> Room | None:
     return min(fitting, key=lambda room: waste(room, vm.cores, vm.gib)) if fitting else None
 
 
-def tight(room: Room, cores: int, gib: int) -> float:
-    """As our hosts score themselves (`atomd.capacity.score`): who chooses by this among all has heard every offer."""
-    return -(((cores / room[0]) * (gib / room[1])) ** 0.5)
-
-
 @dataclass
 class Seen:
-    """`refused` of the core-hours `asked` for since counting began; `there` are (host, VM) at the end."""
+    """`refused` of the core-hours `asked` for since counting began; `there` are (host, VM) at the end, where told."""
 
     asked: float = 0.0
     refused: float = 0.0
@@ -41,22 +36,13 @@ class Seen:
 
 
 def churn(
-    shapes: Sequence[tuple[int, int]], vms: Iterable[Vm], *, from_h: float, sample: int = 0, waste: Waste = waste,
-    there: Sequence[tuple[int, Vm]] = (),
+    shapes: Sequence[tuple[int, int]], vms: Iterable[Vm], *, from_h: float, sample: int = 0, seed: int = 0,
+    waste: Waste = waste,
 ) -> Seen:  # fmt: skip
-    """VMs come and go; `there` are those of before."""
-    rooms, random, seen = [[c, g, c, g] for c, g in shapes], Random(len(shapes)), Seen()
-    number_of = {id(room): number for number, room in enumerate(rooms)}
+    """VMs come and go, from empty hosts on. A sample that finds nothing falls back to all, to its favour."""
+    rooms, random, seen = [[c, g, c, g] for c, g in shapes], Random(seed), Seen()
     ends: list[tuple[float, int, Room, Vm]] = []
-
-    def seat(room: Room, vm: Vm) -> None:
-        room[0] -= vm.cores
-        room[1] -= vm.gib
-        heapq.heappush(ends, (vm.at_h + vm.life_h, len(ends) + id(vm), room, vm))
-
-    for host, vm in there:
-        seat(rooms[host], vm)
-    for vm in vms:
+    for number, vm in enumerate(vms):
         while ends and ends[0][0] <= vm.at_h:
             _, _, room, gone = heapq.heappop(ends)
             room[0] += gone.cores
@@ -67,6 +53,7 @@ def churn(
             seen.asked += vm.core_h
             seen.refused += vm.core_h if found is None else 0.0
         if found is not None:
-            seat(found, vm)
-    seen.there = [(number_of[id(room)], vm) for _, _, room, vm in ends]
+            found[0] -= vm.cores
+            found[1] -= vm.gib
+            heapq.heappush(ends, (vm.at_h + vm.life_h, number, found, vm))
     return seen

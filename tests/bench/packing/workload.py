@@ -59,3 +59,16 @@ def arrivals(rate: float, hours: float, together: int, random: Random) -> Iterat
             at_h += random.expovariate(rate)
             drawn.append(draw(random))
         yield [Vm(at_h, *each) for each in drawn]
+
+
+def batch(hosts: list[tuple[int, int]], demand: float, random: Random) -> list[Vm]:
+    """VMs one second apart that all stay, until the scarcer of cores and RAM is asked for to `demand`."""
+    cores, gib = (float(sum(shape[side] for shape in hosts)) for side in (0, 1))
+    drawn: list[Vm] = []
+    while True:
+        c, g, _ = draw(random)
+        cores -= c / demand
+        gib -= g / demand
+        if min(cores, gib) < 0:
+            return drawn
+        drawn.append(Vm(len(drawn) / 3600, c, g, HOURS))
