@@ -19,6 +19,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 _GETROUTE, _NEWROUTE, _REQUEST = 26, 24, 1
 _DESTINATION, _OUT = 1, 4
 _LOCAL = 2
+_TAP = 2  # linux/if_tun.h
 _ANSWER_MAX_BYTES = 8192
 _LINKS = "/sys/class/net"
 
@@ -54,11 +55,15 @@ def _route(address: Address) -> tuple[int, str]:
 
 
 def _is_for_vms(link: str) -> bool:
-    """A VM's card is a tap, at its host's end; or a bridge with no others."""
+    """A bridge with taps alone, which VMs' cards are at their host's end; a tap by itself is some tunnel's."""
     if not os.path.isdir(f"{_LINKS}/{link}/bridge"):
-        return _is_tap(link)
+        return False
     return all(_is_tap(member) for member in os.listdir(f"{_LINKS}/{link}/brif"))
 
 
 def _is_tap(link: str) -> bool:
-    return os.path.exists(f"{_LINKS}/{link}/tun_flags")
+    try:
+        with open(f"{_LINKS}/{link}/tun_flags") as flags:
+            return bool(int(flags.read(), 16) & _TAP)
+    except FileNotFoundError:
+        return False

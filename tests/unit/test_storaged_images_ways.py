@@ -22,7 +22,8 @@ ip link add office type bridge
 ip addr add 10.8.0.2/24 dev office; ip link set office up
 ip tuntap add card2 mode tap; ip link set card2 master office up
 ip link add wire2 type veth peer name far2; ip link set wire2 master office up
-ip tuntap add routed mode tap; ip link set routed up; ip route add 10.9.0.7/32 dev routed
+ip tuntap add tunnel mode tun; ip link set tunnel up; ip route add 10.9.0.7/32 dev tunnel
+ip tuntap add tunnel2 mode tap; ip link set tunnel2 up; ip route add 10.9.0.8/32 dev tunnel2
 exec "$@"
 """
 ASKED = """
@@ -32,8 +33,8 @@ from storaged.images.ways import leads_home
 print(json.dumps({text: leads_home(ip_address(text)) for text in sys.argv[1:]}))
 """
 ITSELF = ["127.0.0.1", "127.7.7.7", "10.7.0.2", "10.8.0.2", "192.168.122.1", "::1", "fd77::1", "::ffff:10.7.0.2"]
-VMS = ["192.168.122.57", "fd77::57", "::ffff:192.168.122.57", "10.9.0.7"]
-ELSEWHERE = ["10.7.0.9", "10.8.0.9", "::ffff:10.7.0.9", "203.0.113.1", "2001:db8::1"]
+VMS = ["192.168.122.57", "fd77::57", "::ffff:192.168.122.57"]
+ELSEWHERE = ["10.9.0.7", "10.9.0.8", "10.7.0.9", "10.8.0.9", "::ffff:10.7.0.9", "203.0.113.1", "2001:db8::1"]
 
 
 @pytest.fixture(scope="module")
