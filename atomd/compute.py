@@ -123,6 +123,7 @@ class Compute:
                 return None, [Changed(vm.vm_id)]
             case Journal(put=vm, before=before, replaces=older):
                 self._table.busy.discard(vm.vm_id)
+                self._ending.over(vm.vm_id)
                 for kept in (older, self.owed.take_back(vm)):
                     if kept is not None:
                         self._older[kept.vm_id] = kept

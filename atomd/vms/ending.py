@@ -27,10 +27,10 @@ class Ending:
         if vm.state in AT_REST:
             return []
         if vm.state is State.STOPPING:
-            return [self.destroy(vm)] if force and vm.vm_id not in self._table.busy else []
+            return self._pull(vm) if force and vm.vm_id not in self._table.busy else []
         if vm.vm_id in self._table.busy or vm.state is not State.RUNNING:
             return self._table.not_now(vm, "stop")
-        return self._begin(vm, now_s, force=force)
+        return self._pull(vm) if force else self._begin(vm, now_s)
 
     def evict(self, vm: Vm, now_s: float, *, why: str, force: bool) -> Refused | Effects:
         """End the VM against its user's will: the power button, and the plug after `STOP_S` or with `force`. While it
@@ -43,7 +43,7 @@ class Ending:
 
     def end_anyway(self, vm: Vm, ending: Vm, now_s: float, *, force: bool) -> Effects:
         """Whatever its user wishes; `ending` is the VM with the reason."""
-        stopping = dataclasses.replace(ending, state=State.STOPPING)
+        stopping = dataclasses.replace(ending, state=State.STOPPING, is_forced=force or vm.is_forced)
         entered = self._table.enter(stopping, before=vm)
         if vm.state is State.RUNNING:
             self._stopping.pressed(vm.vm_id, now_s)
@@ -54,9 +54,11 @@ class Ending:
         lease = self._lease_of(vm)
         over = lease if lease is not None and lease.is_over(now_s) else None
         if vm.state is State.RUNNING and over is not None:
-            return self._begin(vm, now_s, why=over.why_over)
+            return self._begin(vm, now_s, over.why_over)
         if vm.state is not State.STOPPING:
             return []
+        if vm.is_forced:  # by the journal's word, after a crash too
+            self._stopping.pulled(vm.vm_id)
         match self._stopping.due(vm.vm_id, now_s):
             case Due.PRESS:
                 return [ShutDownDomain(vm)]
@@ -74,13 +76,19 @@ class Ending:
         return DestroyDomain(vm)
 
     def over(self, vm_id: VmId) -> None:
-        """It has ended, or is being removed."""
+        """It has ended, or is being removed; or what was begun could not be noted."""
         self._stopping.over(vm_id)
 
-    def _begin(self, vm: Vm, now_s: float, *, why: str = "", force: bool = False) -> Effects:
+    def _begin(self, vm: Vm, now_s: float, why: str = "") -> Effects:
         stopping = self._enter(vm, State.STOPPING, why)
         self._stopping.pressed(vm.vm_id, now_s)
-        return [stopping, self.destroy(vm) if force else ShutDownDomain(vm), Changed(vm.vm_id)]
+        return [stopping, ShutDownDomain(vm), Changed(vm.vm_id)]
+
+    def _pull(self, vm: Vm) -> Effects:
+        """Noted first: whoever pulls the plug is not asked again after a crash."""
+        stopping = dataclasses.replace(vm, state=State.STOPPING, why=vm.ends_because, is_forced=True)
+        entered = self._table.enter(stopping, before=vm)
+        return [entered, self.destroy(stopping), Changed(vm.vm_id)]
 
     def _enter(self, vm: Vm, state: State, why: str = "") -> Journal:
         return self._table.enter(vm.to(state, why), before=vm)

@@ -97,8 +97,8 @@ class Vm:
 
     `envelope` is the user's confirm as it was received: `storaged` judges it again at each attach. `why` is a
     sentence about the state, for a person, or empty. `boot_id` is the kernel's boot in which the domain last started,
-    or was to start. `is_cut`: its volumes are others' now, so that it ends as FAILED. `volumes` are those that it has;
-    `dropped` names those of the confirm's that it has let go of.
+    or was to start. `is_cut`: its volumes are others' now, so that it ends as FAILED. `is_forced`: somebody said that
+    its plug be pulled. `volumes` are those that it has; `dropped` names those of the confirm's that it has let go of.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -114,6 +114,7 @@ class Vm:
     boot_id: str = ""
     lease: Lease | None = None
     is_cut: bool = False
+    is_forced: bool = False
     added: tuple[Added, ...] = ()
     dropped: tuple[str, ...] = ()
     change: Change | None = None

@@ -19,7 +19,8 @@ class Due(Enum):
 
 
 class Stopping:
-    """By VM; in memory alone, so that a daemon that starts again gives each guest its time anew."""
+    """By VM; in memory alone, so that a daemon that starts again gives each guest its time anew. That the plug is to be
+    pulled on somebody's word is in the journal."""
 
     def __init__(self) -> None:
         self._by_s: dict[VmId, tuple[float, float]] = {}  # (the end, the next press)

@@ -607,6 +607,65 @@ def test_a_stop_that_a_crash_has_forgotten_is_pressed_again_and_ends_in_time(hos
     assert state(host.vm(confirm)) is State.RUNNING
 
 
+@pytest.mark.parametrize("asked_gently_before", [False, True])
+def test_a_forced_stop_outlives_a_crash(host: OneHost, asked_gently_before: bool) -> None:
+    confirm = host.running()
+    vm = host.vm(confirm)
+    assert vm is not None
+    if asked_gently_before:
+        host.do(host.compute.stop(vm, host.now_s, force=False))
+    now = host.vm(confirm)
+    assert now is not None
+    host.do(host.compute.stop(now, host.now_s, force=True))
+    host.crash()
+    host.tick()
+    assert [type(effect) for effect in host.slow] == [wanted.DestroyDomain]
+    host.destroy()
+    assert state(host.vm(confirm)) is State.STOPPED
+
+
+def test_a_forced_stop_says_nothing_of_the_gentle_one_that_the_guest_ignored(host: OneHost) -> None:
+    confirm = host.running()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.do(host.compute.stop(vm, host.now_s, force=False))
+    host.now_s += STOP_S
+    host.tick()
+    deaf = host.vm(confirm)
+    assert deaf is not None
+    assert deaf.state is State.RUNNING
+    assert deaf.why
+    host.do(host.compute.stop(deaf, host.now_s, force=True))
+    host.destroy()
+    ended = host.vm(confirm)
+    assert ended is not None
+    assert (ended.state, ended.why) == (State.STOPPED, "")
+
+
+def test_a_forced_eviction_outlives_a_crash(host: OneHost) -> None:
+    confirm = host.running()
+    evict(host, confirm, force=True)
+    host.crash()
+    host.tick()
+    assert [type(effect) for effect in host.slow] == [wanted.DestroyDomain]
+
+
+def test_a_forced_stop_that_could_not_be_noted_pulls_no_plug_later(host: OneHost) -> None:
+    """Its user was refused; a gentle stop afterwards is a gentle one."""
+    confirm = host.running()
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.is_full = True
+    assert code(host.do(host.compute.stop(vm, host.now_s, force=True))) == "journal"
+    host.is_full = False
+    host.slow.clear()
+    host.do(host.compute.stop(vm, host.now_s, force=False))
+    host.slow.clear()
+    host.now_s += PRESS_AGAIN_S
+    host.tick()
+    assert [type(effect) for effect in host.slow] == [wanted.ShutDownDomain]
+
+
 def test_a_guest_that_powers_off_while_it_is_stopped_ends_once(host: OneHost) -> None:
     confirm = host.running()
     host.up.clear()
