@@ -121,6 +121,21 @@ class NetLab:
         words = next(line for line in lines if line.strip().startswith("eth0:")).partition(":")[2].split()
         return Traffic(int(words[8]), int(words[9]), int(words[0]), int(words[1]))
 
+    def cut(self, place: int, *, is_cut: bool = True) -> None:
+        """Its wire: nothing gets in or out, and nobody says so."""
+        self._ip(self._bridge, [f"link set h{place} {'down' if is_cut else 'up'}"])
+
+    def lose(self, percent: float) -> None:
+        """So much of what comes in, at every place, at random; each copy of a multicast on its own."""
+        rules = ["*filter", ":INPUT ACCEPT"]
+        if percent:
+            rules.append(f"-A INPUT -i eth0 -m statistic --mode random --probability {percent / 100:.4f} -j DROP")
+        table = "\n".join([*rules, "COMMIT", ""]).encode()
+        for namespace in self._namespaces:
+            for restore in ("iptables-restore", "ip6tables-restore"):
+                words = ["nsenter", f"--net=/proc/self/fd/{namespace}", restore, "-w"]
+                subprocess.run(words, input=table, check=True, pass_fds=[namespace])
+
     def _read(self, place: int, path: str) -> str:
         with self.inside(place):
             return Path(path).read_text()

@@ -23,6 +23,7 @@ from tests.bench.gossip.way import ANSWERS_S, Way
 
 PORT, RPC_PORT = 7946, 7373
 PAYLOAD = b"x" * 200
+EVENT_BYTES = 100
 RETRY_S = 0.05
 READ_BYTES = 65_536
 JOIN_S = 60.0
@@ -44,6 +45,8 @@ class Serf(System):
         super().__init__(*args)
         self.rpc: dict[int, Rpc] = {}
         self.heard: list[tuple[int, str, float]] = []  # (query, who answered, when)
+        self.gone = self.failed  # it makes no difference between them
+        self._changes = 0
 
     def start(self, place: int) -> None:
         address, control = f"{self.lab.ip(place)}:{PORT}", f"127.0.0.1:{RPC_PORT}"
@@ -72,9 +75,21 @@ class Serf(System):
     def ways(self) -> list[Way]:
         return [SerfWay(self)]
 
+    def change(self, place: int) -> bytes:
+        """As long as what is free on a host is, in words."""
+        self._changes += 1
+        payload = (b"%08d" % self._changes).ljust(EVENT_BYTES, b".")
+        self.rpc[place].call("event", {"Name": "e", "Payload": payload, "Coalesce": False})
+        return payload
+
     def kill(self, place: int) -> float:
         self.rpc.pop(place).close()
         return super().kill(place)
+
+    def leave(self, place: int) -> None:
+        self.rpc[place].call("leave", {})
+        self.rpc.pop(place).close()
+        self.daemons.pop(place).wait()
 
     def _connect(self, place: int, end_s: float) -> socket.socket:
         while True:
@@ -95,7 +110,6 @@ class _Log:
 
     def __init__(self, system: Serf, place: int, file: IO[bytes]) -> None:
         self._system, self._place, self._file, self._tail = system, place, file, b""
-        self._seen = {b"EventMemberJoin: n": system.up, b"EventMemberFailed: n": system.failed}
 
     def read(self, at_s: float) -> None:
         data = os.read(self._file.fileno(), READ_BYTES)

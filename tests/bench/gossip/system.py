@@ -1,6 +1,7 @@
 """A system under test: N daemons in N places of a lab, what they tell of each other, and what they can be asked.
 
-`up`, `failed` and `events` are filled by systems that have a membership, with the time at which an observer said so.
+`up`, `failed`, `gone` and `events` are filled by systems that have a membership, with the time at which an observer said
+so for the first time since they were cleared.
 """
 
 import time
@@ -56,7 +57,8 @@ class System(ABC):
         self.lab, self.hub, self.hosts = lab, hub, hosts
         self.daemons: dict[int, Popen[bytes]] = {}
         self.up: dict[tuple[int, int], float] = {}  # (observer, subject)
-        self.failed: dict[tuple[int, int], float] = {}
+        self.failed: dict[tuple[int, int], float] = {}  # its daemon, or all of it
+        self.gone: dict[tuple[int, int], float] = {}  # all of it
         self.events: dict[bytes, dict[int, float]] = defaultdict(dict)  # payload: observer
 
     @abstractmethod
