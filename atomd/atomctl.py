@@ -60,6 +60,14 @@ def holds(*, output: Output = "table", config: Config = PATH) -> None:
 
 
 @app.command
+def members(*, output: Output = "table", config: Config = PATH) -> None:
+    """What this host's atomd believes of all hosts of its realm, since when, and on whose word."""
+    from atomd.sysadmin import Desktop
+
+    Desktop(config, output).members()
+
+
+@app.command
 def drain(*, undo: Undo = False, output: Output = "table", config: Config = PATH) -> None:
     """Take no new VMs, also after a restart; those that are here stay.
 

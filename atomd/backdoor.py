@@ -22,10 +22,12 @@ from atomd.vms.refusals import DRAINED, refused
 from matcher.net import local
 from matcher.net.audit import DENIED, Audit, gid_of_group, outcome_of, why_of
 from matcher.net.desk import Desk
+from matcher.net.gossip.viewing import View
 from matcher.net.peer import now_s
 from matcher.offers.ledger import Ledger
 from matcher.trust import files
 from matcher.wire import backdoor as asked
+from matcher.wire.hosts import ListMembers
 from matcher.wire.messages import RAM_MIB_MAX, Message, Refused
 from matcher.wire.realm import Done
 from specs.ids import VmId, dashed
@@ -65,6 +67,7 @@ class BackDoor:
     ) -> None:
         self.dropped: Counter[str] = Counter()
         self.counters: Mapping[str, Counter[str]] = {}  # by where; of what was dropped, or counted
+        self.view = View()  # of the realm's hosts
         self._drain, self._service, self._performer = drain, service, performer
         self._compute, self._answers, self._ledger = performer.compute, answers, ledger
         self._desk, self._audit, self._down = desk, audit, down
@@ -88,6 +91,8 @@ class BackDoor:
                 return asked.Inspected(await self._service.full_view(vm), vm.user_id) if vm else _not_found()
             case asked.ListHolds():
                 return self._holds()
+            case ListMembers(after=after):
+                return self.view.members(after)
             case asked.SetDrained(on=on):
                 return await self._set_drained(peer, on=on)
             case asked.EvictVm(vm_id=vm_id, generation=generation, force=force, why=why):
@@ -184,6 +189,7 @@ class BackDoor:
         try:
             self._drain.set(on=on)
             answer = Done("this host takes no new VMs" if on else "this host takes new VMs")
+            self.view.look()
         except OSError as error:
             answer = refused("journal", "host", "a note of this", error.strerror or str(error), "")
         await self._note(peer, "host.drain" if on else "host.undrain", "", answer, "")

@@ -103,4 +103,5 @@ class Config(BaseModel):
     gossip_port: Port = sockets.PORT
     seeds: seeding.Setting = ()
     front_door_port: Port = serving.PORT
+    announce: bool = True
     narrow: Narrow = Narrow()

@@ -35,12 +35,16 @@ from atomd.vms.refusals import DRAINED, stale_realm
 from atomd.volumes.shares import Shares
 from atomd.volumes.storage import Storage
 from matcher.net import peer
+from matcher.net.announcing import announce
 from matcher.net.audit import Audit
 from matcher.net.claiming import claimed
 from matcher.net.desk import Desk
+from matcher.net.discovery import Announced
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
+from matcher.net.gossip.viewing import View
 from matcher.net.intake import Intake
+from matcher.net.relay.relays import Relays
 from matcher.net.starting import say_ready
 from matcher.net.upkeep import Upkeep, stale
 from matcher.offers.ledger import Ledger
@@ -126,16 +130,33 @@ async def _serve(
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
         nursery.start_soon(task)
     await nursery.start(upkeep.run)
-    opened = await nursery.start(partial(serving.serve, identity, service, desk, port=config.front_door_port))
-    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door = BackDoor(
         drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
     )
+    opened, relays = await _listen(config, identity, service, desk, intake, back_door.view, nursery)
+    relays.gossip = back_door.view.member = gossip = _gossip(config, identity, face, core, performer, nursery)
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
+    back_door.counters["relayed"] = relays.counters
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+async def _listen(
+    config: Config, identity: Identity, service: Service, desk: Desk, intake: Intake, view: View, nursery: trio.Nursery
+) -> tuple[serving.Opened, Relays]:
+    """The front door, and then the datagrams."""
+    relays = Relays(identity, intake, storaged=config.storaged_socket, port=config.multicast_port)
+    door = partial(serving.serve, identity, service, desk, relay=relays, neighbours=view, port=config.front_door_port)
+    opened: serving.Opened = await nursery.start(door)
+    if config.announce:
+        nursery.start_soon(announce, lambda: _announced(identity, opened.port))
+    await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
+    return opened, relays
+
+
+def _announced(identity: Identity, port: int) -> Announced:
+    return Announced(identity.principal.id[:16], identity.realm.realm_id, Role.COMPUTE, port)
 
 
 @dataclass(frozen=True, slots=True)

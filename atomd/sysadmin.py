@@ -11,10 +11,12 @@ from typing import Any, NoReturn, TypeVar
 
 import trio
 
+from atomd import members
 from atomd.config import Config
 from matcher.net import audit_reading, local
 from matcher.net.starting import SettingsError, load_settings
 from matcher.wire import backdoor as asked
+from matcher.wire.hosts import ListMembers, MemberRow, MemberRows
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
 from specs.ids import dashed, parse_id
@@ -94,6 +96,20 @@ class Desktop:
             for r in rows
         ]
         self._show({"holds": [as_dict(row) for row in rows]}, heads, table)
+
+    def members(self) -> None:
+        rows: list[MemberRow] = []
+        listens_s = -1
+        while True:
+            page = self._ask(ListMembers(rows[-1].host.id if rows else ""), MemberRows)
+            rows, listens_s = [*rows, *page.rows], page.listens_s
+            if not page.more or not page.rows:
+                break
+        if listens_s < 0:
+            sys.stderr.write("atomctl: atomd does not hear of others: see journalctl -u atomd; gossip_port\n")
+        shown = members.in_order(rows)
+        document = {"listens_s": listens_s, "members": [members.document(row) for row in shown]}
+        self._show(document, members.HEADS, map(members.cells, shown))
 
     def drain(self, *, on: bool) -> None:
         said = self._ask(asked.SetDrained(on), Done)

@@ -32,6 +32,7 @@ def digest(face: Face, ledger: Ledger[Claim], compute: Compute) -> Digest:
         vms=len(compute.vms),
         drained=compute.drained,
         like=_like(face),
+        accelerator="pretended" if face.pretended else hardware.accelerator.value,
     )
 
 

@@ -122,9 +122,9 @@ class Attaching:
         return _refused("bad-request", "question", "not one that storaged answers", "")
 
     def _pledged(self, envelope: bytes) -> list[bytes]:
-        """atomd has told its user already what is wrong with one that can't be read."""
+        """What came to atomd by HTTPS, which has told already what is wrong with one that can't be read."""
         try:
-            return self._intake.receive_body(envelope, now_s=now_s(), wall_ms=wall_ms())
+            return self._intake.receive_relayed(envelope, "", now_s=now_s(), wall_ms=wall_ms())
         except (BadBytes, Untrusted):
             return []
 

@@ -18,6 +18,8 @@ from matcher.cli.output import as_json
 STDIN = "/dev/stdin"  # what people write as "-", which the parser would take for an option
 
 CONTEXTS = "--context NAME, anywhere: act in another realm, as ATOMOS_CONTEXT=NAME does. See: electros context ls"
+RELAYS = "--relay HOST[:PORT], anywhere: ask through this host alone. -v, anywhere: say which way it went."
+ANYWHERE = {"--context": "ATOMOS_CONTEXT", "--relay": "ATOMOS_RELAY"}
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 no host fits, 4 not found, 5 denied, 6 unreachable, 7 timeout, "
     "130 interrupted."
@@ -38,11 +40,12 @@ app = App(
     help="A subnet of hosts as a cloud: run specfiles on the best host in reach.",
     help_format="plaintext",  # in Markdown, '10de:*=1' would lose its star
     version=_version,
-    help_epilogue=f"{CONTEXTS}\n\n{EXIT_CODES}",
+    help_epilogue=f"{CONTEXTS}\n\n{RELAYS}\n\n{EXIT_CODES}",
     suppress_keyboard_interrupt=False,  # it is told like all else that ends a command early
 )
 COMMANDS = {
-    "hosts": ("hosts:hosts", "List the hosts in reach of this machine."),
+    "hosts": ("hosts:hosts", "List the hosts of the realm, what is free there, and whether they live."),
+    "top": ("top:top", "Watch how full the realm's hosts are."),
     "pledge": ("pledge:pledge", "Ask who could serve a specfile, and why the others could not; nothing is held."),
     "run": ("run:run", "Run a specfile with its volumes on the best host in reach."),
     "ps": ("vms:ps", "List my VMs on all hosts in reach."),
@@ -68,7 +71,7 @@ def main() -> None:
     """Every failure is a sentence and an exit code, never a traceback."""
     _open_what_is_closed()
     try:
-        words = _in_context([STDIN if word == "-" else word for word in sys.argv[1:]])
+        words = _anywhere([STDIN if word == "-" else word for word in sys.argv[1:]])
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         afterwards.run()
@@ -85,18 +88,25 @@ def main() -> None:
     _leave(Exit.OK)
 
 
-def _in_context(words: list[str]) -> list[str]:
-    """Takes `--context NAME` out of the words, wherever it stands before a `--`. Raises `Failure`."""
-    until = words.index("--") if "--" in words else len(words)
-    for at, word in enumerate(words[:until]):
-        option, is_one_word, name = word.partition("=")
-        if option == "--context":
-            name = name if is_one_word else "".join(words[at + 1 : min(at + 2, until)])
-            if not name or name.startswith("-"):
-                raise Failure(Exit.USAGE, "--context wants a name", helps="electros context ls")
-            os.environ["ATOMOS_CONTEXT"] = name
-            return words[:at] + words[at + (1 if is_one_word else 2) :]
-    return words
+def _anywhere(words: list[str]) -> list[str]:
+    """Takes out what may stand anywhere before a `--`: an option of `ANYWHERE` with its word, and `-v`. Raises
+    `Failure`."""
+    kept: list[str] = []
+    waiting = list(words)
+    while waiting and waiting[0] != "--":
+        word = waiting.pop(0)
+        option, is_one_word, value = word.partition("=")
+        if option in ANYWHERE:
+            value = value if is_one_word or not waiting else waiting.pop(0)
+            if not value or value.startswith("-"):
+                what = "a name" if option == "--context" else "a host"
+                raise Failure(Exit.USAGE, f"{option} wants {what}", helps="electros --help")
+            os.environ[ANYWHERE[option]] = value
+        elif word in ("-v", "--verbose"):
+            os.environ["ATOMOS_VERBOSE"] = "1"
+        else:
+            kept.append(word)
+    return kept + waiting
 
 
 def _end(failure: Failure) -> NoReturn:

@@ -9,28 +9,15 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ssl import SSLSocket, SSLWantReadError
 from typing import Annotated
 
 from cyclopts import Parameter
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    RejectData,
-    Request,
-)
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.session import ANSWER_S, Found, Session, refused, session
 from matcher.net.https import Unreachable
-from matcher.wire.codec import BadBytes, from_json
-from matcher.wire.messages import Refused
+from matcher.net.web import Broken, Ended, Rejected, Web
 
 ESCAPE = b"\x1d"  # Ctrl-], as virsh and telnet have it
 READ_BYTES = 65_536
@@ -72,109 +59,56 @@ def _print_log(mine: Session, found: Found, output: str) -> None:
 
 
 def _attach(mine: Session, found: Found) -> None:
-    connection = mine.client.connect(found.door, timeout_s=ANSWER_S)
+    web = _opened(mine, found)
     try:
-        tls = connection.websocket()
-    except Unreachable as error:
-        raise Failure(Exit.UNREACHABLE, str(error)) from None
-    with tls:
-        socket = _WebSocket(tls)
-        socket.open(f"/v1/vms/{found.vm.id}/console", found.door.host)
         note(f"electros: connected to {found.vm.name} on {found.vm.host}; Ctrl-] ends the session")
         with _raw_terminal(), mine.client.interrupts.waiting():  # Ctrl-C is the guest's, but where a pipe is typing
-            said = _pump(socket)
+            said = _pump(web)
+    except Broken as error:
+        raise Failure(Exit.UNREACHABLE, f"the connection to its host is lost: {error}; the VM goes on") from None
+    finally:
+        web.close()
     sys.stderr.write("\n")
     note(f"electros: {said}")
 
 
-def _pump(socket: "_WebSocket") -> str:
-    """Both ways, until either side ends; why it ended."""
-    typing, awaited = True, [sys.stdin.fileno(), socket.tls.fileno()]
+def _pump(web: Web) -> str:
+    """Both ways, until either side ends; why it ended. Raises `Broken`."""
+    typing, awaited = True, [sys.stdin.fileno(), web.fileno()]
     while True:
         ready, _, _ = select.select(awaited if typing else awaited[1:], [], [])
         if sys.stdin.fileno() in ready:
             typed = os.read(sys.stdin.fileno(), READ_BYTES)
             before, escape, _ = typed.partition(ESCAPE)
             if before:
-                socket.send(before)
+                web.send(before)
             if escape:
                 return "session ended; the VM goes on"
             typing = bool(typed)  # at the end of a pipe, the guest is still listened to
-        if socket.tls.fileno() in ready:
-            for event in socket.receive():
-                if not isinstance(event, BytesMessage):
-                    return "the console has ended"
-                sys.stdout.buffer.write(bytes(event.data))
-            sys.stdout.flush()
-
-
-class _WebSocket:
-    """wsproto over the pinned TLS connection, blocking."""
-
-    def __init__(self, tls: SSLSocket) -> None:
-        self.tls = tls
-        self._protocol = WSConnection(ConnectionType.CLIENT)
-
-    def open(self, path: str, host: str) -> None:
-        self.tls.sendall(self._protocol.send(Request(host=host, target=path)))
-        refusal = bytearray()
-        while True:
-            for event in self._read():
-                match event:
-                    case AcceptConnection():
-                        self.tls.setblocking(False)
-                        return
-                    case RejectData(data=data, body_finished=finished):
-                        refusal += data
-                        if finished:
-                            raise _refusal(host, bytes(refusal))
-                    case RejectConnection(has_body=False, status_code=status):
-                        raise Failure(Exit.FAILED, f"{host} refuses the console: HTTP status {status}")
-                    case CloseConnection():
-                        raise Failure(Exit.FAILED, f"{host} has closed the connection")
-
-    def send(self, data: bytes) -> None:
-        self.tls.setblocking(True)
-        try:
-            self.tls.sendall(self._protocol.send(BytesMessage(data)))
-        except OSError as error:
-            raise _lost(error) from None
-        finally:
-            self.tls.setblocking(False)
-
-    def receive(self) -> Iterator[Event]:
-        """What has arrived; TLS may hold more than the socket shows, so it is read until it is empty."""
-        while True:
+        if web.fileno() in ready:
             try:
-                for event in self._read():
-                    if isinstance(event, Ping):
-                        self.tls.sendall(self._protocol.send(event.response()))
-                    else:
-                        yield event
-            except SSLWantReadError:
-                return
-
-    def _read(self) -> Iterator[Event]:
-        try:
-            data = self.tls.recv(READ_BYTES)
-        except SSLWantReadError:
-            raise
-        except OSError as error:
-            raise _lost(error) from None
-        self._protocol.receive_data(data or None)
-        yield from self._protocol.events()
+                for said in web.receive():
+                    if isinstance(said, bytes):
+                        sys.stdout.buffer.write(said)
+            except Ended:
+                return "the console has ended"
+            finally:
+                sys.stdout.flush()
 
 
-def _lost(error: OSError) -> Failure:
-    said = f"the connection to its host is lost: {error.strerror or error}; the VM goes on"
-    return Failure(Exit.UNREACHABLE, said)
-
-
-def _refusal(host: str, body: bytes) -> Failure:
+def _opened(mine: Session, found: Found) -> Web:
+    """Raises `Failure`."""
+    host = found.door.host
     try:
-        return refused(host, from_json(Refused, body))
-    except BadBytes:
-        return Failure(Exit.FAILED, f"{host} refuses the console")
+        return Web(mine.client.connect(found.door, timeout_s=ANSWER_S), f"/v1/vms/{found.vm.id}/console")
+    except Unreachable as error:
+        raise Failure(Exit.UNREACHABLE, str(error)) from None
+    except Rejected as error:
+        raise (refused(host, error.refused) if error.refused else Failure(Exit.FAILED, str(error))) from None
+    except Ended as error:
+        raise Failure(Exit.FAILED, str(error)) from None
+    except Broken as error:
+        raise Failure(Exit.UNREACHABLE, str(error)) from None
 
 
 @contextmanager

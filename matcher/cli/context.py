@@ -1,11 +1,11 @@
 """`electros context`: several realms from one machine, one of them in use."""
 
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from matcher.cli import folders
+from matcher.cli import folders, relaying
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.moments import moment, moment_document
 from matcher.cli.output import Output, Table, emit, note
@@ -58,6 +58,36 @@ def use(name: str, *, output: Output = "table") -> None:
             note(f"electros: but here ATOMOS_CONTEXT says {folders.context()}")
         return
     emit(output, {"context": _document(name)["name"]}, Table(("CONTEXT",), [(name,)], [name]))
+
+
+@app.command
+def relay(
+    host: str = "",
+    *,
+    off: Annotated[
+        bool, Parameter(help="no relay is forced any more: one is found where it is needed", negative="")
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """Ask through this host alone from now on, not on this machine's own links; without HOST, show what is set.
+
+    Nobody needs it: where no host answers on the own links, a relay is looked for among the hosts that are known.
+
+    Parameters
+    ----------
+    host
+        A host of the realm that this machine can reach: h1, 10.1.2.3, h1.example.org:7766.
+    """
+    folder = folders.identity_folder()
+    if not is_identity(folder):
+        raise Failure(Exit.NOT_FOUND, f"there is no context {folders.context()} here", helps="electros login TOKEN")
+    try:
+        if host or off:
+            relaying.force(folder, "" if off else host)
+        said = relaying.forced_text(folder)
+    except OSError as error:
+        raise Failure(Exit.FAILED, f"it could not be kept: {error.strerror or error}") from None
+    emit(output, {"relay": said or None}, Table(("RELAY",), [(said or "as needed",)], [said]))
 
 
 def _folders() -> list[Any]:

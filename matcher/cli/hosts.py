@@ -1,68 +1,72 @@
-"""`electros hosts`: who is on my links, and what is free there."""
+"""`electros hosts`: the hosts of the realm, as one of them has heard of them, and what is free there."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Literal, get_args
 
-from matcher.cli.output import Output, Table, emit
-from matcher.cli.session import no_host_in_reach, session, tell_silent
-from matcher.net.client import Said
-from matcher.wire.messages import Answer, Role
+from cyclopts import Parameter
 
+from matcher.cli import hosts_views as views
+from matcher.cli.failures import Exit, Failure
+from matcher.cli.hosts_asking import look
+from matcher.cli.hosts_seen import SETTLED_S, Host, Looked
+from matcher.cli.output import Output, Table, emit, note
+from matcher.cli.session import session
+from matcher.wire.gossip import HostState
+from matcher.wire.hosts import HostViews
 
-def hosts(*, output: Output = "table") -> None:
-    """List the hosts in reach of this machine."""
-    with session() as mine:
-        heard = mine.query()
-    if not heard.answers:
-        raise no_host_in_reach(heard)
-    by_host: dict[str, list[Said]] = {}
-    for said in heard.answers:
-        by_host.setdefault(said.host_id, []).append(said)
-    shown = sorted((_document(answers) for answers in by_host.values()), key=lambda host: str(host["name"]))
-    table = Table(
-        ("HOST", "ROLES", "CPU", "ACCEL", "THREADS FREE", "RAM FREE", "VMS", "VOLUMES", "ADDRESS"),
-        [_row(host) for host in shown],
-        [host["name"] for host in shown],
-        [f"{host['name']} takes no new VMs: drained by its sysadmin" for host in shown if host["drained"]],
-    )
-    emit(output, {"hosts": shown}, table)
-    tell_silent(heard)
+State = Literal["alive", "suspect", "daemon-down", "gone", "left"]
+States = Annotated[
+    list[State] | None, Parameter(name="--state", help="those in this state alone; may be repeated", negative="")
+]
+Sort = Annotated[views.Sort, Parameter(help="by name, or the one with the most of it free first")]
+AsSeenBy = Annotated[str | None, Parameter(help="ask this host, by name; each has a view of its own")]
+
+assert set(get_args(State)) == {state.value for state in HostState}
 
 
-def _document(answers: list[Said]) -> dict[str, Any]:
-    """One host of one or two daemons: compute says what is free, storage says how many volumes there are."""
-    by_role = {said.message.role: said for said in answers if isinstance(said.message, Answer)}
-    first = by_role.get(Role.COMPUTE) or by_role[Role.STORAGE]
-    compute = first.message
-    assert isinstance(compute, Answer)
-    storage = by_role[Role.STORAGE].message if Role.STORAGE in by_role else None
-    return {
-        "name": compute.host,
-        "id": first.host_id,
-        "roles": sorted(role.value for role in by_role),
-        "address": first.address,
-        "front_door_port": compute.front_door_port,
-        "version": compute.version,
-        "cpu": compute.cpu_model,
-        "archs": compute.arch.split("+") if compute.arch else [],
-        "accelerator": compute.accelerator,
-        "threads": {"total": compute.threads_total, "free": compute.threads_free},
-        "ram_mib": {"total": compute.ram_total_mib, "free": compute.ram_free_mib},
-        "vms": compute.vms,
-        "drained": compute.drained,
-        "volumes": storage.volumes if isinstance(storage, Answer) else 0,
+def hosts(
+    *names: str,
+    state: States = None,
+    sort: Sort = "name",
+    as_seen_by: AsSeenBy = None,
+    output: Output = "table",
+) -> None:
+    """List the hosts of the realm, what is free there, and whether they live.
+
+    One host is asked for what it has heard of all. SLOTS are hardware threads. TOLD: how long ago the host's last word
+    came to the one that was asked; a host that is alive tells each change at once.
+
+    Parameters
+    ----------
+    names
+        Those of these names alone; 'rack3-*' is several.
+    """
+    with session(HostViews) as mine:
+        looked = look(mine, as_seen_by=as_seen_by)
+    shown = views.by_room(views.chosen(looked.hosts, names, [HostState(each) for each in state or ()]), sort)
+    if not shown and names:
+        raise Failure(Exit.NOT_FOUND, f"no such host in the realm: {', '.join(names)}", helps="electros hosts")
+    document = {
+        "asked": looked.asked or None,
+        "listens_s": looked.listens_s if looked.listens_s >= 0 else None,
+        "hosts": [views.document(host) for host in shown],
+        "silent": list(looked.silent),
     }
+    rows = [views.cells(host) for host in shown] if output == "table" else []
+    emit(output, document, Table(views.HEADS, rows, [host.view.name for host in shown], _drained(shown)))
+    _tell(looked)
 
 
-def _row(host: dict[str, Any]) -> tuple[object, ...]:
-    threads, ram = host["threads"], host["ram_mib"]
-    return (
-        host["name"],
-        ",".join(host["roles"]),
-        host["cpu"],
-        host["accelerator"],
-        f"{threads['free']}/{threads['total']}",
-        f"{ram['free']}/{ram['total']} MiB",
-        host["vms"],
-        host["volumes"],
-        host["address"],
-    )
+def _drained(shown: Sequence[Host]) -> list[str]:
+    return [f"{host.view.name} takes no new VMs: drained by its sysadmin" for host in shown if host.view.digest.drained]
+
+
+def _tell(looked: Looked) -> None:
+    """How good the list is, where it may not be whole."""
+    for each in looked.notes:
+        note(f"electros: {each}")
+    if looked.asked and looked.listens_s < SETTLED_S:
+        since = f"for {looked.listens_s} s" if looked.listens_s >= 0 else "to nobody yet"
+        note(f"electros: {looked.asked}, which was asked, has listened {since}: it may not know of all hosts yet")
+    if looked.silent:
+        note(f"electros: silent: {', '.join(looked.silent)}")

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from matcher.cli.failures import Exit, Failure
 from matcher.cli.importing import STEP_MIB, made_of, told
 from matcher.cli.making import Host, Name
 from matcher.cli.output import Output, emit
-from matcher.cli.reshaping import rm as remove
+from matcher.cli.reshaping import removed
 from matcher.cli.session import session, tell_silent
 from matcher.cli.volume import all_of, document, volumes_table
 from matcher.wire.messages import ImageFormat
@@ -58,7 +59,14 @@ def rm(
     output: Output = "table",
 ) -> None:
     """Remove images of yours; disks that were made from them stay."""
-    remove(*images, yes=yes, output=output)
+    removed(images, _must_be_image, yes=yes, output=output)
+
+
+def _must_be_image(volume: VolumeView) -> None:
+    """A volume of an image's name is no image. Raises `Failure`."""
+    if not is_image(volume):
+        said = f"{volume.name or volume.vid} is no image: those are bootable, and written by nobody"
+        raise Failure(Exit.USAGE, said, helps="electros image ls; a volume goes by: electros volume rm")
 
 
 def is_image(volume: VolumeView) -> bool:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
 from matcher.cli.output import Output, emit, note
-from matcher.cli.reshaping import size_mib
+from matcher.cli.reshaping import called, size_mib
 from matcher.cli.session import Session, session
 from matcher.cli.volume import document, volumes_table
 from matcher.net.https import Door, Unanswered, Unreachable
@@ -63,6 +63,7 @@ def made_of(
     image: str, traits: NewVolume, size: float | None, stated: ImageFormat | None, sha256: str | None, host: str | None
 ) -> VolumeView:
     """The volume that is made of a file or a URL, with the name and the flags of `traits`. Raises `Failure`."""
+    called(traits.name)
     least_mib = size_mib(size) if size is not None else STEP_MIB
     with ExitStack() as stack:
         mine = stack.enter_context(session())
@@ -114,13 +115,13 @@ def _nothing(_: Door) -> None:
 def _opened(image: str) -> BinaryIO:
     """Raises `Failure`."""
     try:
-        file = open(image, "rb")  # noqa: SIM115  the caller closes it
+        descriptor = os.open(image, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would keep us waiting
     except OSError as error:
         raise Failure(Exit.USAGE, f"{image} can't be read: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise Failure(Exit.USAGE, f"{image} is no file", helps="a file with an image, or a URL")
-    return file
+    return open(descriptor, "rb")
 
 
 def _virtual_mib(file: BinaryIO, length: int) -> int:

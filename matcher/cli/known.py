@@ -10,6 +10,7 @@ from matcher.net.https import Door
 from matcher.wire.messages import Answer, Role
 
 FORGET_S = 7 * 86_400
+DOUBT_S = 3600.0
 HOSTS_MAX = 4096
 
 
@@ -34,6 +35,10 @@ class Known:
         computes = (entry for entry in self._hosts.values() if entry["port"] and entry["role"] == Role.COMPUTE)
         return tuple(Door(e["name"], e["id"], e["address"], e["port"]) for e in computes)
 
+    def seen(self) -> dict[str, float]:
+        """When each host was heard last, by its id; on the wall clock."""
+        return {entry["id"]: entry["seen"] for entry in sorted(self._hosts.values(), key=lambda entry: entry["seen"])}
+
     def remember(self, answers: Iterable[Said]) -> None:
         for said in answers:
             assert isinstance(said.message, Answer)
@@ -46,11 +51,21 @@ class Known:
                 "port": answer.front_door_port,
                 "seen": time.time(),
             }
-        newest = sorted(self._hosts.items(), key=lambda item: -item[1]["seen"])[:HOSTS_MAX]
-        folders.write_json(folders.cache_folder() / "hosts.json", dict(newest))
+        self._keep()
+
+    def doubt(self, host_id: str) -> None:
+        """It did not answer at its door: others are asked first, until it is heard again."""
+        for entry in self._hosts.values():
+            if entry["id"] == host_id:
+                entry["seen"] -= DOUBT_S
+        self._keep()
 
     def forget(self, peer: tuple[str, str]) -> None:
         self._hosts.pop(f"{peer[0]}:{peer[1]}", None)
+
+    def _keep(self) -> None:
+        newest = sorted(self._hosts.items(), key=lambda item: -item[1]["seen"])[:HOSTS_MAX]
+        folders.write_json(folders.cache_folder() / "hosts.json", dict(newest))
 
 
 def door_of(said: Said, role: Role = Role.COMPUTE) -> Door | None:

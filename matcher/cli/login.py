@@ -94,11 +94,14 @@ def _occupied(folder: Path, *, replace: bool) -> Path | None:
 
 def _redeemed(token: Token, folder: Path, aside: Path | None) -> Identity:
     """The new identity, made next to its place and then put there, whole or not at all. Raises `Failure`."""
+    from matcher.cli.relaying import keep_door
+    from matcher.net.https import Door
     from matcher.net.redeem import redeem
 
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        redeem(token, _name(), draft, timeout_s=JOIN_S)
+        by = redeem(token, _name(), draft, timeout_s=JOIN_S).by
+        keep_door(draft, Door(by.name, by.host_id, by.address, by.port))
         if aside is not None:
             folder.rename(aside)
         elif folder.exists():  # part of one, left by a login that broke off

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.ordering import ordered
 from matcher.cli.output import Output, emit, note
-from matcher.cli.reshaping import size_mib
+from matcher.cli.reshaping import called, size_mib
 from matcher.cli.session import DEADLINE_S, QUIET_S, REPEAT_S, Session, no_host_in_reach, session
 from matcher.cli.volume import document, volumes_table
 from matcher.net.client import Said
@@ -55,7 +55,7 @@ def create(
         raise Failure(Exit.USAGE, "a shareable volume can't be bootable: two VMs would write one system disk")
     with session() as mine:
         vid = Vid(new_id(mine.random))
-        new = NewVolume(vid, "", name, mib, image_format, bootable, private, shareable, readonly)
+        new = NewVolume(vid, "", called(name), mib, image_format, bootable, private, shareable, readonly)
         rooms = find_room(mine, VolumeAsk(mib, image_format), vid, host)
         made = made_at_best(mine, rooms, "/v1/volumes", lambda offer_id: replace(new, offer_id=offer_id))
     note(f"electros: {name} is made on {made.host}")
@@ -102,6 +102,9 @@ def find_room(mine: Session, ask: VolumeAsk, vid: Vid, host: str | None) -> Room
         for said in heard
         if isinstance(said.message, Unfit) and host in (None, said.message.host)
     ]
+    spoke = {said.message.host for said in heard if isinstance(said.message, VolumeOffer | Unfit)}
+    if host is not None and host not in spoke:
+        raise Failure(Exit.NOT_FOUND, f'no host in reach that has volumes is named "{host}"', helps="electros hosts")
     where = f"{host} does not" if host else "no host in reach can"
     raise Failure(Exit.NO_HOST_FITS, f"{where} make such a volume", hosts=reasons, helps="electros volume ls")
 
@@ -110,10 +113,10 @@ def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
     """One answer of each storage host; ends when those that are known have spoken, or when it has been quiet."""
     expected = {host_id for host_id, role in mine.known.peers() if role == Role.STORAGE}
     heard: dict[str, Said] = {}
-    started_s = time.monotonic()
+    started_s = mine.client.now_s()
     repeat_s, end_s = started_s + REPEAT_S, started_s + DEADLINE_S
     mine.client.ask(pledge)
-    while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+    while (now_s := mine.client.now_s()) < end_s and not (expected and expected <= heard.keys()):
         if now_s >= repeat_s:
             mine.client.ask(pledge)
             repeat_s = end_s
@@ -122,7 +125,7 @@ def storage_answers(mine: Session, pledge: Pledge) -> Sequence[Said]:
             if is_ours and not (isinstance(said.message, Unfit) and said.message.role is not Role.STORAGE):
                 heard.setdefault(said.host_id, said)
                 if not expected:
-                    end_s = min(end_s, time.monotonic() + QUIET_S)
+                    end_s = min(end_s, mine.client.now_s() + QUIET_S)
     return tuple(heard.values())
 
 

@@ -20,6 +20,10 @@ Output = Annotated[
 ]
 
 
+GAP = "  "  # between two columns
+FOLDED_MAX = 500  # rows; to fold 10,000 takes five seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of text under column heads; `names` is what `-o name` prints, one a line."""
@@ -50,7 +54,7 @@ def emit(output: str, document: dict[str, Any], table: Table) -> None:
 def as_json(document: object) -> str:
     """Readable in any language, and without a raw control character, not even those that JSON allows."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    return "\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n"))
 
 
 def note(text: str) -> None:
@@ -82,7 +86,7 @@ class Progress:
 def warm_up(output: str) -> None:
     """Import what the table will need while something else is being waited for."""
     if output == "table":
-        threading.Thread(target=_import_rich, daemon=True).start()
+        threading.Thread(target=_import_cells, daemon=True).start()
 
 
 def printable(text: str) -> str:
@@ -90,16 +94,57 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def cell_len(text: str) -> int:
+    """How many cells of a terminal it takes: letters of some scripts take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, cells: int) -> str:
+    """So many cells of it, with blanks where it is shorter, or half a letter would be left."""
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, cells)
+
+
 def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
     return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
-def _import_rich() -> None:
-    import rich.console
-    import rich.table  # noqa: F401
+def _import_cells() -> None:
+    import rich.cells  # noqa: F401
 
 
 def _as_table(table: Table) -> str:
+    """Folded where a terminal is too narrow for it; a pipe has no width, and nobody reads so long a table folded."""
+    is_terminal = sys.stdout.isatty()
+    width = (os.get_terminal_size(sys.stdout.fileno()).columns or 80) if is_terminal else 0
+    notes = [printable(line) for line in table.notes]
+    rows = [[printable(str(cell)) for cell in row] for row in table.rows]
+    lines = list[str]()
+    if rows or not notes:  # heads alone say that there is nothing
+        lines = _aligned([[*table.columns], *rows])
+        if is_terminal and len(rows) <= FOLDED_MAX and any(cell_len(line) > width for line in lines):
+            return _folded(table.columns, rows, notes, width)
+    if lines and is_terminal and not os.environ.get("NO_COLOR"):
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    return "".join(f"{line}\n" for line in (*lines, *notes))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        GAP.join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _folded(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int) -> str:
     from io import StringIO
 
     from rich.console import Console
@@ -108,18 +153,14 @@ def _as_table(table: Table) -> str:
 
     colourless = bool(os.environ.get("NO_COLOR"))
     shown = RichTable(box=None, pad_edge=False, header_style="" if colourless else "bold")
-    for column in table.columns:
+    for column in columns:
         shown.add_column(column, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(printable(str(cell))) for cell in row))
-    is_terminal = sys.stdout.isatty()
-    width = None if is_terminal else 10_000  # a pipe has no width: nothing may be folded there
+    for row in rows:
+        shown.add_row(*map(Text, row))
     text = StringIO()
-    console = Console(file=text, width=width, force_terminal=is_terminal, no_color=colourless)
-    if is_terminal:
-        console.width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    if table.rows or not table.notes:  # heads alone say that there is nothing
-        console.print(shown)
-    for line in table.notes:
-        console.print(Text(printable(line)))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n" if text.getvalue() else ""
+    console = Console(file=text, force_terminal=True, no_color=colourless)
+    console.width = width
+    console.print(shown)
+    for line in notes:
+        console.print(Text(line))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"

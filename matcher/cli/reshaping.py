@@ -1,5 +1,6 @@
 """`electros volume rename, resize, convert, clone, rm`: what becomes of volumes that are there."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,6 +17,8 @@ from matcher.wire.volumes import ChangeVolume, CloneVolume, VolumeView
 from specs.ids import dashed, new_id
 from specs.units import VOLUME_GB_MAX, mib_of_gb
 
+NAME_MAX = 64
+
 Format = Annotated[ImageFormat, Parameter(name="--format", help="raw or qcow2")]
 
 
@@ -29,7 +32,7 @@ def rename(volume: str, name: str, *, output: Output = "table") -> None:
     name
         The new one.
     """
-    _told(_changed(volume, ChangeVolume(name=name)), output)
+    _told(_changed(volume, ChangeVolume(name=called(name))), output)
 
 
 def resize(
@@ -72,7 +75,7 @@ def clone(
     """
     with session() as mine:
         found = one(mine, volume)
-        body = CloneVolume(new_id(mine.random), name, private)
+        body = CloneVolume(new_id(mine.random), called(name), private)
         copied = ordered(mine, found.door, "POST", f"/v1/volumes/{found.volume.vid}/clones", body)
     _told(copied, output)
 
@@ -83,12 +86,19 @@ def rm(
     output: Output = "table",
 ) -> None:
     """Remove volumes of yours for good, with their snapshots. One that a VM has stays."""
+    removed(volumes, lambda _: None, yes=yes, output=output)
+
+
+def removed(volumes: Sequence[str], check: Callable[[VolumeView], None], *, yes: bool, output: str) -> None:
+    """All of them; or none, where `check` raises. Raises `Failure`."""
     if not volumes:
         said = "which volume? Say its name, its UUID, or the start of either"
         raise Failure(Exit.USAGE, said, helps="electros volume ls")
     gone: list[VolumeView] = []
     with session() as mine:
         meant = [one(mine, volume) for volume in volumes]
+        for each in meant:
+            check(each.volume)
         which = ", ".join(f"{each.volume.name or '-'} ({each.volume.vid[:8]} on {each.volume.host})" for each in meant)
         confirm(f"Remove {which} for good?", yes=yes)
         for each in meant:
@@ -133,6 +143,14 @@ def takeover(
         path = f"/v1/volumes/{found.volume.vid}/takeover?dead={int(host_is_dead)}"
         done = mine.ask(found.door, lambda connection: connection.ask("POST", path, Done))
     told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, done)
+
+
+def called(name: str) -> str:
+    """The name, if a volume can have it. Raises `Failure`."""
+    if 0 < len(name) <= NAME_MAX and name.isprintable() and not name.isspace():
+        return name
+    said = f"{name[:NAME_MAX]!r} can't be a volume's name: 1 to {NAME_MAX} characters, all of them visible"
+    raise Failure(Exit.USAGE, said, helps="--name data")
 
 
 def size_mib(size_gb: float) -> int:

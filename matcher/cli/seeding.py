@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
 from matcher.cli.output import Output, emit, note
+from matcher.cli.reshaping import called
 from matcher.cli.session import Session, session
 from matcher.cli.volume import Found, document, volumes_table
 from matcher.net.https import Door
@@ -39,7 +40,7 @@ def seed(
     texts = [None if path is None else _text(path) for path in (user_data, meta_data, network_config)]
     with session() as mine:
         vid = new_id(mine.random)
-        new = NewVolume(vid, "", name, SEED_MIB, ImageFormat.RAW, False, True, False, True)
+        new = NewVolume(vid, "", called(name), SEED_MIB, ImageFormat.RAW, False, True, False, True)
         made, _ = _made(mine, NewSeed(new, texts[0] or "", texts[1], texts[2]), host)
     note(f"electros: {name} is made on {made.host}")
     emit(output, {"volume": document(made)}, volumes_table([made]))

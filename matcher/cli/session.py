@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from matcher.cli import afterwards, folders, output
+from matcher.cli import afterwards, folders, output, relaying
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.known import Known, door_of
 from matcher.net.client import Client, Said
@@ -61,10 +61,10 @@ class Session:
         heard: dict[tuple[str, str], Said] = {}
         clocks: dict[str, Said] = {}
         expected = self.known.peers()
-        started_s = time.monotonic()
+        started_s = self.client.now_s()
         repeat_s, end_s = started_s + REPEAT_S, started_s + patience_s
         self.client.ask(query)
-        while (now_s := time.monotonic()) < end_s and not (expected and expected <= heard.keys()):
+        while (now_s := self.client.now_s()) < end_s and not (expected and expected <= heard.keys()):
             if now_s >= repeat_s:
                 self.client.ask(query)
                 repeat_s = end_s
@@ -72,7 +72,7 @@ class Session:
                 if isinstance(said.message, Answer) and said.message.query_id == query.query_id:
                     heard.setdefault((said.host_id, said.message.role.value), said)
                     if not expected:
-                        end_s = min(end_s, time.monotonic() + QUIET_S)
+                        end_s = min(end_s, self.client.now_s() + QUIET_S)
                 elif isinstance(said.message, Clock):
                     clocks.setdefault(said.host_id, said)
         self._follow(heard)
@@ -99,14 +99,23 @@ class Session:
             if door is None or said.message.realm in asked or len(asked) > FOLLOW_MAX:
                 continue
             asked.add(said.message.realm)
-            from matcher.cli.upkeep import ask_bundle, take
-
-            with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
-                answer = ask_bundle(identity, door)
-                if isinstance(answer, bytes):
-                    take(identity, answer)
+            self.learn_from(door)
         for peer in [peer for peer in heard if not identity.verifier.is_member("host", peer[0])]:
             del heard[peer]
+        self._forget_strangers()
+
+    def learn_from(self, door: Door) -> None:
+        """What this host knows of the realm."""
+        from matcher.cli.upkeep import ASK_S, ask_bundle, take
+
+        with suppress(Unreachable, Unanswered), self.client.interrupts.waiting():
+            answer = ask_bundle(self.client.connect(door, timeout_s=ASK_S))
+            if isinstance(answer, bytes):
+                take(self.client.identity, answer)
+        self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        identity = self.client.identity
         for peer in [peer for peer in self.known.peers() if not identity.verifier.is_member("host", peer[0])]:
             self.known.forget(peer)
 
@@ -185,11 +194,15 @@ def session(*soon: type[Message]) -> Iterator[Session]:
     except IdentityError as error:
         raise Failure(Exit.DENIED, str(error)) from None
     known = Known()
-    with Client(identity, known=known.doors(), soon=soon) as client:
+    with Client(identity, known=known.doors(), soon=soon, relays=relaying.calling(identity, known)) as client:
         mine = Session(client, known)
-        yield mine
+        try:
+            yield mine
+        finally:
+            relaying.remember(client)
     if identity.is_due(time.time()) or _knows_little(identity):
-        afterwards.leave(partial(_tend, identity, tuple(mine.doors.values())))
+        doors = (client.relay,) if client.relay is not None else tuple(mine.doors.values())
+        afterwards.leave(partial(_tend, identity, doors))
 
 
 def is_leaf_revoked(answer: object) -> bool:

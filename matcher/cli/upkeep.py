@@ -4,7 +4,9 @@ Imported only where there is something to do: a few times in the life of a leaf,
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from matcher.cli import folders
 from matcher.cli.failures import Exit, Failure
@@ -38,7 +40,7 @@ def catch_up(mine: Session) -> bool:
     for door in mine.known.doors()[:DOORS_MAX]:
         try:
             with mine.client.interrupts.waiting():
-                answer = ask_bundle(identity, door)
+                answer = ask_bundle(mine.client.connect(door, timeout_s=ASK_S))
             if is_leaf_revoked(answer):
                 renew_or_fail(mine, door)
                 return True
@@ -61,7 +63,8 @@ def renew_or_fail(mine: Session, door: Door) -> None:
     others = [other for other in (*mine.doors.values(), *mine.known.doors()) if other.host_id != door.host_id]
     try:
         with mine.client.interrupts.waiting():
-            is_renewed = renew(mine.client.identity, (door, *others))
+            connect = partial(mine.client.connect, timeout_s=ASK_S)
+            is_renewed = renew(mine.client.identity, (door, *others), connect=connect)
     except Gone:
         raise Failure(Exit.DENIED, GONE, helps=COME_BACK, code="revoked") from None
     if not is_renewed:
@@ -79,14 +82,21 @@ def tend(identity: Identity, doors: tuple[Door, ...]) -> None:
         if time.monotonic() > end_s:
             return
         with suppress(Unreachable, Unanswered):
-            answer = ask_bundle(identity, door)
+            answer = ask_bundle(Connection(identity, door, timeout_s=ASK_S))
             if isinstance(answer, bytes):
                 take(identity, answer)
                 return
 
 
-def renew(identity: Identity, doors: tuple[Door, ...], *, end_s: float | None = None) -> bool:
+def renew(
+    identity: Identity,
+    doors: tuple[Door, ...],
+    *,
+    end_s: float | None = None,
+    connect: Callable[[Door], Connection] | None = None,
+) -> bool:
     """Ask one host after another until one that issues gives a new leaf. Raises `Gone`."""
+    connect = connect or partial(Connection, identity, timeout_s=ASK_S)
     asked: set[str] = set()
     request = to_json(Renew(make_request(identity.key, identity.principal.name))).encode()
     for door in doors:
@@ -94,7 +104,7 @@ def renew(identity: Identity, doors: tuple[Door, ...], *, end_s: float | None = 
             continue
         asked.add(door.host_id)
         try:
-            with Connection(identity, door, timeout_s=ASK_S) as connection:
+            with connect(door) as connection:
                 answer = connection.ask("POST", "/v1/realm/renewals", Admitted, request)
         except (Unreachable, Unanswered):
             continue
@@ -109,8 +119,8 @@ def renew(identity: Identity, doors: tuple[Door, ...], *, end_s: float | None = 
     return False
 
 
-def ask_bundle(identity: Identity, door: Door) -> bytes | Refused:
-    with Connection(identity, door, timeout_s=ASK_S) as connection:
+def ask_bundle(at: Connection) -> bytes | Refused:
+    with at as connection:
         return connection.ask_bytes("GET", "/v1/realm/bundle")
 
 

@@ -108,6 +108,10 @@ class Membership:
             seen.append(Seen(record, state, since_s))
         return seen
 
+    def is_far(self, short: bytes) -> bool:
+        """Whether it may not hear our multicast, as far as is known."""
+        return short in self._voice.far
+
     def state_of(self, host_id: HostId) -> HostState | None:
         """`None` for a host that is not known."""
         record = self.roster.records.get(short_of(host_id))

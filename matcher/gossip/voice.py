@@ -171,7 +171,8 @@ class Voice:
         self.out.append(Introduce(to, self._roster.records[self._me]))
 
     def _seed(self, now_s: float) -> None:
-        known = {address for record in self._roster.records.values() for address in record.alive.addresses}
+        records = self._roster.records.values() if self.seeds else ()
+        known = {address for record in records for address in record.alive.addresses}
         unknown = [address for address in self.seeds if address not in known]
         is_alone = len(self._roster.ring) == 1
         for address in self._random.sample(unknown, min(FANOUT if is_alone else 1, len(unknown))):

@@ -39,6 +39,7 @@ class Budget:
         self._sources = TokenBuckets(SOURCE, keys_max=SOURCES_MAX)
         self._leaves = TokenBuckets(LEAF, keys_max=LEAVES_MAX)
         self._strangers, self._total, self._reveals = TokenBucket(STRANGERS), TokenBucket(TOTAL), TokenBucket(REVEALS)
+        self.relayed_reveals = TokenBucket(REVEALS)
         self.pledges = TokenBuckets(PLEDGES, keys_max=MEMBERS_MAX)
         self.queries = TokenBuckets(QUERIES, keys_max=MEMBERS_MAX)
         self.news = TokenBuckets(NEWS, keys_max=MEMBERS_MAX)

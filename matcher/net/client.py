@@ -2,6 +2,9 @@
 
 Blocking, on purpose: a client does one thing at a time, and importing an event loop would cost it more than the whole
 protocol does (docs/decisions.md). Everything that is decided is decided by `matcher.scheduler`.
+
+Where nobody answers on the user's own links, the same question goes by a relay (`matcher.net.relay`). Until that is
+found, the client's clock stands: no machine gives up because it takes a while.
 """
 
 import dataclasses
@@ -9,14 +12,14 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from matcher.net import multicast
-from matcher.net.https import CONNECT_S, Connection, Door, Unanswered, Unreachable
+from matcher.net.https import CONNECT_S, Connection, Door, Unanswered, Unreachable, dial
 from matcher.net.interrupts import Interrupts
 from matcher.scheduler import outcomes
 from matcher.scheduler.outcomes import Effects, Finished, Outcome, SendAbandon, SendConfirm, SendPledge, SendReveal
@@ -27,6 +30,7 @@ from matcher.trust.identity import Identity, client_tls
 from matcher.trust.opening import open_sealed
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, encode, prepare
 from matcher.wire.envelope import (
+    ANSWERS,
     REALM,
     Kind,
     TooLong,
@@ -58,9 +62,11 @@ from specs.ids import HostId, OfferId, UserId
 if TYPE_CHECKING:
     import ssl
 
+    from matcher.net.relay.calling import CalledLine, Calling
+
 BATCH_MAX = 256
+ALONE_S = 0.15  # nobody has answered on the user's own links
 Answers = VmOffer | VolumeOffer | Unfit | Answer | Clock
-_HEARD = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})
 Q = TypeVar("Q", Pledge, Query)
 
 
@@ -86,8 +92,16 @@ class Client:
         port: int = multicast.PORT,
         known: tuple[Door, ...] = (),
         soon: tuple[type[Message], ...] = (),
+        relays: "Calling | None" = None,
     ) -> None:
         self.identity = identity
+        self._relays = relays
+        self._asked: Pledge | Query | None = None  # what a relay would be given
+        self._asked_s = 0.0
+        self._stood_s = 0.0  # for so long the clock has stood
+        self._has_called = False  # what relay there may be was looked for
+        self._near: set[str] = set()  # hosts that were heard on the user's own links,
+        self._far: set[str] = set()  # and by a relay alone
         self._soon = soon
         self._tls: tuple[int, ssl.SSLContext | None] = (0, None)  # for which version of the identity
         self.interrupts = Interrupts()
@@ -113,6 +127,21 @@ class Client:
         self._selector.close()
         for asking in self._sockets:
             asking.close()
+        if self._relays is not None:
+            self._relays.close()
+
+    def now_s(self) -> float:
+        """The client's clock: monotonic, and it stands while a relay is looked for."""
+        return time.monotonic() - self._stood_s
+
+    @property
+    def has_heard_near(self) -> bool:
+        return bool(self._near)
+
+    @property
+    def relay(self) -> Door | None:
+        """By which hosts were heard, if by any, and none without."""
+        return self._relays.relay if self._relays is not None and self._far and not self._near else None
 
     # ---- asking
 
@@ -123,22 +152,29 @@ class Client:
         volumes goes by IPv4 at first, where a link has it: hosts answer the copy that they hear first, and where a
         server was heard at a link-local IPv6 address, no other host could ask it for its volumes.
         """
-        kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
         only_4 = self._is_new_and_names_volumes(question)
-        for link in self._links:
-            mine = dataclasses.replace(question, reply=self._reply(link), sent_at_ms=time.time_ns() // 1_000_000)
-            try:
-                datagram = self._sealed(kind, mine, REALM, pad_bytes=DATAGRAM_MAX_BYTES)
-            except TooLong:
-                assert isinstance(mine, Pledge), "a query always fits"
-                self._ask_each(mine)
-                return
-            for asking in self._sockets:
-                if not (only_4 and link.ipv4 and asking.family == socket.AF_INET6):
-                    multicast.ask(asking, datagram, link, self._port)
+        if self._asked is None:
+            self._asked_s = self.now_s()
+        self._asked = question
+        try:
+            for link in self._links if self._relays is None or not self._relays.is_only else ():
+                datagram = self._question(question, self._reply(link))
+                for asking in self._sockets:
+                    if not (only_4 and link.ipv4 and asking.family == socket.AF_INET6):
+                        multicast.ask(asking, datagram, link, self._port)
+            self._ask_through(question)
+        except TooLong:
+            assert isinstance(question, Pledge), "a query always fits"
+            self._ask_each(question)
         if self._soon:
             Thread(target=self._prepare, args=(self._soon,), daemon=True).start()
             self._soon = ()
+
+    def _question(self, question: Pledge | Query, reply: tuple[Address, ...]) -> bytes:
+        """Raises `TooLong`."""
+        kind = Kind.PLEDGE if isinstance(question, Pledge) else Kind.QUERY
+        mine = dataclasses.replace(question, reply=reply, sent_at_ms=time.time_ns() // 1_000_000)
+        return self._sealed(kind, mine, REALM, pad_bytes=DATAGRAM_MAX_BYTES)
 
     def _is_new_and_names_volumes(self, question: Pledge | Query) -> bool:
         is_new = isinstance(question, Pledge) and question.pledge_id != self._pledged
@@ -150,29 +186,123 @@ class Client:
         for link in self._links:
             for asking in self._sockets:
                 multicast.ask(asking, datagram, link, self._port)
+        self._say(lambda line: line.ask(datagram))
 
     def hear(self, until_s: float) -> Iterator[Said]:
-        """What hosts say until `until_s` on the monotonic clock, as it comes; ends early after each batch."""
+        """What hosts say until `until_s` on the client's clock, as it comes; ends early after each batch."""
         while self._early:
             yield self._early.pop(0)
+        if self._is_waiting_alone():
+            until_s = min(until_s, self._asked_s + ALONE_S)
         with self.interrupts.waiting():
-            ready = self._selector.select(max(0.0, until_s - time.monotonic()))
+            ready = self._selector.select(max(0.0, until_s - self.now_s()))
         for key, _ in ready:
-            asking = key.fileobj
-            assert isinstance(asking, socket.socket)
-            yield from self._drain(asking)
+            if isinstance(key.fileobj, socket.socket):
+                yield from self._drain(key.fileobj)
+            else:
+                yield from self._drain_line()
+        if self._is_waiting_alone() and self.now_s() >= self._asked_s + ALONE_S:
+            self._call()
 
     def connect(self, door: Door, *, timeout_s: float) -> Connection:
+        return Connection(self.identity, door, timeout_s=timeout_s, tls=self._kept_tls(), dial=self._dial)
+
+    def _kept_tls(self) -> "ssl.SSLContext | None":
         version, tls = self._tls
-        return Connection(
-            self.identity, door, timeout_s=timeout_s, tls=tls if version == self.identity.version else None
-        )
+        return tls if version == self.identity.version else None
+
+    # ---- by a relay
+
+    def _is_waiting_alone(self) -> bool:
+        return self._relays is not None and not (self._has_called or self._near or self._asked is None)
+
+    def _call(self) -> "CalledLine | None":
+        """Look for a relay, once or after one was lost, and ask there what was asked here."""
+        relays = self._relays
+        if relays is None:
+            return None
+        from matcher.net.relay.calling import NoRelay
+
+        self._has_called = True
+        begun_s = time.monotonic()
+        try:
+            with self.interrupts.waiting():
+                line = relays.open(self._kept_tls())
+        except NoRelay as error:
+            relays.tell(f"no relay: {error}")
+            return None
+        finally:
+            self._stood_s += time.monotonic() - begun_s
+        self._selector.register(line, selectors.EVENT_READ)
+        if self._asked is not None:
+            self._say(partial(self._ask_by, question=self._asked))
+        return line
+
+    def _ask_through(self, question: Pledge | Query) -> None:
+        relays = self._relays
+        if relays is None:
+            return
+        if relays.line is None and not self._has_called and (relays.is_first or relays.is_only):
+            self._call()  # asks by itself
+        else:
+            self._say(partial(self._ask_by, question=question))
+
+    def _ask_by(self, line: "CalledLine", question: Pledge | Query) -> None:
+        for place in line.places:
+            line.ask(self._question(question, place.reply))
+
+    def _say(self, what: Callable[["CalledLine"], None]) -> None:
+        """By the line, where there is one; by the next, where that is lost."""
+        line = self._relays.line if self._relays is not None else None
+        if line is None:
+            return
+        from matcher.net.web import Broken
+
+        try:
+            what(line)
+        except Broken as error:
+            self._lose(line, error)
+
+    def _drain_line(self) -> Iterator[Said]:
+        from matcher.net.web import Broken
+
+        line = self._relays.line if self._relays is not None else None
+        if line is None:
+            return
+        try:
+            for address, data in line.hear():
+                for said in self._said(data, address, DATAGRAM_MAX_BYTES):
+                    if said.host_id not in self._near and said.host_id != line.door.host_id:
+                        self._far.add(said.host_id)
+                    yield said
+        except Broken as error:
+            self._lose(line, error)
+
+    def _lose(self, line: "CalledLine", why: Exception) -> None:
+        """What is still to be heard can come by another one."""
+        assert self._relays is not None
+        self._selector.unregister(line)
+        self._relays.lost(str(why))
+        self._call()
+
+    def _dial(self, door: Door, timeout_s: float) -> socket.socket:
+        """Through the relay where a host was heard by that alone; or where it can't be reached otherwise, and nobody
+        was heard here. Raises `OSError`."""
+        relays = self._relays
+        if relays is not None and door.host_id in self._far - self._near:
+            return relays.tunnel(door, timeout_s, self._kept_tls())
+        try:
+            return dial(door, timeout_s)
+        except OSError:
+            if relays is None or self._near or not door.host_id:
+                raise
+            return relays.tunnel(door, timeout_s, self._kept_tls())
 
     # ---- placing
 
     def drive(self, machine: Placing | Surveying) -> Outcome:
         """Run a machine to its outcome; Ctrl-C is told to it, so that nothing is left half done."""
-        pending = deque(machine.start(time.monotonic(), wall_ms=time.time_ns() // 1_000_000))
+        pending = deque(machine.start(self.now_s(), wall_ms=time.time_ns() // 1_000_000))
         while True:
             try:
                 if not pending:
@@ -183,15 +313,15 @@ class Client:
                     return effect.outcome
                 pending.extend(self._perform(machine, effect))
             except KeyboardInterrupt:
-                pending.extend(machine.interrupt(time.monotonic()))
+                pending.extend(machine.interrupt(self.now_s()))
 
     def _wait(self, machine: Placing | Surveying) -> Effects:
         deadline_s = machine.next_deadline_s()
         assert deadline_s is not None, "an unfinished machine waits for something"
         for said in self.hear(deadline_s):
-            if effects := _tell(machine, said):
+            if effects := _tell(machine, said, self.now_s()):
                 return effects  # what cannot wait until all is read; the rest stays in the socket
-        return machine.tick(time.monotonic())
+        return machine.tick(self.now_s())
 
     def _perform(self, machine: Placing | Surveying, effect: outcomes.Effect) -> Effects:
         match effect:
@@ -215,13 +345,13 @@ class Client:
             with self.interrupts.waiting():
                 answer = connection.confirm(envelope)
         except Unreachable:
-            return machine.confirm_failed(offer_id, time.monotonic(), sent=False)
+            return machine.confirm_failed(offer_id, self.now_s(), sent=False)
         except (Unanswered, EOFError):
-            return machine.confirm_failed(offer_id, time.monotonic(), sent=True)
+            return machine.confirm_failed(offer_id, self.now_s(), sent=True)
         if isinstance(answer, Refused):
-            return machine.confirm_answered(offer_id, answer, time.monotonic())
+            return machine.confirm_answered(offer_id, answer, self.now_s())
         self.taken = connection
-        return machine.confirm_answered(offer_id, outcomes.Committed(), time.monotonic())
+        return machine.confirm_answered(offer_id, outcomes.Committed(), self.now_s())
 
     def _abandon(self, machine: Placing, send: SendAbandon) -> Effects:
         envelope = self._to_host(Kind.ABANDON, send.abandon, send.host_id)
@@ -231,7 +361,7 @@ class Client:
         except (Unreachable, Unanswered):
             return []
         said = answer if isinstance(answer, Refused) else outcomes.Abandoned(answer.committed is not None)
-        return machine.abandon_answered(OfferId(send.abandon.offer_id), said, time.monotonic())
+        return machine.abandon_answered(OfferId(send.abandon.offer_id), said, self.now_s())
 
     def sealed_for(self, host_id: HostId, confirm: ConfirmVolume) -> bytes:
         """The user's word on one volume more, for the host where the VM is."""
@@ -277,7 +407,9 @@ class Client:
 
     def _ask_each(self, pledge: Pledge) -> None:
         """A pledge too long for a datagram goes to the hosts that were heard of before, one by one."""
-        envelope = self._sealed(Kind.PLEDGE, pledge, REALM, max_bytes=BODY_MAX_BYTES)
+        self._asked = None  # no relay takes it either; each host is reached through one, where it has to be
+        mine = dataclasses.replace(pledge, sent_at_ms=time.time_ns() // 1_000_000)
+        envelope = self._sealed(Kind.PLEDGE, mine, REALM, max_bytes=BODY_MAX_BYTES)
         for door in self.known:
             try:
                 with self.connect(door, timeout_s=CONNECT_S) as connection:
@@ -293,14 +425,16 @@ class Client:
                 data, source = asking.recvfrom(DATAGRAM_MAX_BYTES + 1)
             except OSError:
                 return
-            yield from self._said(data, _address(source), DATAGRAM_MAX_BYTES)
+            for said in self._said(data, multicast.source_address(source), DATAGRAM_MAX_BYTES):
+                self._near.add(said.host_id)
+                yield said
 
     def _said(self, data: bytes, address: str, max_bytes: int) -> list[Said]:
         """The answer inside, if a host of the realm signed it for this user; anything else is nothing."""
         identity = self.identity
         try:
             sealed = unseal(data, realm=identity.realm, max_bytes=max_bytes)
-            if sealed.kind not in _HEARD:
+            if sealed.kind not in ANSWERS:
                 return []
             audience = user_audience(UserId(identity.principal.id))
             message, host = open_sealed(
@@ -312,8 +446,7 @@ class Client:
         return [Said(message, HostId(host.id), address)]
 
 
-def _tell(machine: Placing | Surveying, said: Said) -> Effects:
-    now_s = time.monotonic()
+def _tell(machine: Placing | Surveying, said: Said, now_s: float) -> Effects:
     match said.message:
         case VmOffer():
             return machine.heard_vm(said.message, said.host_id, said.address, now_s)
@@ -325,9 +458,3 @@ def _tell(machine: Placing | Surveying, said: Said) -> Effects:
             return machine.heard_clock(said.message, said.host_id, now_s)
         case Answer():
             return []
-
-
-def _address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """Numeric, with the link where an IPv6 address needs one."""
-    ip = source[0].partition("%")[0]
-    return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip

@@ -66,6 +66,14 @@ class HostLine:
     async def ask(self, path: str, body: bytes | Message, answer: type[M]) -> M | Refused:
         """POST it; a message goes as JSON. Raises `Unanswered`, or `NotAdmitted` where the host does not take our
         certificate, and so has not listened."""
+        data = await self.ask_octets(path, body)
+        try:
+            return data if isinstance(data, Refused) else from_json(answer, data, max_bytes=ANSWER_MAX_BYTES)
+        except BadBytes as error:
+            raise Unanswered(f"{self.host}: an answer that can't be read") from error
+
+    async def ask_octets(self, path: str, body: bytes | Message) -> bytes | Refused:
+        """As `ask`; the answer's octets as they are."""
         try:
             status, data = await self._exchange(path, body)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -75,9 +83,7 @@ class HostLine:
         except h11.RemoteProtocolError as error:
             raise Unanswered(f"{self.host} gives no whole answer: {error}") from error
         try:
-            if status >= 400:
-                return from_json(Refused, data, max_bytes=BODY_MAX_BYTES)
-            return from_json(answer, data, max_bytes=ANSWER_MAX_BYTES)
+            return data if status < 400 else from_json(Refused, data, max_bytes=BODY_MAX_BYTES)
         except BadBytes as error:
             raise Unanswered(f"{self.host}: HTTP status {status}, and an answer that can't be read") from error
 

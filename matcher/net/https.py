@@ -8,8 +8,8 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from matcher.net.caller import REQUEST
@@ -55,7 +55,7 @@ class Door:
     """Where a host's front door is, and whose key must be behind it."""
 
     host: str  # its name, for messages
-    host_id: str
+    host_id: str  # empty: any host's of the realm
     address: str
     port: int
 
@@ -68,13 +68,27 @@ class Body:
     size_bytes: int
 
 
+def dial(door: Door, timeout_s: float) -> socket.socket:
+    """Straight to that door. Raises `OSError`."""
+    plain = socket.create_connection((door.address, door.port), timeout=min(CONNECT_S, timeout_s))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return plain
+
+
 class Connection:
     """One question at one door: the host is told not to wait for a second one, and forgets the connection at once."""
 
     def __init__(
-        self, identity: Identity, door: Door, *, timeout_s: float, tls: "ssl.SSLContext | None" = None
+        self,
+        identity: Identity,
+        door: Door,
+        *,
+        timeout_s: float,
+        tls: "ssl.SSLContext | None" = None,
+        dial: Callable[[Door, float], socket.socket] = dial,
     ) -> None:
-        self._identity, self.door = identity, door
+        """`dial` gives what TLS goes by, where that is not simply a connection to the door's address."""
+        self._identity, self.door, self._dial = identity, door, dial
         self._tls = tls
         self._timeout_s = timeout_s
         self._socket: ssl.SSLSocket | None = None
@@ -188,8 +202,8 @@ class Connection:
     def _connect(self) -> "ssl.SSLSocket":
         door = self.door
         try:
-            plain = socket.create_connection((door.address, door.port), timeout=min(CONNECT_S, self._timeout_s))
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain = self._dial(door, self._timeout_s)
+            plain.settimeout(min(CONNECT_S, self._timeout_s))
             secured = (self._tls or client_tls(self._identity)).wrap_socket(plain)
         except OSError as error:
             said = getattr(error, "verify_message", "") or error.strerror or error
@@ -199,9 +213,10 @@ class Connection:
         except Untrusted as error:
             secured.close()
             raise Unreachable(f"{door.host} ({door.address}): {error.reason}") from error
-        if (peer.kind, peer.id) != ("host", door.host_id):
+        if peer.kind != "host" or door.host_id not in ("", peer.id):
             secured.close()
             raise Unreachable(f"{door.host} ({door.address}): another host answers there: {peer.name}")
+        self.door = replace(door, host=peer.name, host_id=peer.id)
         secured.settimeout(self._timeout_s)
         return secured
 

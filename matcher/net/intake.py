@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from matcher.net.budget import Budget
-from matcher.net.multicast import SocketAddress, answer_address
+from matcher.net.multicast import SocketAddress, answer_address, is_named
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
@@ -220,23 +220,60 @@ class Intake:
 
         `caller_id` is the user at the other end, who must have signed it; `None` where that was asked already.
         """
-        try:
+
+        def answers() -> list[bytes]:
             sealed = unseal(data, realm=self._identity.realm, max_bytes=BODY_MAX_BYTES)
             if sealed.kind is not Kind.PLEDGE:
                 raise BadBytes("unexpected kind")
-            if self._ignores(sealed):
-                return []
-            came = _Came(data, sealed, None, BODY_MAX_BYTES, now_s, wall_ms)
-            question, user = self._question(came)
+            return self._at_once(_Came(data, sealed, None, BODY_MAX_BYTES, now_s, wall_ms), is_theirs)
+
+        def is_theirs(_: Pledge | Query, user: Principal) -> None:
             if caller_id not in (None, user.id):
                 raise Untrusted("its certificate is not the caller's")
-            return [answer for reply in self._replies(came, question, user) for answer in self._seal(came, reply, user)]
+
+        return self._counted(answers)
+
+    def receive_relayed(self, data: bytes, relay: str, *, now_s: float, wall_ms: int) -> list[bytes]:
+        """The answers to what another host has relayed here for a user. Raises `BadBytes` or `Untrusted` if it is none.
+
+        `relay` is that host's address: the user has to have named it in what they signed, so that nothing is relayed by
+        whom it was not given to, nor a second time. Empty: another daemon of this host has asked that already.
+        """
+        max_bytes = DATAGRAM_MAX_BYTES if relay else BODY_MAX_BYTES
+
+        def answers() -> list[bytes]:
+            sealed = unseal(data, realm=self._identity.realm, max_bytes=max_bytes)
+            if sealed.kind is Kind.REVEAL:
+                if not self._budget.relayed_reveals.take(now_s):
+                    raise _Silence("reveal rate")
+                self._answering.reveal(decode(Reveal, sealed.payload), now_s)
+                return []
+            return self._at_once(_Came(data, sealed, None, max_bytes, now_s, wall_ms), is_its_own)
+
+        def is_its_own(question: Pledge | Query, _: Principal) -> None:
+            if relay and not is_named(question.reply, relay):
+                raise Untrusted("it was not given to this relay")
+
+        return self._counted(answers)
+
+    def _counted(self, answers: Callable[[], list[bytes]]) -> list[bytes]:
+        """Those; why something by HTTPS has none is counted, and told where it is not to be met with silence."""
+        try:
+            return answers()
         except _Silence as error:
             self.count(error.reason)
             return []
         except (BadBytes, Untrusted) as error:
             self.count(error.reason)
             raise
+
+    def _at_once(self, came: _Came, check: Callable[[Pledge | Query, Principal], None]) -> list[bytes]:
+        """The answers to what came by HTTPS, if `check` does not raise `Untrusted`."""
+        if self._ignores(came.sealed):
+            return []
+        question, user = self._question(came)
+        check(question, user)
+        return [answer for reply in self._replies(came, question, user) for answer in self._seal(came, reply, user)]
 
     # ---- by kind
 
@@ -286,7 +323,7 @@ class Intake:
             raise self._in_vain(came, "user rate")
         self._remember(came)
         self.count(type(question).__name__.lower())
-        lacking = _lacking(question, user)
+        lacking = verb_lacking(question, user)
         if isinstance(question, Pledge):
             return [self._beyond(question, lacking)] if lacking else self._answers(came, question, user, address)
         if lacking:
@@ -368,7 +405,7 @@ def _is_fresh(message: Pledge | Query | News, came: _Came) -> bool:
     return abs(message.sent_at_ms - came.wall_ms) <= FRESH_MS
 
 
-def _lacking(question: Pledge | Query, user: Principal) -> Verb | None:
+def verb_lacking(question: Pledge | Query, user: Principal) -> Verb | None:
     """The verb that the user would need and does not have."""
     needed = Verb.RUN if isinstance(question, Pledge) and not question.dry else Verb.PLEDGE
     return None if user.may(needed) else needed

@@ -20,6 +20,7 @@ import trio
 
 from matcher.wire import backdoor
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
+from matcher.wire.hosts import ListMembers, MemberRows
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
 from matcher.wire.volumes import (
@@ -49,7 +50,7 @@ SYSADMINS: tuple[type[Message], ...] = (
     *(backdoor.RemoveVm, backdoor.Ended, Done),
 )
 # The place is the number on the socket: new ones go last.
-KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows)
+KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows, ListMembers, MemberRows)
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

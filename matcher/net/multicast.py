@@ -7,6 +7,7 @@ either may be missing; a pledge that arrives by both is one pledge.
 import contextlib
 import errno
 import fcntl
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -86,15 +87,15 @@ def _each_family(open_one: Callable[[socket.AddressFamily], socket.socket]) -> l
     return opened
 
 
-def join(listener: socket.socket, on: Iterable[Link]) -> None:
+def join(listener: socket.socket, on: Iterable[Link], groups: tuple[str, str] = (GROUP_4, GROUP_6)) -> None:
     """Join the group on these links; one that is joined already, or went away meanwhile, is passed over."""
     for link in on:
         with contextlib.suppress(OSError):
             if listener.family == socket.AF_INET6 and link.ipv6:
-                request = socket.inet_pton(socket.AF_INET6, GROUP_6) + struct.pack("@I", link.index)
+                request = socket.inet_pton(socket.AF_INET6, groups[1]) + struct.pack("@I", link.index)
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
             elif listener.family == socket.AF_INET and link.ipv4:
-                request = socket.inet_aton(GROUP_4) + socket.inet_aton(link.ipv4) + struct.pack("@i", link.index)
+                request = socket.inet_aton(groups[0]) + socket.inet_aton(link.ipv4) + struct.pack("@i", link.index)
                 listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
 
 
@@ -122,7 +123,13 @@ def _sending_socket(family: socket.AddressFamily) -> socket.socket:
     return sending
 
 
-def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) -> bool:
+def ask(
+    asking: socket.socket,
+    datagram: bytes,
+    link: Link,
+    port: int = PORT,
+    groups: tuple[str, str] = (GROUP_4, GROUP_6),
+) -> bool:
     """Multicast on one link, from the link's own address, as hosts answer nobody who names another; false where the
     link cannot (it is down, or has no address of this family)."""
     try:
@@ -130,15 +137,21 @@ def ask(asking: socket.socket, datagram: bytes, link: Link, port: int = PORT) ->
             # Of several addresses the kernel would choose one by itself (RFC 6724).
             source = struct.pack("@16sI", socket.inet_pton(socket.AF_INET6, link.ipv6 or ""), link.index)
             ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
-            asking.sendmsg([datagram], ancillary, 0, (GROUP_6, port, 0, link.index))
+            asking.sendmsg([datagram], ancillary, 0, (groups[1], port, 0, link.index))
         else:
             # ip(7): what goes to a group leaves by this link, and from this address where the socket has none.
             there = struct.pack("4s4si", socket.inet_aton("0.0.0.0"), socket.inet_aton(link.ipv4 or ""), link.index)  # noqa: S104
             asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, there)
-            asking.sendto(datagram, (GROUP_4, port))
+            asking.sendto(datagram, (groups[0], port))
     except OSError:
         return False
     return True
+
+
+def is_named(reply: Iterable[Address], source: str) -> bool:
+    """Whether the numeric address `source` is one of those."""
+    there = _numeric(source.partition("%")[0])
+    return there is not None and any(_numeric(address.ip) == there for address in reply)
 
 
 def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketAddress | None:
@@ -156,6 +169,12 @@ def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketA
                 return (str(from_ip), address.port)
             return (str(from_ip), address.port, 0, scope if from_ip.is_link_local else 0)
     return None
+
+
+def source_address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Of a datagram, numeric, with the link where an IPv6 address needs one."""
+    ip = source[0].partition("%")[0]
+    return f"{ip}%{source[3]}" if len(source) == 4 and ip_address(ip).is_link_local else ip
 
 
 @lru_cache(maxsize=NUMERIC_MAX)
@@ -180,6 +199,36 @@ def _listener(family: socket.AddressFamily, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def shared_listener(family: socket.AddressFamily, port: int) -> socket.socket:
+    """For a port of which this machine's other programs have a share as well, such as that of mDNS. Nothing that it
+    sends leaves the link: who asks from elsewhere, or in the name of somebody there, gets no answer (RFC 6762, 11)."""
+    listener = _sending_socket(family)
+    try:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104  see `_listener`
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def waiting(
+    sockets: Iterable[socket.socket], timeout_s: float, max_bytes: int
+) -> list[tuple[bytes, tuple[str, int] | tuple[str, int, int, int]]]:
+    """One datagram of each, once there is any; blocking."""
+    ready, _, _ = select.select(list(sockets), [], [], timeout_s)
+    heard = []
+    for each in ready:
+        with contextlib.suppress(OSError):
+            heard.append(each.recvfrom(max_bytes))
+    return heard
 
 
 def make_room(receiving: socket.socket) -> None:

@@ -70,6 +70,8 @@ class Kind(IntEnum):
     TIDINGS = 29
 
 
+ANSWERS = frozenset({Kind.VM_OFFER, Kind.VOLUME_OFFER, Kind.UNFIT, Kind.ANSWER, Kind.CLOCK})  # to pledges and queries
+
 MESSAGE_OF: dict[Kind, type[Message]] = {
     Kind.PLEDGE: messages.Pledge,
     Kind.VM_OFFER: messages.VmOffer,

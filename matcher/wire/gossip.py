@@ -8,16 +8,17 @@ nothing, as whatever it carries that counts is signed by itself or answers a num
 `Short`: the first 8 bytes of a host's fingerprint. Pure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from struct import Struct
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le, Lt, MaxLen, MinLen
+from pydantic import BeforeValidator, PlainSerializer
 from pydantic.types import Strict
 
 from matcher.wire.codec import BadBytes
-from matcher.wire.messages import DATAGRAM_MAX_BYTES, Address, Count, Fingerprint, Flag, Message, Mib, Role, Word
+from matcher.wire.messages import DATAGRAM_MAX_BYTES, Address, Arch, Count, Fingerprint, Flag, Message, Mib, Role, Word
 from matcher.wire.signature import SIGNATURE_BYTES
 
 SHORT_BYTES = 8
@@ -59,6 +60,7 @@ class Digest(Message):
     """What is free on a host, and what kind of host it is: enough to list it, and to know whom to ask.
 
     `level` is the widest x86-64 level of its CPU, or empty; `like` is the same for hosts of one make.
+    `accelerator`: one of `ACCELERATORS`, empty where it runs no VMs.
     """
 
     roles: Annotated[tuple[Role, ...], MaxLen(len(Role))] = ()
@@ -75,6 +77,46 @@ class Digest(Message):
     vms: Count = 0
     drained: Flag = False
     like: Word = ""
+    accelerator: Word = ""
+
+
+ACCELERATORS = ("", "kvm", "tcg", "pretended")  # the place is the number; the last plays a recorded machine
+DIGEST_FIELDS = tuple(field.name for field in fields(Digest))
+_LEVEL = "x86-64-v"
+
+
+def to_values(digest: Digest) -> tuple[int | bool | str, ...]:
+    """A digest as it goes in datagrams: its values in order, since their names would be four times as long. Roles and
+    architectures are bits, in the order of their enums; the level and the accelerator are numbers."""
+    roles = sum(1 << at for at, role in enumerate(Role) if role in digest.roles)
+    archs = sum(1 << at for at, arch in enumerate(Arch) if arch in digest.arch.split("+"))
+    level = int(digest.level.removeprefix(_LEVEL) or 0)
+    plain = (getattr(digest, name) for name in DIGEST_FIELDS[3:-1])
+    return (roles, archs, level, *plain, ACCELERATORS.index(digest.accelerator))
+
+
+def of_values(values: object) -> object:
+    """What pydantic is to make the digest of; it checks the values themselves. Raises `ValueError`."""
+    if isinstance(values, Digest):
+        return values
+    if not isinstance(values, tuple | list):
+        raise ValueError("a digest is the list of its values")
+    roles, archs, level, *plain, accelerator = values
+    roles, archs, level = _number(roles, 4), _number(archs, 128), _number(level, 10)
+    of_roles = tuple(role for at, role in enumerate(Role) if roles >> at & 1)
+    of_archs = "+".join(sorted(arch.value for at, arch in enumerate(Arch) if archs >> at & 1))
+    of_accelerator = ACCELERATORS[_number(accelerator, len(ACCELERATORS))]
+    given = (of_roles, of_archs, f"{_LEVEL}{level}" if level else "", *plain, of_accelerator)
+    return dict(zip(DIGEST_FIELDS, given, strict=True))  # not one more, nor one less
+
+
+def _number(value: object, below: int) -> int:
+    if type(value) is not int or not 0 <= value < below:
+        raise ValueError(f"a number below {below} belongs there")
+    return value
+
+
+Packed = Annotated[Digest, BeforeValidator(of_values), PlainSerializer(to_values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +131,7 @@ class Alive(Message):
     counter: Version
     addresses: Annotated[tuple[Address, ...], MinLen(1), MaxLen(2)]  # where it hears gossip; the one to use comes first
     front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
-    digest: Digest
+    digest: Packed
     fresh: Flag = False
     leaving: Flag = False
 

@@ -11,14 +11,13 @@ from storaged.metadata import Bad
 START_BYTES = 512
 
 _QCOW2 = b"QFI\xfb"
+_VDI_AT, _VDI = 64, b"\x7f\x10\xda\xbe"  # behind a sentence that each program words as it likes
 _OTHERS = {
     b"KDMV": "VMDK",
     b"COWD": "VMDK",
     b"# Disk DescriptorFile": "VMDK",
     b"vhdxfile": "VHDX",
     b"conectix": "VHD",
-    b"<<< Oracle VM VirtualBox Disk Image >>>": "VDI",
-    b"<<< Sun VirtualBox Disk Image >>>": "VDI",
     b"WithoutFreeSpace": "Parallels",
     b"WithouFreSpacExt": "Parallels",
     b"QED\0": "QED",
@@ -56,6 +55,8 @@ def _seen(start: bytes) -> str | None:
     if start.startswith(_QCOW2):
         # QCOW2's predecessor has the same magic; it is told from it by its version.
         return "qcow2" if start[4:8] in (b"\0\0\0\2", b"\0\0\0\3") else "QCOW of another version"
+    if start.startswith(_VDI, _VDI_AT):
+        return "VDI"
     return next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
 
 

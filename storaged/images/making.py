@@ -53,6 +53,8 @@ def create(
 def clone(pool: str, volume: Volume, vid: Vid, wanted: Metadata, *, most_mib: int, progress: Progress = silent) -> None:
     """A full copy of a volume that nobody writes, under the name and flags of `wanted`; its format and size are the
     volume's. Blocks are shared where the filesystem can."""
+    if volume.format is ImageFormat.FOLDER:
+        raise Unusable("the volume is a folder, and only disks can be copied; copy its files in a VM")
     metadata = replace(wanted, size_mib=volume.size_mib, format=volume.format, image=IMAGE_DEFAULT)
     check_metadata(metadata)
     check_size(metadata.size_mib, most_mib)

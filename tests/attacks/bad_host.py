@@ -25,6 +25,7 @@ from matcher.net.door import serving
 from matcher.net.intake import Intake
 from matcher.trust.identity import load_identity, server_tls
 from matcher.trust.principal import Principal
+from matcher.wire.gossip import HostState
 from matcher.wire.messages import (
     Accelerator,
     Answer,
@@ -44,6 +45,7 @@ from matcher.wire.messages import (
 from matcher.wire.realm import RealmStatus, WhoAmI
 from specs.ids import VmId
 from tests.fakes.door import ABOUT, VM, FakeHost
+from tests.fakes.neighbours import FakeNeighbours, host
 
 IDENTITY = Path("/var/lib/atomos/identity")
 PORT = 7766
@@ -107,7 +109,9 @@ async def words() -> None:
     identity = load_identity(IDENTITY)
     digest = identity.short_digest
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serving.serve, identity, cast(Any, BadHost()), desk(digest), port=PORT))
+        hosts = FakeNeighbours(host(1, name=BAD, id=identity.principal.id), host(2, HostState.GONE, name=BAD))
+        door = partial(serving.serve, identity, cast(Any, BadHost()), desk(digest), neighbours=hosts, port=PORT)
+        await nursery.start(door)
         await nursery.start(peer.serve, Intake(identity, BadAnswers(digest)))
         print("ready", flush=True)
 

@@ -76,6 +76,7 @@ def nothing_changes(lab: Lab) -> Iterator[None]:
     yield
     assert standing(lab) == before
     assert {host["name"] for host in electros(lab, "hosts").document["hosts"]} == set(HOSTS)
+    assert "silent" not in electros(lab, "ps").err
 
 
 @contextmanager

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.lab
 
 PYTHON = str(ROOT / ".venv/bin/python")
 VM_ID = "a" * 32
-AT_A_TERMINAL = (["hosts"], ["ps"], ["stop", VM_ID])
+AT_A_TERMINAL = (["ps"], ["stop", VM_ID])
 WORST = ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\x90", "\u202e", "\u2028")  # electros has bold letters of its own
 LONG = 2000  # characters
 
@@ -71,11 +71,13 @@ def at_a_terminal(lab: Lab, *words: str) -> str:
 
 
 def test_what_terminals_obey_is_shown_as_text(target: Lab, specfile: str) -> None:
-    asking = [["pledge", specfile], ["run", specfile], ["inspect", VM_ID], ["realm", "status"]]
+    seen_by_h2 = ["--as-seen-by", electros(target, "hosts", "h2").document["hosts"][0]["id"]]
+    asking = [["hosts", *seen_by_h2], ["pledge", specfile], ["run", specfile], ["inspect", VM_ID], ["realm", "status"]]
     with turned_bad(target, "words"):
         for words in (*asking, *AT_A_TERMINAL):
             assert "owned" in shown(target, *words), words
-        for words in AT_A_TERMINAL:
+        assert "owned" in at_a_terminal(target, "top", "--once", *seen_by_h2)
+        for words in (["hosts", *seen_by_h2], ["top", "--once", *seen_by_h2], *AT_A_TERMINAL):
             said = at_a_terminal(target, *words)
             assert "\ufffd" in said, "it was heard"
             assert not any(bad in said for bad in WORST), said
@@ -84,7 +86,9 @@ def test_what_terminals_obey_is_shown_as_text(target: Lab, specfile: str) -> Non
 
 def test_what_is_hardly_http_is_told_and_not_shown(target: Lab) -> None:
     """Heads with escapes, bodies that are no JSON or much too long, one after the other."""
+    h2 = electros(target, "hosts", "h2").document["hosts"][0]["id"]
     with turned_bad(target, "raw"):
-        for _ in range(RAW):
-            said = shown(target, "inspect", VM_ID)
-            assert len(said) < LONG, "a person can read it"
+        for words in (["inspect", VM_ID], ["hosts", "--as-seen-by", h2]):
+            for _ in range(RAW):
+                said = shown(target, *words)
+                assert len(said) < LONG, "a person can read it"

@@ -26,7 +26,7 @@ from tests.attacks.forge import ADDRESSES, Forge, nobody_gets_in, refusal
 from tests.attacks.impostor import FAKE_PORT
 from tests.fakes.forging import with_extensions, with_serial
 from tests.fakes.realms import new_key
-from tests.lab.conftest import Lab
+from tests.lab.conftest import ROOT, Lab
 from tests.lab.vms import Vms, electros, login_as
 
 pytestmark = pytest.mark.lab
@@ -209,7 +209,7 @@ def path_of(route: Route, vm_id: str = "0" * 32) -> str:
 
 def test_a_user_may_not_do_what_is_for_hosts(forge: Forge, mallory: str) -> None:
     routes = [route for route in ROUTES if route.who is Who.HOST]
-    assert {route.name for route in routes} == {"attach", "detach"}
+    assert {route.name for route in routes} == {"attach", "detach", "relayed"}
     with nobody_gets_in(forge.lab):
         said = forge.ask(mallory, *[("h1", route.method, path_of(route), b"{}") for route in routes])
     assert [refusal(each) for each in said] == [(403, "denied")] * len(said)
@@ -368,7 +368,17 @@ def test_a_client_that_was_told_a_wrong_address_says_nothing_there(
     assert came["bytes"] == 0
 
 
-def test_nobody_listens_to_what_mdns_says(forge: Forge) -> None:
-    """Hosts are found by signed answers alone."""
-    for host in (*HOSTS, "client"):
-        assert forge.lab.exec(host, "ss", "-Hlun", "sport", "=", ":5353").stdout == ""
+def test_what_mdns_says_makes_no_host_known(forge: Forge) -> None:
+    """Hosts answer there, and heed nothing; a client does not listen, and hosts are found by signed answers alone."""
+    lab = forge.lab
+    assert lab.exec("client", "ss", "-Hlun", "sport", "=", ":5353").stdout == ""
+    before = electros(lab, "hosts").document
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from matcher.net import multicast as m, discovery as d;"
+        "told = d.Announced('ab' * 8, '0' * 16, d.Role.COMPUTE, 9);"
+        "[m.ask(s, d.answer(told), l, d.PORT, groups=(d.GROUP_4, d.GROUP_6))"
+        " for s in m.asking_sockets() for l in m.links() for _ in range(50)]"
+    )
+    lab.exec("client", str(ROOT / ".venv/bin/python"), "-c", code)
+    after = electros(lab, "hosts").document
+    assert [host["id"] for host in after["hosts"]] == [host["id"] for host in before["hosts"]]

@@ -13,7 +13,7 @@ import trio
 
 from matcher.net.caller import Caller
 from matcher.net.door.admission import Limits
-from matcher.net.door.behind import Console
+from matcher.net.door.behind import Console, Neighbours
 from matcher.net.door.serving import Opened, serve
 from matcher.trust.documents import read_documents
 from matcher.trust.identity import Identity, client_tls
@@ -365,10 +365,13 @@ def stranger_tls() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def open_door(realm: Realm, limits: Limits | None = None) -> AsyncIterator[Running]:
+async def open_door(
+    realm: Realm, limits: Limits | None = None, neighbours: Neighbours | None = None
+) -> AsyncIterator[Running]:
     host, desk = FakeHost(), FakeDesk(realm)
     async with trio.open_nursery() as nursery:
-        opened = await nursery.start(partial(serve, realm[FOUNDER], host, desk, port=0, limits=limits or Limits()))
+        door = partial(serve, realm[FOUNDER], host, desk, neighbours=neighbours, port=0, limits=limits or Limits())
+        opened = await nursery.start(door)
         running = Running(realm, host, desk, opened)
         try:
             with trio.fail_after(30):

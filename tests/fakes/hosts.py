@@ -311,7 +311,9 @@ class Link:
         """The names of those who have had this request."""
         return [host.name for host in self.hosts if request in host.asked]
 
-    def client(self, identity: Identity, *, known: tuple[Door, ...] = (), soon: object = ()) -> "FakeClient":
+    def client(
+        self, identity: Identity, *, known: tuple[Door, ...] = (), soon: object = (), relays: object = None
+    ) -> "FakeClient":
         return FakeClient(self, identity, known)
 
     def close(self) -> None:
@@ -321,6 +323,12 @@ class Link:
 
 class FakeClient:
     """A client whose multicast is a function call; its HTTPS is real."""
+
+    relay: Door | None = None
+    has_heard_near = True
+
+    def now_s(self) -> float:
+        return time.monotonic()
 
     def __init__(self, link: Link, identity: Identity, known: tuple[Door, ...]) -> None:
         self.link, self.identity, self.known = link, identity, known

@@ -14,6 +14,7 @@ from matcher.wire.codec import to_json
 from matcher.wire.messages import Message
 from matcher.wire.realm import ChangeGrant, Grant, InviteHost, InviteUser, Renew
 from tests.fakes.door import VM_ID, Running, To, open_door
+from tests.fakes.neighbours import FakeNeighbours, host
 from tests.fakes.realms import Realm, new_key
 from tests.fuzz.mutating import mutated
 from tests.fuzz.running import Report, rss_bytes
@@ -38,6 +39,7 @@ def rooms(realm: Realm) -> list[Room]:
     vm = f"/v1/vms/{VM_ID}".encode()
     return [
         Room("GET", vm),
+        Room("GET", b"/v1/hosts"),
         Room("DELETE", vm + b"?generation=7"),
         Room("GET", b"/v1/realm/bundle"),
         Room("POST", b"/v1/realm/hosts", body(InviteHost("h7"))),
@@ -59,7 +61,7 @@ def fuzz_door(realm: Realm, inputs: int, seed: int) -> Report:
 async def _run(realm: Realm, inputs: int, random: Random, report: Report) -> None:
     before, begun_s, all_rooms = rss_bytes(), time.perf_counter(), rooms(realm)
     while report.inputs < inputs:
-        async with open_door(realm, LIMITS) as door:
+        async with open_door(realm, LIMITS, FakeNeighbours(host(1))) as door:
             door.host.go.set()
             to: To | None = None
             for _ in range(min(inputs - report.inputs, OF_ONE_DOOR)):

@@ -96,10 +96,11 @@ def test_pledge_tells_offers_and_refusals_in_the_documented_shape_and_holds_noth
 def test_hosts_tells_what_is_there_and_what_is_free(lab: Any) -> None:
     for host in electros(lab, "hosts").document["hosts"]:
         assert host["roles"] == ["compute", "storage"]
-        assert 0 < host["threads"]["free"] <= host["threads"]["total"]
+        assert host["state"] == "alive"
+        assert 0 < host["slots"]["free"] <= host["slots"]["total"]
         assert 0 < host["ram_mib"]["free"] <= host["ram_mib"]["total"]
         assert len(host["id"]) == 64
-        assert host["volumes"] >= 2
+        assert 0 < host["disk_gb"]["free"] <= host["disk_gb"]["total"]
 
 
 # ---- streams and exit codes

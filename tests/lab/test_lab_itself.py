@@ -279,5 +279,4 @@ def test_killed_daemons_come_back_and_answer_again(lab: Any, until: Callable[...
         lab.kill("h3", name)
     for name, pid in before.items():
         until(lambda name=name, pid=pid: (now := lab.daemon("h3", name))["state"] == "up" and now["pid"] != pid)
-    h3 = next(host for host in lab.electros("hosts")["hosts"] if host["name"] == "h3")
-    assert sorted(h3["roles"]) == ["compute", "storage"]
+    until(lambda: lab.electros("hosts", "h3")["hosts"][0]["roles"] == ["compute", "storage"])

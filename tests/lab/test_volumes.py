@@ -73,7 +73,8 @@ def test_a_volume_is_made_where_its_person_says_or_where_there_is_most_room(lab:
     names += ["here", "there"]
     made = electros(lab, "volume", "create", "--size", "0.125", "--name", "here", "--host", "h3").document["volume"]
     assert made["host"] == "h3"
-    assert electros(lab, "volume", "create", "--size", "1", "--name", "there", "--host", "h9", code=3).error["code"]
+    nowhere = electros(lab, "volume", "create", "--size", "1", "--name", "there", "--host", "h9", code=4).error
+    assert 'is named "h9"' in nowhere["message"]
     refused = electros(lab, "volume", "create", "--size", "60000", "--name", "there", code=3).error
     assert {said["host"] for said in refused["refusals"]} == {"h1", "h2", "h3"}
     assert all("in one pool" in said["reasons"][0]["has"] for said in refused["refusals"])

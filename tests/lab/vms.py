@@ -123,7 +123,18 @@ def booted(lab: Any, until: Any, vm: dict[str, Any], *, since: int = 0) -> dict[
 
 
 def free_threads(lab: Any) -> dict[str, int]:
-    return {host["name"]: host["threads"]["free"] for host in electros(lab, "hosts").document["hosts"]}
+    """By each host's own word."""
+    return {host["name"]: _own_slots(lab, host["name"]) for host in electros(lab, "hosts").document["hosts"]}
+
+
+def _own_slots(lab: Any, name: str) -> int:
+    """Of a host that has just started, once it speaks."""
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        told = electros(lab, "hosts", name, "--as-seen-by", name, code=None)
+        if told.code == 0 and (slots := told.document["hosts"][0]["slots"]) is not None:
+            return int(slots["free"])
+    pytest.fail(f"{name} does not tell what it has: {told.err}")
 
 
 def domains(lab: Any, host: str) -> list[str]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import StringConstraints
 
-from matcher.wire import messages, volumes
+from matcher.wire import hosts, messages, volumes
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode, from_json, to_json
 from matcher.wire.messages import Message
 from matcher.wire.ranges import NUMBER_MAX
@@ -24,7 +24,7 @@ from matcher.wire.ranges import NUMBER_MAX
 MESSAGES = sorted(
     (
         thing
-        for thing in {**vars(messages), **vars(volumes)}.values()
+        for thing in {**vars(messages), **vars(volumes), **vars(hosts)}.values()
         if isinstance(thing, type) and issubclass(thing, Message) and thing is not Message
     ),
     key=lambda cls: cls.__name__,

@@ -1,4 +1,5 @@
-"""python -m tests.sim --seed N: one run, told in a line; with a violation, the events before it, and exit code 1.
+"""python -m tests.sim --seed N: one run, told in a line; with a violation, the events before it, the command of the
+smallest run found that has it as well (--shrink TRIALS), and exit code 1.
 
 --seeds M: so many runs, from seed N on, until one has a violation. --volumes: runs about who writes a volume.
 """
@@ -9,7 +10,8 @@ import time
 
 from tests.sim.faults import ABOUT_VOLUMES, parse_faults
 from tests.sim.images import Stamps
-from tests.sim.world import Report, World, about_volumes
+from tests.sim.shrinking import Plan, shrunk
+from tests.sim.world import Report, World, about_volumes, planned, violated
 
 
 def main() -> int:
@@ -20,15 +22,24 @@ def main() -> int:
         report = world.run()
         _tell(report, time.perf_counter() - begun_s, world.stamps if options.volumes else None)
         if report.violation is not None:
+            if options.shrink and not options.volumes:
+                _shrink(_plan(options, seed), options.shrink)
             return 1
     return 0
+
+
+def _plan(options: argparse.Namespace, seed: int) -> Plan:
+    return Plan(seed, options.hosts, options.clients, options.pledges, parse_faults(options.faults))
+
+
+def _shrink(plan: Plan, trials_max: int) -> None:
+    print(f"smallest found: {shrunk(plan, violated, trials_max=trials_max).command()}", file=sys.stderr)
 
 
 def _world(options: argparse.Namespace, seed: int) -> World:
     if options.volumes:
         return about_volumes(seed, f"{ABOUT_VOLUMES},{options.faults}")
-    faults = parse_faults(options.faults)
-    return World(seed, hosts=options.hosts, clients=options.clients, pledges=options.pledges, faults=faults)
+    return planned(_plan(options, seed))
 
 
 def _options() -> argparse.Namespace:
@@ -40,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=_count, default=4)
     parser.add_argument("--pledges", type=_count, default=3000)
     parser.add_argument("--faults", default="", help="such as loss=0.05,crash=0.01; none,loss=0.2 for loss alone")
+    parser.add_argument("--shrink", type=int, default=60, help="runs to try, with a violation, for a smaller one")
     options = parser.parse_args()
     try:
         parse_faults(options.faults)

@@ -40,8 +40,9 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from specs.ids import OfferId, UserId, Vid, VmId, new_id
+from tests.sim.daemon import Daemon
 from tests.sim.faults import Faults
-from tests.sim.host import Daemon, Host
+from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S, user_id
 from tests.sim.realm import RENEWS_S, Leaf, make_leaf

@@ -1,8 +1,9 @@
 """What must always hold: each invariant a small function that says its sentence when it does not.
 
-`Judge` watches a run: what hosts write, begin and acknowledge, and what persons are told. `check` is called after
-every event, `check_end` once faults have ended and a minute has passed. It judges by the world (domains, synced rows,
-what was said aloud), not by the objects' own opinion of themselves.
+`Judge` watches a run: what hosts write, begin and acknowledge, and what persons are told. `look` is called after every
+event, `check_end` once faults have ended and a minute has passed. It judges by the world (domains, synced rows, what
+was said aloud), not by the objects' own opinion of themselves. In a realm of many hosts an event is followed by a look
+at those alone whose processes did something, and each second by one at all of them.
 
 I11 means three things here. What a host knows of its realm only grows: after every event its anchor's epoch is no lower
 and its revocations no fewer than before, and when a daemon starts, than when the last save before returned; a disk that
@@ -34,6 +35,8 @@ from tests.sim.timeline import Timeline
 from tests.sim.violation import Violation
 
 HOLD_GRACE_S = 1.0
+WHOLE_UP_TO = 8  # hosts that are all looked at after each event
+WHOLE_EVERY_S = 1.0
 SETTLES_S = 60.0
 MAY_RUN = frozenset({State.COMMITTED, State.RUNNING, State.STOPPING, State.REMOVING})
 TAKES = frozenset({State.PREPARED, State.COMMITTED, State.RUNNING, State.STOPPING})
@@ -275,6 +278,8 @@ def all_is_settled(host: Host) -> None:
 class Judge:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
+        self._whole_s = float("-inf")
+        self._by_name: dict[str, Host] = {}
         self._ran: defaultdict[Life, set[str]] = defaultdict(set)
         self._promised: defaultdict[Life, set[str]] = defaultdict(set)
         self._acknowledged: defaultdict[str, dict[Life, None]] = defaultdict(dict)
@@ -363,6 +368,16 @@ class Judge:
         self.lost()
 
     # ---- the judgement
+
+    def look(self, hosts: Sequence[Host]) -> None:
+        touched, now_s = self._timeline.touched, self._timeline.now_s
+        if len(hosts) <= WHOLE_UP_TO or now_s >= self._whole_s + WHOLE_EVERY_S:
+            self._whole_s = now_s
+            self.check(hosts)
+        elif touched:
+            self._by_name = self._by_name or {host.name: host for host in hosts}
+            self.check(self._by_name[name] for name in touched if name)
+        touched.clear()
 
     def check(self, hosts: Iterable[Host]) -> None:
         now_s = self._timeline.now_s

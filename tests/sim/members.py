@@ -28,7 +28,7 @@ PROOF, CERTIFICATE = bytes(345), bytes(470)  # as long as real ones
 DELAY_S = (0.0002, 0.001)
 DIGEST = Digest((Role.COMPUTE,), "X86_64", "x86-64-v3", 16, 16, 64_000, 64_000)
 _SHORT = bytes(8)
-_SIZES: dict[type, int] = {
+SIZES: dict[type, int] = {
     type(message): HEADER.size + len(encode(message))
     for message in (
         wire.Ping(2**50, _SHORT, _SHORT, _SHORT),
@@ -75,6 +75,11 @@ class Host:
         return short_of(self.host_id)
 
 
+def nowhere(_a: int, _b: int) -> bool:
+    """Parts no two hosts."""
+    return False
+
+
 class World:
     """`parted(a, b)`: whether nothing gets from host a to host b."""
 
@@ -84,7 +89,7 @@ class World:
         self.loss, self.multicast = loss, multicast
         self.hosts: list[Host] = []
         self.by_address: dict[str, Host] = {}
-        self.parted: Callable[[int, int], bool] = lambda _a, _b: False
+        self.parted: Callable[[int, int], bool] = nowhere
         self.changes: list[tuple[float, int, HostId, HostState]] = []
         self.longest_bytes = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -129,6 +134,12 @@ class World:
         host.member = None
 
     def at(self, at_s: float, do: Callable[[], None]) -> None:
+        self._push(at_s, do)
+
+    def _fly(self, delay_s: float, arrive: Callable[[], None], _what: "Datagram | Statement | None" = None) -> None:
+        self._push(self.now_s + delay_s, arrive)
+
+    def _push(self, at_s: float, do: Callable[[], None]) -> None:
         self._count += 1
         heappush(self._heap, (at_s, self._count, do))
 
@@ -178,11 +189,11 @@ class World:
         for effect in effects:
             match effect:
                 case Send(to, message, told, certified):
-                    size = _SIZES[type(message)] + len(getattr(message, "entries", getattr(message, "hosts", b"")))
+                    size = SIZES[type(message)] + len(getattr(message, "entries", getattr(message, "hosts", b"")))
                     size += sum(size_of(each, certified=certified) for each in told)
                     self._one(host, to, type(message).__name__, size, Datagram(message, told, host.address))
                 case Introduce(to, told):
-                    self._one(host, to, "introduce", _whole(told), Statement(told, host.address, by_multicast=False))
+                    self._one(host, to, "introduce", whole_of(told), Statement(told, host.address, by_multicast=False))
                 case Shout(told):
                     self._all(host, told)
                 case Changed(host_id, state):
@@ -192,7 +203,7 @@ class World:
     def _one(self, host: Host, to: Address, kind: str, size: int, what: "Datagram | Statement") -> None:
         self._count_sent(host, kind, size)
         there = self.by_address.get(to.ip)
-        if there is None or self.random.random() < self.loss or self.parted(host.number, there.number):
+        if there is None or self._is_lost() or self.parted(host.number, there.number):
             return
         self._carry(host, there, kind, size, what)
 
@@ -200,7 +211,7 @@ class World:
         """By IPv4 and by IPv6."""
         if not self.multicast:
             return
-        what, size = Statement(told, host.address, by_multicast=True), _whole(told)
+        what, size = Statement(told, host.address, by_multicast=True), whole_of(told)
         for _ in range(2):
             self._count_sent(host, "shout", size)
             for there in self.hosts:
@@ -208,6 +219,12 @@ class World:
                     continue
                 if not self.loss or self.random.random() >= self.loss:
                     self._carry(host, there, "shout", size, what)
+
+    def _is_lost(self) -> bool:
+        return self.random.random() < self.loss
+
+    def _delay_s(self, _host: Host, _there: Host) -> float:
+        return self.random.uniform(*DELAY_S)
 
     def _count_sent(self, host: Host, kind: str, size: int) -> None:
         host.sent[kind] += 1
@@ -228,11 +245,11 @@ class World:
             else:
                 self._deliver(there, what)
 
-        self.at(self.now_s + self.random.uniform(*DELAY_S), arrive)
+        self._fly(self._delay_s(host, there), arrive, what)
 
     def _refuse(self, there: Host, host: Host, nonce: int) -> None:
         if self.random.random() >= self.loss and not self.parted(there.number, host.number):
-            self.at(self.now_s + DELAY_S[0], lambda: self._refused(host, nonce))
+            self._fly(DELAY_S[0], lambda: self._refused(host, nonce))
 
     def _refused(self, host: Host, nonce: int) -> None:
         if host.member is not None and self.now_s >= host.paused_until_s:
@@ -261,7 +278,7 @@ class World:
         due_s = max(host.member.next_deadline_s(), self.now_s)
         if due_s < host.wakes_s:
             host.wakes_s = due_s
-            self.at(due_s, lambda: self._tick(host, due_s))
+            self._push(due_s, lambda: self._tick(host, due_s))
 
     def _tick(self, host: Host, due_s: float) -> None:
         if host.wakes_s != due_s:
@@ -302,7 +319,7 @@ class Statement:
     by_multicast: bool
 
 
-def _whole(told: Record | Charge) -> int:
+def whole_of(told: Record | Charge) -> int:
     return HEADER.size + len(told.proof) + len(CERTIFICATE)
 
 

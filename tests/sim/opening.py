@@ -19,7 +19,8 @@ from tests.sim.slow import Said
 from tests.sim.storage import Storaged
 
 if TYPE_CHECKING:
-    from tests.sim.host import Daemon, Host
+    from tests.sim.daemon import Daemon
+    from tests.sim.host import Host
 
 Found = TypeVar("Found")
 Told = Callable[[Found], None]

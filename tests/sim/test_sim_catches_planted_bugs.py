@@ -32,8 +32,9 @@ from matcher.trust.verifier import Verifier
 from matcher.wire.messages import Confirm, Pledge, Refused
 from matcher.wire.volumes import Attached
 from specs.ids import OfferId, VmId
+from tests.sim import daemon as sim_daemon
 from tests.sim import host as sim_host
-from tests.sim import papers
+from tests.sim import invariants, papers
 from tests.sim import upkeep as sim_upkeep
 from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.faults import parse_faults
@@ -72,7 +73,7 @@ def test_nothing_is_caught_where_nothing_is_planted() -> None:
 
 
 def test_a_host_that_does_not_count_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_host, "admits", lambda *_: True)
+    monkeypatch.setattr(sim_daemon, "admits", lambda *_: True)
     monkeypatch.setattr(Proposer, "propose", blind(Proposer.propose))
     assert caught(faults="none") & {"I1", "I2"}
 
@@ -375,3 +376,26 @@ def test_a_host_that_does_not_go_by_what_it_has_learned_is_caught(monkeypatch: p
     """It keeps the revocation, and lets the user in."""
     monkeypatch.setattr(Verifier, "_take", lambda self: None)
     assert caught(faults=f"{UNSURE},revoked=0.05") == {"I8"}
+
+
+# ---- of many hosts, where an event is followed by a look at few of them
+
+
+def test_a_host_that_does_not_count_is_caught_among_many_by_the_same_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_daemon, "admits", lambda *_: True)
+    monkeypatch.setattr(Proposer, "propose", blind(Proposer.propose))
+    found = []
+    for whole_up_to in (invariants.WHOLE_UP_TO, 100):
+        monkeypatch.setattr(invariants, "WHOLE_UP_TO", whole_up_to)
+        monkeypatch.setattr(invariants, "WHOLE_EVERY_S", float("inf"))
+        report = World(1, hosts=10, clients=20, pledges=400, faults=parse_faults("none")).run()
+        assert report.violation is not None
+        found.append((str(report.violation), report.events, report.trace_hash))
+    assert found[0] == found[1]
+
+
+def test_a_hold_that_never_lapses_is_caught_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "lapse", lambda self, now_s: None)
+    report = World(1, hosts=10, clients=4, pledges=200, faults=parse_faults("none")).run()
+    assert report.violation is not None
+    assert report.violation.invariant == "I7"

@@ -13,6 +13,7 @@ from matcher.gossip.effects import Shout
 from matcher.gossip.roster import Charge
 from matcher.wire.gossip import Claim, HostState, Says
 from matcher.wire.messages import DATAGRAM_MAX_BYTES
+from tests.sim.figures import stop_at_random
 from tests.sim.members import DIGEST, Host, World, changed, grown
 
 
@@ -33,17 +34,6 @@ def lost(world: World, how: Callable[[Host], None], state: HostState, times: int
         world.start(host)
         until_all_hold(world, host, HostState.ALIVE, 1.0)
     return sorted(took)
-
-
-def pause_at_random(world: World, host: Host) -> None:
-    """For 1 to 3 s, a fifth of the time."""
-
-    def stop() -> None:
-        pause_s = world.random.uniform(1.0, 3.0)
-        world.pause(host, pause_s)
-        world.at(world.now_s + pause_s + world.random.expovariate(1 / 8.0), stop)
-
-    world.at(world.now_s + world.random.uniform(0.0, 10.0), stop)
 
 
 def forget_traffic(world: World) -> None:
@@ -115,7 +105,7 @@ def test_hosts_that_are_stopped_for_seconds_are_never_called_lost() -> None:
     world = grown(6, 50, loss=0.05)
     world.changes.clear()
     for host in world.hosts:
-        pause_at_random(world, host)
+        stop_at_random(world, host)
     world.run(60.0)
     said = [state for *_, state in world.changes]
     print(f"50 hosts, each stopped a fifth of a minute, 5 % loss: suspected {said.count(HostState.SUSPECT)} times")

@@ -70,9 +70,8 @@ def test_the_trace_does_not_hang_on_how_python_hashes_text() -> None:
 
 def test_a_violation_is_told_with_the_events_before_it_and_exit_code_1() -> None:
     planted = "import sys, runpy; from matcher.offers.ledger import Ledger; Ledger.lapse = lambda self, now_s: None; "
-    planted += (
-        "sys.argv = ['sim', '--seed', '2', '--pledges', '400']; runpy.run_module('tests.sim', run_name='__main__')"
-    )
+    planted += "sys.argv = ['sim', *'--seed 2 --pledges 400 --shrink 0'.split()]; "
+    planted += "runpy.run_module('tests.sim', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", planted], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "violated: I7" in done.stderr

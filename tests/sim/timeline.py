@@ -21,6 +21,7 @@ class Timeline:
         self.now_s = BEGIN_S
         self.events = 0
         self.tail: deque[str] = deque(maxlen=TAIL_EVENTS)
+        self.touched: dict[str, None] = {}  # whose processes did something, until somebody has looked
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._hash = blake2s(digest_size=16)
@@ -71,8 +72,8 @@ class Process:
     """A `Clock` of what runs on a host. Stopped (SIGSTOP, a machine that hangs), it does nothing; when it goes on, it
     does what was due meanwhile, as if nothing had happened."""
 
-    def __init__(self, timeline: Timeline) -> None:
-        self._timeline = timeline
+    def __init__(self, timeline: Timeline, host: str = "") -> None:
+        self._timeline, self._host = timeline, host
         self._stopped_until_s = 0.0
         self._missed: list[Callable[[], None]] = []
 
@@ -98,6 +99,7 @@ class Process:
         if self.is_stopped:
             self._missed.append(what)
         else:
+            self._timeline.touched[self._host] = None
             what()
 
     def stop(self, for_s: float) -> None:

@@ -24,6 +24,7 @@ from tests.sim.images import Stamps
 from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
+from tests.sim.shrinking import Plan
 from tests.sim.storage import Store
 from tests.sim.timeline import Timeline
 from tests.sim.upkeep import Home, NotDone, Upkeep
@@ -99,11 +100,11 @@ class World:
         violation = None
         try:
             while self.counts.pledges < self.pledges and self.timeline.step():
-                self.judge.check(self.hosts)
+                self.judge.look(self.hosts)
             self._calm()
             end_s = self.timeline.now_s + SETTLES_S + 1  # a second for what is on its way to a person
             while self.timeline.now_s < end_s and self.timeline.step():
-                self.judge.check(self.hosts)
+                self.judge.look(self.hosts)
             self.judge.check_end(self.hosts)
             self._hear_each_other()
             self.judge.check_known(self.hosts)
@@ -131,7 +132,7 @@ class World:
                 settled_s = self.timeline.now_s + SETTLES_S
             if self.timeline.now_s >= settled_s or not self.timeline.step():
                 return
-            self.judge.check(self.hosts)
+            self.judge.look(self.hosts)
 
     # ---- who is there
 
@@ -331,6 +332,16 @@ class World:
             host.libvirt.server.wake()
             for domain in host.libvirt.domains.values():
                 domain.deaf = False
+
+
+def planned(plan: Plan) -> World:
+    return World(plan.seed, hosts=plan.hosts, clients=plan.clients, pledges=plan.pledges, faults=plan.faults)
+
+
+def violated(plan: Plan) -> str | None:
+    """The invariant, in a run of its own."""
+    found = planned(plan).run().violation
+    return found.invariant if found is not None else None
 
 
 def about_volumes(seed: int, faults: str = ABOUT_VOLUMES) -> World:

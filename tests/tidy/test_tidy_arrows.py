@@ -45,7 +45,7 @@ SOLE_IMPORTERS = {
     "h11": {"matcher.net.door.conversing", "matcher.net.door.websocket", "matcher.net.host_door"},
     "starlette": {
         f"matcher.net.door.{room}"
-        for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "volume_rooms")
+        for room in ("asking", "describing", "entrance", "rooms", "realm_rooms", "relay_rooms", "volume_rooms")
     },
     "lxml": {f"atomd.hypervisor.{room}" for room in ("disk_xml", "domain_xml", "machine")},
     "pycdlib": {"storaged.images.seed"},

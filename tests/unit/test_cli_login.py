@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from matcher.cli import context, folders
-from matcher.cli.app import _in_context
+from matcher.cli.app import _anywhere
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.login import login
 from matcher.trust.identity import load_identity, write_identity
@@ -197,11 +197,11 @@ def test_a_context_can_be_said_anywhere(
     monkeypatch: pytest.MonkeyPatch, words: list[str], left: list[str], chosen: str
 ) -> None:
     monkeypatch.setenv("ATOMOS_CONTEXT", "")
-    assert _in_context(words) == left
+    assert _anywhere(words) == left
     assert os.environ["ATOMOS_CONTEXT"] == chosen
 
 
 @pytest.mark.parametrize("words", [["ps", "--context"], ["--context="], ["--context", "-o"]])
 def test_a_context_without_a_name_is_a_mistake(words: list[Any]) -> None:
     with pytest.raises(Failure):
-        _in_context(words)
+        _anywhere(words)

@@ -1,13 +1,22 @@
 """Data goes to stdout in the form that was asked for, and nothing that a stranger wrote reaches a terminal raw."""
 
+import fcntl
 import io
 import json
+import os
+import pty
+import re
+import struct
 import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
+from rich.cells import cell_len
 
-from matcher.cli.output import Progress, Table, emit, note, printable
+from matcher.cli.output import FOLDED_MAX, Progress, Table, emit, note, printable
 
 HOSTILE = "\U000e0041h1\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u200b\r\n\x00"
 TABLE = Table(("HOST", "STATE"), [("h1", "up"), (HOSTILE, "down")], ["h1", HOSTILE])
@@ -97,3 +106,53 @@ def test_progress_leaves_a_clean_line_behind(monkeypatch: pytest.MonkeyPatch) ->
             screen[at] = character
             at += 1
     assert "".join(screen).strip() == ""
+
+
+# ---- on a terminal
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Table, int], str]]:
+    """Prints a table on a terminal of so many columns, and gives what it has written."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def printed_on(table: Table, columns: int) -> str:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        with open(slave, "w", closefd=False) as out, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            emit("table", {}, table)
+        return os.read(master, 65_536).decode()
+
+    yield printed_on
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_terminal_gets_bold_heads_and_the_same_table_as_a_pipe(
+    terminal: Callable[[Table, int], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = terminal(TABLE, 80)
+    assert shown.startswith("\x1b[1mHOST")
+    assert shown.replace("\x1b[1m", "").replace("\x1b[0m", "") == printed("table", capsys)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in terminal(TABLE, 80)
+
+
+def test_what_is_too_wide_for_a_terminal_is_folded_in_its_column(terminal: Callable[[Table, int], str]) -> None:
+    lines = terminal(Table(("NAME", "WHY"), [("h1", "x" * 60)], notes=["a note"]), 30).splitlines()
+    assert all(cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) <= 30 for line in lines)
+    assert sum(line.count("x") for line in lines) == 60
+    assert lines[-1] == "a note"
+
+
+def test_a_table_too_long_to_be_folded_is_not(terminal: Callable[[Table, int], str]) -> None:
+    table = Table(("A",), [("x" * 20,)] * (FOLDED_MAX + 1))
+    assert f"\n{'x' * 20}\n" in terminal(table, 10)
+
+
+def test_wide_letters_keep_columns_in_line(capsys: pytest.CaptureFixture[str]) -> None:
+    emit("table", {}, Table(("A", "B"), [("東京", "x"), ("abcd", "x")]))
+    assert {cell_len(line) for line in capsys.readouterr().out.splitlines()} == {7}

@@ -1,6 +1,7 @@
 """`electros volume`: what several storage hosts have is one list, and one volume is found by name, UUID or prefix."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from matcher.cli import reshaping, volume
+from matcher.cli import image, importing, making, reshaping, volume
 from matcher.cli.failures import Exit, Failure
 from matcher.wire.messages import ImageFormat, Reason, Refused, Role, VmViews
 from matcher.wire.realm import Done
@@ -164,3 +165,26 @@ def test_a_takeover_from_a_server_that_is_away_is_for_another_to_judge(
     has(link, "h1", replace(ours, lent_by=ours.host_id))
     with pytest.raises(Failure, match="your VM web has it"):
         reshaping.takeover("ours")
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 65, "a\x1b[31mb"])
+def test_a_name_that_nobody_could_say_is_told_before_anybody_is_asked(link: Link, name: str) -> None:
+    with pytest.raises(Failure, match="can't be a volume's name") as failure:
+        making.create(size=1, name=name)
+    assert failure.value.exit_code is Exit.USAGE
+    with pytest.raises(Failure, match="can't be a volume's name"):
+        reshaping.rename("database", name)
+
+
+def test_a_volume_that_is_no_image_is_not_removed_as_one(link: Link) -> None:
+    with pytest.raises(Failure, match="database is no image") as failure:
+        image.rm("boot", "database", yes=True)
+    assert failure.value.exit_code is Exit.USAGE
+    assert all(not asked.startswith("DELETE") for host in link.hosts for asked in host.asked)
+
+
+def test_what_is_no_file_is_not_waited_for(link: Link, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(Failure, match="is no file") as failure:
+        importing.import_(str(tmp_path / "fifo"), name="data")
+    assert failure.value.exit_code is Exit.USAGE

@@ -33,7 +33,7 @@ def test_what_changes_something_or_shows_somebody_needs_a_verb() -> None:
     """But for what proves itself, what the caller is anyway, and what every member knows."""
     free = {route.name for route in ROUTES if route.verb is None}
     hosts = {route.name for route in ROUTES if route.who is Who.HOST}
-    assert hosts == {"attach", "detach"}
+    assert hosts == {"attach", "detach", "relayed"}
     assert free - hosts == {"whoami", "openapi", "status", "bundle", "offer", "renew"}
     assert {route.name for route in ROUTES if route.who is Who.MEMBER} == free - hosts - {"whoami"}
 

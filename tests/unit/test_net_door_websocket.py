@@ -18,7 +18,7 @@ from wsproto.events import (
 
 from matcher.net.door.websocket import MESSAGE_MAX_BYTES, TOO_BIG
 from matcher.wire.realm import Grant, Verb
-from tests.fakes.door import VM_ID, To, open_door, until
+from tests.fakes.door import VM_ID, Echo, To, open_door, until
 from tests.fakes.realms import Realm, make_realm
 from tests.unit.test_net_door import LOOKER, SHORT
 
@@ -128,6 +128,33 @@ async def test_text_is_not_spoken_and_what_is_no_frame_ends_it(realm: Realm) -> 
                 await socket.to.tls.send_all(b"\xff" * 8)
             assert isinstance(await socket.hear(), CloseConnection)
         assert door.counters["faults"] == 0
+
+
+class Broken(Echo):
+    """A guest that speaks without end, and can't be spoken to."""
+
+    async def send(self, data: bytes) -> None:
+        raise trio.BrokenResourceError
+
+    async def receive(self) -> bytes:
+        await trio.sleep(0.01)
+        return b"x" * 1000
+
+
+@pytest.mark.parametrize("who", ["the client", "the guest"])
+async def test_a_side_that_breaks_ends_the_console_and_is_no_fault_of_ours(
+    realm: Realm, caplog: pytest.LogCaptureFixture, who: str
+) -> None:
+    async with open_door(realm, SHORT) as door:
+        door.host.echo = Broken()
+        socket = WebSocket(await door.connect(realm["ann"]))
+        await socket.open(CONSOLE)
+        if who == "the guest":
+            await socket.say(BytesMessage(b"root"))
+        else:
+            await trio.aclose_forcefully(socket.to.tls)
+        await until(lambda: door.host.echo.is_closed)
+    assert "fault" not in caplog.text
 
 
 async def test_a_client_that_says_goodbye_is_answered(realm: Realm) -> None:

@@ -574,3 +574,50 @@ def test_reasons_beyond_a_number_are_counted_as_one(intake: Intake) -> None:
     intake.count("reason 1")
     assert len(intake.counters) == COUNTERS_MAX + 1
     assert (intake.counters["other"], intake.counters["reason 1"]) == (10, 2)
+
+
+# ---- relayed
+
+
+def relayed(intake: Intake, data: bytes, relay: str = "10.0.0.9") -> list[bytes]:
+    return intake.receive_relayed(data, relay, now_s=1.0, wall_ms=NOW_MS)
+
+
+def test_what_a_relay_brings_is_answered_if_its_user_has_named_that_relay(
+    intake: Intake, daemon: Daemon, members: dict[str, Identity]
+) -> None:
+    (answer,) = relayed(intake, sealed(QUERY, Kind.QUERY, members["ann"]))
+    assert opened((answer, ("", 0)), members["ann"]) == ANSWER
+
+
+def test_what_was_relayed_once_and_is_relayed_again_is_dropped(
+    intake: Intake, daemon: Daemon, members: dict[str, Identity]
+) -> None:
+    """By HTTPS as by multicast: the second relay is not the one that the user has signed for."""
+    for message, kind in ((QUERY, Kind.QUERY), (PLEDGE, Kind.PLEDGE)):
+        data = sealed(message, kind, members["ann"])
+        with pytest.raises(Untrusted, match="not given to this relay"):
+            relayed(intake, data, "10.0.0.10")
+        assert heard(intake, data, arrival=dataclasses.replace(HERE, source="10.0.0.10")) == []
+    assert daemon.asked == []
+
+
+def test_a_pledge_that_comes_by_multicast_and_relayed_is_answered_once(
+    intake: Intake, daemon: Daemon, members: dict[str, Identity]
+) -> None:
+    data = sealed(PLEDGE, Kind.PLEDGE, members["ann"])
+    heard(intake, data)
+    assert relayed(intake, data) == []
+    assert daemon.asked == [(PLEDGE, "ann")]
+
+
+def test_a_word_is_relayed_and_nothing_else_is(intake: Intake, daemon: Daemon, members: dict[str, Identity]) -> None:
+    reveal = Reveal(PLEDGE.pledge_id, b"x" * 32)
+    data = seal(Kind.REVEAL, encode(reveal), realm=members["h1"].realm, signer=None, audience=REALM)
+    assert relayed(intake, data) == []
+    assert daemon.asked == [(reveal, "")]
+    with pytest.raises(BadBytes):
+        relayed(intake, b"x" * 100)
+    with pytest.raises((BadBytes, Untrusted)):
+        relayed(intake, sealed(QUERY, Kind.QUERY, members["h2"]))
+    assert len(daemon.asked) == 1

@@ -35,7 +35,8 @@ def test_a_word_counts_and_without_one_only_what_is_plain(
     [
         (VMDK, "VMDK"),
         (b"# Disk DescriptorFile\nversion=1\n", "VMDK"),
-        (b"<<< Oracle VM VirtualBox Disk Image >>>\n", "VDI"),
+        (b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe", "VDI"),
+        (b"<<< QEMU VM Virtual Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe\1\0\1\0", "VDI"),
         (b"vhdxfile", "VHDX"),
         (b"conectix", "VHD"),
         (b"QED\0", "QED"),

@@ -1,13 +1,16 @@
-"""What stands behind front doors: a `Host` for VMs, a `Desk` for the realm, a `Store` for volumes. They decide.
+"""What stands behind front doors: a `Host` for VMs, a `Desk` for the realm, a `Store` for volumes, a `Relay`. They
+decide.
 
 Who calls has been judged when anything here is called: the certificate, and whether their grant has the verb that the
 route needs. What belongs to whom, and how much, is decided behind.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
 from matcher.net.caller import Caller
+from matcher.net.relay.lines import Line
+from matcher.wire.hosts import HostViews
 from matcher.wire.messages import Abandoned, Answer, Refused, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -46,7 +49,8 @@ from specs.ids import UserId, Vid, VmId
 
 
 class Console(Protocol):
-    """A guest's serial console, both ways; `receive` gives b"" when the guest is gone."""
+    """A guest's serial console, or what else is bytes both ways; `receive` gives b"" when the other side is gone, and
+    `send` may raise what trio's streams do."""
 
     async def send(self, data: bytes) -> None: ...
 
@@ -142,6 +146,26 @@ class Desk(Board, Protocol):
 
     async def join(self, join: Join, server_leaf: bytes, address: str) -> Admitted | Refused:
         """`server_leaf` (DER) is what this host has shown in TLS; the proof in `join` names it."""
+        ...
+
+
+class Relay(Protocol):
+    """What users elsewhere ask through this host, and what other hosts have relayed to it."""
+
+    def line(self, caller: Caller) -> Line | Refused: ...
+
+    async def tunnel(self, host_id: str, port: int, caller: Caller) -> Console | Refused:
+        """Bytes to the front door of that host, and back."""
+        ...
+
+    async def relayed(self, envelope: bytes, caller: Caller) -> list[bytes] | Refused: ...
+
+
+class Neighbours(Protocol):
+    """All hosts of the realm, as far as this one has heard of them."""
+
+    def pages(self) -> Iterator[HostViews]:
+        """In parts; one at least."""
         ...
 
 

@@ -77,7 +77,8 @@ class Conversation:
             if not self._is_done():
                 break
             self._http.start_next_cycle()
-        await self._secured.close(is_heard=self._http.their_state in (h11.SEND_BODY, h11.ERROR))
+        # Who has said that this is their last request may send more all the same, and would not hear the answer to it.
+        await self._secured.close(is_heard=self._http.their_state in (h11.SEND_BODY, h11.MUST_CLOSE, h11.ERROR))
 
     async def _serve(self, request: h11.Request) -> None:
         scope = self._scope(request)

@@ -30,6 +30,7 @@ PARAMETERS: dict[str, Json] = {
         "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
     },
     "vid": {"description": "the volume's UUID", "schema": {"type": "string", "pattern": "^[0-9A-Fa-f-]{32,36}$"}},
+    "host": {"description": "the host's id", "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     "user": {"description": "the user's id", "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
 }
 _REFUSED = {"$ref": "#/components/responses/Refused"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 
 import trio
 from starlette.responses import Response
@@ -97,15 +98,19 @@ class Rooms:
 
     async def _console(self, asking: Asking) -> None:
         """Both ways, until either ends."""
-        console = granted(await self._host.console(asking.vm_id, asking.caller))
-        try:
-            await asking.websocket.accept()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_first, nursery, _from_guest, console, asking.websocket)
-                nursery.start_soon(_until_first, nursery, _to_guest, console, asking.websocket)
-        finally:
-            with trio.move_on_after(CONSOLE_CLOSE_S, shield=True):
-                await console.aclose()
+        await talk(granted(await self._host.console(asking.vm_id, asking.caller)), asking.websocket)
+
+
+async def talk(console: Console, websocket: WebSocket) -> None:
+    """Both ways, until either ends."""
+    try:
+        await websocket.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_first, nursery, _from_guest, console, websocket)
+            nursery.start_soon(_until_first, nursery, _to_guest, console, websocket)
+    finally:
+        with trio.move_on_after(CONSOLE_CLOSE_S, shield=True):
+            await console.aclose()
 
 
 async def _until_first(
@@ -114,8 +119,9 @@ async def _until_first(
     console: Console,
     websocket: WebSocket,
 ) -> None:
-    """When one direction ends, so does the other."""
-    await pump(console, websocket)
+    """When one direction ends, or breaks, so does the other."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, WebSocketDisconnect):
+        await pump(console, websocket)
     nursery.cancel_scope.cancel()
 
 

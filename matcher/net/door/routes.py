@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from matcher.wire.codec import BODY_MAX_BYTES
+from matcher.wire.hosts import HostViews
 from matcher.wire.messages import VOLUMES_MAX, Abandoned, Answer, Message, Progress, VmView, VmViews
 from matcher.wire.realm import (
     Admitted,
@@ -117,8 +118,18 @@ _WITHOUT = Query("without", f"^([0-9a-f]{{32}},?){{0,{VOLUMES_MAX}}}$", "volumes
 _IS_DEAD = Query("dead", "^[01]$", "1: you say that the server that has it is dead, where several serve it")
 _GENERATION = Query("generation", "^[0-9]{1,10}$", "remove this generation alone")
 
+_PORT = Query("port", "^[0-9]{1,5}$", "the port of that host's front door, as it has told it in an answer")
+
 ROUTES: tuple[Route, ...] = (
     Route("about", "GET", "/v1/host", "This host", Answer, verb=Verb.PLEDGE),
+    Route(
+        "hosts",
+        "GET",
+        "/v1/hosts",
+        "The hosts of the realm, in parts, as this one has heard of them by gossip",
+        Lines(HostViews),
+        verb=Verb.PLEDGE,
+    ),
     Route("whoami", "GET", "/v1/whoami", "Who you are here, what you may and what you use", WhoAmI),
     Route("openapi", "GET", "/v1/openapi.json", "This document", Octets.OPENAPI, who=Who.MEMBER),
     Route(
@@ -299,6 +310,35 @@ ROUTES: tuple[Route, ...] = (
         query=_WITHOUT,
     ),
     Route("detach", "POST", "/v1/detachments", "A VM of yours has ended there", Detached, Detach, who=Who.HOST),
+    Route(
+        "relay",
+        "GET",
+        "/v1/relay",
+        "A line by which this host asks others in your stead: a WebSocket with binary frames. It says first which "
+        "addresses it lends you; then your signed pledges, queries and reveals go out, and hosts' answers come back",
+        None,
+        verb=Verb.PLEDGE,
+        websocket=True,
+    ),
+    Route(
+        "tunnel",
+        "GET",
+        "/v1/hosts/{host}/door",
+        "A tunnel to the front door of another host: a WebSocket that passes your TLS with it on, as bytes both ways",
+        None,
+        verb=Verb.PLEDGE,
+        query=_PORT,
+        websocket=True,
+    ),
+    Route(
+        "relayed",
+        "POST",
+        "/v1/relayed",
+        "What a user asks through your host; this host's answers",
+        Octets.ENVELOPES,
+        Octets.ENVELOPE,
+        who=Who.HOST,
+    ),
     Route("status", "GET", "/v1/realm", "What this host knows of the realm", RealmStatus, who=Who.MEMBER),
     Route(
         "bundle",

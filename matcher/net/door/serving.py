@@ -23,12 +23,14 @@ import trio
 
 from matcher.net.door.admission import Limits, Places, Share
 from matcher.net.door.asking import Handler
-from matcher.net.door.behind import Board, Desk, Host, Store
+from matcher.net.door.behind import Board, Desk, Host, Neighbours, Relay, Store
 from matcher.net.door.conversing import Conversation
 from matcher.net.door.describing import OPENAPI, described
 from matcher.net.door.entrance import Denial, Entrance, Line
+from matcher.net.door.hosts_rooms import HostsRooms
 from matcher.net.door.joining import Joins
 from matcher.net.door.realm_rooms import BoardRooms, RealmRooms
+from matcher.net.door.relay_rooms import RelayRooms
 from matcher.net.door.rooms import Rooms
 from matcher.net.door.secured import Plain, Secured
 from matcher.net.door.volume_rooms import VolumeRooms
@@ -59,6 +61,8 @@ async def serve(
     *,
     board: Board | None = None,
     store: Store | None = None,
+    relay: Relay | None = None,
+    neighbours: Neighbours | None = None,
     port: int = PORT,
     limits: Limits = Limits(),  # noqa: B008  frozen
     task_status: trio.TaskStatus[Opened] = trio.TASK_STATUS_IGNORED,
@@ -66,11 +70,14 @@ async def serve(
     """Serve until cancelled, on IPv4 and IPv6; started once the sockets listen. `port` 0: any that is free.
 
     The door has the routes of what stands behind it: VMs, the realm (a desk, or the board of a host that issues
-    nothing), volumes.
+    nothing), volumes, those of a relay, and of all hosts.
     Raises `OSError` where it can't listen, or the identity's files can't be read.
     """
     _allow_files()
-    door = _Door(identity, _handlers(identity, host, desk, board, store), _denied(desk, store), desk, limits)
+    around = RelayRooms(relay).handlers() if relay is not None else {}
+    if neighbours is not None:
+        around |= HostsRooms(neighbours).handlers()
+    door = _Door(identity, _handlers(identity, host, desk, board, store, around), _denied(desk, store), desk, limits)
     listening = _listening(port)
     async with trio.open_nursery() as nursery:
         for each in listening:
@@ -80,9 +87,14 @@ async def serve(
 
 
 def _handlers(
-    identity: Identity, host: Host | None, desk: Desk | None, board: Board | None, store: Store | None
+    identity: Identity,
+    host: Host | None,
+    desk: Desk | None,
+    board: Board | None,
+    store: Store | None,
+    around: Mapping[str, Handler],
 ) -> Mapping[str, Handler]:
-    handlers: dict[str, Handler] = {}
+    handlers: dict[str, Handler] = {**around}
     if board is not None:
         handlers |= BoardRooms(board).handlers()
     if host is not None:

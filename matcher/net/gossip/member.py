@@ -16,7 +16,7 @@ import trio
 
 from matcher.gossip.effects import Changed, Effect, Shout
 from matcher.gossip.membership import Membership, Seen
-from matcher.gossip.roster import HOSTS_MAX, Record
+from matcher.gossip.roster import HOSTS_MAX, Record, short_of
 from matcher.net import multicast
 from matcher.net.gossip import seeds as seeding
 from matcher.net.gossip.scribe import Lacking, Scribe
@@ -26,7 +26,7 @@ from matcher.net.peer import LINKS_RESCAN_S, now_s
 from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.wire.codec import BadBytes
-from matcher.wire.gossip import Alive, Digest, HostState, Statement
+from matcher.wire.gossip import Alive, Digest, HostState, Says, Statement
 from matcher.wire.messages import Address, Role
 from specs.ids import HostId
 
@@ -63,6 +63,8 @@ class Member:
         self._core: Membership | None = None
         self._heard_of = 0
         self._logged: dict[HostId, HostState] = {}
+        self._told: dict[HostId, tuple[tuple[int, int], float]] = {}  # which version of its word was heard when
+        self._spoke_s = float("inf")
         self._wake, self._due_s = trio.Event(), float("inf")
         self._kept_s, self._kept = float("-inf"), 0
         self._bundle, self._leaf = identity.short_digest, identity.certificate
@@ -82,9 +84,43 @@ class Member:
     def hosts(self) -> list[Seen]:
         return self._core.hosts() if self._core is not None else []
 
+    def far(self) -> list[Seen]:
+        """Those that may not hear this host's multicast."""
+        core = self._core
+        return [seen for seen in core.hosts() if core.is_far(seen.record.short)] if core is not None else []
+
     def state(self, host_id: HostId) -> HostState | None:
         """What is known of this host; `None` for nothing. `GONE` alone permits to run elsewhere what ran there."""
         return self._core.state_of(host_id) if self._core is not None else None
+
+    @property
+    def listens_s(self) -> float:
+        """For how long it has listened to others; below 0 where it does not."""
+        return now_s() - self._spoke_s if self._core is not None else -1.0
+
+    def told_s(self, record: Record) -> float:
+        """How long ago this word of a host came here; below 0 where that is not known. This host's own is of now."""
+        version, heard_s = self._told.get(record.host_id, ((-1, -1), 0.0))
+        if self.is_me(record):
+            return 0.0
+        return now_s() - heard_s if version == record.version else -1.0
+
+    def held_against(self, record: Record) -> tuple[list[tuple[str, Says]], float]:
+        """Who says what against this host, by name, and when its time to object is over."""
+        trouble = self._core.roster.troubles.get(record.short) if self._core is not None else None
+        if self._core is None or trouble is None:
+            return [], float("inf")
+        records = self._core.roster.records
+        by = {short: records[short].name if short in records else short.hex() for short, _ in trouble.charges}
+        return [(by[short], says) for short, says in trouble.charges], trouble.due_s
+
+    @property
+    def realm(self) -> str:
+        """The digest of what this host knows of its realm."""
+        return self._identity.short_digest
+
+    def is_me(self, record: Record) -> bool:
+        return record.host_id == self._identity.principal.id
 
     def look(self) -> None:
         """What is free here may have changed: told to all at once, where it has."""
@@ -133,6 +169,8 @@ class Member:
         sockets.follow(multicast.links())
         self._sockets = sockets
         self._core = core = self._member(sockets)
+        self._spoke_s = now_s()
+        self._told.clear()
         try:
             async with trio.open_nursery() as nursery:
                 for each in sockets.all:
@@ -267,6 +305,16 @@ class Member:
         elif told is not None:
             self._perform(core.charged(told, heard_s))
 
+    def _note(self, change: Changed, core: Membership) -> None:
+        """When a host has said something new."""
+        record = core.roster.records.get(short_of(change.host_id))
+        if record is None or self._told.get(change.host_id, ((-1, -1), 0.0))[0] == record.version:
+            return
+        self._told.pop(change.host_id, None)
+        self._told[change.host_id] = record.version, now_s()
+        while len(self._told) > HOSTS_MAX:
+            del self._told[next(iter(self._told))]
+
     def _log(self, change: Changed) -> None:
         """Of digests, which change all the time, nothing is said."""
         if self._logged.get(change.host_id) is not change.state:
@@ -283,6 +331,8 @@ class Member:
             if isinstance(effect, Changed):
                 has_changed = True
                 self._log(effect)
+                if self._core is not None:
+                    self._note(effect, self._core)
             elif sockets is None:
                 pass
             elif isinstance(effect, Shout):

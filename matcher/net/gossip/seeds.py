@@ -1,7 +1,7 @@
 """Where others may be, for a host that multicast does not bring together with them: what was set, what DNS says, and
 who was there before the last restart.
 
-    "10.1.2.3"   "10.1.2.3:7766"   "[2001:db8::7]:7766"   "h1.example.org"   "srv:_atomos._udp.example.org"
+    "10.1.2.3"   "10.1.2.3:7766"   "[2001:db8::7]:7766"   "h1.example.org"   "srv:_atomos._udp.example.org"   "mdns"
 
 A name is looked up in a thread, and again now and then; one that can't be is no mistake.
 """
@@ -21,6 +21,7 @@ from pydantic import AfterValidator
 
 from matcher.gossip.membership import Seen
 from matcher.gossip.voice import SEEDS_MAX
+from matcher.net import discovery
 from matcher.net.gossip import srv
 from matcher.trust import files
 from matcher.wire.gossip import HostState
@@ -37,7 +38,7 @@ log = logging.getLogger("gossip")
 
 def problem_with(seed: str) -> str | None:
     """A sentence where it names no host."""
-    if seed.startswith("srv:_") or _parts(seed) is not None:
+    if seed == "mdns" or seed.startswith("srv:_") or _parts(seed) is not None:
         return None
     return f'{seed!r} names no host: "10.1.2.3", "host.example.org:7766", "srv:_atomos._udp.example.org" do'
 
@@ -96,6 +97,9 @@ def _parts(seed: str) -> tuple[str, int | None] | None:
 
 
 def _looked_up(seed: str, port: int) -> list[Address]:
+    if seed == "mdns":
+        found = discovery.look(None)  # whose realm it is, their signatures tell
+        return [Address(each.address, port) for each in found if "%" not in each.address]
     if seed.startswith("srv:"):
         return [each for name, at in srv.look_up(seed[4:]) for each in _resolved(name, at)]
     parts = _parts(seed)

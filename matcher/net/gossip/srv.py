@@ -7,10 +7,11 @@ import contextlib
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from struct import Struct
+
+from matcher.net import dns
 
 RESOLVERS = Path("/etc/resolv.conf")
 TIMEOUT_S = 2.0
@@ -18,13 +19,7 @@ RESOLVERS_MAX = 3
 TARGETS_MAX = 64
 ANSWER_MAX_BYTES = 4096
 PORT = 53
-_HEADER = Struct(">HHHHHH")  # id, flags, and how many questions, answers, authorities, others
-_QUESTION = Struct(">HH")
-_RECORD = Struct(">HHIH")  # type, class, time to live, length
-_PLACE = Struct(">HHH")  # priority, weight, port
-_SRV, _IN = 33, 1
-_RECURSE, _ANSWER, _FAILED = 0x0100, 0x8000, 0x000F
-_JUMPS_MAX = 16
+_RECURSE, _FAILED = 0x0100, 0x000F
 
 
 def look_up(name: str) -> list[tuple[str, int]]:
@@ -38,53 +33,25 @@ def look_up(name: str) -> list[tuple[str, int]]:
 
 def places(answer: bytes, number: int) -> list[tuple[str, int]]:
     """What an answer to question `number` says. Raises `ValueError`, `IndexError` or `struct.error` if it is none."""
-    said, flags, questions, answers, _, _ = _HEADER.unpack_from(answer)
-    if said != number or not flags & _ANSWER or flags & _FAILED:
+    if dns.HEADER.unpack_from(answer)[1] & _FAILED:
         raise ValueError("no answer to this")
-    at = _HEADER.size
-    for _ in range(questions):
-        at = _name(answer, at)[1] + _QUESTION.size
-    found = sorted(_records(answer, at, min(answers, TARGETS_MAX)))
+    found = sorted(_found(answer, dns.records(answer, number, TARGETS_MAX)))
     return [(target, port) for _, _, target, port in found]
 
 
-def _records(answer: bytes, at: int, count: int) -> Iterator[tuple[int, int, str, int]]:
+def _found(answer: bytes, records: Iterable[dns.Record]) -> Iterator[tuple[int, int, str, int]]:
     """Priority, the less for more weight, target, port."""
-    for _ in range(count):
-        at = _name(answer, at)[1]
-        kind, family, _, length = _RECORD.unpack_from(answer, at)
-        at += _RECORD.size
-        if (kind, family) == (_SRV, _IN):
-            priority, weight, port = _PLACE.unpack_from(answer, at)
-            target = _name(answer, at + _PLACE.size)[0]
+    for record in records:
+        if (record.kind, record.family) == (dns.SRV, dns.IN):
+            priority, weight, port = dns.PLACE.unpack_from(answer, record.at)
+            target = dns.read_name(answer, record.at + dns.PLACE.size)[0]
             if target and port:
                 yield priority, -weight, target, port
-        at += length
-
-
-def _name(data: bytes, at: int) -> tuple[str, int]:
-    """A name, and where it ends; it may go on elsewhere (RFC 1035, 4.1.4)."""
-    labels: list[str] = []
-    end, jumps = -1, 0
-    while length := data[at]:
-        if length >= 0xC0:
-            end = at + 2 if end < 0 else end
-            at = (length & 0x3F) << 8 | data[at + 1]
-            jumps += 1
-            if jumps > _JUMPS_MAX:
-                raise ValueError("a name without end")
-            continue
-        labels.append(data[at + 1 : at + 1 + length].decode("ascii"))
-        at += 1 + length
-    return ".".join(labels), (at + 1 if end < 0 else end)
 
 
 def _question(name: str, number: int) -> bytes:
-    labels = [label.encode("ascii") for label in name.rstrip(".").split(".")]
-    if not all(0 < len(label) < 64 for label in labels):
-        raise ValueError("no name")
-    asked = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-    return _HEADER.pack(number, _RECURSE, 1, 0, 0, 0) + asked + _QUESTION.pack(_SRV, _IN)
+    asked = dns.name_bytes(name) + dns.QUESTION.pack(dns.SRV, dns.IN)
+    return dns.HEADER.pack(number, _RECURSE, 1, 0, 0, 0) + asked
 
 
 def _asked(resolver: str, question: bytes) -> bytes:
