@@ -1,4 +1,4 @@
-"""Our hosts as members: what each of them holds the others for, as it tells it itself (`watched`), and when it was read.
+"""Our hosts as members: what each of them holds the others for, as it tells it itself (`watched`).
 
 Time is taken when this process reads it, as it is of Serf's logs.
 """
@@ -20,7 +20,6 @@ from tests.bench.gossip.system import Hub
 from tests.bench.gossip.watched import SEEN, SPOKE
 
 READ_BYTES = SEEN.size * 1024
-LEAVE_S = 10.0
 
 
 class Members(Ours):
@@ -33,7 +32,6 @@ class Members(Ours):
         super().__init__(lab, hub, hosts + spares, folder)
         self.hosts = hosts
         self.spoke: dict[int, float] = {}  # when a host's first datagram went out
-        self.left: dict[tuple[int, int], float] = {}
         self.suspected: dict[tuple[int, int], float] = {}
         self._places = {short_of(HostId(self.realm[f"h{n}"].principal.id)): n for n in range(hosts + spares)}
         self._free_gb = 0
@@ -44,8 +42,7 @@ class Members(Ours):
             HostState.GONE: self.gone,
             HostState.LEFT: self.left,
         }
-        with lab.inside(0):
-            self._tells = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._tells = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def start(self, place: int) -> None:
         self.spoke.pop(place, None)
@@ -59,6 +56,9 @@ class Members(Ours):
         super().raise_all()
         everybody = self.hosts * (self.hosts - 1)
         assert self.hub.run(lambda: len(self.up) >= everybody, 60.0), f"{len(self.up)} of {everybody} see each other"
+
+    def short(self, place: int) -> bytes:
+        return next(short for short, each in self._places.items() if each == place)
 
     def forget(self) -> None:
         for seen in self._held.values():
@@ -75,8 +75,7 @@ class Members(Ours):
         """As `systemctl stop` does; when."""
         daemon, at_s = self.daemons.pop(place), time.monotonic()
         daemon.terminate()
-        self.hub.run(lambda: daemon.poll() is not None, LEAVE_S)
-        assert daemon.poll() is not None, "a host does not end"
+        self.await_end(daemon)
         return at_s
 
     def close(self) -> None:

@@ -86,10 +86,14 @@ class Serf(System):
         self.rpc.pop(place).close()
         return super().kill(place)
 
-    def leave(self, place: int) -> None:
+    def leave(self, place: int) -> float:
+        """When."""
+        at_s = time.monotonic()
         self.rpc[place].call("leave", {})
+        daemon = self.daemons.pop(place)
+        self.await_end(daemon)
         self.rpc.pop(place).close()
-        self.daemons.pop(place).wait()
+        return at_s
 
     def _connect(self, place: int, end_s: float) -> socket.socket:
         while True:
@@ -121,6 +125,7 @@ class _Log:
             for word, seen in (
                 (b"EventMemberJoin: n", self._system.up),
                 (b"EventMemberFailed: n", self._system.failed),
+                (b"EventMemberLeave: n", self._system.left),
             ):
                 if word in line:
                     subject = int(line.partition(word)[2].split()[0])
@@ -155,8 +160,9 @@ class Rpc:
         return self.number
 
     def close(self) -> None:
-        self.system.hub.drop(self.control)
-        self.control.close()
+        if self.control.fileno() >= 0:
+            self.system.hub.drop(self.control)
+            self.control.close()
 
     def _read(self, at_s: float) -> None:
         try:
