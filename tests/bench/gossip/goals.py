@@ -79,8 +79,8 @@ GOALS = (
 )
 GROWTHS = (
     Growth("kill -9", "p50 of the largest by the smallest", 1.2, lambda small, large: large.p50() / small.p50()),
-    Growth("at rest, sent", "exponent", 0.1, exponent, GROWS_FROM),
-    Growth("at rest, heard", "exponent", 0.1, exponent, GROWS_FROM),
+    Growth("at rest, sent, bytes/s", "exponent", 0.1, exponent, GROWS_FROM),
+    Growth("at rest, heard, bytes/s", "exponent", 0.1, exponent, GROWS_FROM),
 )
 
 
