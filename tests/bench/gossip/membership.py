@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.bench.gossip import serf, trials
@@ -102,6 +102,7 @@ def _rests(rests: dict[str, Rest], hosts: int) -> Iterator[Row]:
 
 def _raise(system: System, hosts: int) -> None:
     begun_s = time.monotonic()
+    system.lab.make_room()
     system.raise_all()
     _say(f"{hosts} hosts: {system.name} is up after {time.monotonic() - begun_s:.0f} s")
 
@@ -121,7 +122,7 @@ def _say(what: str) -> None:
     print(f"{time.strftime('%T')} {what} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.gossip.membership", description=(__doc__ or "").partition("\n")[0]
     )
@@ -136,9 +137,13 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--without-serf", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("membership.jsonl"), help="every figure; is added to")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parsed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if not options.without_serf:
+    if options.n and not options.without_serf:
         serf.install()
     come_first()
     for hosts in options.n:

@@ -58,6 +58,7 @@ class Trio:
         return {"ours": [], "serf": [], "floor": []}
 
     def forget(self) -> None:
+        self.lab.make_room()
         self.hub.rest(PAUSE_S)
         self.ours.forget()
         if self.serf is not None:
@@ -79,6 +80,7 @@ def changes(trio: Trio, count: int, loss_percent: float) -> dict[str, Times]:
             trio.ask_floor(took)
         for system in trio.members if number % SERF_EVERY == 0 else (trio.ours,):
             source = random.choice([*system.daemons])
+            trio.lab.make_room()
             trio.hub.rest(PAUSE_S + PACE_PER_HOST_S * system.hosts)
             others = system.daemons.keys() - {source}
             begun_s = time.monotonic()
@@ -160,6 +162,7 @@ def alarms(trio: Trio, minutes: float, loss_percent: float) -> Alarms:
     while due:
         due.sort()
         at_s, place, is_stopped = due.pop(0)
+        trio.lab.make_room()
         trio.hub.rest(at_s - time.monotonic())
         for system in trio.members:
             (go_on if is_stopped else stop)(system.daemons[place])
