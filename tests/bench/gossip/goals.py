@@ -119,9 +119,8 @@ def _growths(rows: Sequence[Row]) -> list[str]:
 def _verdict(says: str, value: float, limit: float) -> str:
     if math.isnan(value):
         return f"{says}: not measured"
-    return (
-        f"{says} {value:.3g} ≤ {limit:.3g} met" if value <= limit else f"{says} {value:.3g} > {limit:.3g} **NOT met**"
-    )
+    is_met = value <= limit
+    return f"{says} {_number(value)} {'≤' if is_met else '>'} {_number(limit)} {'met' if is_met else '**NOT met**'}"
 
 
 def _number(value: float) -> str:
