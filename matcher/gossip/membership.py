@@ -187,7 +187,7 @@ class Membership:
             self._heard_of_me(record, now_s)
             return self._effects()
         before = short in self.roster.records
-        is_new = self._put(record)
+        is_new = self._put(record, now_s)
         if short not in self.roster.records:
             return self._effects()
         if not before:
@@ -199,6 +199,7 @@ class Membership:
             self._voice.drop_claims(short)
             self._voice.pass_on(record, now_s)
             self._voice.out.append(Changed(record.host_id, self.roster.state(short)))
+            self._mind(now_s)
         return self._effects()
 
     def charged(self, charge: Charge, now_s: float) -> list[Effect]:
@@ -372,9 +373,7 @@ class Membership:
             self._agenda.at(trouble.due_s, lambda now_s: self._overdue(short, now_s))
         if state is not before:
             self._voice.out.append(Changed(self.roster.records[short].host_id, state))
-        if self.roster.lost and not self._is_minding:
-            self._is_minding = True
-            self._agenda.at(now_s + LOST_S, self._mind_one)
+        self._mind(now_s)
 
     def _claim(self, short: bytes, says: Says, now_s: float) -> None:
         """Tell all what this host has found, once."""
@@ -429,6 +428,11 @@ class Membership:
         self._ping(short, nonce)
         return nonce
 
+    def _mind(self, now_s: float) -> None:
+        if self.roster.lost and not self._is_minding:
+            self._is_minding = True
+            self._agenda.at(now_s + LOST_S, self._mind_one)
+
     def _mind_one(self, now_s: float) -> None:
         """Ping one of those that are down or gone: it may be back, or on the other side of a partition that is over."""
         for short in [*self.roster.lost][:LOST_PINGS_MAX]:
@@ -455,9 +459,9 @@ class Membership:
 
     # ---- inside
 
-    def _put(self, record: Record) -> bool:
+    def _put(self, record: Record, now_s: float) -> bool:
         try:
-            return self.roster.put(record)
+            return self.roster.put(record, now_s)
         except Full:
             return False
 

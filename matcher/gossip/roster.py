@@ -101,7 +101,7 @@ class Roster:
         self.lost: dict[bytes, None] = {}  # in the order of being lost
         self.mark = 0
         self._marks = [0] * BUCKETS
-        self.put(me)
+        self.put(me, 0.0)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -114,7 +114,7 @@ class Roster:
         record = self.records.get(short)
         return (-1, -1) if record is None else record.version
 
-    def put(self, record: Record) -> bool:
+    def put(self, record: Record, now_s: float) -> bool:
         """What a host says of itself; whether it is newer. A new incarnation clears it of all. Raises `Full`."""
         short, old = record.short, self.records.get(record.short)
         if old is None:
@@ -133,7 +133,7 @@ class Roster:
                 self._in_ring(short)
             self._toggle(short)
         if record.alive.leaving:
-            self.set_state(short, HostState.LEFT, 0.0)
+            self.set_state(short, HostState.LEFT, now_s)
         return True
 
     def trouble(self, short: bytes, now_s: float) -> Trouble:

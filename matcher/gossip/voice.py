@@ -68,7 +68,7 @@ class Voice:
     def take(self, alive: Alive, now_s: float) -> None:
         """Say this of ourselves from now on, to all."""
         record = self._hand.record(alive)
-        self._roster.put(record)
+        self._roster.put(record, now_s)
         self.shout(record, now_s)
 
     def shout(self, told: Told, now_s: float) -> None:

@@ -52,7 +52,7 @@ def roster(hosts: int) -> Roster:
     """Host 0's view of so many."""
     made = Roster(record(0))
     for number in range(1, hosts):
-        made.put(record(number))
+        made.put(record(number), 0.0)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The bench of gossip takes along all that it made, however it is ended."""
+"""The bench of gossip takes along all that it made, however it is ended; and its trials of memberships can be run."""
 
 import signal
 import subprocess
@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.bench.gossip import membership, trials
+from tests.bench.gossip.goals import GOALS, table
 
 pytestmark = pytest.mark.lab
 
@@ -40,3 +43,16 @@ def test_no_host_outlives_the_bench(ends_by: signal.Signals | None) -> None:
     while any(host.exists() for host in hosts) and time.monotonic() < until_s:
         time.sleep(0.05)
     assert [host.exists() for host in hosts] == [False] * HOSTS
+
+
+def test_every_trial_of_a_membership_gives_rows_that_its_goals_are_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hosts and the floor; Serf is not among what tests may rely on."""
+    monkeypatch.setattr(membership, "SETTLE_S", 0.5)
+    monkeypatch.setattr(trials, "AFTER_S", 1.0)
+    few = "--changes 2 --newcomers 1 --kills 1 --silences 1 --rest 0.5 --minutes 0.05"
+    rows = [*membership.measured(membership.parsed(["--without-serf", *few.split()]), 3)]
+    for goal in GOALS:
+        assert any(row.what.startswith(goal.what) for row in rows), goal.what
+    assert [row.what for row in rows if not row.known("ours")] == []
+    assert [row.what for row in rows if row.missed()] == []
+    assert table(rows).count("\n") > len(rows)

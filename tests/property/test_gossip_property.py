@@ -25,11 +25,11 @@ def test_in_whatever_order_a_view_learns_it_only_climbs(heard: list[object], ran
             if short(number) in view.records:
                 view.set_state(short(number), state, 1.0)
         else:
-            view.put(each)  # type: ignore[arg-type]
+            view.put(each, 0.0)  # type: ignore[arg-type]
         assert all(view.key(key) >= key_before for key, key_before in before.items())
     fresh = Roster(record(99))
     for known in view.records.values():
-        fresh.put(known)
+        fresh.put(known, 0.0)
     for key, trouble in view.troubles.items():
         fresh.set_state(key, trouble.state, 9.0)
     assert (fresh.mark, fresh.marks(), fresh.ring) == (view.mark, view.marks(), view.ring)

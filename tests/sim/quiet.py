@@ -211,7 +211,7 @@ class QuietWorld(World):
         rosters = [host.member.roster for host in self.hosts if host.member is not None]
         common = rosters[0]
         for roster in rosters[1:]:
-            common.put(roster.records[roster.me])
+            common.put(roster.records[roster.me], 0.0)
         for roster in rosters[1:]:
             roster.records, roster.ring, roster._marks = common.records, common.ring, common._marks
             roster.mark = common.mark

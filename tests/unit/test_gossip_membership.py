@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from matcher.gossip import voice
+from matcher.gossip import membership, voice
 from matcher.gossip.effects import Changed, Differs, Effect, Introduce, Send, Shout
 from matcher.gossip.membership import LOST_PINGS_MAX, Membership
 from matcher.gossip.roster import Charge, Record
@@ -45,6 +45,12 @@ def pinged(made: Membership) -> tuple[Send, float]:
         if pings:
             return pings[0], now_s
     raise AssertionError("it pings nobody")
+
+
+def run(made: Membership, until_s: float) -> None:
+    """Nobody answers."""
+    while made.next_deadline_s() < until_s:
+        made.tick(made.next_deadline_s())
 
 
 def number_of(host: bytes, hosts: int = 100) -> int:
@@ -225,6 +231,27 @@ def test_the_last_word_is_told_to_all_and_pings_are_not_acked_after_it() -> None
     assert isinstance(said, Record)
     assert said.alive.leaving
     assert made.receive(Ping(7, short(1), short(0), VIEW), address(1), 10.1) == []
+
+
+def test_one_that_has_left_is_remembered_for_a_day_on_a_machine_that_is_up_for_longer() -> None:
+    up_s = 30 * 86_400.0
+    made = member(4, now_s=up_s)
+    made.heard(record(1, 1, 1, leaving=True), up_s)
+    for by in (2, 3):
+        made.charged(charge(by, 1 + by % 3, Says.SUSPECT), up_s)
+    run(made, up_s + 600.0)
+    assert made.roster.lost, "others are lost, and are minded"
+    assert made.state_of(host_id(1)) is HostState.LEFT
+
+
+def test_one_that_has_left_is_forgotten_in_the_end_though_nobody_else_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "LOST_KEEP_S", 100.0)
+    made = member(2, now_s=50.0)
+    made.heard(record(1, 1, 1, leaving=True), 50.0)
+    run(made, 140.0)
+    assert made.state_of(host_id(1)) is HostState.LEFT
+    run(made, 190.0)
+    assert made.state_of(host_id(1)) is None
 
 
 def test_who_is_expelled_from_the_realm_is_forgotten() -> None:

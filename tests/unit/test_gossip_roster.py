@@ -12,13 +12,13 @@ from tests.fakes.gossip import charge, record, roster, short
 
 def test_the_newest_version_counts_and_an_older_one_changes_nothing() -> None:
     view = Roster(record(0))
-    assert view.put(record(1, 5, 2))
+    assert view.put(record(1, 5, 2), 0.0)
     mark = view.mark
-    assert not view.put(record(1, 5, 2))
-    assert not view.put(record(1, 5, 1))
-    assert not view.put(record(1, 4, 9))
+    assert not view.put(record(1, 5, 2), 0.0)
+    assert not view.put(record(1, 5, 1), 0.0)
+    assert not view.put(record(1, 4, 9), 0.0)
     assert view.mark == mark
-    assert view.put(record(1, 5, 3))
+    assert view.put(record(1, 5, 3), 0.0)
     assert view.version(short(1)) == (5, 3)
     assert view.mark != mark
 
@@ -26,7 +26,7 @@ def test_the_newest_version_counts_and_an_older_one_changes_nothing() -> None:
 def test_two_views_that_know_the_same_have_the_same_mark_in_whatever_order_they_learned_it() -> None:
     one, other = roster(20), Roster(record(7))
     for number in reversed(range(20)):
-        other.put(record(number))
+        other.put(record(number), 0.0)
     assert (one.mark, one.marks(), one.ring) == (other.mark, other.marks(), other.ring)
     one.set_state(short(3), HostState.SUSPECT, 1.0)
     assert one.mark != other.mark
@@ -39,9 +39,9 @@ def test_within_an_incarnation_a_state_only_climbs_and_a_new_incarnation_clears_
     view = roster(3)
     assert view.set_state(short(1), HostState.DOWN, 1.0)
     assert not view.set_state(short(1), HostState.SUSPECT, 2.0)
-    view.put(record(1, 1, 1))
+    view.put(record(1, 1, 1), 0.0)
     assert view.state(short(1)) is HostState.DOWN
-    view.put(record(1, 2, 0))
+    view.put(record(1, 2, 0), 0.0)
     assert view.state(short(1)) is HostState.ALIVE
     assert short(1) not in view.lost
     assert view.ring.count(short(1)) == 1
@@ -50,14 +50,14 @@ def test_within_an_incarnation_a_state_only_climbs_and_a_new_incarnation_clears_
 def test_a_suspect_that_objects_stands_once_in_the_ring() -> None:
     view = roster(3)
     view.set_state(short(1), HostState.SUSPECT, 1.0)
-    view.put(record(1, 2))
+    view.put(record(1, 2), 0.0)
     assert sorted(view.ring) == sorted(short(number) for number in range(3))
 
 
 def test_who_is_gone_or_has_left_counts_for_nothing_in_the_mark() -> None:
     view = roster(3)
     view.set_state(short(2), HostState.GONE, 1.0)
-    view.put(record(1, 1, 1, leaving=True))
+    view.put(record(1, 1, 1, leaving=True), 0.0)
     assert view.state(short(1)) is HostState.LEFT
     assert view.mark == Roster(record(0)).mark
     assert view.ring == [short(0)]
@@ -67,16 +67,16 @@ def test_another_host_with_the_same_short_id_is_not_taken_for_it() -> None:
     view = roster(2)
     impostor = record(2, 9)
     impostor = type(impostor)(short(1), impostor.host_id, impostor.name, impostor.alive)
-    assert not view.put(impostor)
+    assert not view.put(impostor, 0.0)
 
 
 def test_there_are_so_many_hosts_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HOSTS_MAX", 3)
     view = roster(3)
     with pytest.raises(Full):
-        view.put(record(3))
+        view.put(record(3), 0.0)
     view.set_state(short(1), HostState.GONE, 1.0)
-    assert view.put(record(3)), "one that is lost makes room"
+    assert view.put(record(3), 0.0), "one that is lost makes room"
     assert short(1) not in view.records
     assert len(view) == 3
 
@@ -112,7 +112,7 @@ def test_in_one_round_each_host_is_pinged_by_exactly_one_other() -> None:
     for me in range(30):
         view = Roster(record(me))
         for number in range(30):
-            view.put(record(number))
+            view.put(record(number), 0.0)
         views.append(view)
     for number in range(100):
         turns = Counter(view.turn(number) for view in views)

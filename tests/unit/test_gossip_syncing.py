@@ -32,7 +32,7 @@ def give(view: Roster, parcels: list[syncing.Parcel]) -> None:
         for each in told:
             if isinstance(each, Record):
                 assert certified or each.short in view.records, "who does not know it needs its certificate"
-                view.put(each)
+                view.put(each, 0.0)
             else:
                 view.trouble(each.about, 1.0).note(each)
 
@@ -45,9 +45,9 @@ def test_views_that_are_the_same_have_nothing_to_say() -> None:
 def test_views_that_differ_agree_after_some_exchanges(here: int, there: int) -> None:
     one, other = roster(here), Roster(record(there - 1))
     for number in range(there):
-        other.put(record(number, 1, number % 3))
+        other.put(record(number, 1, number % 3), 0.0)
     for number in range(0, here, 7):
-        one.put(record(number, 2, number % 5))
+        one.put(record(number, 2, number % 5), 0.0)
     exchanges = 0
     while one.mark != other.mark:
         assert exchange(one, other, seed=exchanges) <= 30

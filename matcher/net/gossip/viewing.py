@@ -54,8 +54,6 @@ class View:
         record, alive = seen.record, seen.record.alive
         told_s = self.member.told_s(record)
         state_s = now_s() - seen.since_s if seen.since_s else -1.0
-        if seen.state is HostState.LEFT:  # which it said last
-            state_s = told_s
         return HostView(
             id=record.host_id,
             name=record.name,

@@ -19,10 +19,10 @@ from tests.fakes.hypervisor import FakeHypervisor
 
 
 @asynccontextmanager
-async def _opens(_uri: str) -> AsyncIterator[HypervisorLike]:
+async def opens(_uri: str) -> AsyncIterator[HypervisorLike]:
     await trio.lowlevel.checkpoint()
     yield FakeHypervisor()
 
 
 if __name__ == "__main__":
-    run_daemon("atomd", Path(sys.argv[1]), Config, partial(run, opens=_opens), ())
+    run_daemon("atomd", Path(sys.argv[1]), Config, partial(run, opens=opens), ())

@@ -39,6 +39,7 @@ class Rest:
     sent_packets_per_s: float
     cpu_share: float
     pss_mib: float
+    heard_bytes_per_s: float = 0.0
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -106,10 +107,11 @@ def rest(system: System, seconds: float) -> Rest:
     system.hub.rest(seconds)
     took_s = time.monotonic() - begun_s
     used = (cpu_s(system.pids) - cpu) / took_s / system.hosts
-    sent = [system.lab.traffic(place).since(traffic[place]) for place in range(system.hosts)]
+    traffic = [system.lab.traffic(place).since(traffic[place]) for place in range(system.hosts)]
     return Rest(
-        fmean(each.sent_bytes for each in sent) / took_s,
-        fmean(each.sent_packets for each in sent) / took_s,
+        fmean(each.sent_bytes for each in traffic) / took_s,
+        fmean(each.sent_packets for each in traffic) / took_s,
         used,
         fmean(map(pss_mib, system.pids)),
+        fmean(each.heard_bytes for each in traffic) / took_s,
     )

@@ -61,7 +61,7 @@ class NetLab:
 
     def __enter__(self) -> "NetLab":
         try:
-            self._make_room_for_neighbours()
+            self.make_room()
             self._bridge = _new_namespace(self._home)
             self._namespaces = [_new_namespace(self._home) for _ in range(self.places)]
             self._furnish_bridge()
@@ -79,6 +79,8 @@ class NetLab:
             child.kill()
         for child in self._children:
             child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
         for path, (before, ours) in self._thresholds.items():
             if path.read_text().strip() == ours:  # nobody else has raised it meanwhile
                 path.write_text(before)
@@ -121,18 +123,34 @@ class NetLab:
         words = next(line for line in lines if line.strip().startswith("eth0:")).partition(":")[2].split()
         return Traffic(int(words[8]), int(words[9]), int(words[0]), int(words[1]))
 
+    def cut(self, place: int, *, is_cut: bool = True) -> None:
+        """Its wire: nothing gets in or out, and nobody says so."""
+        self._ip(self._bridge, [f"link set h{place} {'down' if is_cut else 'up'}"])
+
+    def lose(self, percent: float) -> None:
+        """So much of what comes in, at every place, at random; each copy of a multicast on its own."""
+        rules = ["*filter", ":INPUT ACCEPT"]
+        if percent:
+            rules.append(f"-A INPUT -i eth0 -m statistic --mode random --probability {percent / 100:.4f} -j DROP")
+        table = "\n".join([*rules, "COMMIT", ""]).encode()
+        for namespace in self._namespaces:
+            for restore in ("iptables-restore", "ip6tables-restore"):
+                words = ["nsenter", f"--net=/proc/self/fd/{namespace}", restore, "-w"]
+                subprocess.run(words, input=table, check=True, pass_fds=[namespace])
+
+    def make_room(self) -> None:
+        """For neighbours. Again now and then: another lab of this machine sets it back to what it was when it ends."""
+        wanted = 2 * self.places * self.places + SPARE_NEIGHBOURS
+        for path in (folder / name for folder in NEIGHBOURS for name in THRESHOLDS):
+            if path.exists() and int(path.read_text()) < wanted:
+                self._thresholds.setdefault(path, (path.read_text(), str(wanted)))
+                path.write_text(str(wanted))
+
     def _read(self, place: int, path: str) -> str:
         with self.inside(place):
             return Path(path).read_text()
 
     # ---- making it
-
-    def _make_room_for_neighbours(self) -> None:
-        wanted = 2 * self.places * self.places + SPARE_NEIGHBOURS
-        for path in (folder / name for folder in NEIGHBOURS for name in THRESHOLDS):
-            if path.exists() and int(path.read_text()) < wanted:
-                self._thresholds[path] = path.read_text(), str(wanted)
-                path.write_text(str(wanted))
 
     def _furnish_bridge(self) -> None:
         lines = ["link add br0 type bridge mcast_snooping 0 stp_state 0 forward_delay 0", "link set br0 up"]

@@ -41,6 +41,8 @@ class Ours(System):
     """Everything that it writes is in `folder`, which must be on a disk: what a host commits is synced to it."""
 
     name = "ours"
+    module = "tests.bench.gossip.host"
+    stdout = DEVNULL
 
     def __init__(self, lab: NetLab, hub: Hub, hosts: int, folder: Path) -> None:
         super().__init__(lab, hub, hosts)
@@ -50,10 +52,12 @@ class Ours(System):
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(folder / "ready"))
         self._ready.settimeout(READY_S)
+        self._awaited = 0
 
     def start(self, place: int) -> None:
+        self._awaited += 1
         state = self._folder / f"h{place}"
-        state.mkdir()
+        state.mkdir(exist_ok=True)
         shutil.copy(self._remembered, state)
         settings = {
             "identity": str(self.realm.folder / f"h{place}"),
@@ -69,16 +73,18 @@ class Ours(System):
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
         env = {**os.environ, "NOTIFY_SOCKET": str(self._folder / "ready"), "PYTHONPATH": str(ROOT)}
         with open(state / "log", "wb") as log:
-            words = [sys.executable, "-m", "tests.bench.gossip.host", str(path)]
-            self.daemons[place] = self.lab.start(place, words, env=env, stdout=DEVNULL, stderr=log)
+            words = [sys.executable, "-m", self.module, str(path)]
+            self.daemons[place] = self.lab.start(place, words, env=env, stdout=self.stdout, stderr=log)
 
     def ready(self) -> None:
-        for _ in self.daemons:
+        """As many have said so as were started since."""
+        for _ in range(self._awaited):
             try:
                 self._ready.recv(64)
             except TimeoutError:
                 self._tell_who_failed()
                 raise
+        self._awaited = 0
 
     def ways(self) -> list[Way]:
         clients = []

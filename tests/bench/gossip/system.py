@@ -1,6 +1,7 @@
 """A system under test: N daemons in N places of a lab, what they tell of each other, and what they can be asked.
 
-`up`, `failed` and `events` are filled by systems that have a membership, with the time at which an observer said so.
+`up`, `failed`, `gone`, `left` and `events` are filled by systems that have a membership, with the time at which an
+observer said so for the first time since they were cleared.
 """
 
 import time
@@ -14,7 +15,9 @@ from typing import Any
 from tests.bench.gossip.netlab import NetLab
 from tests.bench.gossip.way import Way
 
-READY_S = 180.0
+READY_S = 300.0
+END_S = 20.0
+POLL_S = 0.02
 
 
 class Hub:
@@ -56,7 +59,9 @@ class System(ABC):
         self.lab, self.hub, self.hosts = lab, hub, hosts
         self.daemons: dict[int, Popen[bytes]] = {}
         self.up: dict[tuple[int, int], float] = {}  # (observer, subject)
-        self.failed: dict[tuple[int, int], float] = {}
+        self.failed: dict[tuple[int, int], float] = {}  # its daemon, or all of it
+        self.gone: dict[tuple[int, int], float] = {}  # all of it
+        self.left: dict[tuple[int, int], float] = {}
         self.events: dict[bytes, dict[int, float]] = defaultdict(dict)  # payload: observer
 
     @abstractmethod
@@ -86,3 +91,9 @@ class System(ABC):
         daemon.kill()
         daemon.wait()
         return at_s
+
+    def await_end(self, daemon: "Popen[bytes]") -> None:
+        end_s = time.monotonic() + END_S
+        while daemon.poll() is None:
+            assert time.monotonic() < end_s, f"{self.name}: a host does not end"
+            self.hub.rest(POLL_S)
