@@ -198,7 +198,7 @@ def test_a_commitment_that_no_grant_was_asked_for_is_caught(monkeypatch: pytest.
 
     monkeypatch.setattr(Ledger, "commit", commit)
     monkeypatch.setattr(Quota, "against_confirm", lambda *_, **__: ())
-    assert caught(first=24) == {"I12"}
+    assert caught(first=85) == {"I12"}
 
 
 def test_the_ledger_makes_up_for_a_confirm_whose_grant_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,6 +396,6 @@ def test_a_host_that_does_not_count_is_caught_among_many_by_the_same_event(monke
 
 def test_a_hold_that_never_lapses_is_caught_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "lapse", lambda self, now_s: None)
-    report = World(1, hosts=10, clients=4, pledges=200, faults=parse_faults("none")).run()
+    report = World(1, hosts=10, clients=4, pledges=200, faults=parse_faults("loss=0.2")).run()
     assert report.violation is not None
     assert report.violation.invariant == "I7"

@@ -54,7 +54,7 @@ def test_a_run_that_needs_another_seed_to_be_small_is_found() -> None:
 
 def test_a_planted_bug_is_shrunk_to_one_host_without_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "lapse", lambda self, now_s: None)
-    plan = Plan(0, 3, 4, 400, parse_faults("loss=0.15,duplication=0.15,crash=0.01"))
+    plan = Plan(0, 3, 4, 400, parse_faults("loss=0.5,duplication=0.15,crash=0.01"))
     small = shrunk(plan, violated, trials_max=60)
     assert violated(small) == "I7"
     assert small.hosts == 1
