@@ -87,6 +87,10 @@ def main() -> None:
         _leave(Exit.OK)  # whoever reads us has read enough
     except OSError as error:  # a full disk behind the standard output
         _end(Failure(Exit.FAILED, f"the result could not be written: {error.strerror or error}"))
+    except Exception as error:
+        if not str(error).rstrip(": \n").endswith("KeyboardInterrupt"):  # which pydantic passes on in words alone
+            raise
+        _end(Failure(Exit.INTERRUPTED, "interrupted"))
     _leave(Exit.OK)
 
 
@@ -133,7 +137,7 @@ def _leave(code: Exit) -> NoReturn:
 
 def _wants_json(arguments: list[str]) -> bool:
     """Also where the arguments could not be understood."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     return any(
         a in ("-ojson", "-o=json", "--output=json") or (a in ("-o", "--output") and b == "json") for a, b in pairs
     )

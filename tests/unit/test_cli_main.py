@@ -106,3 +106,16 @@ def wait_until_reading(pid: int) -> None:
             return
         signal.sigtimedwait([], 0.01)
     pytest.fail("it does not read")
+
+
+@pytest.mark.parametrize(("words", "code"), [("Error:\\n  KeyboardInterrupt: ", 130), ("Error:\\n  of ours", 1)])
+def test_ctrl_c_that_a_library_passes_on_in_words_ends_it_with_130_and_a_fault_is_none(words: str, code: int) -> None:
+    """pydantic, where it comes while a validator is built."""
+    planted = (
+        "import matcher.cli.app as app; from pydantic_core import SchemaError\n"
+        f"def fails(*_, **__): raise SchemaError('{words}')\n"
+        "app.app = fails; app.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", planted], capture_output=True, timeout=30)
+    assert done.returncode == code
+    assert (b"Traceback" in done.stderr) == (code == 1)
