@@ -31,8 +31,8 @@ WATCH_S = 5.0
 EXPORTS = 50
 _TOOK = re.compile(rb"completed in ([0-9.]+) seconds")
 
-READ = ("64k reads", ["-s", "65536"], 4000)
-WRITE = ("4k synced writes", ["-s", "4096", "-w"], 800)
+READ = ("64k reads", ["-s", "65536"], 12000)
+WRITE = ("4k synced writes", ["-s", "4096", "-w"], 4000)
 
 
 async def bench(words: list[str], count: int, depth: int, cache: str, *where: str) -> float:
