@@ -24,9 +24,10 @@ from matcher.wire.messages import Message, Role
 from matcher.wire.volumes import AskPools, SharePool
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
+from storaged.arrivals import Arrivals
 from storaged.attaching import Attaching
 from storaged.catalogue import Catalogue
-from storaged.changes import Changes, Shelf
+from storaged.changes import Changes
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import Exporting, exports_of
@@ -37,11 +38,15 @@ from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper
 from storaged.leases.pools import SharedPools
 from storaged.pooling import Pooling
+from storaged.promises import Promises
 from storaged.quota import Quota
+from storaged.shelf import Shelf
 from storaged.store import Store
 from storaged.telling import Room
+from storaged.underway import UnderWay
 from storaged.views import Views
 from storaged.volume import Volume
+from storaged.working import Working
 
 log = logging.getLogger("storaged")
 
@@ -98,8 +103,10 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
         identity, keeper, ledger, catalogue.snapshot, intake, quota, audit, exports, jobs.doing, catalogue.look
     )
     views = Views(host, host_id, keeper, catalogue.snapshot)
-    changes = _changes(config, catalogue, views, keeper, jobs, ledger, quota, attaching, audit)
-    store = Store(views, attaching, changes, audit)
+    shelf = _shelf(catalogue, views, keeper)
+    working = Working(shelf, jobs, Promises(shelf, ledger, quota), attaching.turn, audit)
+    under_way = UnderWay(host, host_id, views, jobs, catalogue.snapshot)
+    store = _store(config, under_way, attaching, working, audit)
     pooling = Pooling(host_id, keeper, ledger, catalogue, jobs.doing, attaching.turn, audit, shared.prepare)
     nursery.start_soon(catalogue.keep_scanned)
     nursery.start_soon(exports.run, keeper)
@@ -124,32 +131,19 @@ def _keeper(config: Config, host_id: HostId, exports: Exporting, shared: SharedP
     )
 
 
-def _changes(
-    config: Config,
-    catalogue: Catalogue,
-    views: Views,
-    keeper: Keeper,
-    jobs: Jobs,
-    ledger: Ledger[VolumeShare],
-    quota: Quota,
-    attaching: Attaching,
-    audit: Audit,
-) -> Changes:
+def _shelf(catalogue: Catalogue, views: Views, keeper: Keeper) -> Shelf:
     snapshot = catalogue.snapshot
 
     def under_lease(volume: Volume, work: Callable[[], None]) -> None:
         keeper.under_lease(volume, snapshot(), work)
 
-    return Changes(
-        Shelf(snapshot, views, keeper.is_attached, catalogue.look, keeper.close, under_lease),
-        jobs,
-        ledger,
-        quota,
-        attaching.turn,
-        audit,
-        sandbox=partial(Sandbox.of, config.image_user or None),
-        fetching=Fetching(allowed=config.fetch_allowed),
-    )
+    return Shelf(snapshot, views, keeper.is_attached, catalogue.look, keeper.close, under_lease)
+
+
+def _store(config: Config, views: UnderWay, attaching: Attaching, working: Working, audit: Audit) -> Store:
+    sandbox = partial(Sandbox.of, config.image_user or None)
+    arrivals = Arrivals(working, sandbox=sandbox, fetching=Fetching(allowed=config.fetch_allowed))
+    return Store(views, attaching, arrivals, Changes(working, sandbox=sandbox), working, audit)
 
 
 async def _answer(attaching: Attaching, pooling: Pooling, question: Message, peer: local.Peer) -> Message:

@@ -27,17 +27,29 @@ from matcher.wire.volumes import (
     VolumeViews,
 )
 from specs.ids import HostId, UserId, Vid
+from storaged.arrivals import Arrivals
 from storaged.attaching import Attaching
-from storaged.changes import ABSENT, Changes
+from storaged.changes import Changes
 from storaged.jobs import Job
-from storaged.views import Views
+from storaged.shelf import ABSENT
+from storaged.underway import UnderWay
+from storaged.working import Working
 
 
 class Store:
     """The front door's counterpart on a storage host."""
 
-    def __init__(self, views: Views, attaching: Attaching, changes: Changes, audit: Audit) -> None:
-        self._views, self._attaching, self._changes, self._audit = views, attaching, changes, audit
+    def __init__(
+        self,
+        views: UnderWay,
+        attaching: Attaching,
+        arrivals: Arrivals,
+        changes: Changes,
+        working: Working,
+        audit: Audit,
+    ) -> None:
+        self._views, self._attaching, self._audit = views, attaching, audit
+        self._arrivals, self._changes, self._working = arrivals, changes, working
 
     async def volumes(self, caller: Caller) -> VolumeViews:
         views = tuple(self._views.all(UserId(caller.id)))
@@ -47,22 +59,25 @@ class Store:
         return self._views.one(vid, UserId(caller.id)) or ABSENT
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
-        return await self._changes.create(new, caller)
+        return await self._arrivals.create(new, caller)
 
     async def import_(self, asked: ImportVolume, caller: Caller) -> Job | Refused:
-        return await self._changes.import_(asked, caller)
+        return await self._arrivals.import_(asked, caller)
 
     async def upload(self, vid: Vid, pieces: AsyncIterator[bytes], caller: Caller) -> Done | Refused:
-        return await self._changes.upload(vid, pieces, caller)
+        return await self._arrivals.upload(vid, pieces, caller)
 
     async def change(self, vid: Vid, change: ChangeVolume, caller: Caller) -> Job | Refused:
         return await self._changes.change(vid, change, caller)
 
     async def clone(self, vid: Vid, clone: CloneVolume, caller: Caller) -> Job | Refused:
-        return await self._changes.clone(vid, clone, caller)
+        return await self._arrivals.clone(vid, clone, caller)
 
     async def remove(self, vid: Vid, caller: Caller) -> Job | Refused:
         return await self._changes.remove(vid, caller)
+
+    async def cancel(self, vid: Vid, caller: Caller) -> Done | Refused:
+        return await self._working.cancel(vid, caller)
 
     async def take_over(self, vid: Vid, caller: Caller, *, is_said_dead: bool) -> Done | Refused:
         volume = self._changes.own(vid, caller)
@@ -71,7 +86,7 @@ class Store:
         return await self._attaching.free(vid, caller, is_said_dead=is_said_dead)
 
     async def seed(self, seed: NewSeed, caller: Caller) -> Job | Refused:
-        return await self._changes.seed(seed, caller)
+        return await self._arrivals.seed(seed, caller)
 
     async def snapshots(self, vid: Vid, caller: Caller) -> Snapshots | Refused:
         return await self._changes.snapshots(vid, caller)

@@ -45,6 +45,8 @@ class Upload:
             raise Unusable(f"no image came for {COME_S:g} s") from None
         except trio.EndOfChannel:
             raise Unusable("the image broke off while it was sent") from None
+        except trio.ClosedResourceError:
+            raise Unusable("nobody wants the image any more") from None
 
 
 class Uploads:
@@ -60,8 +62,10 @@ class Uploads:
         return upload
 
     def close(self, vid: Vid) -> None:
-        """The job has ended: who still sends has to stop."""
-        self._open.pop(vid).receive.close()
+        """The job has ended, or is to end: who still sends has to stop."""
+        upload = self._open.pop(vid, None)
+        if upload is not None:
+            upload.receive.close()
 
     def waiting(self, vid: Vid, user_id: UserId) -> Upload | None:
         """Where this user may send the image, which is to be done once."""

@@ -5,13 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from matcher.cli.ordering import Order, ordered
+from matcher.cli.ordering import Copying, Order, how_it_goes, ordered
 from matcher.cli.output import Output, Table, emit, note
 from matcher.cli.roster import confirm
 from matcher.cli.session import Session, session
 from matcher.cli.volume import document, one, shown, volumes_table
 from matcher.wire.volumes import DropSnapshot, RollBack, Snapshots, StoppedVm, TakeSnapshot, VolumeView
-from specs.ids import dashed
 from specs.units import show_gb
 
 
@@ -36,8 +35,8 @@ def snapshot(
         path = f"/v1/volumes/{found.volume.vid}/snapshots"
         body = DropSnapshot(name) if drop else TakeSnapshot(name, _stopped(mine, found.volume))
         doing = f"drop {name} of {shown(found.volume)}" if drop else f"keep {shown(found.volume)} as {name}"
-        order = Order(doing, "DELETE" if drop else "POST", path, body, _looks(found.volume))
-        now = ordered(mine, found.door, order)
+        order = Order(doing, "DELETE" if drop else "POST", path, body, how_it_goes(found.volume.vid))
+        now = ordered(mine, found.door, order, ended=Copying(shown(found.volume)).ended)
     note(f"electros: {name} of {shown(now)} is {'dropped' if drop else 'kept'}")
     if output != "table":
         emit(output, {"volume": document(now)}, volumes_table([now]))
@@ -85,12 +84,9 @@ def rollback(
         confirm(f"Roll {which} back to {name}, and lose what was written since?", yes=yes)
         body = RollBack(name, _stopped(mine, found.volume))
         path = f"/v1/volumes/{found.volume.vid}/rollback"
-        now = ordered(mine, found.door, Order(f"roll {which} back to {name}", "POST", path, body, _looks(found.volume)))
+        order = Order(f"roll {which} back to {name}", "POST", path, body, how_it_goes(found.volume.vid))
+        now = ordered(mine, found.door, order, ended=Copying(name).ended)
     emit(output, {"volume": document(now)}, volumes_table([now]))
-
-
-def _looks(volume: VolumeView) -> str:
-    return f"electros volume snapshots {dashed(volume.vid)} shows what became of it"
 
 
 def _stopped(mine: Session, volume: VolumeView) -> StoppedVm | None:

@@ -1,4 +1,4 @@
-"""`electros volume rename, resize, convert, clone, rm`: what becomes of volumes that are there."""
+"""`electros volume rename, resize, convert, clone, cancel, rm`: what becomes of volumes that are there."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
-from matcher.cli.ordering import Order, ordered
+from matcher.cli.ordering import Copying, Order, how_it_goes, ordered
 from matcher.cli.output import Output, emit, note
 from matcher.cli.roster import confirm, told_done
 from matcher.cli.session import Session, session
@@ -18,6 +18,7 @@ from specs.ids import dashed, new_id
 from specs.units import GB_MIB, VOLUME_GB_MAX, guess_mib, mib_of_gb
 
 NAME_MAX = 64
+CANCEL_S = 30.0  # longer than hosts wait for it
 
 Disk = Literal["raw", "qcow2"]  # of the formats, those that a disk image can have
 DiskFormat = Annotated[Disk, Parameter(name="--format", help="raw or qcow2")]
@@ -70,7 +71,8 @@ def clone(
     private: Annotated[bool, Parameter(help="nobody else may see or use the copy", negative="")] = False,
     output: Output = "table",
 ) -> None:
-    """Copy a volume that no VM writes, on the host where it is. The copy is yours, and can be written.
+    """Copy a volume that no VM writes, on the host where it is. The copy is yours, and can be written. It is thin: it
+    shares blocks where the host's filesystem can, and elsewhere takes as long, and as much space, as the data in it.
 
     Parameters
     ----------
@@ -86,7 +88,9 @@ def clone(
 def copy_of(mine: Session, found: Found, name: str, *, private: bool = False) -> VolumeView:
     """On the volume's own host. Raises `Failure`."""
     body, path = CloneVolume(new_id(mine.random), name, private), f"/v1/volumes/{found.volume.vid}/clones"
-    return ordered(mine, found.door, Order.to_make(path, body.vid, f"copy {shown(found.volume)}", body))
+    which = shown(found.volume)
+    order = Order.to_make(path, body.vid, f"copy {which}", body)
+    return ordered(mine, found.door, order, ended=Copying(which).ended)
 
 
 def rm(
@@ -115,6 +119,25 @@ def removed(volumes: Sequence[str], check: Callable[[VolumeView], None], *, yes:
             note(f"electros: {which} is removed from {each.volume.host}")
     if output != "table":
         emit(output, {"removed": [document(volume) for volume in gone]}, volumes_table(gone))
+
+
+def cancel(volume: str, *, output: Output = "table") -> None:
+    """End what you have asked to be done to a volume and is not done yet: an import, a copy, a conversion, a snapshot.
+    All is then as it was before; nothing half-made remains.
+
+    Parameters
+    ----------
+    volume
+        Its name, its UUID, or the start of either; electros volume ls lists what is being made as well.
+    """
+    with session() as mine:
+        found = one(mine, volume)
+        path, doing = f"/v1/volumes/{found.volume.vid}/job", f"end what it does to {shown(found.volume)}"
+        done = mine.ask(
+            found.door, lambda connection: connection.ask("DELETE", path, Done), timeout_s=CANCEL_S, doing=doing
+        )
+    said = Done(f"{shown(found.volume)}: {done.said}")
+    told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, said)
 
 
 def takeover(
@@ -176,7 +199,7 @@ def _changed(meant: str, change: ChangeVolume, doing: str) -> VolumeView:
     with session() as mine:
         found = one(mine, meant)
         which, vid = shown(found.volume), found.volume.vid
-        helps = f"electros volume inspect {dashed(vid)} shows what became of it"
+        helps = how_it_goes(vid) if change.format else f"electros volume inspect {dashed(vid)} shows what became of it"
         return ordered(mine, found.door, Order(doing.format(which), "PATCH", f"/v1/volumes/{vid}", change, helps))
 
 

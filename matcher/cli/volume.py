@@ -29,6 +29,7 @@ register(
         "attach": ("plugging:attach", "Give a VM a volume more."),
         "detach": ("plugging:detach", "Take a volume from a VM."),
         "clone": ("reshaping:clone", "Copy a volume."),
+        "cancel": ("reshaping:cancel", "End what is being done to a volume."),
         "snapshot": ("keeping:snapshot", "Keep the state of a volume."),
         "snapshots": ("keeping:snapshots", "List a volume's snapshots."),
         "rollback": ("keeping:rollback", "Give a volume the state that a snapshot has."),
@@ -188,7 +189,7 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
             show_gb(volume.size_mib),
             volume.format.value,
             _traits(volume) or "-",
-            volume.state + (f": {', '.join(volume.vms)}" if volume.vms else ""),
+            _state(volume),
             volume.host,
             dashed(volume.vid),
         )
@@ -196,6 +197,11 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
     ]
     heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
     return Table(heads, rows, [dashed(volume.vid) for volume in volumes], copied="VID")
+
+
+def _state(volume: VolumeView) -> str:
+    detail = ", ".join(volume.vms) if volume.state != "busy" else volume.why
+    return f"{volume.state}: {detail}" if detail else volume.state
 
 
 def _traits(volume: VolumeView) -> str:

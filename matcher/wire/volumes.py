@@ -39,7 +39,8 @@ class VolumeView(Message):
     have it; `why` is a sentence about the state, or empty.
 
     `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from.
-    `state`: "free", "attached" (to VMs of whomever), "bad" (it can't be given until somebody mends it).
+    `state`: "free", "attached" (to VMs of whomever), "busy" (it is being changed, or made for this very user), "bad"
+    (it can't be given until somebody mends it).
     `shared`: several servers serve its pool, and show it alike; `lent_by` is the one of them that has given it to a VM.
     """
 
@@ -114,7 +115,7 @@ class ChangeVolume(Message):
 
 @dataclass(frozen=True, slots=True)
 class CloneVolume(Message):
-    """Make `vid`, a full copy, on the same host. It is the caller's."""
+    """Make `vid`, a copy on the same host, which shares blocks where the filesystem can. It is the caller's."""
 
     vid: Id
     name: Label
@@ -193,7 +194,7 @@ class RemoveVolume(Message):
 @dataclass(frozen=True, slots=True)
 class VolumeProgress(Message):
     """One line of the answer to what takes long: "doing", with what is done of how much; at the end "done" with the
-    volume, or "refused"."""
+    volume and the last step, or "refused". The steps of a copy are "copy", of so many MiB of data, or "share"."""
 
     event: Word
     step: Label = ""

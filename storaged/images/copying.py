@@ -7,7 +7,7 @@ whole from the first moment, and writing to one never shows in the other.
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -41,24 +41,37 @@ def silent(_step: str, _done: int, _total: int) -> None:
 
 
 def copy_file(source: int, target: int, progress: Progress = silent) -> bool:
-    """Makes `target`, open and empty, a copy of `source`; `True` where they share their blocks."""
+    """Makes `target`, open and empty, a copy of `source`; `True` where they share their blocks. It counts the bytes of
+    data, and not those of holes."""
+    size_bytes = os.fstat(source).st_size
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as problem:
         if problem.errno not in _NO_CLONE:
             raise
     else:
+        progress("share", size_bytes, size_bytes)
         return True
-    size_bytes = os.fstat(source).st_size
     os.ftruncate(target, size_bytes)
+    total = sum(end - start for start, end in _data(source, size_bytes))
+    done = 0
+    for start, end in _data(source, size_bytes):
+        at = start
+        while at < end:
+            progress("copy", done, total)
+            copied = _copy_range(source, target, at, min(CHUNK_BYTES, end - at))
+            at, done = at + copied, done + copied
+    progress("copy", done, total)
+    return False
+
+
+def _data(source: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where the file is no hole: from, to."""
     at = 0
     while (at := _data_after(source, at, size_bytes)) < size_bytes:
         end = min(os.lseek(source, at, os.SEEK_HOLE), size_bytes)
-        while at < end:
-            progress("copy", at, size_bytes)
-            at += _copy_range(source, target, at, min(CHUNK_BYTES, end - at))
-    progress("copy", size_bytes, size_bytes)
-    return False
+        yield at, end
+        at = end
 
 
 def _data_after(source: int, at: int, size_bytes: int) -> int:

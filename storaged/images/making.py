@@ -51,8 +51,8 @@ def create(
 
 
 def clone(pool: str, volume: Volume, vid: Vid, wanted: Metadata, *, most_mib: int, progress: Progress = silent) -> None:
-    """A full copy of a volume that nobody writes, under the name and flags of `wanted`; its format and size are the
-    volume's. Blocks are shared where the filesystem can."""
+    """A copy of a volume that nobody writes, under the name and flags of `wanted`; its format and size are the
+    volume's. It is thin: blocks are shared where the filesystem can, and holes stay holes where it can't."""
     if volume.format is ImageFormat.FOLDER:
         raise Unusable("the volume is a folder, and only disks can be copied; copy its files in a VM")
     metadata = replace(wanted, size_mib=volume.size_mib, format=volume.format, image=IMAGE_DEFAULT)

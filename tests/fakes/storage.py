@@ -33,10 +33,11 @@ from matcher.wire.messages import (
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget, VolumeProgress, VolumeView
 from specs.ids import HostId, Vid, VmId
 from storaged.answering import Proposer, StorageAnswers, admitting
+from storaged.arrivals import Arrivals
 from storaged.attaching import Attaching
 from storaged.attachments import Attachment
 from storaged.catalogue import Catalogue
-from storaged.changes import Changes, Shelf
+from storaged.changes import Changes
 from storaged.claims import VolumeShare
 from storaged.config import Config, PoolSettings
 from storaged.images.fetch import Fetching
@@ -44,10 +45,14 @@ from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper, Leases, NotCut
 from storaged.pool import POOL, Mark, PoolId, not_joined, render_mark
+from storaged.promises import Promises
 from storaged.quota import Quota
+from storaged.shelf import Shelf
 from storaged.store import Store
+from storaged.underway import UnderWay
 from storaged.views import Views
 from storaged.volume import Volume
+from storaged.working import Working
 
 
 class FakeExports:
@@ -130,8 +135,10 @@ class Storage:
             self.keeper.under_lease(volume, snapshot(), work)
 
         shelf = Shelf(snapshot, views, self.keeper.is_attached, self.catalogue.look, self.keeper.close, under_lease)
-        changes = Changes(shelf, jobs, self.ledger, self.quota, self.attaching.turn, audit, fetching=fetching)
-        self.store = Store(views, self.attaching, changes, audit)
+        working = Working(shelf, jobs, Promises(shelf, self.ledger, self.quota), self.attaching.turn, audit)
+        arrivals = Arrivals(working, fetching=fetching)
+        under_way = UnderWay("h1", self.host_id, views, jobs, snapshot)
+        self.store = Store(under_way, self.attaching, arrivals, Changes(working), working, audit)
         self.port = 0
         self._pledges = 0
 

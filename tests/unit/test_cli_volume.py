@@ -304,6 +304,34 @@ def test_the_same_volume_said_twice_is_removed_once(link: Link) -> None:
     assert sum(asked.startswith("DELETE") for host in link.hosts for asked in host.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (
+            VolumeProgress("done", "share", 1152, 1152),
+            "electros: it shares its blocks with database: nothing is copied",
+        ),
+        (VolumeProgress("done", "copy", 300, 300), "electros: 300 MiB of database are copied, in "),
+    ],
+)
+def test_a_copy_says_how_much_was_copied_and_that_blocks_are_shared(
+    link: Link, capsys: pytest.CaptureFixture[str], last: VolumeProgress, said: str
+) -> None:
+    says(link, f"POST /v1/volumes/{'b' * 32}/clones", replace(last, volume=view("d", "copy", "h1")))
+    reshaping.clone("database", name="copy")
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_being_made_is_found_by_its_name_and_cancelled(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    new = view("e", "debian", "h1", state="busy", why="it is being imported, copy 25 % of 4 GiB")
+    has(link, "h1", new)
+    link.hosts[-2].answers[f"DELETE /v1/volumes/{new.vid}/job"] = Done("it is not imported: all is as it was before")
+    volume.ls()
+    assert "busy: it is being imported, copy 25 % of 4 GiB" in capsys.readouterr().out
+    reshaping.cancel("debian")
+    assert capsys.readouterr().err == "electros: debian: it is not imported: all is as it was before\n"
+
+
 # ---- Ctrl-C
 
 
@@ -311,14 +339,14 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_once_a_host_has_begun_says_what_goes_on_and_what_shows_and_removes_it(link: Link) -> None:
+def test_ctrl_c_once_a_host_has_begun_says_what_goes_on_and_what_shows_and_ends_it(link: Link) -> None:
     storage, vid = says(link, "POST /v1/imports", VolumeProgress("doing", "convert", 1, 2)), "e" * 32
     with session() as mine, pytest.raises(Failure) as failure:
         ordered(mine, storage.door, Order.to_make("/v1/imports", vid, "import data"), interrupt)
     assert failure.value.exit_code is Exit.INTERRUPTED
     assert failure.value.message == "interrupted; h1 was asked to import data, and goes on with it"
     assert f"electros volume inspect {dashed(vid)}" in failure.value.helps
-    assert f"electros volume rm {dashed(vid)}" in failure.value.helps
+    assert f"electros volume cancel {dashed(vid)}" in failure.value.helps
 
 
 def test_after_ctrl_c_no_second_host_makes_the_same_volume(link: Link) -> None:

@@ -116,9 +116,7 @@ def test_a_clone_has_the_same_bytes_and_the_same_holes(tmp_path: Path, source: V
 def test_a_clone_says_how_far_it_is_and_can_be_stopped(tmp_path: Path, source: Volume) -> None:
     told: list[tuple[str, int, int]] = []
     making.clone(str(tmp_path), source, TWO, Metadata(128), most_mib=256, progress=lambda *now: told.append(now))
-    if not told:  # where blocks are shared there is nothing to wait for
-        return
-    assert told[-1] == ("copy", 256 * MIB, 256 * MIB)
+    assert told[-1][0] in ("copy", "share")
 
     class Stop(Exception):
         pass

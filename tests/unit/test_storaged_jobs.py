@@ -6,7 +6,7 @@ from trio.testing import MockClock
 from matcher.wire.messages import Reason, Refused
 from matcher.wire.volumes import RemoveVolume
 from specs.ids import UserId
-from storaged.jobs import ENDED_OF_USER_MAX, LINGER_S, Job, Jobs, Order, Tell
+from storaged.jobs import ENDED_OF_USER_MAX, LINGER_S, Job, Jobs, Order
 from storaged.testing import ALICE, BOB, vid_of
 
 NO = Refused("not-done", (Reason("volume", "to be removed", "it is not here", ""),))
@@ -17,7 +17,7 @@ def order(number: int, user_id: UserId = ALICE, request: str | None = None) -> O
     return Order(user_id, vid_of(number), "removed", RemoveVolume(), changes=(vid_of(number),), request=name)
 
 
-async def at_once(_: Tell) -> Refused:
+async def at_once(_: Job) -> Refused:
     return NO
 
 

@@ -198,6 +198,10 @@ class Store(Protocol):
 
     async def remove(self, vid: Vid, caller: Caller) -> Work | Refused: ...
 
+    async def cancel(self, vid: Vid, caller: Caller) -> Done | Refused:
+        """Ends what the caller has asked to be done to that volume; said when it has ended, and all is as before."""
+        ...
+
     async def take_over(self, vid: Vid, caller: Caller, *, is_said_dead: bool) -> Done | Refused:
         """Whoever has the volume is cut, and it is free then. `is_said_dead`: the caller's word about the server that
         has it, where several serve it."""

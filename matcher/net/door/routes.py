@@ -240,9 +240,17 @@ ROUTES: tuple[Route, ...] = (
         "clone_volume",
         "POST",
         "/v1/volumes/{id}/clones",
-        "A full copy of a volume that nobody writes",
+        "A copy of a volume that nobody writes; it shares blocks where the filesystem can",
         Lines(VolumeProgress),
         CloneVolume,
+        verb=Verb.RUN,
+    ),
+    Route(
+        "cancel",
+        "DELETE",
+        "/v1/volumes/{id}/job",
+        "End what you have asked to be done to a volume, or the making of one: all is as it was before",
+        Done,
         verb=Verb.RUN,
     ),
     Route(

@@ -38,6 +38,7 @@ class VolumeRooms:
             "change_volume": self._change,
             "clone_volume": self._clone,
             "remove_volume": self._remove,
+            "cancel": self._cancel,
             "take_over": self._take_over,
             "new_seed": self._seed,
             "snapshots": self._snapshots,
@@ -74,6 +75,9 @@ class VolumeRooms:
 
     async def _remove(self, asking: Asking) -> Response:
         return _told(granted(await self._store.remove(asking.vid, asking.caller)))
+
+    async def _cancel(self, asking: Asking) -> Response:
+        return said(granted(await self._store.cancel(asking.vid, asking.caller)))
 
     async def _take_over(self, asking: Asking) -> Response:
         is_said_dead = asking.query("0") == "1"
