@@ -181,10 +181,16 @@ class Intake:
         known = reason in self.counters or len(self.counters) < COUNTERS_MAX
         self.counters[reason if known else "other"] += 1
 
+    def passes_over(self, data: bytes) -> bool:
+        """Whether these are the bytes heard last: what comes by IPv4 comes by IPv6 as well, and mostly next."""
+        if data != self._latest:
+            return False
+        self.count("heard before")
+        return True
+
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
         """What to send because of a datagram; never raises for what a stranger can write."""
-        if data == self._latest:  # what comes by IPv4 comes by IPv6 as well, and mostly next
-            self.count("heard before")
+        if self.passes_over(data):
             return []
         try:
             sealed = unseal(data, realm=self._identity.realm)
