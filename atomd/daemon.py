@@ -27,7 +27,7 @@ from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.journal import Journal
-from atomd.performing import Performer, moment
+from atomd.performing import Performer, local_minute, moment
 from atomd.service import Service
 from atomd.telling import digest, tell_changes
 from atomd.vms.admission import Admission
@@ -185,7 +185,7 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
         takes_new=lambda: DRAINED if compute.drained else _stale(identity),
     )
     ledger = Ledger[Claim](lambda residents, claim: admits(face.hardware, residents, claim), quota.allows)
-    proposer = Proposer(face, lambda: hypervisor.down, admission, lambda: moment().minute)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, local_minute)
     offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
     compute = Compute(
         host_id=HostId(identity.principal.id),

@@ -78,13 +78,17 @@ BECAME = {
 
 def moment() -> Moment:
     """Now, by this machine's clocks."""
-    wall_s = time.time()
-    return Moment(now_s(), wall_s, _minute(int(wall_s // 60)))
+    return Moment(now_s(), time.time(), local_minute())
+
+
+def local_minute() -> int:
+    """Of the local day."""
+    return _minute(int(time.time() // 60))
 
 
 @lru_cache(maxsize=1)
 def _minute(since_epoch: int) -> int:
-    """Of the local day. Asked for every pledge, and the C library looks at the time zone's file each time."""
+    """Asked for every pledge, and the C library looks at the time zone's file each time."""
     local = time.localtime(since_epoch * 60)
     return local.tm_hour * 60 + local.tm_min
 

@@ -47,3 +47,17 @@ class Claim:
     ram_mib: tuple[tuple[int, int], ...]  # (NUMA node, MiB)
     numa: int  # -1 when it spans nodes
     pci: tuple[str, ...]  # addresses
+
+    def of(self, vm_id: VmId, user_id: UserId) -> "Claim":
+        """The same share for another VM; `dataclasses.replace` takes half as long again, for every answer."""
+        return Claim(
+            vm_id,
+            user_id,
+            self.threads,
+            self.threads_per_core,
+            self.smt,
+            self.overprovision,
+            self.ram_mib,
+            self.numa,
+            self.pci,
+        )

@@ -22,6 +22,7 @@ QEMU_MIB = 128  # QEMU's own memory, measured: a base and a share that grows wit
 QEMU_PERCENT = 2
 LAYOUTS_MAX = 256
 KNOWN_MAX = 64  # answers kept by one `Occupancy`
+SIZES_MAX = 256  # VMs come in few sizes
 NO_LIMIT = 1 << 30
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ def charged_mib(ram_mib: int) -> int:
     return ram_mib + QEMU_MIB + (ram_mib * QEMU_PERCENT + 99) // 100
 
 
+@lru_cache(maxsize=SIZES_MAX)
 def uncharged_mib(free_mib: int) -> int:
     """The largest guest RAM whose charge is at most `free_mib`; 0 where not even QEMU itself fits."""
     guess = max(0, (free_mib - QEMU_MIB) * 100 // (100 + QEMU_PERCENT))

@@ -20,7 +20,7 @@ breaking as few idle cores as possible, in the hole that it fills best (`pack`) 
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
@@ -55,7 +55,7 @@ def place_on(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy
     placed = now.once(key, lambda: _place(ask, now, vm_id=vm_id, user_id=user_id, policy=policy))
     if placed is None or (placed.claim.vm_id, placed.claim.user_id) == (vm_id, user_id):
         return placed
-    return Placed(replace(placed.claim, vm_id=vm_id, user_id=user_id), placed.score)
+    return Placed(placed.claim.of(vm_id, user_id), placed.score)
 
 
 def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: Policy) -> Placed | None:

@@ -72,7 +72,8 @@ def use_of(claims: Iterable[Claim], vm_ids: Collection[VmId], kinds: Kinds) -> U
         slots += slots_of(claim)
         ram_mib += uncharged_mib(sum(mib for _, mib in claim.ram_mib))
         there.add(claim.vm_id)
-        cards += _cards(claim.pci, kinds)
+        if claim.pci:
+            cards += _cards(claim.pci, kinds)
     return Use(slots, ram_mib, len(there), 0, _limits(cards))
 
 
@@ -111,9 +112,10 @@ class Quota:
 
     def allows(self, residents: Collection[Claim], claim: Claim, user: User) -> bool:
         """The ledger's judge: whether the user may have `claim` too. By numbers alone, and by what is sure."""
-        if claim.overprovision < self.here(user).overprovision_min or Verb.RUN not in user.grant.verbs:
+        here = self.here(user)
+        if claim.overprovision < here.overprovision_min or Verb.RUN not in user.grant.verbs:
             return False
-        return claim.user_id == user.id and not any(self._over(user, _of_claim(claim, self._kinds), residents))
+        return claim.user_id == user.id and not any(self._over(user, here, _of_claim(claim, self._kinds), residents))
 
     def against_offer(
         self, want: Want, user: User, residents: Collection[Claim], *, dry: bool, minute: int
@@ -144,10 +146,12 @@ class Quota:
         minute: int,
         elsewhere: Elsewhere,
     ) -> Iterator[Reason]:
-        yield from self._shut(user, verb, minute)
-        yield from self._rules(want.ask, user)
+        here = self.here(user)
+        if self._narrows or verb not in user.grant.verbs:
+            yield from self._shut(user, verb, minute)
+        yield from self._rules(want.ask, here)
         asked = _of_claim(want.claim, self._kinds) if want.claim is not None else _of_ask(want)
-        yield from self._over(user, asked, residents, want, elsewhere)
+        yield from self._over(user, here, asked, residents, want, elsewhere)
 
     def _shut(self, user: User, verb: Verb, minute: int) -> Iterator[Reason]:
         if verb not in user.grant.verbs:
@@ -159,8 +163,7 @@ class Quota:
             has = f"{self._host} starts VMs at {spans} alone"
             yield Reason("grant hours", f"to start at {_clock(minute)}", has[:120], "take another host, or wait")
 
-    def _rules(self, ask: VmAsk, user: User) -> Iterator[Reason]:
-        here = self.here(user)
+    def _rules(self, ask: VmAsk, here: Grant) -> Iterator[Reason]:
         if ask.overprovision < here.overprovision_min:
             floor = here.overprovision_min
             has = f"yours are shared by {floor} VMs at least, on {self._host}"
@@ -174,34 +177,25 @@ class Quota:
     def _over(
         self,
         user: User,
+        here: Grant,
         asked: "_Asked",
         residents: Collection[Claim],
         want: Want | None = None,
         elsewhere: Elsewhere = NOWHERE,
     ) -> Iterator[Reason]:
         """What would be too much, a reason each. `want` is for the edits in them."""
-        has, here = self.use(UserId(user.id), residents), self.here(user)
-        there = elsewhere.use
-        more = 0 if asked.vm_id in self._vms(UserId(user.id)) or self._is_held(user, asked, residents) else 1
+        theirs, vm_ids = [claim for claim in residents if claim.user_id == user.id], self._vms(UserId(user.id))
+        has, there = use_of(theirs, vm_ids, self._kinds), elsewhere.use
+        more = 0 if asked.vm_id in vm_ids or any(claim.vm_id == asked.vm_id for claim in theirs) else 1
         vms_there = max(0, there.vms - 1) if want is not None and want.generation > 1 and more else there.vms
-        hint = "electros ps shows your VMs; stop one, or ask for less"
-        limits = (
-            _Limit("slots", here.slots, asked.slots, has.slots, there.slots, hint, "cpu.slots"),
-            _Limit(
-                "ram",
-                here.ram_mib,
-                asked.ram_mib,
-                has.ram_mib,
-                there.ram_mib,
-                hint,
-                "ram.ramsize",
-                show_mib,
-                16,
-            ),
-            _Limit("VMs", _least(here.vms), more, has.vms, vms_there, "stopped VMs count: electros rm frees one"),
+        numbers = (
+            (_SLOTS, here.slots, asked.slots, has.slots, there.slots),
+            (_RAM, here.ram_mib, asked.ram_mib, has.ram_mib, there.ram_mib),
+            (_VMS, _least(here.vms), more, has.vms, vms_there),
         )
-        for limit in limits:
-            yield from limit.reasons(self._host, elsewhere.hosts)
+        for limit, most, wanted, is_here, is_there in numbers:
+            if most is not None and wanted and is_here + is_there + wanted > most:
+                yield limit.reason(self._host, elsewhere.hosts, most, wanted, is_here, is_there)
         for whose, patterns in (("your", user.grant.pci), ("this host's", self._narrowing.pci)):
             if patterns is not None and asked.cards:
                 yield from self._over_pci(whose, patterns, asked.cards, _counted(has.pci), want)
@@ -231,9 +225,6 @@ class Quota:
                 resource = f"grant pci {limit.vendor}:{limit.model}"
                 yield Reason(resource, str(kinds.total()), there, "ask for fewer, or take another host", edit)
 
-    def _is_held(self, user: User, asked: "_Asked", residents: Iterable[Claim]) -> bool:
-        return any(claim.vm_id == asked.vm_id and claim.user_id == user.id for claim in residents)
-
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -245,28 +236,29 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """One number of a grant beside what is asked, what is here, and what is said to be elsewhere."""
+    """One number of a grant, as people are told of it."""
 
     noun: str
-    most: int | None
-    asked: int
-    here: int
-    there: int
     hint: str
     path: str = ""
     show: Callable[[int], str] = str
     fewest: int = 1  # that a specfile may ask for: no edit should name less
 
-    def reasons(self, host: str, others: tuple[str, ...]) -> Iterator[Reason]:
-        if self.most is None or not self.asked or self.here + self.there + self.asked <= self.most:
-            return
-        left = max(0, self.most - self.here - self.there)
+    def reason(self, host: str, others: tuple[str, ...], most: int, asked: int, here: int, there: int) -> Reason:
+        """What is asked beside what is here, and what is said to be elsewhere."""
+        left = max(0, most - here - there)
         where = f"on {host}"
-        if self.here + self.asked <= self.most:  # what stands against it is what others say
-            where = f"in the realm, {self.show(self.there)} of it used on {_listed(others)}"
-        has = f"{self.show(left)} of your {self.show(self.most)} are left {where}"
+        if here + asked <= most:  # what stands against it is what others say
+            where = f"in the realm, {self.show(there)} of it used on {_listed(others)}"
+        has = f"{self.show(left)} of your {self.show(most)} are left {where}"
         edit = f"{self.path}={left}" if self.path and left >= self.fewest else ""
-        yield Reason(f"grant {self.noun}", self.show(self.asked), has[:120], self.hint, edit)
+        return Reason(f"grant {self.noun}", self.show(asked), has[:120], self.hint, edit)
+
+
+_LESS = "electros ps shows your VMs; stop one, or ask for less"
+_SLOTS = _Limit("slots", _LESS, "cpu.slots")
+_RAM = _Limit("ram", _LESS, "ram.ramsize", show_mib, 16)
+_VMS = _Limit("VMs", "stopped VMs count: electros rm frees one")
 
 
 def _of_claim(claim: Claim, kinds: Kinds) -> _Asked:
@@ -294,7 +286,7 @@ def _cards(addresses: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
 
 
 def _limits(cards: Counter[tuple[str, str]]) -> tuple[PciLimit, ...]:
-    return tuple(PciLimit(*kind, quantity) for kind, quantity in sorted(cards.items())[:KINDS_MAX])
+    return tuple(PciLimit(*kind, quantity) for kind, quantity in sorted(cards.items())[:KINDS_MAX]) if cards else ()
 
 
 def _counted(limits: Iterable[PciLimit]) -> Counter[tuple[str, str]]:

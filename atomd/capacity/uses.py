@@ -8,7 +8,7 @@ A user is named by the first 16 digits of their id, which is enough to count by 
 from collections.abc import Collection, Iterable
 
 from atomd.capacity.hardware import Claim
-from atomd.capacity.quota import Elsewhere, Quota
+from atomd.capacity.quota import NOWHERE, Elsewhere, Quota
 from atomd.vms.lifecycle import Vm
 from matcher.wire.realm import HostUse, Use, UserUse
 from specs.ids import HostId, UserId
@@ -39,6 +39,8 @@ class Uses:
                 self._of_user.setdefault(use.user, {})[host_id] = None
 
     def elsewhere(self, user_id: UserId, now_s: float) -> Elsewhere:
+        if user_id[:SHORT] not in self._of_user:
+            return NOWHERE
         said = self.told(user_id, now_s)
         use = Use(sum(each.slots for each in said), sum(each.ram_mib for each in said), sum(each.vms for each in said))
         return Elsewhere(use, tuple(each.host for each in said))

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Final, Protocol
 
 from matcher.net.budget import Budget
 from matcher.net.multicast import SocketAddress, answer_address, is_named
@@ -69,6 +69,8 @@ _SIGNED_BY: dict[Kind, tuple[PrincipalKind, bytes]] = {
     Kind.QUERY: ("user", REALM),
     Kind.NEWS: ("host", HOSTS),
 }
+
+_QUESTIONS: Final = (Pledge, Query)  # a union would be made anew for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,16 @@ class Intake:
         known = reason in self.counters or len(self.counters) < COUNTERS_MAX
         self.counters[reason if known else "other"] += 1
 
+    def passes_over(self, data: bytes) -> bool:
+        """Whether these are the bytes heard last: what comes by IPv4 comes by IPv6 as well, and mostly next."""
+        if data != self._latest:
+            return False
+        self.count("heard before")
+        return True
+
     def receive(self, data: bytes, arrival: Arrival, *, now_s: float, wall_ms: int) -> list[Outgoing]:
         """What to send because of a datagram; never raises for what a stranger can write."""
-        if data == self._latest:  # what comes by IPv4 comes by IPv6 as well, and mostly next
-            self.count("heard before")
+        if self.passes_over(data):
             return []
         try:
             sealed = unseal(data, realm=self._identity.realm)
@@ -307,7 +315,7 @@ class Intake:
         if came.sealed.kind not in (Kind.PLEDGE, Kind.QUERY):
             raise BadBytes("unexpected kind")
         question, user = self._opened(came)
-        assert isinstance(question, Pledge | Query)
+        assert isinstance(question, _QUESTIONS)
         return question, user
 
     def _replies(
@@ -351,14 +359,23 @@ class Intake:
         if self._heard.seen(sealed.signature, came.now_s) or self._vain.seen(came.vain_key, came.now_s):
             raise _Silence("heard before")
         signer, audience = _SIGNED_BY[sealed.kind]
-        leaf = sealed.certificate if self._identity.verifier.is_known(sealed.certificate) else None
-        if leaf is not None:
-            self._identity.verifier.principal(leaf, wall_s)  # revoked, expired: who floods so has no share of the rest
+        verifier, leaf, judged = self._identity.verifier, None, None
+        if verifier.is_known(sealed.certificate):
+            leaf = sealed.certificate
+            judged = verifier.principal(leaf, wall_s)  # revoked, expired: who floods so has no share of the rest
         refusal = self._budget.refuses(came.arrival.source if came.arrival else None, leaf, came.now_s)
         if refusal is not None:
             raise _Silence(refusal)
         longest = DATAGRAM_MAX_BYTES if came.arrival else BODY_MAX_BYTES
-        return open_sealed(sealed, self._identity, audience=audience, signer=signer, wall_s=wall_s, max_bytes=longest)
+        return open_sealed(
+            sealed,
+            self._identity,
+            audience=audience,
+            signer=signer,
+            wall_s=wall_s,
+            max_bytes=longest,
+            judged=judged,
+        )
 
     def _remember(self, came: _Came) -> None:
         if not self._heard.fresh(came.sealed.signature, came.now_s):

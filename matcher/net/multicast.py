@@ -160,15 +160,32 @@ def answer_address(reply: Iterable[Address], source: str, scope: int) -> SocketA
 
     `source` is numeric; link-local IPv6 addresses need the link that the question came by, `scope`.
     """
-    from_ip = _numeric(source)
-    if from_ip is None or from_ip.is_multicast or from_ip.is_unspecified:
+    asker = _asker(source)
+    if asker is None:
         return None
     for address in reply:
-        if _numeric(address.ip) == from_ip:
-            if from_ip.version == 4:
-                return (str(from_ip), address.port)
-            return (str(from_ip), address.port, 0, scope if from_ip.is_link_local else 0)
+        if address.ip == source or _numeric(address.ip) == asker.ip:
+            if asker.ip.version == 4:
+                return (asker.text, address.port)
+            return (asker.text, address.port, 0, scope if asker.is_link_local else 0)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """A numeric address that can be answered, looked at once."""
+
+    ip: IPv4Address | IPv6Address
+    text: str
+    is_link_local: bool
+
+
+@lru_cache(maxsize=NUMERIC_MAX)
+def _asker(source: str) -> _Asker | None:
+    ip = _numeric(source)
+    if ip is None or ip.is_multicast or ip.is_unspecified:
+        return None
+    return _Asker(ip, str(ip), ip.is_link_local)
 
 
 def source_address(source: tuple[str, int] | tuple[str, int, int, int]) -> str:

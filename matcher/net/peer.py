@@ -6,7 +6,6 @@ number, so that no flood keeps other tasks from their turn. Who has something to
 `multicast.tell`.
 """
 
-import math
 import select
 import signal
 import socket
@@ -68,11 +67,15 @@ async def _answer(ports: Sequence[Port], senders: dict[int, socket.socket], inta
             any_of_them.register(listener, select.EPOLLIN)
         while True:
             due_s = intake.next_deadline_s()
-            with trio.move_on_after(math.inf if due_s is None else max(0.0, due_s - now_s())):
+            if due_s is None:  # a scope and its deadline cost as much as some checks do
                 await trio.lowlevel.wait_readable(any_of_them.fileno())  # a checkpoint also when something is there
+            else:
+                with trio.move_on_after(max(0.0, due_s - now_s())):
+                    await trio.lowlevel.wait_readable(any_of_them.fileno())
             for listener, sender in ports:
                 answer_waiting(listener, sender, intake)
-            answer_due(senders, intake)
+            if intake.next_deadline_s() is not None:
+                answer_due(senders, intake)
 
 
 def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intake) -> int:
@@ -82,6 +85,8 @@ def answer_waiting(listener: socket.socket, sender: socket.socket, intake: Intak
             data, source = listener.recvfrom(DATAGRAM_READ_BYTES)
         except OSError:  # drained; or an ICMP error about an earlier answer, which is nobody's business here
             return count
+        if intake.passes_over(data):
+            continue
         arrival = Arrival(listener.family, source[3] if len(source) > 2 else 0, source[0].partition("%")[0])
         for out in intake.receive(data, arrival, now_s=now_s(), wall_ms=wall_ms()):
             _send(sender, out, intake)

@@ -37,10 +37,13 @@ class TokenBucket:
 
     def take(self, now_s: float, weight: float = 1.0) -> bool:
         """Whether there was as much left; if not, nothing is taken."""
-        if not self.has(now_s, weight):
-            return False
-        self._tokens -= weight
-        return True
+        rate, tokens = self._rate, self._tokens
+        if now_s > self._at_s:
+            tokens = min(rate.burst, tokens + (now_s - self._at_s) * rate.per_s)
+            self._at_s = now_s
+        is_there = tokens >= weight
+        self._tokens = tokens - weight if is_there else tokens
+        return is_there
 
 
 class TokenBuckets:

@@ -103,7 +103,7 @@ class Offering(Generic[C]):
         if known is not None and known.waits:
             return None
         if not is_spread(hosts) or len(self._due) >= WAITING_MAX or self._is_settled(known, UserId(user.id), now_s):
-            return self.pledge(pledge, user, now_s)
+            return self._pledge(pledge, known, user, now_s)
         chance = chance_of(pledge.pledge_id, self.host)
         if pledge.dry:
             self._wait(pledge, user, now_s, now_s + survey_wait_s(hosts, chance))
@@ -132,9 +132,11 @@ class Offering(Generic[C]):
 
     def pledge(self, pledge: Pledge, user: User, now_s: float) -> tuple[Reply, ...]:
         """The answers to send for this pledge, now; empty for silence."""
-        user_id = UserId(user.id)
         self._forget(now_s)
-        known = self._answered.get(PledgeId(pledge.pledge_id))
+        return self._pledge(pledge, self._answered.get(PledgeId(pledge.pledge_id)), user, now_s)
+
+    def _pledge(self, pledge: Pledge, known: _Answered | None, user: User, now_s: float) -> tuple[Reply, ...]:
+        user_id = UserId(user.id)
         if known is not None and (known.replies or not self._may_repeat(known, user_id, now_s)):
             return self._repeat(known, user_id, now_s)
         if known is None and len(self._answered) >= PLEDGES_MAX:

@@ -127,14 +127,15 @@ class Bundle:
 
         With `wall_s`, what comes from a future that is none does not count.
         """
-        complete = [
-            beat.says.at_ms / 1000
-            for issuer in self.issuers
-            if (beat := self.heartbeats.get(issuer.key_id)) is not None
-            and self._counts.get(issuer.key_id, 0) >= beat.says.revocations
-            and not _is_ahead(beat, wall_s)
-        ]
-        return max(complete, default=None)
+        return max((beat.says.at_ms / 1000 for beat in self._complete if not _is_ahead(beat, wall_s)), default=None)
+
+    @cached_property
+    def _complete(self) -> tuple[Signed[Heartbeat], ...]:
+        """Of issuers of today, those all of whose revocations are here."""
+        beats = ((issuer.key_id, self.heartbeats.get(issuer.key_id)) for issuer in self.issuers)
+        return tuple(
+            beat for key, beat in beats if beat is not None and self._counts.get(key, 0) >= beat.says.revocations
+        )
 
     def add(self, document: Signed[Message], wall_s: float | None = None) -> "Bundle":
         """With one more document. Raises `Untrusted` where it is not what the realm's own sign.

@@ -19,12 +19,14 @@ def open_sealed(
     signer: PrincipalKind,
     wall_s: float,
     max_bytes: int = DATAGRAM_MAX_BYTES,
+    judged: tuple[Principal, EllipticCurvePublicKey] | None = None,
 ) -> tuple[Message, Principal]:
     """The message and its signer, a member of the realm of that kind. Raises `BadBytes` or `Untrusted`.
 
     The certificate comes first, as its check is remembered; the payload is decoded last, once it is known whose it is.
+    `judged` is what the realm's verifier has said of this very certificate at `wall_s`, where it was asked already.
     """
-    principal, key = identity.verifier.principal(sealed.certificate, wall_s)
+    principal, key = judged or identity.verifier.principal(sealed.certificate, wall_s)
     if principal.kind != signer:
         raise Untrusted(f"its certificate is not a {signer}'s")
     return _verified(sealed, identity, key, audience, max_bytes), principal

@@ -286,19 +286,23 @@ class ReplayWindow:
         # In the order of hearing, which is that of forgetting; a plain dict would search for its first key from where
         # its very first was, past all that were forgotten.
         self._heard_s: OrderedDict[bytes, float] = OrderedDict()
+        self._oldest_s = float("inf")
 
     def __len__(self) -> int:
         return len(self._heard_s)
 
     def seen(self, key: bytes, now_s: float) -> bool:
         """Was `key` heard within the window?"""
-        self._forget(now_s)
+        if now_s - self._oldest_s > self._keep_s:
+            self._forget(now_s)
         return key in self._heard_s
 
     def fresh(self, key: bytes, now_s: float) -> bool:
         """Remember `key`; false if it was heard within the window, or if the window is full."""
         if self.seen(key, now_s) or len(self._heard_s) >= self._keys_max:
             return False
+        if not self._heard_s:
+            self._oldest_s = now_s
         self._heard_s[key] = now_s
         return True
 
@@ -306,3 +310,4 @@ class ReplayWindow:
         heard_s = self._heard_s
         while heard_s and now_s - heard_s[next(iter(heard_s))] > self._keep_s:
             heard_s.popitem(last=False)
+        self._oldest_s = heard_s[next(iter(heard_s))] if heard_s else float("inf")
