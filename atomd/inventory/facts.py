@@ -44,7 +44,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """`assignable` where a VM may have it; else `why_not` is a sentence for a person."""
+    """`assignable` where a VM may have it; else `why_not` is a sentence for a person. `acs`, of bridges alone: whether
+    devices behind it are kept from each other ("on", "off", or "none" where it cannot)."""
 
     address: str  # 0000:3b:00.0
     vendor: str  # four lowercase hex digits, as `model`
@@ -55,6 +56,7 @@ class PciDevice:
     driver: str | None
     assignable: bool
     why_not: str | None
+    acs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
