@@ -37,7 +37,7 @@ from atomd.vms.closed import Closed
 from atomd.vms.ending import Ending
 from atomd.vms.judging import Judging
 from atomd.vms.lease import Lease
-from atomd.vms.lifecycle import RUNS, State, Vm
+from atomd.vms.lifecycle import AT_REST, RUNS, State, Vm
 from atomd.vms.moment import Moment
 from atomd.vms.reconcile import Action, Observed, Step, reconcile
 from atomd.vms.refusals import refused, silent, unattached
@@ -152,6 +152,10 @@ class Compute:
     def ids_of(self, user_id: UserId) -> tuple[VmId, ...]:
         """All that the user has here, whatever its state: what grants count."""
         return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
+
+    def held_devices(self) -> frozenset[str]:
+        """PCI addresses of all VMs that have a domain, or may have one yet."""
+        return frozenset(address for vm in self.vms.values() if vm.state not in AT_REST for address in vm.claim.pci)
 
     def why(self, vm: Vm) -> str:
         """A sentence about what it does, or does not do, for a person; or empty."""

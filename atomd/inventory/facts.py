@@ -6,6 +6,9 @@ The JSON form is `atomd.inventory/1`.
 
 from dataclasses import dataclass
 
+FOR_GUESTS = ("vfio-pci", "pci-stub")  # drivers that hold a device for a guest
+SILENT = "does not answer"  # why nobody may have such a device
+
 
 @dataclass(frozen=True, slots=True)
 class Core:

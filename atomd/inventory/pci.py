@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from atomd.inventory.addresses import ADDRESS
 from atomd.inventory.consoles import is_boot_console
-from atomd.inventory.facts import PciDevice
+from atomd.inventory.facts import FOR_GUESTS, SILENT, PciDevice
 from atomd.inventory.in_use import NET_DIR, behind_link, devices_in_use
 from atomd.inventory.iommu import CONFIG_BYTES, NO_IOMMU, acs, group_by_link, group_numbers, why_no_passthrough
 from atomd.inventory.text import printable
@@ -22,8 +22,8 @@ DEVICES_MAX = 65_536
 DEPTH_MAX = 32  # of bridges behind bridges
 
 _UNKNOWN_ID = "0000"  # no maker has this number
+_NO_ANSWER = b"\xff" * 4  # what a bus says for a device that is dead or gone
 _PCI_BRIDGE = "0604"
-_GIVEN_AWAY = {"vfio-pci", "pci-stub"}  # drivers that hold a device for a guest
 _HOST_CLASSES = {
     "05": "is the host's memory",
     "06": "is a bridge, a part of the host",
@@ -97,7 +97,7 @@ def _device(tree: Tree, address: str, folder: str, groups: dict[str, int], use: 
         why_not=None,
         acs=acs(tree.data(f"{folder}/config", CONFIG_BYTES) or b"") if device_class.startswith(_PCI_BRIDGE) else None,
     )
-    why_not = _why_not(tree, folder, device, use)
+    why_not = _why_not(tree, folder, device, use) or (SILENT if config.startswith(_NO_ANSWER) else None)
     return replace(device, assignable=why_not is None, why_not=why_not)
 
 
@@ -127,7 +127,7 @@ def _why_not(tree: Tree, folder: str, device: PciDevice, use: _Use) -> str | Non
         return "has virtual functions, which are given away instead of it"
     if device.vendor == _UNKNOWN_ID or device.vendor == "ffff":
         return "does not say what it is"
-    if device.driver is None or device.driver in _GIVEN_AWAY:
+    if device.driver is None or device.driver in FOR_GUESTS:
         return None
     if device.device_class.startswith("01") and use.storage_untold:
         return use.storage_untold
