@@ -35,9 +35,10 @@ VERSION = "0.1.0"
 NAMES_MAX = 1024  # of users who asked for something lately
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Face:
-    """How a host shows itself; `pretended`: its hardware is a recording, so that it offers dry and runs nothing."""
+    """How a host shows itself; `pretended`: its hardware is a recording, so that it offers dry and runs nothing. The
+    `hardware` is replaced whenever the machine's devices change."""
 
     host: Label
     front_door_port: int
@@ -66,7 +67,7 @@ class Proposer:
         if down is not None:
             hint = "its sysadmin can say: systemctl status libvirtd"
             return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
-        now, vm_id, user_id = self._now.of(residents), VmId(pledge.vm_id), UserId(user.id)
+        now, vm_id, user_id = self._now.of(residents, self._face.hardware), VmId(pledge.vm_id), UserId(user.id)
         placed = place_on(pledge.vm, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
         claim = placed.claim if placed is not None else None
         want = Want(vm_id, pledge.vm, claim, pledge.generation)

@@ -68,6 +68,28 @@ def members(*, output: Output = "table", config: Config = PATH) -> None:
 
 
 @app.command
+def devices(*, output: Output = "table", config: Config = PATH) -> None:
+    """This host's PCI devices: which VM has each, or why none may."""
+    from atomd.sysadmin import Desktop
+
+    Desktop(config, output).devices()
+
+
+@app.command
+def readmit(device: str, *, output: Output = "table", config: Config = PATH) -> None:
+    """Offer a device again that a VM left unwell, once it is well.
+
+    Parameters
+    ----------
+    device
+        Its PCI address, such as 0000:3b:00.0.
+    """
+    from atomd.sysadmin import Desktop
+
+    Desktop(config, output).readmit(device)
+
+
+@app.command
 def drain(*, undo: Undo = False, output: Output = "table", config: Config = PATH) -> None:
     """Take no new VMs, also after a restart; those that are here stay.
 

@@ -4,8 +4,9 @@ They see the VMs of all users and may end them, and may close the host to new on
 it; so is whoever was turned away. That the host is drained is a small file, so that a restart does not open it again.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import trio
 from atomd.answering import VERSION, ComputeAnswers
 from atomd.capacity.hardware import Claim
 from atomd.compute import Compute
+from atomd.devices import Devices
 from atomd.effects import Effects
+from atomd.inventory.facts import PciDevice
 from atomd.performing import Performer, moment
 from atomd.service import ENDED_S, Service
 from atomd.vms.lifecycle import RUNS, State, Vm
@@ -58,6 +61,7 @@ class BackDoor:
         drain: Drain,
         service: Service,
         performer: Performer,
+        devices: Devices,
         answers: ComputeAnswers,
         ledger: Ledger[Claim],
         desk: Desk,
@@ -68,7 +72,7 @@ class BackDoor:
         self.dropped: Counter[str] = Counter()
         self.counters: Mapping[str, Counter[str]] = {}  # by where; of what was dropped, or counted
         self.view = View()  # of the realm's hosts
-        self._drain, self._service, self._performer = drain, service, performer
+        self._drain, self._service, self._performer, self._devices = drain, service, performer, devices
         self._compute, self._answers, self._ledger = performer.compute, answers, ledger
         self._desk, self._audit, self._down = desk, audit, down
         self._storaged_socket = storaged_socket
@@ -100,6 +104,14 @@ class BackDoor:
                 return await self._act(peer, "vm.evict", vm_id, generation, evict, State.STOPPING, why)
             case asked.RemoveVm(vm_id=vm_id, generation=generation):
                 return await self._act(peer, "vm.remove", vm_id, generation, self._compute.remove, State.REMOVING)
+        return await self._about_devices(question, peer)
+
+    async def _about_devices(self, question: Message, peer: local.Peer) -> Message:
+        match question:
+            case asked.ListDevices(after=after):
+                return self._device_rows(after)
+            case asked.ReadmitDevice(address=address):
+                return await self._readmit(peer, address)
         return refused("bad-request", "question", "a sysadmin's question", "something else", "")
 
     def _turned_away(self, peer: local.Peer) -> None:
@@ -135,7 +147,13 @@ class BackDoor:
 
     def _left_over(self) -> Counter[str]:
         owed, quarantined = len(self._compute.owed), len(self._performer.quarantined)
-        return Counter({"gone, storage hosts to be told": owed, "domains that no VM explains": quarantined})
+        return Counter(
+            {
+                "gone, storage hosts to be told": owed,
+                "domains that no VM explains": quarantined,
+                "devices in quarantine": len(self._devices.quarantined),
+            }
+        )
 
     async def _is_storaged_up(self) -> bool:
         with trio.move_on_after(STORAGED_S):
@@ -184,6 +202,30 @@ class BackDoor:
         ]
         return asked.HoldRows(tuple(rows[: asked.HOLDS_MAX]))
 
+    def _device_rows(self, after: str) -> asked.DeviceRows:
+        """Those in quarantine that are gone from the machine as well."""
+        vm_of = {address: vm.vm_id for vm in self._compute.vms.values() for address in vm.claim.pci}
+        held = self._devices.held()
+        broken = {lent.address: lent.why for lent in self._devices.quarantined}
+        rows = {device.address: _device_row(device, broken) for device in self._devices.rows()}
+        rows |= {address: _gone_row(address, why) for address, why in broken.items() if address not in rows}
+        later = [dataclasses.replace(rows[each], vm_id=vm_of[each] if each in held else "") for each in sorted(rows)]
+        later = [row for row in later if row.address > after]
+        return asked.DeviceRows(tuple(later[: asked.ROWS_MAX]), len(later) > asked.ROWS_MAX)
+
+    async def _readmit(self, peer: local.Peer, address: str) -> Done | Refused:
+        answer: Done | Refused
+        try:
+            if self._devices.readmit(address):
+                answer = Done(f"{address} is offered again, if nothing else is against it: atomctl devices")
+            else:
+                has = "it is not in quarantine"
+                answer = refused("not-found", "device", address, has, "atomctl devices shows all")
+        except OSError as error:
+            answer = refused("journal", "host", "a note of this", error.strerror or str(error), "")
+        self._audit.note(await local.sysadmin(peer), "device.readmit", address, outcome_of(answer), why_of(answer))
+        return answer
+
     async def _set_drained(self, peer: local.Peer, *, on: bool) -> Done | Refused:
         answer: Done | Refused
         try:
@@ -226,6 +268,24 @@ class BackDoor:
     async def _note(self, peer: local.Peer, what: str, vm_id: str, answer: object, detail: str) -> None:
         told = "; ".join(text for text in (detail, why_of(answer)) if text)
         self._audit.note(await local.sysadmin(peer), what, dashed(vm_id) if vm_id else "", outcome_of(answer), told)
+
+
+def _device_row(device: PciDevice, broken: Collection[str]) -> asked.DeviceRow:
+    return asked.DeviceRow(
+        address=device.address,
+        vendor=device.vendor,
+        model=device.model,
+        device_class=device.device_class,
+        group=-1 if device.iommu_group is None else device.iommu_group,
+        driver=(device.driver or "")[:64],
+        vm_id="",
+        is_quarantined=device.address in broken,
+        why_not=(device.why_not or "")[:240],
+    )
+
+
+def _gone_row(address: str, why: str) -> asked.DeviceRow:
+    return asked.DeviceRow(address, "0000", "0000", "", -1, "", "", True, f"in quarantine: it {why}"[:240])
 
 
 def _not_found() -> Refused:

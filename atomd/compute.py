@@ -37,7 +37,7 @@ from atomd.vms.closed import Closed
 from atomd.vms.ending import Ending
 from atomd.vms.judging import Judging
 from atomd.vms.lease import Lease
-from atomd.vms.lifecycle import RUNS, State, Vm
+from atomd.vms.lifecycle import AT_REST, RUNS, State, Vm
 from atomd.vms.moment import Moment
 from atomd.vms.reconcile import Action, Observed, Step, reconcile
 from atomd.vms.refusals import refused, silent, unattached
@@ -153,6 +153,10 @@ class Compute:
         """All that the user has here, whatever its state: what grants count."""
         return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
 
+    def held_devices(self) -> frozenset[str]:
+        """PCI addresses of all VMs that have a domain, or may have one yet."""
+        return frozenset(address for vm in self.vms.values() if vm.state not in AT_REST for address in vm.claim.pci)
+
     def why(self, vm: Vm) -> str:
         """A sentence about what it does, or does not do, for a person; or empty."""
         return vm.why or (vm.state is State.COMMITTED and self._waiting.get(vm.vm_id)) or self.away.why(vm.vm_id)
@@ -213,7 +217,7 @@ class Compute:
         """End the VM and forget it; its volumes are free for others, and keep what was written."""
         if vm.state is State.REMOVING:
             return []
-        if vm.vm_id in self._table.busy or vm.state is State.PREPARED:
+        if vm.state is State.PREPARED or (vm.vm_id in self._table.busy and not self._table.is_libvirts(vm)):
             return self._table.not_now(vm, "rm")
         if vm.claims and self.owed.is_full:
             return no.owes_too_much("to let go of its volumes")
@@ -262,6 +266,8 @@ class Compute:
     def started(self, vm_id: VmId, generation: int, failure: str | None) -> Effects:
         """libvirt has started the domain, or has said no in so many words."""
         vm = self._table.at(vm_id, generation)
+        if vm is not None and vm.state is State.REMOVING:  # meanwhile
+            return [self._ending.destroy(vm)]
         if vm is None or vm.state is not State.COMMITTED:
             return []
         self._table.busy.discard(vm_id)
@@ -375,6 +381,8 @@ class Compute:
     def _remove(self, vm: Vm) -> Effects:
         removing = self._enter(vm, State.REMOVING)
         self._ending.over(vm.vm_id)
+        if vm.vm_id in self._table.busy:  # what libvirt does with it comes back, and then it goes
+            return [removing, Changed(vm.vm_id)]
         return (
             [removing, self._ending.destroy(removing.put)]
             if vm.state in RUNS

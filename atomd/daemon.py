@@ -22,6 +22,7 @@ from atomd.capacity.quota import Quota
 from atomd.capacity.uses import Uses, uses_here
 from atomd.compute import Compute
 from atomd.config import Config
+from atomd.devices import Devices
 from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLike
 from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
@@ -88,8 +89,8 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    core = _core(config, identity, hypervisor, face)
-    compute, quota = core.compute, core.quota
+    core = _core(config, identity, hypervisor, face, audit)
+    compute, quota, devices = core.compute, core.quota, core.devices
     compute.restore(*remembered, moment())
     drain = Drain(config.state / "drained", compute)
     performer = Performer(
@@ -101,6 +102,7 @@ async def _serve(
         host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
         storage=Storage(identity, config.storaged_socket),
         shares=Shares(config.shares),
+        devices=devices,
         console_folder=_console_folder(config.state),
         network=config.network,
         nursery=nursery,
@@ -127,12 +129,10 @@ async def _serve(
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
-    for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
-        nursery.start_soon(task)
+    await _begin(performer, devices, nursery)
     await nursery.start(upkeep.run)
-    back_door = BackDoor(
-        drain, service, performer, answers, core.ledger, desk, audit, lambda: hypervisor.down, config.storaged_socket
-    )
+    parts = (drain, service, performer, devices, answers, core.ledger, desk, audit)
+    back_door = BackDoor(*parts, lambda: hypervisor.down, config.storaged_socket)
     opened, relays = await _listen(config, identity, service, desk, intake, back_door.view, nursery)
     relays.gossip = back_door.view.member = gossip = _gossip(config, upkeep, face, core, performer, nursery)
     back_door.counters = {"datagrams": intake.counters, "gossip": gossip.counters, "connections": opened.counters}
@@ -140,6 +140,13 @@ async def _serve(
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+async def _begin(performer: Performer, devices: Devices, nursery: trio.Nursery) -> None:
+    """The devices are known as they are now before anything starts, or anybody is answered."""
+    await nursery.start(devices.keep, performer.changed)
+    for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
+        nursery.start_soon(task)
 
 
 async def _listen(
@@ -168,13 +175,17 @@ class _Core:
     compute: Compute
     quota: Quota
     uses: Uses
+    devices: Devices
 
 
-def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face) -> _Core:
-    uses = Uses()
+def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face, audit: Audit) -> _Core:
+    uses, boot_id = Uses(), _boot_id()
+    devices = Devices(
+        config.state / "devices.json", face, held=lambda: compute.held_devices(), boot_id=boot_id, audit=audit
+    )
     quota = Quota(
         host=face.host,
-        kinds={device.address: (device.vendor, device.model) for device in face.hardware.pci},
+        kinds=devices.kinds,
         vms=lambda user_id: compute.ids_of(user_id),
         narrowing=config.narrow.narrowing(),
         elsewhere=lambda user_id: uses.elsewhere(user_id, peer.now_s()),
@@ -189,12 +200,12 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
     offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
     compute = Compute(
         host_id=HostId(identity.principal.id),
-        boot_id=_boot_id(),
+        boot_id=boot_id,
         ledger=ledger,
         offering=offering,
         admission=admission,
     )
-    return _Core(ledger, offering, compute, quota, uses)
+    return _Core(ledger, offering, compute, quota, uses, devices)
 
 
 def _gossip(

@@ -115,6 +115,12 @@ class SharesLike(Protocol):
     async def sweep(self, lives: Callable[[], Collection[Life]]) -> bool: ...
 
 
+class DevicesLike(Protocol):
+    """The devices that VMs have: see `atomd.devices`."""
+
+    async def lend(self, addresses: Collection[str]) -> str | None: ...
+
+
 class Performer:
     """Performs the effects of one `Compute` on one host."""
 
@@ -128,6 +134,7 @@ class Performer:
         host_threads: frozenset[int],
         storage: StorageLike,
         shares: SharesLike,
+        devices: DevicesLike,
         console_folder: Path,
         network: str,
         nursery: trio.Nursery,
@@ -137,7 +144,7 @@ class Performer:
         self._journal, self._hypervisor, self._hardware = journal, hypervisor, hardware
         self._host_threads, self._network = host_threads, network
         self._storage, self._shares, self._console_folder = storage, shares, console_folder
-        self._nursery, self._audit = nursery, audit
+        self._devices, self._nursery, self._audit = devices, nursery, audit
         self._changed = trio.Event()
         self._look_again = trio.Event()
         self.quarantined: frozenset[VmId] = frozenset()  # domains tagged ours that no commitment explains
@@ -293,6 +300,8 @@ class Performer:
         try:
             mounted = await self._shares.mounted((vm.vm_id, vm.generation), opened.volumes)
             opened = Attached(mounted, opened.secrets)
+            if (kept := await self._devices.lend(vm.claim.pci)) is not None:
+                raise StartFailed(kept)
             await self._create(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
         except DomainExists as error:
             if not await self._is_up(vm):  # another generation's domain is still there

@@ -13,6 +13,7 @@ import trio
 
 from atomd import members
 from atomd.config import Config
+from atomd.inventory.addresses import ADDRESS
 from matcher.net import audit_reading, local
 from matcher.net.starting import SettingsError, load_settings
 from matcher.wire import backdoor as asked
@@ -110,6 +111,34 @@ class Desktop:
         shown = members.in_order(rows)
         document = {"listens_s": listens_s, "members": [members.document(row) for row in shown]}
         self._show(document, members.HEADS, map(members.cells, shown))
+
+    def devices(self) -> None:
+        rows: list[asked.DeviceRow] = []
+        while True:
+            page = self._ask(asked.ListDevices(rows[-1].address if rows else ""), asked.DeviceRows)
+            rows += page.rows
+            if not page.more or not page.rows:
+                break
+        heads = ("PCI", "DEVICE", "CLASS", "GROUP", "DRIVER", "VM", "FOR VMS")
+        table = [
+            (
+                row.address,
+                f"{row.vendor}:{row.model}",
+                row.device_class,
+                row.group if row.group >= 0 else "-",
+                row.driver or "-",
+                dashed(row.vm_id) if row.vm_id else "-",
+                f"no: {row.why_not}" if row.why_not else "yes",
+            )
+            for row in rows
+        ]
+        self._show({"devices": [as_dict(row) for row in rows]}, heads, table)
+
+    def readmit(self, address: str) -> None:
+        if not ADDRESS.fullmatch(address):
+            fail(Exit.USAGE, f'"{address}" is no PCI address such as 0000:3b:00.0', "atomctl devices shows all")
+        said = self._ask(asked.ReadmitDevice(address), Done)
+        self._say({"readmitted": address}, said.said)
 
     def drain(self, *, on: bool) -> None:
         said = self._ask(asked.SetDrained(on), Done)

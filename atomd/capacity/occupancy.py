@@ -220,16 +220,18 @@ class Occupancy:
 
 
 class LastOccupancy:
-    """One host's, counted anew only when its residents have changed: most pledges find what the last one found."""
+    """One host's, counted anew only when its residents or its hardware have changed: most pledges find what the last
+    one found."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._residents: tuple[Claim, ...] = ()
         self._now = Occupancy(hardware, ())
 
-    def of(self, residents: Collection[Claim]) -> Occupancy:
-        if tuple(residents) != self._residents:
+    def of(self, residents: Collection[Claim], hardware: Hardware | None = None) -> Occupancy:
+        now = hardware or self._now.hardware
+        if now is not self._now.hardware or tuple(residents) != self._residents:
             self._residents = tuple(residents)
-            self._now = Occupancy(self._now.hardware, residents)
+            self._now = Occupancy(now, residents)
         return self._now
 
 

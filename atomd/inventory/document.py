@@ -7,6 +7,7 @@ from atomd.inventory.cpuset import format_list
 from atomd.inventory.facts import Core, Inventory, Memory, PciDevice
 
 SCHEMA = "atomd.inventory/1"
+_SEPARATES = {"off": "; ACS is off", "none": "; without ACS"}
 _ECC = {True: "ECC", False: "no ECC", None: "ECC unknown"}
 
 
@@ -64,6 +65,7 @@ def _device(device: PciDevice) -> dict[str, Any]:
         "class": device.device_class,
         "numa": device.numa,
         "iommu_group": device.iommu_group,
+        "acs": device.acs,
         "driver": device.driver,
         "assignable": device.assignable,
         "why_not": device.why_not,
@@ -92,7 +94,7 @@ def _device_rows(devices: Iterable[PciDevice]) -> Iterable[tuple[str, ...]]:
             _or_dash(device.numa),
             _or_dash(device.iommu_group),
             _or_dash(device.driver),
-            "yes" if device.assignable else f"no: {device.why_not}",
+            "yes" if device.assignable else f"no: {device.why_not}{_SEPARATES.get(device.acs or '', '')}",
         )
 
 

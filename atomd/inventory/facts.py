@@ -6,6 +6,9 @@ The JSON form is `atomd.inventory/1`.
 
 from dataclasses import dataclass
 
+FOR_GUESTS = ("vfio-pci", "pci-stub")  # drivers that hold a device for a guest
+SILENT = "does not answer"  # why nobody may have such a device
+
 
 @dataclass(frozen=True, slots=True)
 class Core:
@@ -44,7 +47,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """`assignable` where a VM may have it; else `why_not` is a sentence for a person."""
+    """`assignable` where a VM may have it; else `why_not` is a sentence for a person. `acs`, of bridges alone: whether
+    devices behind it are kept from each other ("on", "off", or "none" where it cannot)."""
 
     address: str  # 0000:3b:00.0
     vendor: str  # four lowercase hex digits, as `model`
@@ -55,6 +59,7 @@ class PciDevice:
     driver: str | None
     assignable: bool
     why_not: str | None
+    acs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

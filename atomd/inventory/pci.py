@@ -9,21 +9,34 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from atomd.inventory.facts import PciDevice
-from atomd.inventory.in_use import ADDRESS, NET_DIR, behind_link, devices_in_use, is_boot_console
-from atomd.inventory.text import printable, whole
+from atomd.inventory.addresses import ADDRESS
+from atomd.inventory.consoles import is_boot_console
+from atomd.inventory.facts import FOR_GUESTS, SILENT, PciDevice
+from atomd.inventory.in_use import NET_DIR, behind_link, devices_in_use
+from atomd.inventory.iommu import CONFIG_BYTES, NO_IOMMU, acs, group_by_link, group_numbers, why_no_passthrough
+from atomd.inventory.text import printable
 from atomd.inventory.tree import Tree
 
 PCI_DIR = "sys/bus/pci/devices"
-GROUPS_DIR = "sys/kernel/iommu_groups"
 DEVICES_MAX = 65_536
 DEPTH_MAX = 32  # of bridges behind bridges
-NO_IOMMU = "no IOMMU (no passthrough on this host)"
 
 _UNKNOWN_ID = "0000"  # no maker has this number
+_NO_ANSWER = b"\xff" * 4  # what a bus says for a device that is dead or gone
 _PCI_BRIDGE = "0604"
-_GIVEN_AWAY = {"vfio-pci", "pci-stub"}  # drivers that hold a device for a guest
-_HOST_CLASSES = {"05": "is the host's memory", "06": "is a bridge, a part of the host", "0806": "is the host's IOMMU"}
+_HOST_CLASSES = {
+    "05": "is the host's memory",
+    "06": "is a bridge, a part of the host",
+    "0800": "is an interrupt controller of the host",
+    "0801": "is a DMA controller of the host",
+    "0802": "is a timer of the host",
+    "0803": "is a clock of the host",
+    "0806": "is the host's IOMMU",
+    "0c05": "is the bus to the host's sensors and memory modules",
+    "0c07": "is the way to the host's management controller",
+    "1101": "counts what the host's processors do",
+}
+_HOST_DRIVERS = {"ccp": "is the host's security processor", "mei_me": "is the host's management engine"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +49,13 @@ class _Use:
 
 
 def read_pci(tree: Tree) -> tuple[PciDevice, ...]:
-    groups = {address: int(group) for group in _group_names(tree) for address in tree.names(_members(group))}
+    groups = group_numbers(tree)
     found = dict(_folders(tree))
     if not found:
         return ()
     use = _read_use(tree)
     devices = [_device(tree, address, folder, groups, use) for address, folder in sorted(found.items(), key=_order)]
-    return tuple(_whole_groups(devices))
+    return tuple(_whole_groups(devices, why_no_passthrough(tree)))
 
 
 def _folders(tree: Tree) -> Iterator[tuple[str, str]]:
@@ -68,21 +81,23 @@ def _order(item: tuple[str, str]) -> list[int]:
 
 def _device(tree: Tree, address: str, folder: str, groups: dict[str, int], use: _Use) -> PciDevice:
     config = tree.data(f"{folder}/config", 64) or b""
-    group = groups.get(address, _group_by_link(tree, folder))
+    group = groups.get(address, group_by_link(tree, folder))
+    device_class = _id(tree, f"{folder}/class", config[11:8:-1], 6)
     driver = tree.link_name(f"{folder}/driver")
     numa = tree.number(f"{folder}/numa_node")
     device = PciDevice(
         address=address,
         vendor=_id(tree, f"{folder}/vendor", config[1::-1], 4),
         model=_id(tree, f"{folder}/device", config[3:1:-1], 4),
-        device_class=_id(tree, f"{folder}/class", config[11:8:-1], 6),
+        device_class=device_class,
         numa=None if numa is None or numa < 0 else numa,
         iommu_group=group,
         driver=None if driver is None else printable(driver),
         assignable=False,
         why_not=None,
+        acs=acs(tree.data(f"{folder}/config", CONFIG_BYTES) or b"") if device_class.startswith(_PCI_BRIDGE) else None,
     )
-    why_not = _why_not(tree, folder, device, use)
+    why_not = _why_not(tree, folder, device, use) or (SILENT if config.startswith(_NO_ANSWER) else None)
     return replace(device, assignable=why_not is None, why_not=why_not)
 
 
@@ -94,19 +109,6 @@ def _id(tree: Tree, path: str, from_config: bytes, digits: int) -> str:
     return from_config.hex() if len(from_config) * 2 == digits else _UNKNOWN_ID.ljust(digits, "0")
 
 
-def _group_names(tree: Tree) -> list[str]:
-    return [name for name in tree.names(GROUPS_DIR) if re.match(r"\d{1,9}$", name)]
-
-
-def _members(group: str) -> str:
-    return f"{GROUPS_DIR}/{group}/devices"
-
-
-def _group_by_link(tree: Tree, folder: str) -> int | None:
-    group = whole(tree.link_name(f"{folder}/iommu_group"))
-    return None if group is None or group < 0 else group
-
-
 def _read_use(tree: Tree) -> _Use:
     used, storage_untold = devices_in_use(tree)
     linked = frozenset(address for link in tree.names(NET_DIR) for address in behind_link(tree, link))
@@ -115,10 +117,8 @@ def _read_use(tree: Tree) -> _Use:
 
 def _why_not(tree: Tree, folder: str, device: PciDevice, use: _Use) -> str | None:
     """Why the device itself cannot be given away; what its group says comes after."""
-    kind = device.device_class
-    for prefix, sentence in _HOST_CLASSES.items():
-        if kind.startswith(prefix):
-            return sentence
+    if own := _own_part(device):
+        return own
     if device.address in use.used:
         return use.used[device.address]
     if is_boot_console(tree, folder):
@@ -127,17 +127,23 @@ def _why_not(tree: Tree, folder: str, device: PciDevice, use: _Use) -> str | Non
         return "has virtual functions, which are given away instead of it"
     if device.vendor == _UNKNOWN_ID or device.vendor == "ffff":
         return "does not say what it is"
-    if device.driver is None or device.driver in _GIVEN_AWAY:
+    if device.driver is None or device.driver in FOR_GUESTS:
         return None
-    if kind.startswith("01") and use.storage_untold:
+    if device.device_class.startswith("01") and use.storage_untold:
         return use.storage_untold
-    if kind.startswith("02") and device.address not in use.linked:
+    if device.device_class.startswith("02") and device.address not in use.linked:
         return f"has a driver ({device.driver}) and no link that can be seen: another namespace may use it"
     return None
 
 
-def _whole_groups(devices: list[PciDevice]) -> Iterator[PciDevice]:
-    """A device needs a group, and a group in which the host needs nothing."""
+def _own_part(device: PciDevice) -> str | None:
+    """What no host can do without, used or not."""
+    classes = (sentence for prefix, sentence in _HOST_CLASSES.items() if device.device_class.startswith(prefix))
+    return next(classes, _HOST_DRIVERS.get(device.driver or ""))
+
+
+def _whole_groups(devices: list[PciDevice], why_none: str | None) -> Iterator[PciDevice]:
+    """A device needs a group, and a group in which the host needs nothing. `why_none`: no device is given away."""
     keepers: dict[int, PciDevice] = {}
     for device in devices:
         if device.iommu_group is not None and device.why_not and not device.device_class.startswith(_PCI_BRIDGE):
@@ -146,6 +152,8 @@ def _whole_groups(devices: list[PciDevice]) -> Iterator[PciDevice]:
     for device in devices:
         if device.iommu_group is None:
             yield replace(device, assignable=False, why_not=no_group)
+        elif device.assignable and why_none:
+            yield replace(device, assignable=False, why_not=why_none)
         elif device.assignable and (keeper := keepers.get(device.iommu_group)):
             why_not = f"shares IOMMU group {device.iommu_group} with {keeper.address}, which {keeper.why_not}"
             yield replace(device, assignable=False, why_not=why_not)

@@ -5,10 +5,10 @@ time, until its slow work comes back as an event.
 """
 
 from atomd.effects import Journal
-from atomd.vms.lifecycle import Vm
+from atomd.vms.lifecycle import Stage, State, Vm
 from atomd.vms.refusals import refused
 from matcher.wire.messages import Refused
-from specs.ids import VmId
+from specs.ids import VmId, dashed
 
 
 class VmTable:
@@ -26,6 +26,19 @@ class VmTable:
         self.vms[now.vm_id] = now
         return Journal(now, before=before)
 
+    def is_libvirts(self, vm: Vm) -> bool:
+        """Whether what a busy VM waits for is libvirt alone, which starts or ends its domain and may take its time."""
+        return vm.state is State.COMMITTED or (vm.state is State.STOPPING and vm.change is None)
+
     def not_now(self, vm: Vm, verb: str) -> Refused:
-        state = "busy" if vm.vm_id in self.busy else vm.state
-        return refused("not-now", "vm", verb, f"it is {state}", "electros ps shows what it is doing")
+        if vm.vm_id not in self.busy:
+            return refused("not-now", "vm", verb, f"it is {vm.state}", "electros ps shows what it is doing")
+        if vm.change is not None:
+            doing = "attached" if vm.change.stage is Stage.ATTACHING else "detached"
+            has = f"volume {dashed(vm.change.vid)} is being {doing} just now"
+            hint = "run it again in half a minute"
+        elif vm.state in (State.PREPARED, State.COMMITTED, State.RUNNING):
+            has, hint = "it is being started just now", "electros rm --force ends that as well"
+        else:
+            has, hint = "it is being ended just now", "electros ps shows it until it is"
+        return refused("not-now", "vm", verb, has, hint)

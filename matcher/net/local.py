@@ -49,8 +49,14 @@ SYSADMINS: tuple[type[Message], ...] = (
     *(backdoor.Inspected, backdoor.ListHolds, backdoor.HoldRows, backdoor.SetDrained, backdoor.EvictVm),
     *(backdoor.RemoveVm, backdoor.Ended, Done),
 )
+DEVICES: tuple[type[Message], ...] = (
+    backdoor.ListDevices,
+    backdoor.DeviceRows,
+    backdoor.ReadmitDevice,
+)
 # The place is the number on the socket: new ones go last.
-KINDS = (*DAEMONS, *SYSADMINS, AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows, ListMembers, MemberRows)
+POOLS: tuple[type[Message], ...] = (AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows)
+KINDS = (*DAEMONS, *SYSADMINS, *POOLS, ListMembers, MemberRows, *DEVICES)
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

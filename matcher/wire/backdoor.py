@@ -4,13 +4,27 @@ A list comes in pages: `after` is the id of the last row of the page before, emp
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen
 from pydantic import StringConstraints
 from pydantic.types import Strict
 
-from matcher.wire.messages import Count, Fingerprint, Flag, Generation, Id, Label, Line, Message, Mib, VmView, Word
+from matcher.wire.messages import (
+    Count,
+    Fingerprint,
+    Flag,
+    Generation,
+    Id,
+    Label,
+    Line,
+    Message,
+    Mib,
+    PciAddress,
+    PciId,
+    VmView,
+    Word,
+)
 
 ROWS_MAX = 100  # of a page: at their largest they fit a frame
 HOLDS_MAX = 256
@@ -155,3 +169,38 @@ class Ended(Message):
 
     row: VmRow
     is_gone: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class ListDevices(Message):
+    """`after`: the address of the last row of the page before, empty for the first."""
+
+    after: PciAddress | Literal[""] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow(Message):
+    """`group` is -1 where it has none, `vm_id` empty where no VM has it, `why_not` empty where one may."""
+
+    address: PciAddress
+    vendor: PciId
+    model: PciId
+    device_class: Word
+    group: Annotated[int, Strict(), Ge(-1), Le(2**31 - 1)]
+    driver: Label
+    vm_id: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{32})?$")]
+    is_quarantined: Flag
+    why_not: Line
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRows(Message):
+    rows: Annotated[tuple[DeviceRow, ...], MaxLen(ROWS_MAX)]
+    more: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class ReadmitDevice(Message):
+    """Offer a device again that did not come back from a VM as it was."""
+
+    address: PciAddress

@@ -8,8 +8,12 @@ from typing import Any, cast
 
 import pytest
 import trio
+from pydantic import TypeAdapter
 
+from atomd.answering import Face
 from atomd.backdoor import BackDoor, Drain
+from atomd.devices import Devices
+from atomd.lent import Lent
 from atomd.vms.lifecycle import State
 from matcher.net import local
 from matcher.net.audit import Audit
@@ -19,6 +23,8 @@ from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
 from specs.ids import VmId
 from tests.fakes.one_host import VM_ID, OneHost
+from tests.unit.test_atomd_capacity_fit import HOST as HARDWARE
+from tests.unit.test_atomd_lent import NIC
 
 ME = local.Peer(os.getpid(), os.geteuid(), frozenset())
 GID = 54321
@@ -53,8 +59,17 @@ def back_door(host: OneHost, tmp_path: Path) -> BackDoor:
     none = cast(Any, None)
     drain, audit = Drain(tmp_path / "drained", host.compute), Audit(tmp_path / "audit", "h1")
     performs = cast(Any, Performs(host))
+    devices = Devices(
+        tmp_path / "devices.json",
+        Face("h1", 7766, HARDWARE, False),
+        held=host.compute.held_devices,
+        boot_id="1",
+        audit=audit,
+        reads=lambda: (NIC,),
+    )
+    names = cast(Any, Names())
     return BackDoor(
-        drain, none, performs, cast(Any, Names()), host.ledger, none, audit, lambda: None, tmp_path / "storaged"
+        drain, none, performs, devices, names, host.ledger, none, audit, lambda: None, tmp_path / "storaged"
     )
 
 
@@ -95,7 +110,32 @@ def test_what_is_left_over_is_counted_for_the_status(host: OneHost, tmp_path: Pa
     host.running(name="web")
     host.compute.owed.add(next(iter(host.compute.vms.values())))
     cast(Any, door)._performer.quarantined = frozenset({VmId("b" * 32), VmId("c" * 32)})
-    assert door._left_over() == {"gone, storage hosts to be told": 1, "domains that no VM explains": 2}
+    assert +door._left_over() == {"gone, storage hosts to be told": 1, "domains that no VM explains": 2}
+
+
+async def test_a_device_in_quarantine_is_listed_counted_and_let_out_by_a_person(host: OneHost, tmp_path: Path) -> None:
+    broken = (Lent(NIC.address, "i40e", "1", "does not answer"), Lent("0000:09:00.0", None, "1", "is gone"))
+    (tmp_path / "devices.json").write_bytes(TypeAdapter(tuple[Lent, ...]).dump_json(broken))
+    door = back_door(host, tmp_path)
+    await door._devices.look()
+    listed = await door.answer(asked.ListDevices(), ME)
+    assert isinstance(listed, asked.DeviceRows)
+    told = [(row.address, row.is_quarantined, row.why_not) for row in listed.rows]
+    assert told == [
+        (NIC.address, True, "in quarantine: it does not answer since a VM had it"),
+        ("0000:09:00.0", True, "in quarantine: it is gone"),
+    ]
+    assert await door.answer(asked.ListDevices(NIC.address), ME) == asked.DeviceRows(listed.rows[1:], False)
+    assert door._left_over()["devices in quarantine"] == 2
+    assert isinstance(await door.answer(asked.ReadmitDevice(NIC.address), ME), Done)
+    assert isinstance(await door.answer(asked.ReadmitDevice(NIC.address), ME), Refused)
+    listed = await door.answer(asked.ListDevices(), ME)
+    assert isinstance(listed, asked.DeviceRows)
+    assert (listed.rows[0].why_not, listed.rows[0].is_quarantined) == ("", False)
+    assert [(line["what"], line["about"], line["outcome"]) for line in noted(tmp_path)] == [
+        ("device.readmit", NIC.address, "ok"),
+        ("device.readmit", NIC.address, "refused: not-found"),
+    ]
 
 
 async def test_a_pledge_is_seen_as_a_hold_until_it_lapses(

@@ -706,6 +706,54 @@ def test_a_destroy_without_an_answer_is_repeated_by_reconcile(host: OneHost) -> 
     assert not host.rows
 
 
+def test_a_vm_is_removed_while_libvirt_does_not_say_whether_it_has_started(host: OneHost) -> None:
+    confirm = host.offered(host.pledge(volumes=[VID]))
+    host.confirm(confirm)
+    host.attach()
+    vm = host.vm(confirm)
+    assert vm is not None
+    assert host.do(host.compute.remove(vm)) is None, "that may take 30 s, and nobody has to come back then"
+    host.reconcile()
+    assert not any(isinstance(effect, wanted.DetachVolumes) for effect in host.slow), "the domain may come yet"
+    host.start()
+    assert not any(isinstance(effect, wanted.DetachVolumes) for effect in host.slow), "it is there"
+    host.destroy()
+    host.detach()
+    assert host.vm(confirm) is None
+    assert not host.rows
+    assert free_threads(host) == THREADS
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_vm_is_removed_while_libvirt_does_not_say_whether_it_has_ended(host: OneHost, *, done: bool) -> None:
+    confirm = host.running(volumes=[VID])
+    vm = host.vm(confirm)
+    assert vm is not None
+    host.do(host.compute.stop(vm, host.now_s, force=True))
+    stopping = host.vm(confirm)
+    assert stopping is not None
+    assert host.do(host.compute.remove(stopping)) is None
+    assert [type(effect) for effect in host.slow] == [wanted.DestroyDomain], "once is enough"
+    host.destroy(done=done)
+    if not done:
+        host.reconcile()
+        host.destroy()
+    host.detach()
+    assert host.vm(confirm) is None
+    assert not host.rows
+
+
+def test_whoever_has_to_wait_is_told_for_what(host: OneHost) -> None:
+    starting = host.offered(host.pledge())
+    host.confirm(starting)
+    vm = host.vm(starting)
+    assert vm is not None
+    refusal = host.do(host.compute.stop(vm, host.now_s, force=True))
+    assert refusal is not None
+    assert refusal.reasons[0].has == "it is being started just now"
+    assert refusal.reasons[0].hint == "electros rm --force ends that as well"
+
+
 def test_a_confirm_that_is_repeated_after_rm_is_told_that_it_was_removed(host: OneHost) -> None:
     confirm = host.stopped()
     vm = host.vm(confirm)

@@ -95,6 +95,19 @@ class FakeShares:
         return True
 
 
+class FakeDevices:
+    """Gives what is asked for; `why` it doesn't."""
+
+    def __init__(self) -> None:
+        self.lent: list[Collection[str]] = []
+        self.why: str | None = None
+
+    async def lend(self, addresses: Collection[str]) -> str | None:
+        await trio.lowlevel.checkpoint()
+        self.lent.append(addresses)
+        return self.why
+
+
 class Running:
     """An atomd, as far as it performs. A test that crashes it begins another on the same journal."""
 
@@ -102,6 +115,7 @@ class Running:
         self.folder, self.host, self.hypervisor = folder, host, hypervisor
         self.storage = FakeStorage()
         self.shares = FakeShares()
+        self.devices = FakeDevices()
         self.journal = Journal(folder / "atomd.sqlite")
         self.audit = Audit(folder / "audit", "h1")
         self.performer = Performer(
@@ -112,6 +126,7 @@ class Running:
             host_threads=frozenset(),
             storage=self.storage,
             shares=self.shares,
+            devices=self.devices,
             console_folder=folder,
             network="default",
             nursery=nursery,
@@ -188,6 +203,16 @@ async def test_a_network_that_is_not_there_is_why_a_start_fails(running: Running
     confirm = running.confirm()
     await running.until(lambda: running.vm(confirm).state is State.FAILED)
     assert running.vm(confirm).why == "libvirt has no network 'default'"
+
+
+async def test_a_device_that_the_host_needs_by_now_is_why_a_start_fails(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.devices.why = "device 0000:01:00.0 can't be given to the VM: it holds the host's own disk sda1"
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == running.devices.why
+    assert not running.hypervisor.starts
 
 
 async def test_a_start_that_fails_with_its_network_up_is_not_tried_twice(

@@ -9,7 +9,7 @@ from atomd.vms.lifecycle import Stage, State, Vm
 from atomd.volumes.answers import HOT_MAX, Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from matcher.wire.volumes import Attached
-from specs.ids import HostId, OfferId, VmId
+from specs.ids import HostId, OfferId, VmId, dashed
 from tests.fakes.one_host import BOB, DATA, VID, OneHost, attached_for
 
 H2 = HostId("2" * 64)
@@ -188,6 +188,17 @@ def test_what_storage_was_told_of_can_not_be_taken_back(host: OneHost) -> None:
     host.unplug_one()
     host.detach_one(done=False)
     assert code(host.plug(host.confirm_volume(confirm, DATA))) == "not-now"
+
+
+def test_whoever_would_remove_a_vm_meanwhile_is_told_what_it_waits_for(host: OneHost) -> None:
+    confirm = host.running(volumes=[VID])
+    host.plug(host.confirm_volume(confirm, DATA))
+    vm = host.vm(confirm)
+    assert vm is not None
+    refusal = host.do(host.compute.remove(vm))
+    assert refusal is not None
+    assert refusal.reasons[0].has == f"volume {dashed(DATA)} is being attached just now"
+    assert refusal.reasons[0].hint == "run it again in half a minute"
 
 
 def test_the_journal_has_the_volume_before_storage_and_before_the_domain(host: OneHost) -> None:

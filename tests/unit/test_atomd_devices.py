@@ -1,0 +1,149 @@
+"""What the machine's devices are is looked at again and again, and noted where a crash must not forget it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from atomd import devices as module
+from atomd.answering import Face
+from atomd.devices import LOOK_S, Devices
+from atomd.inventory.facts import PciDevice
+from atomd.journal import JournalError
+from atomd.lent import RETURN_S
+from matcher.net.audit import Audit
+from tests.unit.test_atomd_capacity_fit import HOST
+from tests.unit.test_atomd_lent import HELD, NIC, WITH_GUEST
+
+USED = replace(NIC, assignable=False, why_not="carries the host's network link eth0, which is up")
+
+
+class Machine:
+    """Its devices, those that VMs hold, and an atomd's view of both."""
+
+    def __init__(self, folder: Path, audit: Audit) -> None:
+        self.path = folder / "devices.json"
+        self.there: tuple[PciDevice, ...] = (NIC,)
+        self.held: set[str] = set()
+        self.face = Face("h1", 7766, replace(HOST, pci=(NIC,)), False)
+        self._audit = audit
+        self.devices = self.restarted()
+
+    def restarted(self) -> Devices:
+        self.devices = Devices(
+            self.path,
+            self.face,
+            held=lambda: frozenset(self.held),
+            boot_id="1",
+            audit=self._audit,
+            reads=lambda: self.there,
+        )
+        return self.devices
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    monkeypatch.setattr(module, "now_s", trio.current_time)
+    audit = Audit(tmp_path / "audit", "h1")
+    yield Machine(tmp_path, audit)
+    audit.close()
+
+
+async def never() -> None:
+    await trio.sleep_forever()
+
+
+async def test_what_the_host_uses_by_now_is_not_offered_any_more(machine: Machine, autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(machine.devices.keep, never)
+        assert machine.face.hardware.pci == (NIC,)
+        machine.there = (USED,)
+        await trio.sleep(LOOK_S + 1)
+        assert (machine.face.hardware.pci, machine.face.hardware.pci_refused) == ((), (USED,))
+        machine.there = (NIC,)
+        await trio.sleep(LOOK_S + 1)
+        assert machine.face.hardware.pci == (NIC,)
+        nursery.cancel_scope.cancel()
+
+
+async def test_hardware_that_has_not_changed_is_the_same_object(machine: Machine) -> None:
+    await machine.devices.look()
+    hardware = machine.face.hardware
+    await machine.devices.look()
+    assert machine.face.hardware is hardware
+
+
+async def test_a_recorded_machine_is_left_as_it_is(machine: Machine) -> None:
+    machine.face.pretended = True
+    machine.there = ()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(machine.devices.keep, never)
+    assert machine.face.hardware.pci == (NIC,)
+
+
+async def test_a_device_that_became_the_hosts_own_is_not_given_away(machine: Machine) -> None:
+    machine.there = (USED,)
+    said = await machine.devices.lend([NIC.address])
+    assert said == f"device {NIC.address} can't be given to the VM: it {USED.why_not}"
+    machine.there = ()
+    said = await machine.devices.lend([NIC.address])
+    assert said == f"device {NIC.address} can't be given to the VM: it is not in the machine any more"
+    assert not machine.path.exists()
+
+
+async def test_what_is_lent_is_on_the_disk_before_the_vm_starts(machine: Machine) -> None:
+    machine.held |= HELD
+    assert await machine.devices.lend([NIC.address]) is None
+    assert json.loads(machine.path.read_text()) == [
+        {"address": NIC.address, "driver": "i40e", "boot_id": "1", "why": ""}
+    ]
+
+
+async def test_a_note_that_can_not_be_written_is_no_start(machine: Machine, tmp_path: Path) -> None:
+    machine.held |= HELD
+    (tmp_path / "gone").mkdir()
+    machine.devices._path = tmp_path / "gone" / "on" / "devices.json"
+    assert "can't be noted" in (await machine.devices.lend([NIC.address]) or "")
+
+
+async def test_a_vm_without_devices_waits_for_nothing(machine: Machine) -> None:
+    machine.there = ()
+    assert await machine.devices.lend(()) is None
+    assert machine.face.hardware.pci == (NIC,), "it was not looked"
+
+
+async def test_a_device_that_does_not_come_back_is_withheld_until_a_person_says_so(
+    machine: Machine, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    machine.held |= HELD
+    await machine.devices.lend([NIC.address])
+    machine.there = (WITH_GUEST,)
+    machine.held.clear()
+    await machine.restarted().look()
+    await trio.sleep(RETURN_S)
+    await machine.devices.look()
+    (refused,) = machine.face.hardware.pci_refused
+    assert refused.why_not == "in quarantine: it lacks its driver (i40e) since a VM had it"
+    assert "device.quarantined" in (tmp_path / "audit").read_text()
+    machine.there = (NIC,)
+    await machine.restarted().look()
+    assert not machine.face.hardware.pci, "neither its driver nor a restart lets it out"
+    assert machine.devices.readmit(NIC.address)
+    assert machine.face.hardware.pci == (NIC,)
+    assert not machine.restarted().quarantined
+
+
+async def test_kinds_stay_known_of_what_a_vm_has_though_nobody_else_may_have_it(machine: Machine) -> None:
+    machine.there = (USED,)
+    await machine.devices.look()
+    assert machine.devices.kinds == {NIC.address: (NIC.vendor, NIC.model)}
+
+
+def test_a_damaged_note_stops_the_daemon(machine: Machine) -> None:
+    machine.path.write_text("[{")
+    with pytest.raises(JournalError, match="makes no sense"):
+        machine.restarted()
