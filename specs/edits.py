@@ -14,7 +14,18 @@ from specs.problems import Problem, SpecError, shorten, show
 
 EDITS_MAX = 256
 
-_TEXT_FIELDS = {"name", "description", "os_family", "os_flavour", "firmware", "vendor", "model", "archs", "flags"}
+_TEXT_FIELDS = {
+    "name",
+    "description",
+    "os_family",
+    "os_flavour",
+    "firmware",
+    "vendor",
+    "model",
+    "class",
+    "archs",
+    "flags",
+}
 _EXAMPLES = "for example ram.ramsize=4096, slots=2 or pci.0.quantity=1"
 
 _Where = list[str | int]

@@ -14,7 +14,7 @@ from specs.forms import Gathered, list_of_choices, unknown
 from specs.problems import Problem, show
 from specs.units import guess_mib
 
-_EXAMPLES: Mapping[str, str] = {
+EXAMPLES: Mapping[str, str] = {
     "slots": "slots counts CPU cores, or threads if allowSMT is true: 1 or more",
     "overprovision": "how many VMs in total may share each core or thread; 1 is exclusive",
     "allow_smt": "true: a slot is one hardware thread; false: a whole core",
@@ -27,6 +27,7 @@ _EXAMPLES: Mapping[str, str] = {
     "pci": 'as in [{"vendor": "10de", "model": "24b0", "quantity": 1}]',
     "vendor": 'four hex digits in quotes, as in "10de"; `lspci -nn` shows them as [vendor:model]',
     "model": 'four hex digits in quotes, as in "24b0"; `lspci -nn` shows them as [vendor:model]',
+    "class": 'as in "gpu", "nic", "nvme", or "0302"; `lspci -nn` shows it in brackets before the name',
     "quantity": "how many of these devices; 1 or more",
     "os_family": 'as in "linux"',
     "os_flavour": 'as in "debian"',
@@ -66,7 +67,7 @@ def place_of(loc: tuple[int | str, ...], found: Gathered) -> str:
 def _sentences(error: ErrorDetails) -> tuple[str, str]:
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     field = next(step for step in reversed(error["loc"]) if isinstance(step, str))
-    example = _EXAMPLES.get(field, "")
+    example = EXAMPLES.get(field, "")
     if kind == "specs":
         return context["problem"], context["hint"]
     if kind == "missing":

@@ -34,7 +34,7 @@ SHARED = ("info", "pci", "misc")  # in the same place in both forms
 INNER = {
     "info": ("name", "description"),
     "misc": ("os_family", "os_flavour", "qemu_agent", "firmware"),
-    "pci": ("vendor", "model", "quantity"),
+    "pci": ("vendor", "model", "class", "name", "quantity"),
 }
 
 # What people write instead, without case, dashes and underscores.
@@ -55,6 +55,7 @@ _WORDS = {
     "info.description": "description desc summary comment notes",
     "vendor": "vendorid manufacturer vid",
     "model": "device deviceid product productid modelid id did",
+    "class": "type kind category deviceclass pciclass",
     "quantity": "count qty number amount num n",
 }
 _SYNONYMS = {word: name for name, words in _WORDS.items() for word in words.split()}

@@ -105,8 +105,20 @@ def _pci() -> Schema:
     kinds = {
         "vendor": {"description": 'Four hex digits, as in "10de".', **hex4},
         "model": {"description": 'Four hex digits, as in "24b0".', **hex4},
+        "class": {
+            "description": f"{', '.join(limits.PCI_CLASSES)}; or the first 2, 4 or 6 digits of its code.",
+            "type": "string",
+            "pattern": limits.PCI_CLASS_PATTERN,
+        },
+        "name": _text("As pci.ids has it, in place of vendor and model.", limits.NAME_MAX),
     }
-    return {**_object("One kind of device.", {**kinds, "quantity": quantity}), "required": ["vendor", "model"]}
+    ways = [_said_by("name", but="vendor model class"), _said_by("vendor model", but="name")]
+    ways.append(_said_by("class", but="name model"))
+    return {**_object("One kind of device.", {**kinds, "quantity": quantity}), "anyOf": ways}
+
+
+def _said_by(fields: str, *, but: str) -> Schema:
+    return {"required": fields.split(), "not": {"anyOf": [{"required": [field]} for field in but.split()]}}
 
 
 def _volumespec() -> Schema:

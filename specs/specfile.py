@@ -7,15 +7,15 @@ raises one `SpecError` with every problem. The models hold the limits; `specs.sc
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from specs.document import read_document
 from specs.edits import apply_edits
-from specs.explain import explain, place_of
-from specs.forms import ATTRIBUTES, SECTION_OF, Gathered, gather
+from specs.explain import EXAMPLES, explain, place_of
+from specs.forms import ATTRIBUTES, SECTION_OF, Gathered, gather, list_of_choices
 from specs.problems import Problem, SpecError, show
 
 SLOTS_MAX = 4096
@@ -36,12 +36,15 @@ FIRMWARES: tuple[str, ...] = get_args(FirmwareName)
 LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 FLAG_PATTERN = r"^[A-Za-z0-9_.:+-]{1,64}$"
+PCI_CLASSES = {"accelerator": "12", "gpu": "03", "infiniband": "0207", "nic": "02", "nvme": "0108", "usb": "0c03"}
+PCI_CLASS_PATTERN = rf"^({'|'.join(PCI_CLASSES)}|(0[xX])?([0-9a-fA-F]{{2}}){{1,3}})$"
 HEX4_PATTERN = r"^(0[xX])?[0-9a-fA-F]{4}$"
 NO_LEVEL_PATTERN = r"^(?![xX]86-64-[vV][1-4]$)[xX]86[-_]?64[-_.]?[vV]?[0-9]+$"  # looks like a level and is none
 
 # Control characters (XML can't hold most of them), line separators, and those that reorder what a terminal shows.
 _NOT_IN_TEXT = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufffe\uffff"
 TEXT_PATTERN = f"^(?=.*\\S)[^{_NOT_IN_TEXT}]*$"
+_WHICH = 'a device is said by vendor and model, by class ("gpu"), or by name ("RTX A4000")'
 _NO_TEXT = re.compile(f"[{_NOT_IN_TEXT}]")
 _NO_LEVEL = re.compile(NO_LEVEL_PATTERN)
 
@@ -62,6 +65,15 @@ def _hex4(text: str) -> str:
     if not re.fullmatch(HEX4_PATTERN[1:-1], text):
         raise _refuse(f"is {show(text)}, not four hex digits", 'as in "10de"; `lspci -nn` shows them as [vendor:model]')
     return text[-4:].lower()
+
+
+def _pci_class(text: str) -> str:
+    """The beginning of a class code; a word stands for one."""
+    if not re.fullmatch(PCI_CLASS_PATTERN[1:-1], text):
+        choices = list_of_choices(text.lower(), tuple(PCI_CLASSES))
+        hint = f"{choices}; or 2, 4 or 6 hex digits, as `lspci -nn` shows them"
+        raise _refuse(f"is {show(text)}, not a class of PCI devices", hint)
+    return PCI_CLASSES.get(text) or text.lower().removeprefix("0x")
 
 
 def _flag(text: str) -> str:
@@ -86,6 +98,7 @@ def _once_sorted(flags: tuple[str, ...]) -> tuple[str, ...]:
 Name = Annotated[str, Field(max_length=NAME_MAX), AfterValidator(_printable)]
 Description = Annotated[str, Field(max_length=DESCRIPTION_MAX), AfterValidator(_printable)]
 Hex4 = Annotated[str, AfterValidator(_hex4)]
+PciClass = Annotated[str, AfterValidator(_pci_class)]
 Flag = Annotated[str, AfterValidator(_flag)]
 
 
@@ -103,11 +116,25 @@ class Info(_Part):
 
 
 class PciNeed(_Part):
-    """`quantity` devices of one kind; `vendor` and `model` are four lowercase hex digits."""
+    """`quantity` devices of one kind: `vendor` and `model` (four lowercase hex digits), or a class (the first digits of
+    its code) of any vendor or of one; or a `name`, which stands for the first two: see `specs.pci_names`. What is not
+    said is empty."""
 
-    vendor: Hex4
-    model: Hex4
+    vendor: Hex4 = ""
+    model: Hex4 = ""
+    device_class: Annotated[PciClass, Field(alias="class")] = ""
+    name: Name = ""
     quantity: Annotated[int, Field(ge=1, le=PCI_DEVICES_MAX)] = 1
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if bool(self.name) == bool(self.vendor or self.model or self.device_class):
+            raise _refuse("says the device in two ways" if self.name else "does not say which device", _WHICH)
+        if self.model and not self.vendor:
+            raise _refuse("has a model and no vendor", _WHICH)
+        if self.vendor and not (self.model or self.device_class):
+            raise _refuse("has a vendor and no model", _WHICH)
+        return self
 
 
 class Misc(_Part):
@@ -120,7 +147,7 @@ class Misc(_Part):
 
 
 def _countable(needs: tuple[PciNeed, ...]) -> tuple[PciNeed, ...]:
-    kinds = [(need.vendor, need.model) for need in needs]
+    kinds = [(need.vendor, need.model, need.device_class, need.name.casefold()) for need in needs]
     if len(set(kinds)) < len(kinds):
         raise _refuse("names one kind of device twice", "write one entry with the sum as its quantity")
     if (total := sum(need.quantity for need in needs)) > PCI_DEVICES_MAX:
@@ -157,7 +184,8 @@ class Specfile(_Part):
         for name, attribute in ATTRIBUTES.items():
             if section := SECTION_OF.get(name):
                 document.setdefault(section, {})[name] = values[attribute]
-        return document | {"pci": values["pci"], "misc": values["misc"]}
+        pci = [need.model_dump(by_alias=True, exclude_defaults=True) | {"quantity": need.quantity} for need in self.pci]
+        return document | {"pci": pci, "misc": values["misc"]}
 
     def canonical_json(self) -> str:
         """One text for each meaning; parsing it gives an equal `Specfile`."""
@@ -175,7 +203,8 @@ def parse_specfile(text: str | bytes, *, edits: Sequence[str] = ()) -> Specfile:
     edited, problems = apply_edits(document.value, edits)
     found = gather(edited)
     problems += document.problems + found.problems
-    problems += _repeated(found.values.get("pci"))
+    needs = found.values.get("pci")
+    problems += [*_unsaid(needs), *_repeated(needs)]
     try:
         specfile = Specfile.model_validate(found.values)
     except ValidationError as error:
@@ -193,6 +222,16 @@ def _not_an_object(value: Any) -> Problem:
     if isinstance(value, list) and any(isinstance(item, dict) and "vid" in item for item in value):
         return Problem("", f"the document {problem}", "this is a volumespec: give it with --volumes, beside a specfile")
     return Problem("", f"the document {problem}", 'the least is {"slots": 1, "ramsize": 512}')
+
+
+def _unsaid(needs: Any) -> Iterator[Problem]:
+    """Half a kind of device, told at the half that is missing."""
+    for index, need in enumerate(needs if isinstance(needs, list) else []):
+        if isinstance(need, dict) and "name" not in need:
+            said = need.keys() & {"vendor", "model", "class"}
+            for field in ("vendor", "model"):
+                if field not in said and ("class" not in said or (field == "vendor" and "model" in said)):
+                    yield Problem(f"pci.{index}.{field}", "is missing", f"{EXAMPLES[field]}; {_WHICH}")
 
 
 def _repeated(needs: Any) -> Iterator[Problem]:

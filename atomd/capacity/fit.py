@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, said, serves, wish_of, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
-from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on, wanted_devices
+from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
 from atomd.capacity.traits import arch_for, may_run_so, missing_flags, wanted_archs
 from atomd.inventory.facts import PciDevice
 from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, Policy, Reason, VmAsk
@@ -184,18 +185,22 @@ def _mib(mib: int) -> str:
 
 
 def _pci_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
-    free = now.free_kinds()
-    for (vendor, model), quantity in wanted_devices(ask).items():
-        if free[vendor, model] >= quantity:
-            continue
-        has, hint = _devices_there(now, (vendor, model), free[vendor, model])
-        edit = _fewer(ask, (vendor, model), free[vendor, model])
-        yield _reason(f"pci {vendor}:{model}", str(quantity), has, hint, edit)
+    free, wanted, lacks = now.free_kinds(), wishes(ask), False
+    for wish, quantity in wanted.items():
+        able = sum(number for kind, number in free.items() if serves(kind, wish))
+        if able < quantity:
+            lacks = True
+            has, hint = _devices_there(now, wish, able)
+            edit = "" if overlap(now.hardware.pci, wanted) else _fewer(ask, wish, able)
+            yield _reason(f"pci {said(wish)}", str(quantity), has, hint, edit)
+    if not lacks and chosen_kinds(wanted, free, dict.fromkeys(free, 0)) is None:
+        has = "enough for each entry alone, and too few for all: some devices would serve several entries"
+        yield _reason("pci", _count(wanted.total(), "device"), has, "lower a quantity, or leave an entry out")
 
 
-def _devices_there(now: Occupancy, kind: tuple[str, str], free: int) -> tuple[str, str]:
-    here = [device for device in now.hardware.pci if (device.vendor, device.model) == kind]
-    refused = [device for device in now.hardware.pci_refused if (device.vendor, device.model) == kind]
+def _devices_there(now: Occupancy, wish: Wish, free: int) -> tuple[str, str]:
+    here = [device for device in now.hardware.pci if serves(kind_of(device), wish)]
+    refused = [device for device in now.hardware.pci_refused if serves(kind_of(device), wish)]
     stuck = [device for device in here if device.address in now.layout.blocked]
     if not here and not refused:
         return "none here", "no such device is in this machine"
@@ -220,9 +225,9 @@ def _group_name(device: PciDevice) -> str:
     return f"group {device.iommu_group}"
 
 
-def _fewer(ask: VmAsk, kind: tuple[str, str], free: int) -> str:
+def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
     """One quantity, lowered so that all asks of this kind together are met; empty where no single one can do it."""
-    asks = [(index, each) for index, each in enumerate(ask.pci) if (each.vendor, each.model) == kind]
+    asks = [(index, each) for index, each in enumerate(ask.pci) if wish_of(each) == wish]
     total = sum(each.quantity for _, each in asks)
     for index, each in asks:
         if (left := each.quantity - (total - free)) > 0:

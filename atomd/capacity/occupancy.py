@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from atomd.capacity.devices import DeviceKind, kind_of
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire.messages import VmAsk
@@ -57,7 +58,7 @@ class PciGroup:
     """Devices that move together: every assignable function of one IOMMU group."""
 
     addresses: tuple[str, ...]
-    kinds: tuple[tuple[str, str], ...]  # (vendor, model) of each address
+    kinds: tuple[DeviceKind, ...]  # of each address
     numa: int | None
 
 
@@ -108,7 +109,7 @@ def _group(devices: list[PciDevice]) -> PciGroup:
     nodes = {device.numa for device in devices}
     return PciGroup(
         addresses=tuple(device.address for device in ordered),
-        kinds=tuple((device.vendor, device.model) for device in ordered),
+        kinds=tuple(kind_of(device) for device in ordered),
         numa=nodes.pop() if len(nodes) == 1 else None,
     )
 
@@ -204,8 +205,8 @@ class Occupancy:
     def free_groups(self) -> list[PciGroup]:
         return [group for group in self.layout.groups if self.taken_pci.isdisjoint(group.addresses)]
 
-    def free_kinds(self) -> Counter[tuple[str, str]]:
-        """How many devices of each (vendor, model) a VM could have now."""
+    def free_kinds(self) -> Counter[DeviceKind]:
+        """How many devices of each kind a VM could have now."""
         return Counter(kind for group in self.free_groups() for kind in group.kinds)
 
     def free_total_mib(self) -> int:

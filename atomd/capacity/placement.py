@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
 from atomd.capacity.score import Before, fill, score
@@ -104,22 +105,29 @@ class _Need:
         self.now = now
         self.policy = policy
         self.ram_mib = charged_mib(ask.ram_mib)
-        self.wanted = wanted_devices(ask)
         self._free_groups = now.free_groups()
-        self._wants_none = not self.wanted  # as most do
+        self._wants_none = not ask.pci  # as most do
+        self.wanted = Counter() if self._wants_none else self._chosen()
         self._near: dict[int, list[PciGroup]] = {}
 
+    def _chosen(self) -> Counter[DeviceKind] | None:
+        cost: dict[DeviceKind, int] = {}
+        for group in self._free_groups:
+            for kind in group.kinds:
+                cost[kind] = min(cost.get(kind, len(group.kinds)), len(group.kinds))
+        return chosen_kinds(wishes(self.ask), self.now.free_kinds(), cost)
+
     def has_devices(self) -> bool:
-        return self._wants_none or self.wanted <= Counter(kind for group in self._free_groups for kind in group.kinds)
+        return self.wanted is not None
 
     def device_shares(self) -> tuple[float, ...]:
-        if self._wants_none:
+        if not self.wanted:
             return ()
         free = self.now.free_kinds()
         return tuple(quantity / free[kind] for kind, quantity in self.wanted.items())
 
     def devices(self, node: int) -> list[PciGroup]:
-        if self._wants_none:
+        if not self.wanted:
             return []
         if node not in self._near:
             self._near[node] = _devices(self.wanted, self._free_groups, node)
@@ -134,14 +142,6 @@ class _Need:
         if self.wanted:
             return 0
         return sum(len(group.addresses) for group in self._free_groups if group.numa == node)
-
-
-def wanted_devices(ask: VmAsk) -> Counter[tuple[str, str]]:
-    """Devices by (vendor, model); several asks for one kind add up."""
-    wanted: Counter[tuple[str, str]] = Counter()
-    for each in ask.pci:
-        wanted[each.vendor, each.model] += each.quantity
-    return wanted
 
 
 def _seat(need: _Need, kinds: Mapping[Kind, list[Unit]]) -> tuple[Kind, list[Unit], int]:
@@ -257,7 +257,7 @@ def _ram(need_mib: int, nodes: Collection[int], free_mib: Mapping[int, int]) -> 
     return tuple(sorted(shares.items()))
 
 
-def _devices(wanted: Counter[tuple[str, str]], groups: Iterable[PciGroup], node: int) -> list[PciGroup]:
+def _devices(wanted: Counter[DeviceKind], groups: Iterable[PciGroup], node: int) -> list[PciGroup]:
     """Whole groups that cover the quantities: least left over first, then near `node`, then those that serve most."""
     missing = Counter(wanted)
     left = list(groups)
@@ -271,12 +271,12 @@ def _devices(wanted: Counter[tuple[str, str]], groups: Iterable[PciGroup], node:
     return _without_spare(wanted, chosen)
 
 
-def _group_key(group: PciGroup, missing: Counter[tuple[str, str]], node: int) -> tuple[int, bool, int, tuple[str, ...]]:
+def _group_key(group: PciGroup, missing: Counter[DeviceKind], node: int) -> tuple[int, bool, int, tuple[str, ...]]:
     serves = (Counter(group.kinds) & missing).total()
     return (len(group.kinds) - serves, group.numa not in (None, node), -serves, group.addresses)
 
 
-def _without_spare(wanted: Counter[tuple[str, str]], chosen: list[PciGroup]) -> list[PciGroup]:
+def _without_spare(wanted: Counter[DeviceKind], chosen: list[PciGroup]) -> list[PciGroup]:
     """A later, larger group may have made an earlier one superfluous."""
     for group in sorted(chosen, key=lambda group: len(group.kinds)):
         rest = [other for other in chosen if other is not group]

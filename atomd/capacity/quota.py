@@ -267,9 +267,9 @@ def _of_claim(claim: Claim, kinds: Kinds) -> _Asked:
 
 
 def _of_ask(want: Want) -> _Asked:
-    """Where no place is known for it: as many cards as were asked for."""
+    """Where no place is known for it: as many cards as were asked for, as far as it says which."""
     cards: Counter[tuple[str, str]] = Counter()
-    for each in want.ask.pci:
+    for each in (each for each in want.ask.pci if each.model):
         cards[each.vendor, each.model] += each.quantity
     return _Asked(want.vm_id, want.ask.slots, want.ask.ram_mib, cards)
 

@@ -27,6 +27,7 @@ by half. Then each scarce thing that the host has and the VM did not ask for cos
 from dataclasses import dataclass
 from math import prod
 
+from atomd.capacity.devices import is_wished
 from atomd.capacity.hardware import Claim
 from atomd.capacity.ladder import kept
 from atomd.capacity.occupancy import Occupancy
@@ -78,9 +79,8 @@ def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
 def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
     """What is to be kept for others: a factor for each scarce trait that this VM did not ask for."""
     hardware = now.hardware
-    asked = {(each.vendor, each.model) for each in ask.pci}
     gone = now.taken_pci.union(claim.pci)
-    spare = [d for d in hardware.pci if d.address not in gone and (d.vendor, d.model) not in asked]
+    spare = [d for d in hardware.pci if d.address not in gone and not is_wished(d, ask.pci)]
     accelerators = [device for device in spare if device.device_class.startswith(_ACCELERATORS)]
     factor = 1.0
     if accelerators:

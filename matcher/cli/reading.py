@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from specs.specfile import Specfile
 
 FILE_MAX_BYTES = 1 << 20
+PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")  # Fedora's place and Debian's
+PCI_IDS_MAX_BYTES = 16 << 20
 STDIN = "/dev/stdin"  # what people write as "-"
 
 
@@ -21,9 +24,29 @@ def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
     from specs.specfile import parse_specfile
 
     try:
-        return parse_specfile(read_text(name), edits=edits)
+        spec = parse_specfile(read_text(name), edits=edits)
+        return _by_ids(spec) if any(need.name for need in spec.pci) else spec
     except SpecError as error:
         raise malformed(name, error) from None
+
+
+def _by_ids(spec: "Specfile") -> "Specfile":
+    """Devices that the specfile names, as their ids, which are told: hosts know no names."""
+    from matcher.cli.output import note
+    from specs.pci_names import resolved
+
+    spec, told = resolved(spec, _pci_ids())
+    for line in told:
+        note(line)
+    return spec
+
+
+def _pci_ids() -> str:
+    for path in map(Path, PCI_IDS):
+        with suppress(OSError):
+            return path.read_bytes()[:PCI_IDS_MAX_BYTES].decode(errors="replace")
+    said = "this machine has no pci.ids, which knows what devices are called"
+    raise Failure(Exit.USAGE, said, helps="apt install pci.ids; or write vendor and model, as `lspci -nn` shows them")
 
 
 def read_volumespec(name: str) -> tuple[Vid, ...]:

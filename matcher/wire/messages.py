@@ -41,6 +41,7 @@ Millis = Annotated[int, Strict(), Ge(0), Le(2**53)]
 Score = Annotated[float, Strict(), Ge(0.0), Le(1.0)]
 Generation = Annotated[int, Strict(), Ge(1), Le(GENERATION_MAX)]
 PciId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4}$")]
+PciIdOrAny = Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{4})?$")]
 PciAddress = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 
 
@@ -127,11 +128,13 @@ class Address(Message):
 
 @dataclass(frozen=True, slots=True)
 class PciAsk(Message):
-    """`quantity` devices of one kind; `vendor` and `model` are four lowercase hex digits."""
+    """`quantity` devices of one kind: of this vendor, model and class, where each is said, and else of any.
+    `device_class` is the beginning of a PCI class code: "03" is any display controller, "0302" one without a screen."""
 
-    vendor: PciId
-    model: PciId
+    vendor: PciIdOrAny
+    model: PciIdOrAny
     quantity: Annotated[int, Strict(), Ge(1), Le(64)]
+    device_class: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{2}){0,3}$")] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, R
 from specs.ids import UserId, VmId
 
 USERS = [UserId(letter * 64) for letter in "ab"]
-KINDS = [("10de", "24b0"), ("10de", "228b")]
+KINDS = [("10de", "24b0"), ("10de", "228b"), ("1002", "73bf")]
+OPEN_KINDS = [("", "", "03"), ("10de", "", "03"), ("10de", "24b0", "0302"), ("", "", "0403"), ("", "", "02")]
 
 
 def broken(hardware: Hardware, claims: Sequence[Claim]) -> set[str]:
@@ -119,7 +120,7 @@ def _device(draw: st.DrawFn, index: int, nodes: list[int]) -> PciDevice:
         address=f"0000:{index:02x}:00.0",
         vendor=vendor,
         model=model,
-        device_class="030000",
+        device_class="040300" if model == "228b" else draw(st.sampled_from(["030000", "030200"])),
         numa=draw(st.sampled_from([None, *nodes])),
         iommu_group=draw(st.sampled_from([None, 1, 2, 3])),
         driver=None,
@@ -130,7 +131,8 @@ def _device(draw: st.DrawFn, index: int, nodes: list[int]) -> PciDevice:
 
 @st.composite
 def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
-    kinds = draw(st.lists(st.sampled_from(KINDS), max_size=2)) if draw(st.integers(0, 2)) == 0 else []
+    any_kinds = st.sampled_from([*((*kind, "") for kind in KINDS), *OPEN_KINDS])
+    kinds = draw(st.lists(any_kinds, max_size=3)) if draw(st.integers(0, 2)) == 0 else []
     return VmAsk(
         slots=draw(st.integers(1, slots_max)),
         smt=draw(st.booleans()),
@@ -139,7 +141,7 @@ def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
         flags=(),
         ram_mib=draw(st.integers(1, 300) | st.integers(1, 2048)),
         ecc=False,
-        pci=tuple(PciAsk(vendor, model, draw(st.sampled_from([1, 1, 2]))) for vendor, model in kinds),
+        pci=tuple(PciAsk(vendor, model, draw(st.sampled_from([1, 1, 2])), code) for vendor, model, code in kinds),
         firmware=Firmware.BIOS,
         allow_emulation=False,
     )
@@ -206,12 +208,25 @@ def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
             assert claim.threads[at : at + claim.threads_per_core] in [core.threads for core in cores]
     if claim.numa >= 0:
         assert {core.numa for core in cores} == {claim.numa} == {node for node, _ in claim.ram_mib}
-    kinds = {device.address: (device.vendor, device.model) for device in hardware.pci}
-    got = Counter(kinds[address] for address in claim.pci)
-    for kind in {(each.vendor, each.model) for each in ask.pci}:
-        assert got[kind] >= sum(each.quantity for each in ask.pci if (each.vendor, each.model) == kind)
+    assert _serve(ask, [device for device in hardware.pci if device.address in claim.pci])
     if not ask.pci:
         assert not claim.pci
+
+
+def _serve(ask: VmAsk, devices: Sequence[PciDevice]) -> bool:
+    """Whether these devices are what the ask wants, one for each: every way is tried."""
+    wanted = [each for each in ask.pci for _ in range(each.quantity)]
+
+    def left(index: int, over: Sequence[PciDevice]) -> bool:
+        return index == len(wanted) or any(
+            left(index + 1, [*over[:at], *over[at + 1 :]])
+            for at, device in enumerate(over)
+            if (wanted[index].vendor or device.vendor) == device.vendor
+            and (wanted[index].model or device.model) == device.model
+            and device.device_class[: len(wanted[index].device_class)] == wanted[index].device_class
+        )
+
+    return len(wanted) <= len(devices) and left(0, devices)
 
 
 @st.composite
@@ -269,16 +284,11 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
             ram.append((node, share))
             need -= share
     units = [(t,) for core in hardware.cores for t in core.threads] if ask.smt else [c.threads for c in hardware.cores]
-    addresses = [device.address for device in hardware.pci]
-    wanted = Counter[tuple[str, str]]()
-    for each in ask.pci:
-        wanted[each.vendor, each.model] += each.quantity
-    kinds = {device.address: (device.vendor, device.model) for device in hardware.pci}
     devices = [
-        some
-        for count in range(len(addresses) + 1)
-        for some in itertools.combinations(addresses, count)
-        if wanted <= Counter(kinds[address] for address in some) and (wanted or not some)
+        tuple(device.address for device in some)
+        for count in range(len(hardware.pci) + 1)
+        for some in itertools.combinations(hardware.pci, count)
+        if _serve(ask, some) and (ask.pci or not some)
     ]
     if need or not devices:
         return False

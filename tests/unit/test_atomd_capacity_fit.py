@@ -231,6 +231,31 @@ def test_the_edit_names_the_ask_that_can_be_lowered() -> None:
     assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "")
 
 
+def test_a_device_of_an_unknown_vendor_is_not_here() -> None:
+    reason = only(replace(ASK, pci=(PciAsk("dead", "beef", 1),)), replace(HOST, pci=(gpu(1, 1),)))
+    assert (reason.resource, reason.asked, reason.has) == ("pci dead:beef", "1", "none here")
+    assert reason.hint == "no such device is in this machine"
+
+
+def test_devices_of_a_class_are_counted_whatever_they_are() -> None:
+    other = replace(gpu(2, 2), vendor="1002", model="73bf", device_class="038000")
+    hardware = replace(HOST, pci=(gpu(1, 1), other), pci_refused=(gpu(3, 3, "drives the console"),))
+    any_gpu = PciAsk("", "", 3, "03")
+    reason = only(replace(ASK, pci=(any_gpu,)), hardware)
+    assert (reason.resource, reason.has) == ("pci class 03", "3 in all, 2 free, 1 not assignable")
+    assert (reason.hint, reason.edit) == ("0000:03:00.0: drives the console", "pci.0.quantity=2")
+    of_vendor = PciAsk("1002", "", 2, "03")
+    assert only(replace(ASK, pci=(of_vendor,)), hardware).resource == "pci 1002 class 03"
+
+
+def test_a_device_that_would_serve_two_entries_serves_one() -> None:
+    ask = replace(ASK, pci=(GPU, PciAsk("", "", 1, "03")))
+    reason = only(ask, replace(HOST, pci=(gpu(1, 1),)))
+    assert (reason.resource, reason.asked, reason.edit) == ("pci", "2 devices", "")
+    assert "too few for all" in reason.has
+    assert isinstance(answer(ask, replace(HOST, pci=(gpu(1, 1), gpu(2, 2)))), Fit)
+
+
 def test_devices_that_the_host_keeps_come_with_the_reason() -> None:
     kept = replace(HOST, pci_refused=(gpu(1, 1, "drives the console"),))
     reason = only(replace(ASK, pci=(GPU,)), kept)

@@ -230,6 +230,24 @@ def test_asks_for_one_kind_add_up() -> None:
     assert no_room(twice, host(*smt2(2), pci=gpus[:2]))
 
 
+def test_any_device_of_a_class_will_do_and_one_that_is_asked_for_by_name_is_left_to_that() -> None:
+    gpu, other = device("0000:01:00.0", GPU, 1), device("0000:02:00.0", PciAsk("1002", "73bf", 1), 2)
+    any_gpu, nic = PciAsk("", "", 1, "03"), PciAsk("", "", 1, "02")
+    assert sit(replace(ASK, pci=(any_gpu,)), host(*smt2(2), pci=(other,))).claim.pci == (other.address,)
+    assert no_room(replace(ASK, pci=(nic,)), host(*smt2(2), pci=(gpu, other)))
+    for asks in ((any_gpu, GPU), (GPU, any_gpu)):
+        both = sit(replace(ASK, pci=asks), host(*smt2(2), pci=(gpu, other)))
+        assert both.claim.pci == (gpu.address, other.address)
+
+
+def test_of_a_class_the_device_that_brings_least_along_is_taken() -> None:
+    sound = device("0000:01:00.1", AUDIO, 1)
+    with_sound, alone = device("0000:01:00.0", GPU, 1), device("0000:02:00.0", PciAsk("1002", "73bf", 1), 2)
+    more = device("0000:03:00.0", GPU, 3), device("0000:03:00.1", AUDIO, 3)
+    hardware = host(*smt2(2), pci=(with_sound, sound, alone, *more))
+    assert sit(replace(ASK, pci=(PciAsk("", "", 1, "03"),)), hardware).claim.pci == (alone.address,)
+
+
 def test_the_vm_sits_near_its_device() -> None:
     gpus = (device("0000:01:00.0", GPU, 1, numa=1), device("0000:02:00.0", GPU, 2, numa=0))
     hardware = host(*smt2(8, nodes=2), ram=((0, 8192), (1, 8192)), pci=gpus[:1])

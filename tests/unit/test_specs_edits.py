@@ -44,6 +44,7 @@ def test_lists_are_edited_by_entry_grown_by_one_or_replaced(document: dict[str, 
     grown = edited(document, "pci.1.vendor=8086", "pci.1.model=1572")
     assert grown.pci[1] == PciNeed(vendor="8086", model="1572", quantity=1)
     assert edited(document, "pci=[]").pci == ()
+    assert edited(document, "pci.1.class=0302").pci[1] == PciNeed.model_validate({"class": "0302"})
     assert edited(document, "pci=[{vendor: '8086', model: '1572'}]".replace("'", '"').replace("vendor", '"vendor"')
                   .replace("model", '"model"')).pci == (PciNeed(vendor="8086", model="1572"),)  # fmt: skip
     assert edited(document, 'cpu.archs=["ARM_8"]').archs == ("ARM_8",)

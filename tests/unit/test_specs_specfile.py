@@ -92,6 +92,21 @@ def test_the_largest_specfile_has_a_canonical_text_that_can_be_read_again() -> N
     assert len(spec.canonical_json()) < 65_536
 
 
+def test_a_device_is_said_by_ids_by_class_or_by_name() -> None:
+    written = [{"class": "gpu"}, {"vendor": "8086", "class": "0x0200"}, {"name": "RTX A4000", "quantity": 2}]
+    spec = parse_specfile(json.dumps({"slots": 1, "ramsize": 512, "pci": written}))
+    assert [(need.vendor, need.model, need.device_class, need.name) for need in spec.pci] == [
+        ("", "", "03", ""),
+        ("8086", "", "0200", ""),
+        ("", "", "", "RTX A4000"),
+    ]
+    assert json.loads(spec.canonical_json())["pci"] == [
+        {"class": "03", "quantity": 1},
+        {"vendor": "8086", "class": "0200", "quantity": 1},
+        {"name": "RTX A4000", "quantity": 2},
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "path", "told"),
     [
@@ -138,6 +153,15 @@ def test_the_largest_specfile_has_a_canonical_text_that_can_be_read_again() -> N
         ({"pci": {"vendor": "10de", "model": "24b0"}}, "pci", "is an object, not a list | put the object into a list"),
         ({"pci": ["10de:24b0"]}, "pci.0", 'is "10de:24b0", not an object'),
         ({"pci": [{"vendor": "10de"}]}, "pci.0.model", "is missing | four hex digits in quotes"),
+        ({"pci": [{"model": "24b0"}]}, "pci.0.vendor", "is missing | four hex digits in quotes"),
+        ({"pci": [{"class": "gpu", "model": "24b0"}]}, "pci.0.vendor", "is missing"),
+        ({"pci": [{"class": "gpus"}]}, "pci.0.class", 'is "gpus", not a class of PCI devices | did you mean gpu?'),
+        ({"pci": [{"class": "03000"}]}, "pci.0.class", "or 2, 4 or 6 hex digits"),
+        ({"pci": [{"class": 3}]}, "pci.0.class", 'is 3, not text | as in "gpu"'),
+        ({"pci": [{"name": " "}]}, "pci.0.name", "is blank"),
+        ({"pci": [{"name": "RTX A4000", "vendor": "10de"}]}, "pci.0", "says the device in two ways | a device is said"),
+        ({"pci": [{"name": "A2"}, {"name": "a2"}]}, "pci", "names one kind of device twice | write one entry"),
+        ({"pci": [{"class": "gpu"}, {"class": "03"}]}, "pci", "names one kind of device twice | write one entry"),
         ({"pci": [{"vendor": "10d", "model": "24b0"}]}, "pci.0.vendor", 'is "10d", not four hex digits'),
         ({"pci": [{"vendor": "10deg", "model": "24b0"}]}, "pci.0.vendor", "not four hex digits"),
         ({"pci": [{"vendor": "10de\n", "model": "24b0"}]}, "pci.0.vendor", "not four hex digits"),
@@ -257,7 +281,7 @@ def test_an_unknown_field_is_answered_with_the_one_that_was_meant_in_the_form_of
         ({"ram": {"ecc": True}}, "ram.ecc", "did you mean ram.reqECC"),
         ({"pci": [{"device": "24b0"}]}, "pci.0.device", "did you mean model?"),
         ({"pci": [{"count": 1}]}, "pci.0.count", "did you mean quantity?"),
-        ({"pci": [{"zzz": 1}]}, "pci.0.zzz", "known here: vendor, model, quantity"),
+        ({"pci": [{"zzz": 1}]}, "pci.0.zzz", "known here: vendor, model, class, name, quantity"),
         ({"misc": {"os": "linux"}}, "misc.os", "did you mean misc.os_family?"),
         ({"misc": {"slots": 1}}, "misc.slots", "did you mean cpu.slots"),
         ({"info": {"title": "x"}}, "info.title", "did you mean info.name?"),

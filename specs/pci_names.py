@@ -1,0 +1,100 @@
+"""The name of a PCI device in place of its ids, looked up in a list such as Debian's pci.ids. Pure.
+
+The list has a line for each maker ("10de  NVIDIA Corporation"), and below it, after a tab, one for each model
+("24b0  GA104GL [RTX A4000]"); what people call a card stands in brackets. A name means one kind of device: where it
+may be several, all are told, and the person says which.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from specs.problems import Problem, SpecError, show
+from specs.specfile import PciNeed, Specfile, parse_specfile
+
+SHOWN_MAX = 5
+
+_LINE = re.compile(r"(\t?)([0-9a-f]{4})  (\S.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    vendor: str
+    model: str
+    maker: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.vendor}:{self.model} ({self.name}, {self.maker})"
+
+
+def needs_names(spec: Specfile) -> bool:
+    return any(need.name for need in spec.pci)
+
+
+def resolved(spec: Specfile, listed: str) -> tuple[Specfile, tuple[str, ...]]:
+    """The specfile by ids alone, and a sentence for each name. Raises `SpecError` with every name that means no device
+    or several."""
+    devices = tuple(_devices(listed))
+    problems: list[Problem] = []
+    told: list[str] = []
+    document = spec.to_document()
+    for index, need in enumerate(spec.pci):
+        if not need.name:
+            continue
+        found = find(need.name, devices)
+        if len(found) == 1:
+            document["pci"][index] = _by_ids(need, found[0])
+            told.append(f"pci.{index}: {show(need.name)} is {found[0]}")
+        else:
+            problems.append(_unclear(f"pci.{index}.name", need.name, found))
+    if problems:
+        raise SpecError(problems)
+    return parse_specfile(json.dumps(document)), tuple(told)
+
+
+def find(name: str, devices: Sequence[Named]) -> tuple[Named, ...]:
+    """Those of that whole name, or of what stands in its brackets; else those with all its words."""
+    wanted = _plain(name)
+    if exact := tuple(device for device in devices if wanted in _names(device)):
+        return exact
+    words = set(wanted.split())
+    return tuple(device for device in devices if words <= set(_plain(f"{device.maker} {device.name}").split()))
+
+
+def _devices(listed: str) -> Iterator[Named]:
+    vendor = maker = ""
+    for line in listed.splitlines():
+        if line.startswith("C "):  # classes follow, in the same form
+            return
+        if found := _LINE.match(line):
+            tab, number, name = found.groups()
+            if not tab:
+                vendor, maker = number, name
+            elif vendor:
+                yield Named(vendor, number, maker, name)
+
+
+def _names(device: Named) -> Iterator[str]:
+    yield _plain(device.name)
+    for inner in re.findall(r"\[([^\]]*)\]", device.name):
+        yield _plain(inner)
+        yield from (_plain(each) for each in inner.split(" / "))
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.sub(r"[\[\](),/]", " ", text).casefold().split())
+
+
+def _by_ids(need: PciNeed, named: Named) -> dict[str, object]:
+    return {"vendor": named.vendor, "model": named.model, "quantity": need.quantity}
+
+
+def _unclear(path: str, name: str, found: Sequence[Named]) -> Problem:
+    if not found:
+        hint = "`lspci -nn` on its host shows vendor and model: write those; or mend the name"
+        return Problem(path, f"is {show(name)}, which this machine's pci.ids does not know", hint)
+    shown = "; ".join(map(str, found[:SHOWN_MAX]))
+    more = f"; and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
+    return Problem(path, f"is {show(name)}, which may be any of {len(found)}", f"write vendor and model: {shown}{more}")
