@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from matcher.net.programs import ask
 from matcher.wire.messages import ImageFormat
 from specs.ids import Vid
 from storaged.beneath import Unusable
@@ -185,8 +186,8 @@ class Nfs(Serving):
 
     async def _run(self, *words: str) -> tuple[int, str, str]:
         command = ["dbus-send", f"--bus={self._place.bus}", "--print-reply", *words]
-        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
+        done = await ask(command)
+        return done.code, done.out.decode(errors="replace"), done.err.decode(errors="replace").strip()
 
 
 def _open(image: Image) -> None:
