@@ -48,6 +48,7 @@ from storaged.claims import VolumeShare
 from storaged.images.changing import remove
 from storaged.journal import JournalCorrupt, JournalError
 from storaged.keeper import Keeper, Kept, NotHeld
+from storaged.looking import Hangs, Looks
 from storaged.quota import Quota
 from storaged.volume import Snapshot, Volume
 from storaged.wish import Wish, wish_of
@@ -102,6 +103,7 @@ class Attaching:
         self._look = look
         self._audit, self._identity, self._keeper, self._snapshot = audit, identity, keeper, snapshot
         self._intake, self._quota, self._exports = intake, quota, exports
+        self._looks = Looks()
         self.turn = trio.Lock()  # attach and detach in the order in which they were asked
         self._server = HostId(identity.principal.id)
         self.admission = Admission(self._server, keeper, ledger, snapshot, quota, why_not=exports.why_not, doing=doing)
@@ -159,6 +161,7 @@ class Attaching:
         who, what, about = f"host {host_id[:16]}", "volume.detach", dashed(vm_id)
         detail = "; ".join((*map(dashed, vids), f"generation {generation}"))
         try:
+            await self._see_pools(vm_id)
             async with self.turn:
                 if question.gone:
                     await self._remove_with(vm_id, generation, host_id)
@@ -174,6 +177,14 @@ class Attaching:
         log.info("volumes of %s, generation %d: detached", vm_id, generation)
         self._audit.note(who, what, about, detail="; ".join((detail, *problems)))
         return Detached()
+
+    async def _see_pools(self, vm_id: VmId | None, vids: Collection[Vid] = ()) -> None:
+        """Those of these volumes, and of what the VM has, before anybody else is kept waiting. Raises `Hangs`."""
+        snapshot = self._snapshot()
+        all_vids = {*vids, *(a.vid for a in self._keeper.state.attachments if a.vm_id == vm_id)}
+        one_each = {v.pool: v for v in (snapshot.volumes.get(vid) for vid in all_vids) if v is not None}
+        for volume in one_each.values():
+            await self._looks.see(volume)
 
     async def _remove_with(self, vm_id: VmId, generation: int, host_id: HostId) -> None:
         """Before the detach: after a crash on the way, the host asks again, as the attachments still stand."""
@@ -193,6 +204,10 @@ class Attaching:
     async def _attach(self, wish: Wish, user: Principal, address: str, *, had: bool) -> Attached | Refused:
         if (refusal := self.admission.against(wish, user, now_s())) is not None:
             return refusal
+        try:
+            await self._see_pools(wish.vm_id, wish.vids)
+        except Hangs as problem:
+            return _not_done(problem)
         async with self.turn:
             if (refusal := self.admission.against_in_turn(wish, user, had=had)) is not None:
                 return refusal
@@ -274,6 +289,7 @@ class Attaching:
         about = dashed(vid)
         word = "whoever has it is said to be dead: " if is_said_dead else ""
         try:
+            await self._see_pools(None, (vid,))
             async with self.turn:
                 said = await trio.to_thread.run_sync(
                     lambda: self._keeper.forget(vid, self._snapshot(), is_said_dead=is_said_dead)

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from matcher.net.programs import ask
 from matcher.wire.messages import ImageFormat
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import Vid, VmId
@@ -169,13 +170,13 @@ class Shares:
 async def _run(words: Sequence[str]) -> tuple[str, str]:
     """What is wrong, in one line, empty where all went well; and what it says."""
     try:
-        done = await trio.run_process([*_managed(), *words], capture_stdout=True, capture_stderr=True, check=False)
+        done = await ask([*_managed(), *words])
     except OSError as problem:
         return f"{words[0]} can't be run: {problem.strerror}", ""
-    if done.returncode == 0:
-        return "", done.stdout.decode(errors="surrogateescape")
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return ascii(said[-1] if said else f"exit {done.returncode}")[1:-1][:160], ""
+    if done.code == 0:
+        return "", done.out.decode(errors="surrogateescape")
+    said = done.err.decode(errors="replace").strip().splitlines()
+    return ascii(said[-1] if said else f"exit {done.code}")[1:-1][:160], ""
 
 
 def _managed() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from matcher.net.programs import ask
 from matcher.wire.messages import ImageFormat
 from specs.ids import Vid
 from storaged.beneath import Unusable
@@ -23,6 +24,7 @@ from storaged.export.exporter import Problems
 from storaged.export.keeping import Kept
 from storaged.export.numbers import Numbers
 from storaged.export.serving import CALL_S, Rejected, Serving, Silent
+from storaged.looking import Hangs
 from storaged.reopening import reopened
 from storaged.volume import Epoch
 
@@ -102,11 +104,7 @@ class Nfs(Serving):
             return refused(export, "no-address", "its compute host's address is not known", "wait, and try again")
         if not words.is_plain(export.image.file):
             return refused(export, "path", "its path has unusual characters", "rename the folders above it")
-        try:
-            with reopened(export.image, export.image.name):
-                return None
-        except (Unusable, OSError) as problem:
-            return refused(export, "no-folder", f"its folder can't be opened: {problem}"[:120], "it holds an image")
+        return None
 
     async def _look(self, vid: Vid | None = None) -> frozenset[Observed]:
         numbers = await self._numbers()
@@ -121,6 +119,12 @@ class Nfs(Serving):
         return frozenset(seen for seen in self._seen.values() if vid in (None, seen.vid))
 
     async def _make(self, export: Export, found: frozenset[Observed]) -> Refused | None:
+        try:
+            await self._looks.at(export.image.pool, partial(_open, export.image))
+        except Hangs as problem:
+            raise Silent(str(problem)) from problem
+        except (Unusable, OSError) as problem:
+            return refused(export, "no-folder", f"its folder can't be opened: {problem}"[:120], "it holds an image")
         number = await self._number(export)
         block = self._place.folder / f"{number}.conf"
         block.write_text(words.export_block(export, number))
@@ -182,8 +186,13 @@ class Nfs(Serving):
 
     async def _run(self, *words: str) -> tuple[int, str, str]:
         command = ["dbus-send", f"--bus={self._place.bus}", "--print-reply", *words]
-        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
+        done = await ask(command)
+        return done.code, done.out.decode(errors="replace"), done.err.decode(errors="replace").strip()
+
+
+def _open(image: Image) -> None:
+    with reopened(image, image.name):
+        pass
 
 
 async def _nothing() -> Problems:

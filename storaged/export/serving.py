@@ -16,6 +16,7 @@ from specs.ids import Vid
 from storaged.export.description import Access, Cut, Export, Image, Observed, Refused, Unknown
 from storaged.export.exporter import Problems
 from storaged.export.wanted import Wanted
+from storaged.looking import Hangs, Looks
 from storaged.volume import Epoch
 
 CALL_S = 4.0  # for one export or cut, with the wait for its turn
@@ -38,6 +39,7 @@ class Serving(ABC):
     def __init__(self, call_s: float) -> None:
         self._call_s = call_s
         self._turn = trio.Lock()
+        self._looks = Looks()
         self._wanted = Wanted()
 
     @abstractmethod
@@ -62,7 +64,7 @@ class Serving(ABC):
 
     @abstractmethod
     def _still_open(self, image: Image) -> str:
-        """Why what the server has let go of may yet be written to; empty when it can't."""
+        """Why what the server has let go of may yet be written to; empty when it can't. In a thread."""
 
     @abstractmethod
     def _access(self, export: Export) -> Access: ...
@@ -85,11 +87,17 @@ class Serving(ABC):
         ended = await self._in_time(partial(self._end, image, epoch))
         if isinstance(ended, Unknown):
             return ended
-        while why := self._still_open(image):
+        while why := await self._why_open(image):
             if trio.current_time() >= deadline_s:
                 return Unknown(f"volume {image.vid}: {why}")
             await trio.sleep(AGAIN_S)
         return Cut()
+
+    async def _why_open(self, image: Image) -> str:
+        try:
+            return await self._looks.at(image.pool, lambda: self._still_open(image))
+        except Hangs as problem:
+            return f"whether it is closed can't be seen: {problem}"
 
     async def reconcile(self, wanted: Collection[Export]) -> Problems:
         self._wanted.tell(wanted)

@@ -12,6 +12,7 @@ beneath the pool. Raw images only: it hands out a file's bytes, and a qcow2 imag
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from random import Random, SystemRandom
@@ -28,6 +29,7 @@ from storaged.export.keeping import Kept
 from storaged.export.serving import AGAIN_S, CALL_S, Rejected, Serving, Silent
 from storaged.export.tgt_words import Code, Request, Target
 from storaged.export.writers import Writers, serves, writers_of
+from storaged.looking import Hangs
 
 TID_MAX = 2**31 - 1
 PORT = 7768  # beside a tgtd of the machine's own, which has 3260
@@ -113,7 +115,7 @@ class Tgt(Serving):
         await self._tell(words.new_target(tid, export.target))
         await self._tell(words.new_lun(tid, export.image.file, direct=self.direct))
         await self._tell(words.describe_lun(tid, export.image.vid, readonly=export.image.readonly))
-        if not self._is_right(export.image):
+        if not await self._is_right(export.image):
             await self._remove(export.target)
             return refused(export, "image-changed", "its image was replaced meanwhile", "try again")
         await self._tell(words.delete_account(export.chap.user), Code.NO_USER)
@@ -122,12 +124,14 @@ class Tgt(Serving):
         await self._tell(words.bind_initiator(tid, export.initiator))
         return None
 
-    def _is_right(self, image: Image) -> bool:
+    async def _is_right(self, image: Image) -> bool:
         pid = self._kept.pid
         if pid is None:
             raise Silent("tgtd has ended")
         try:
-            return serves(pid, image)
+            return await self._looks.at(image.pool, partial(serves, pid, image))
+        except Hangs as problem:
+            raise Silent(str(problem)) from problem
         except (Unusable, FileNotFoundError):
             return False
         except OSError as problem:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from matcher.net.programs import ask
 from matcher.wire.messages import Reason, Refused
 from specs.ids import Vid
 from storaged.export.child import Command
@@ -151,10 +152,10 @@ async def _run(command: tuple[str, ...], environment: Mapping[str, str]) -> str:
     path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     environment = {"PATH": path, "LANG": "C.UTF-8", **environment}
     try:
-        ended = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, env=environment)
+        ended = await ask(command, environment)
     except OSError as problem:
         raise Silent(f"{command[0]} can't be started: {problem.strerror}") from problem
-    return (ended.stdout + b"\n" + ended.stderr).decode(errors="replace")
+    return (ended.out + b"\n" + ended.err).decode(errors="replace")
 
 
 def _refusal(code: int | None, lease: Lease) -> Refused | None:

@@ -12,8 +12,7 @@ end takes tgtd along even where no watchdog does.
 
 import shutil
 from dataclasses import replace
-
-import trio
+from functools import partial
 
 from matcher.wire import messages
 from specs.ids import Vid
@@ -48,8 +47,8 @@ class LeasedTgt(Tgt):
         try:
             lease = await self._area.make_lease(vid, self._sanlock)
             seen = await self._sanlock.leader(lease)
-            members = await trio.to_thread.run_sync(self._area.members)
-            ground = await trio.to_thread.run_sync(ground_of, self._area.root)
+            members = await self._looks.at(str(self._area.root), self._area.members)
+            ground = await self._looks.at(str(self._area.root), partial(ground_of, self._area.root))
         except (Silent, Unusable, OSError) as problem:
             return Unknown(str(problem))
         refusal = why_not(vid, seen, members, ground, me=self._me, is_said_dead=is_said_dead)
@@ -95,7 +94,8 @@ class LeasedTgt(Tgt):
         somebody may be about to write the next record: `cut` and `release` let go of it."""
         image = export.image
         try:
-            right = await trio.to_thread.run_sync(read_right_at, image.pool, image.path, image.vid, image.pool_id)
+            read = partial(read_right_at, image.pool, image.path, image.vid, image.pool_id)
+            right = await self._looks.at(image.pool, read)
         except Unusable as problem:
             raise NotServing(str(problem)) from problem
         if right is not None and right.held and right.epoch == export.epoch:

@@ -50,7 +50,7 @@ SOLE_IMPORTERS = {
     "lxml": {f"atomd.hypervisor.{room}" for room in ("disk_xml", "domain_xml", "machine")},
     "pycdlib": {"storaged.images.seed"},
     "sqlite3": {"atomd.journal", "storaged.journal"},
-    "subprocess": {"atomd.accelerator", "storaged.images.sandbox"},
+    "subprocess": {"atomd.accelerator", "matcher.net.programs", "storaged.images.sandbox"},
     "rich": {"matcher.cli.output"},
     "yaml": {"matcher.cli.output"},
 }

@@ -31,7 +31,7 @@ from matcher.wire.messages import (
     VolumeOffer,
 )
 from matcher.wire.realm import Grant, Verb
-from matcher.wire.volumes import Attach, Attached
+from matcher.wire.volumes import Attach, Attached, Detach
 from specs.ids import HostId
 from storaged import attaching
 from storaged.answering import Proposer, StorageAnswers, admitting
@@ -41,7 +41,9 @@ from storaged.exporting import NoExports
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Keeper
+from storaged.looking import Hangs, Looks
 from storaged.quota import Quota
+from storaged.reopening import Lies
 from storaged.testing import make_volume, vid_of, vm_of
 from tests.fakes.realms import Realm, make_realm
 
@@ -238,3 +240,36 @@ def test_a_pledge_for_more_is_answered_aloud_with_the_reason(storage: Storage) -
     assert isinstance(unfit, Unfit)
     assert unfit.reasons[0].resource == "grant volumes"
     assert (unfit.reasons[0].asked, unfit.reasons[0].has) == ("2 GB", "1 GB of your 1 GB are left on h1")
+
+
+# ---- pools that do not answer
+
+
+class SomeHang(Looks):
+    """`hung` are the roots that answer nobody."""
+
+    def __init__(self, *hung: Path) -> None:
+        super().__init__()
+        self._hung = {str(path) for path in hung}
+
+    async def see(self, lies: Lies) -> None:
+        if lies.pool in self._hung:
+            raise Hangs("its pool does not answer")
+        await super().see(lies)
+
+
+async def test_a_pool_that_does_not_answer_keeps_nobody_waiting(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither turn nor lock is taken for it: who has them would keep them for as long as it hangs."""
+    envelope = storage.confirmed()
+    assert isinstance(await storage.attach(envelope), Attached)
+    monkeypatch.setattr(storage.attaching, "_looks", SomeHang(storage.folder / "pool"))
+    monkeypatch.setattr(storage.keeper, "_lock", None)  # whoever takes it fails
+    monkeypatch.setattr(storage.attaching, "turn", None)
+    assert code(await storage.attach(storage.confirmed(vm=2, vids=(TWO,)))) == "unavailable"
+    assert code(await storage.attach(envelope)) == "unavailable", "which atomd takes for *ask again*"
+    ended = Detach(vm_of(1), 1, f"{1:016x}{1:016x}")
+    assert code(await storage.attaching.detach(ended, storage.host_id)) == "unavailable"
+    assert code(await storage.attaching._forget(ONE, "ann")) == "not-now"
+    assert storage.keeper.is_attached(ONE)
