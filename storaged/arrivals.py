@@ -69,9 +69,16 @@ class Arrivals:
         if isinstance(promised, Refused):
             return promised
 
-        def work(_: Progress) -> None:
-            pool, pool_id, most_mib = promised.pool, promised.pool_id, promised.size_mib
-            making.create(self._sandbox(), pool, vid, _metadata(new, caller), most_mib=most_mib, pool_id=pool_id)
+        def work(progress: Progress) -> None:
+            making.create(
+                self._sandbox(),
+                promised.pool,
+                vid,
+                _metadata(new, caller),
+                most_mib=promised.size_mib,
+                pool_id=promised.pool_id,
+                progress=progress,
+            )
 
         return self._working.start(wanted, caller, folder_of(promised.pool, vid), work, promised=promised)
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from matcher.wire.messages import REASONS_MAX, Reason, Refused
 from matcher.wire.volumes import AttachedVolume
-from specs.ids import HostId, UserId, Vid, VmId
+from specs.ids import HostId, UserId, Vid, VmId, dashed
 from storaged import attachments
 from storaged.attachments import Attachment, Change, Granted, Refusal, State
 from storaged.beneath import Unusable
@@ -329,7 +329,7 @@ class Keeper:
         change = attachments.forgotten(self._state, vid, right, server=self._server, random=self._random)
         self._disk.put(volume, change.rights[0])
         self._settle(change.state)
-        return f"volume {vid} is free, at epoch {change.rights[0].epoch.counter}"
+        return f"volume {dashed(vid)} is free, at epoch {change.rights[0].epoch.counter}"
 
     def _forget_all_users(self, vid: Vid, snapshot: Snapshot) -> str:
         """Of a volume that may have many: it has no record, and no epoch that counts."""
@@ -339,7 +339,7 @@ class Keeper:
         self._end(ended, snapshot)
         kept = tuple(a for a in self._state.attachments if a.vid != vid)
         self._settle(replace(self._state, attachments=kept))
-        return f"volume {vid} is free: {len(ended)} VMs of other hosts have it no more"
+        return f"volume {dashed(vid)} is free: {len(ended)} VMs of other hosts have it no more"
 
     def _grant(
         self,

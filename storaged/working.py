@@ -17,7 +17,7 @@ from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Done
-from matcher.wire.volumes import VolumeView
+from matcher.wire.volumes import RollBack, TakeSnapshot, VolumeView
 from specs.ids import UserId, Vid, dashed
 from storaged.beneath import Unusable
 from storaged.images.copying import Progress
@@ -130,6 +130,8 @@ class Working:
             if life is None:
                 has = self.shelf.who_has(vid, order.user_id)
             hint = "take it from the VM first: electros volume detach, or electros rm"
+            if isinstance(order.asked, TakeSnapshot | RollBack):
+                hint = "stop the VM first: electros stop; or take it from the VM: electros volume detach"
             return no("volume-in-use", vid, order.doing, has, hint)
         return None
 

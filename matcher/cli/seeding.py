@@ -1,6 +1,7 @@
 """`electros volume seed`: a volume that tells a guest's cloud-init who it is (NoCloud)."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,11 @@ from cyclopts import Parameter
 
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.making import Host, Name, find_room, made_at_best
-from matcher.cli.ordering import Order
+from matcher.cli.ordering import Order, ordered
 from matcher.cli.output import Output, emit, note
 from matcher.cli.reshaping import called
 from matcher.cli.session import Session, session
-from matcher.cli.volume import Found, document, volumes_table
+from matcher.cli.volume import Found, all_of, document, shown, volumes_table
 from matcher.net.https import Door
 from matcher.wire.messages import ImageFormat, VolumeAsk
 from matcher.wire.volumes import SEED_TEXT_MAX, NewSeed, NewVolume, VolumeView
@@ -54,6 +55,17 @@ def seed_of(mine: Session, user_data: Path, vm_id: VmId, name: str, host: str | 
     meta_data = f"instance-id: {vm_id}\nlocal-hostname: {json.dumps(name)}\n"
     made, door = _made(mine, NewSeed(new, text, meta_data, goes_with=vm_id), host)
     return Found(made, door)
+
+
+def remove_left_of(mine: Session, vm_id: VmId) -> None:
+    """Removes my seeds that go with a VM which is gone; what can't be removed now, `electros volume ls` tells of."""
+    me = mine.client.identity.principal.id
+    with suppress(Failure):
+        found, _ = all_of(mine)
+        for each in found:
+            if each.volume.goes_with == vm_id and each.volume.owner == me:
+                ordered(mine, each.door, Order("remove its seed", "DELETE", f"/v1/volumes/{each.volume.vid}"))
+                note(f"electros: {shown(each.volume)} is removed from {each.volume.host}, too")
 
 
 def _made(mine: Session, asked: NewSeed, host: str | None) -> tuple[VolumeView, Door]:

@@ -112,6 +112,10 @@ def _stop_and_remove(mine: Session, name: str, *, force: bool, aloud: bool) -> V
         _remove(mine, older)
     if aloud:
         note(f"electros: {found.vm.name} is removed from {found.vm.host}")
+    if found.vm.state == "failed":  # it had let go of its volumes, so that no storage host knows what goes with it
+        from matcher.cli.seeding import remove_left_of
+
+        remove_left_of(mine, VmId(found.vm.id))
     return found.vm
 
 

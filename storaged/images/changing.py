@@ -94,7 +94,7 @@ def convert(
         size_bytes = max(size_bytes, metadata.size_mib * MIB)
         with staged(volume.pool, volume.pool_id) as stage:
             with stage.new_file(_IMAGE) as file:
-                empty_image(sandbox, file, image_format, size_bytes)
+                empty_image(sandbox, file, image_format, size_bytes, progress)
                 source, target = (idle.image, idle.volume.format), (file, image_format)
                 with lent_image(stage, sandbox, idle):
                     qemu_img.convert(sandbox, source, target, size_bytes, steps(progress, "convert", size_bytes))

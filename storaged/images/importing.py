@@ -128,7 +128,7 @@ class _Import:
         if source_format is ImageFormat.QCOW2:
             qemu_img.check_qcow2(self.sandbox, source, steps(self.progress, "check", size_bytes))
         with stage.new_file(IMAGE_DEFAULT) as target:
-            empty_image(self.sandbox, target, self.wanted.format, size_bytes)
+            empty_image(self.sandbox, target, self.wanted.format, size_bytes, self.progress)
             tick = steps(self.progress, "convert", size_bytes)
             qemu_img.convert(self.sandbox, (source, source_format), (target, self.wanted.format), size_bytes, tick)
 

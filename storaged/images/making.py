@@ -32,7 +32,14 @@ MIB = 2**20
 
 
 def create(
-    sandbox: Sandbox, pool: str, vid: Vid, metadata: Metadata, *, most_mib: int, pool_id: str | None = None
+    sandbox: Sandbox,
+    pool: str,
+    vid: Vid,
+    metadata: Metadata,
+    *,
+    most_mib: int,
+    pool_id: str | None = None,
+    progress: Progress = silent,
 ) -> None:
     """A new, empty, thin volume in the root of `pool`, of at most `most_mib`: what its person may still have.
     `pool_id`: what the pool's mark has to say."""
@@ -46,7 +53,7 @@ def create(
             publish(stage, vid, metadata)
             return
         with stage.new_file(IMAGE_DEFAULT) as file:
-            empty_image(sandbox, file, metadata.format, metadata.size_mib * MIB)
+            empty_image(sandbox, file, metadata.format, metadata.size_mib * MIB, progress)
         publish(stage, vid, metadata)
 
 
@@ -84,12 +91,14 @@ def check_size(size_mib: int, most_mib: int) -> None:
         raise Unusable(f"the volume would have {gb(size_mib)}; you may have {gb(max(0, most_mib))} more here")
 
 
-def empty_image(sandbox: Sandbox, file: int, image_format: ImageFormat, size_bytes: int) -> None:
+def empty_image(
+    sandbox: Sandbox, file: int, image_format: ImageFormat, size_bytes: int, progress: Progress = silent
+) -> None:
     """Makes the open, empty file an image that takes no space yet."""
     if image_format is ImageFormat.RAW:
         os.ftruncate(file, size_bytes)
     else:
-        qemu_img.make_qcow2(sandbox, file, size_bytes)
+        qemu_img.make_qcow2(sandbox, file, size_bytes, steps(progress, "make", size_bytes))
 
 
 def publish(stage: Stage, vid: Vid, metadata: Metadata) -> None:

@@ -12,11 +12,11 @@ _NEW_QCOW2 = f"compat=1.1,cluster_size={CLUSTER_BYTES},lazy_refcounts=off,preall
 _CORRUPT, _LEAKS = 2, 3  # exit codes of `qemu-img check`
 
 
-def make_qcow2(sandbox: Sandbox, file: int, size_bytes: int) -> None:
+def make_qcow2(sandbox: Sandbox, file: int, size_bytes: int, tick: Tick | None = None) -> None:
     """A new, empty qcow2 in the open, empty file."""
     words = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", _NEW_QCOW2, _path(file), str(size_bytes)]
     with sandbox.lent(file):
-        sandbox.run(words, files=[file], file_max_bytes=file_max_bytes(size_bytes))
+        sandbox.run(words, files=[file], file_max_bytes=file_max_bytes(size_bytes), tick=tick)
 
 
 def check_qcow2(sandbox: Sandbox, file: int, tick: Tick | None = None) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +147,40 @@ def test_a_storaged_that_is_killed_while_it_copies_leaves_no_half_of_anything(
     assert not any(name.startswith((".new-", ".gone-")) for name in files), "what was left over is swept up"
     for volume in whole:
         lab.exec("h2", "cmp", image, f"/srv/atomos/{volume['vid']}.elimg/data.img")
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_an_import_that_was_a_mistake_is_ended_and_leaves_nothing(
+    lab: Any, tmp_path: Path, names: list[str], until: Callable[..., Any], is_interrupted: bool
+) -> None:
+    names.append("mistake")
+    image = tmp_path / "mistake.img"
+    image.write_bytes(os.urandom(32 << 20))
+    pool = lab.folder("h2") / "srv"
+    before = {*pool.iterdir()}
+    asked = ("volume", "import", str(image), "--name", "mistake", "--format", "qcow2", "--image-format", "raw")
+    going = lab.popen("client", "electros", *asked, "--host", "h2")
+    stopped = "until pkill -STOP -x qemu-img; do sleep 0.01; done"  # the host's own; so that it lasts
+    lab.exec("h2", "timeout", "60", "sh", "-c", stopped)
+    (mine,) = (volume for volume in listed(lab) if volume["name"] == "mistake")
+    assert mine["state"] == "busy"
+    assert mine["why"].startswith("it is being imported, ")
+    if is_interrupted:
+        going.send_signal(signal.SIGINT)
+        said = going.communicate(timeout=60)[1]
+        assert going.returncode == 130
+        assert "h2 was asked to import mistake, and goes on with it" in said
+        assert f"electros volume cancel {mine['vid']} ends it" in said
+    error = electros(lab, "volume", "rm", "--yes", "mistake", code=1).error
+    assert (error["code"], f"electros volume cancel {mine['vid']}" in error["hint"]) == ("busy", True)
+    assert "all is as it was before" in plainly(lab, "volume", "cancel", "mistake").err
+    if not is_interrupted:
+        assert "it was cancelled" in going.communicate(timeout=60)[1]
+        assert going.returncode == 1
+    assert {*pool.iterdir()} == before
+    assert [volume for volume in listed(lab) if volume["name"] == "mistake"] == []
+    assert electros(lab, "volume", "cancel", "mistake", code=4).error["code"] == "not-found"
+    assert lab.exec("h2", "pgrep", "-x", "qemu-img", check=False).stdout == ""
 
 
 def test_an_image_that_is_sent_becomes_a_volume_of_the_same_bytes(lab: Any, tmp_path: Path, names: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from matcher.cli import image, importing, making, reshaping, volume
+from matcher.cli import image, importing, making, reshaping, vms, volume
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.ordering import Order, ordered
 from matcher.cli.session import refused, session
@@ -89,6 +89,22 @@ def test_a_seed_whose_vm_no_host_has_is_told_of_with_the_command_that_removes_it
     assert "anothers" not in told
     assert f"takeover {dashed('3' * 32)} --host-is-dead; electros volume rm {dashed('3' * 32)}" in told
     assert f"takeover {dashed('1' * 32)}" not in told
+
+
+def test_the_seed_of_a_failed_vm_goes_when_that_is_removed_and_no_other_does(
+    link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = link.realm["ada"].principal.id
+    of_it = view("d", "web-seed", "h1", owner=owner, goes_with=VM.id)
+    others = (view("e", "other-seed", "h1", owner=owner, goes_with="e" * 32), view("f", "disk", "h1", owner=owner))
+    has(link, "h1", of_it, *others)
+    link["h1"].answers["GET /v1/vms"] = VmViews((replace(VM, state="failed", host="h1"),))
+    gone = replace(VM, state="removed")
+    link["h1"].answers[f"DELETE /v1/vms/{VM.id}?generation={VM.generation}"] = gone
+    storage = says(link, f"DELETE /v1/volumes/{of_it.vid}", VolumeProgress("done", volume=of_it))
+    vms.rm(VM.name)
+    assert [asked for asked in storage.asked if asked.startswith("DELETE")] == [f"DELETE /v1/volumes/{of_it.vid}"]
+    assert "web-seed is removed from h1, too" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_one_answer_is_told_of(link: Link, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,8 +145,12 @@ async def test_a_volume_is_its_owners_to_change_and_nobodys_is_for_admins(tmp_pa
     name = ChangeVolume(name="mine now")
     async with open_storage(tmp_path, realm["h1"]) as storage:
         made = await make(storage, realm["bob"])
-        assert code(await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{made.vid}", name)) == "denied"
-        assert code(await storage.order(realm["ann"], "DELETE", f"/v1/volumes/{made.vid}")) == "denied"
+        rename = await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{made.vid}", name)
+        assert code(rename) == "denied"
+        assert "electros volume clone" in str(rename), "who wants another one can have a copy"
+        remove = await storage.order(realm["ann"], "DELETE", f"/v1/volumes/{made.vid}")
+        assert code(remove) == "denied"
+        assert "clone" not in str(remove), "which helps nobody who wants it away"
         assert code(await storage.order(realm["ann"], "PATCH", f"/v1/volumes/{NOBODYS}", name)) == "denied"
         assert code(await storage.order(realm["ann"], "DELETE", f"/v1/volumes/{BOBS}")) == "not-found", "it is private"
         renamed = await storage.order(realm["ada"], "PATCH", f"/v1/volumes/{NOBODYS}", name)
@@ -163,7 +167,10 @@ async def test_a_volume_that_a_vm_has_stays_as_it_is_but_for_its_name(tmp_path: 
         other = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(format=ImageFormat.QCOW2))
         copy = await storage.order(realm["ann"], "POST", f"{path}/clones", CloneVolume(OTHER, "copy", private=False))
         gone = await storage.order(realm["ann"], "DELETE", path)
-        assert [code(each) for each in (larger, other, copy, gone)] == ["volume-in-use"] * 4
+        kept = await storage.order(realm["ann"], "POST", f"{path}/snapshots", TakeSnapshot("before"))
+        assert [code(each) for each in (larger, other, copy, gone, kept)] == ["volume-in-use"] * 5
+        assert "electros volume detach" in str(larger)
+        assert "electros stop" in str(kept), "which is enough for a snapshot"
         renamed = await storage.order(realm["ann"], "PATCH", path, ChangeVolume(name="still here"))
         assert isinstance(renamed, VolumeView)
         assert (renamed.name, renamed.state) == ("still here", "attached")

@@ -129,7 +129,9 @@ async def test_its_owner_frees_one_from_a_host_that_is_dead_and_removes_it(tmp_p
         has(storage, realm, host="h2")
         refused = await storage.order(ann, "DELETE", f"/v1/volumes/{SEED}")
         assert isinstance(refused, Refused)
-        assert await take_over(storage, realm) == Done(f"volume {SEED} is free: 1 VMs of other hosts have it no more")
+        assert await take_over(storage, realm) == Done(
+            f"volume {dashed(SEED)} is free: 1 VMs of other hosts have it no more"
+        )
         assert [each.vid for each in storage.exports.ended] == [SEED]
         assert isinstance(await storage.order(ann, "DELETE", f"/v1/volumes/{SEED}"), VolumeView)
         assert not is_there(storage, SEED)

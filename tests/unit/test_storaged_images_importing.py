@@ -263,5 +263,5 @@ async def test_a_task_that_is_cancelled_ends_the_program_and_leaves_nothing(tmp_
 
         await trio.to_thread.run_sync(work)
     assert scope.cancelled_caught
-    assert steps == {"copy", "convert"}
+    assert steps == {"copy", "make", "convert"}
     assert os.listdir(tmp_path) == []

@@ -244,7 +244,7 @@ def test_a_pool_rolled_back_is_noticed_and_a_person_can_say_it_is_right(house: H
         "this pool was rolled back: epoch 2 is remembered, its record says 1",
     )
     assert house.keeper.rolled_back(house.snapshot()) == (ONE,)
-    assert house.keeper.forget(ONE, house.snapshot()) == f"volume {ONE} is free, at epoch 3"
+    assert house.keeper.forget(ONE, house.snapshot()) == f"volume {dashed(ONE)} is free, at epoch 3"
     assert isinstance(house.attach(2, ONE), Kept)
 
 
