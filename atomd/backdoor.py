@@ -285,7 +285,7 @@ def _device_row(device: PciDevice, broken: Collection[str]) -> asked.DeviceRow:
 
 
 def _gone_row(address: str, why: str) -> asked.DeviceRow:
-    return asked.DeviceRow(address, "0000", "0000", "", -1, "", "", True, f"in quarantine: it {why}"[:240])
+    return asked.DeviceRow(address, "0000", "0000", "", -1, "", "", True, f"is in quarantine: it {why}"[:240])
 
 
 def _not_found() -> Refused:

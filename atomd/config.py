@@ -8,12 +8,13 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from atomd.capacity.guest_cpu import RAM_RESERVE_MIB
+from atomd.inventory.sriov import FUNCTIONS_MAX
 from matcher.net import audit, multicast
 from matcher.net.door import serving
 from matcher.net.gossip import seeds as seeding
 from matcher.net.gossip import sockets
 from matcher.trust.grants import Narrowing, parse_pci_limit
-from matcher.wire.messages import RAM_MIB_MAX, SLOTS_MAX
+from matcher.wire.messages import RAM_MIB_MAX, SLOTS_MAX, PciAddress
 from matcher.wire.realm import PCI_LIMITS_MAX, PciLimit
 from specs.units import duration_s
 
@@ -23,6 +24,7 @@ ATOMCTL_SOCKET = Path("/run/atomos/atomctl.sock")
 Port = Annotated[int, Ge(1), Le(65535)]
 
 
+SRIOV_MAX = 64
 LEASE_MIN_S = 60  # as in grants
 _SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]|24(?=:00)):([0-5][0-9])", re.ASCII)
 
@@ -98,6 +100,7 @@ class Config(BaseModel):
     ram_reserve_mib: Annotated[int, Ge(0)] = RAM_RESERVE_MIB
     reserved_core: bool = True
     share_cores_between_users: bool = False
+    sriov: Annotated[dict[PciAddress, Annotated[int, Ge(1), Le(FUNCTIONS_MAX)]], MaxLen(SRIOV_MAX)] = {}
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
     gossip_port: Port = sockets.PORT

@@ -23,6 +23,7 @@ from atomd.capacity.uses import Uses, uses_here
 from atomd.compute import Compute
 from atomd.config import Config
 from atomd.devices import Devices
+from atomd.functions import Functions
 from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLike
 from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
@@ -181,7 +182,12 @@ class _Core:
 def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face, audit: Audit) -> _Core:
     uses, boot_id = Uses(), _boot_id()
     devices = Devices(
-        config.state / "devices.json", face, held=lambda: compute.held_devices(), boot_id=boot_id, audit=audit
+        config.state / "devices.json",
+        face,
+        held=lambda: compute.held_devices(),
+        boot_id=boot_id,
+        audit=audit,
+        functions=Functions(config.sriov),
     )
     quota = Quota(
         host=face.host,

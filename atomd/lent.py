@@ -63,12 +63,16 @@ class Lending:
                 self._rows[row.address] = replace(row, why=missing)
 
     def judged(self, device: PciDevice, held: Collection[str]) -> PciDevice:
-        """The device as it may be offered."""
+        """The device as it may be offered; one that is `held` stays as it is."""
         row = self._rows.get(device.address)
         if row is None or device.address in held:
             return device
-        why_not = f"in quarantine: it {row.why} since a VM had it" if row.why else RETURNING
-        return replace(device, assignable=False, why_not=why_not)
+        return replace(device, assignable=False, why_not=self.why_not(row.address) or RETURNING)
+
+    def why_not(self, address: str) -> str | None:
+        """Why no VM may have it, whoever had it before."""
+        row = self._rows.get(address)
+        return f"is in quarantine: it {row.why} since a VM had it" if row is not None and row.why else None
 
     def readmit(self, address: str) -> bool:
         """A person says that it may be offered again; false where it is not in quarantine."""

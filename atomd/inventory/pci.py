@@ -22,7 +22,7 @@ DEVICES_MAX = 65_536
 DEPTH_MAX = 32  # of bridges behind bridges
 
 _UNKNOWN_ID = "0000"  # no maker has this number
-_NO_ANSWER = b"\xff" * 4  # what a bus says for a device that is dead or gone
+_NO_ANSWER = b"\xff" * 16  # what a bus says for a device that is dead or gone; a virtual function's ids alone are so
 _PCI_BRIDGE = "0604"
 _HOST_CLASSES = {
     "05": "is the host's memory",

@@ -84,14 +84,16 @@ async def machine(
     programs: Sequence[str] = (),
     devices: Sequence[str] = (),
     ram_mib: int = SMALL_MIB,
+    told: str = "",
 ) -> AsyncIterator[Machine]:
-    """`programs` of this machine are in its path; `devices` are words for QEMU. It ends with the block."""
+    """`programs` of this machine are in its path; `devices` are words for QEMU, `told` for its kernel. It ends with the
+    block."""
     said = folder / "serial"
     said.touch()
     (kernel,) = (KERNEL / "boot").glob("vmlinuz-*")
     words = ["qemu-system-x86_64", "-accel", "tcg", "-m", str(ram_mib), "-nographic", "-monitor", "none", "-no-reboot"]
     words += ["-kernel", str(kernel), "-initrd", str(_built(folder, script, modules, programs))]
-    words += ["-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{said}", *devices]
+    words += ["-append", f"console=ttyS0 quiet panic=-1 {told}", "-serial", f"file:{said}", *devices]
     process = await trio.lowlevel.open_process(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         yield Machine(said, process)

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from atomd.answering import Face
 from atomd.backdoor import BackDoor, Drain
-from atomd.devices import Devices
+from atomd.devices import Devices, Notes
+from atomd.functions import Functions
 from atomd.lent import Lent
 from atomd.vms.lifecycle import State
 from matcher.net import local
@@ -65,6 +66,7 @@ def back_door(host: OneHost, tmp_path: Path) -> BackDoor:
         held=host.compute.held_devices,
         boot_id="1",
         audit=audit,
+        functions=Functions({}),
         reads=lambda: (NIC,),
     )
     names = cast(Any, Names())
@@ -115,15 +117,15 @@ def test_what_is_left_over_is_counted_for_the_status(host: OneHost, tmp_path: Pa
 
 async def test_a_device_in_quarantine_is_listed_counted_and_let_out_by_a_person(host: OneHost, tmp_path: Path) -> None:
     broken = (Lent(NIC.address, "i40e", "1", "does not answer"), Lent("0000:09:00.0", None, "1", "is gone"))
-    (tmp_path / "devices.json").write_bytes(TypeAdapter(tuple[Lent, ...]).dump_json(broken))
+    (tmp_path / "devices.json").write_bytes(TypeAdapter(Notes).dump_json(Notes(broken)))
     door = back_door(host, tmp_path)
     await door._devices.look()
     listed = await door.answer(asked.ListDevices(), ME)
     assert isinstance(listed, asked.DeviceRows)
     told = [(row.address, row.is_quarantined, row.why_not) for row in listed.rows]
     assert told == [
-        (NIC.address, True, "in quarantine: it does not answer since a VM had it"),
-        ("0000:09:00.0", True, "in quarantine: it is gone"),
+        (NIC.address, True, "is in quarantine: it does not answer since a VM had it"),
+        ("0000:09:00.0", True, "is in quarantine: it is gone"),
     ]
     assert await door.answer(asked.ListDevices(NIC.address), ME) == asked.DeviceRows(listed.rows[1:], False)
     assert door._left_over()["devices in quarantine"] == 2

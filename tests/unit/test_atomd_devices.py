@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from atomd import devices as module
 from atomd.answering import Face
 from atomd.devices import LOOK_S, Devices
+from atomd.functions import Functions
 from atomd.inventory.facts import PciDevice
 from atomd.journal import JournalError
 from atomd.lent import RETURN_S
@@ -40,6 +41,7 @@ class Machine:
             held=lambda: frozenset(self.held),
             boot_id="1",
             audit=self._audit,
+            functions=Functions({}),
             reads=lambda: self.there,
         )
         return self.devices
@@ -99,9 +101,16 @@ async def test_a_device_that_became_the_hosts_own_is_not_given_away(machine: Mac
 async def test_what_is_lent_is_on_the_disk_before_the_vm_starts(machine: Machine) -> None:
     machine.held |= HELD
     assert await machine.devices.lend([NIC.address]) is None
-    assert json.loads(machine.path.read_text()) == [
+    assert json.loads(machine.path.read_text())["lent"] == [
         {"address": NIC.address, "driver": "i40e", "boot_id": "1", "why": ""}
     ]
+
+
+async def test_a_start_that_is_tried_again_has_its_device_already(machine: Machine) -> None:
+    machine.held |= HELD
+    await machine.devices.lend([NIC.address])
+    machine.there = (WITH_GUEST,)
+    assert await machine.devices.lend([NIC.address]) is None
 
 
 async def test_a_note_that_can_not_be_written_is_no_start(machine: Machine, tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ async def test_a_device_that_does_not_come_back_is_withheld_until_a_person_says_
     await trio.sleep(RETURN_S)
     await machine.devices.look()
     (refused,) = machine.face.hardware.pci_refused
-    assert refused.why_not == "in quarantine: it lacks its driver (i40e) since a VM had it"
+    assert refused.why_not == "is in quarantine: it lacks its driver (i40e) since a VM had it"
     assert "device.quarantined" in (tmp_path / "audit").read_text()
     machine.there = (NIC,)
     await machine.restarted().look()
@@ -136,6 +145,20 @@ async def test_a_device_that_does_not_come_back_is_withheld_until_a_person_says_
     assert machine.devices.readmit(NIC.address)
     assert machine.face.hardware.pci == (NIC,)
     assert not machine.restarted().quarantined
+
+
+async def test_a_device_in_quarantine_is_not_given_to_a_vm_that_had_it_before(
+    machine: Machine, autojump_clock: MockClock
+) -> None:
+    machine.held |= HELD
+    await machine.devices.lend([NIC.address])
+    machine.held.clear()
+    machine.there = (WITH_GUEST,)
+    await machine.devices.look()
+    await trio.sleep(RETURN_S)
+    await machine.devices.look()
+    machine.held |= HELD
+    assert "in quarantine" in (await machine.devices.lend([NIC.address]) or "")
 
 
 async def test_kinds_stay_known_of_what_a_vm_has_though_nobody_else_may_have_it(machine: Machine) -> None:

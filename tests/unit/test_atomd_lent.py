@@ -62,7 +62,7 @@ def test_a_device_that_does_not_come_back_is_in_quarantine_also_after_it_did(
     assert not lending.rows[0].why, "it has its time"
     lending.look(there, (), RETURN_S)
     lending.look(THERE, (), RETURN_S + 1)
-    assert lending.judged(NIC, ()).why_not == f"in quarantine: it {why} since a VM had it"
+    assert lending.judged(NIC, ()).why_not == f"is in quarantine: it {why} since a VM had it"
     assert lending.readmit(NIC.address)
     assert not lending.readmit(NIC.address)
     assert lending.judged(NIC, ()) is NIC

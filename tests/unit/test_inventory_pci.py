@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atomd.inventory.facts import PciDevice
+from atomd.inventory.facts import SILENT, PciDevice
 from atomd.inventory.in_use import devices_in_use
 from atomd.inventory.iommu import NO_IOMMU
 from atomd.inventory.tree import Tree
@@ -30,6 +30,15 @@ def test_ids_come_from_the_configuration_space_where_files_lack(machine: Machine
     (machine.root / f"sys/bus/pci/devices/{NIC}/config").write_bytes(config)
     nic = machine.read()[NIC]
     assert (nic.vendor, nic.model, nic.device_class) == ("8086", "1562", "020000")
+
+
+@pytest.mark.parametrize(("silent", "why_not"), [(64, SILENT), (4, None)])
+def test_a_dead_device_is_not_assignable_but_a_virtual_function_only_hides_its_ids(
+    machine: MachineFiles, silent: int, why_not: str | None
+) -> None:
+    config = bytes([0xFF] * silent + [0] * (64 - silent))
+    (machine.root / machine.device(NIC, "020000", 3) / "config").write_bytes(config)
+    assert machine.read()[NIC].why_not == why_not
 
 
 def test_devices_are_found_without_the_bus_and_in_wide_domains(machine: MachineFiles) -> None:

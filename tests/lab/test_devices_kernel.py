@@ -1,0 +1,88 @@
+"""Passthrough without such hardware: Debian's kernel on an emulated machine that has an IOMMU, seen by our own eyes.
+
+The emulated machine sees this one's root and repository, and runs `test_devices_real` there; each outcome is one here.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.lab import test_devices_real
+from tests.lab.emulated import ENTER, ROOMY_MIB, ROOT, VIRTIOFSD, machine, needs_kernel, this_root
+
+RUN_S = 500.0
+DISK_BYTES = 64 << 20
+MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_net", "nvme", "vfio-pci", "vfio_iommu_type1", "ext4")
+MODULES += ("crc32c_generic", "macvlan")
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.slow,
+    needs_kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="to show this machine's root to another one takes root"),
+    pytest.mark.skipif(not Path(VIRTIOFSD).exists(), reason="virtiofsd is not installed: packaging/setup"),
+]
+
+SCRIPT = (
+    ENTER
+    + """
+for place in proc sys dev; do mount -o rbind /$place /new/$place; done
+mount -t tmpfs tmp /new/tmp
+mount -t tmpfs run /new/run
+chroot /new /bin/sh -c 'cd {root} && PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest {words}'
+echo; echo ITS-DONE
+"""
+)
+WORDS = "-v -n 0 -p no:cacheprovider -p no:hypothesispytest --color=no --tb=short tests/lab/test_devices_real.py"
+
+
+def _port(number: int, *devices: str) -> list[str]:
+    return ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}", *devices]
+
+
+def _net(number: int, port: int, place: str) -> list[str]:
+    device = f"virtio-net-pci,bus=port{port},addr={place},netdev=n{number},disable-legacy=on,iommu_platform=on,romfile="
+    return ["-netdev", f"user,id=n{number},restrict=on", "-device", device]
+
+
+def devices(disk: Path) -> list[str]:
+    """A card alone behind its port, two functions of one behind another, a disk that makes functions behind a third."""
+    functions = "sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=5"
+    return [
+        *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+        *_port(1, *_net(1, 1, "0.0")),
+        *_port(2, *_net(2, 2, "0.0,multifunction=on"), *_net(3, 2, "0.1")),
+        *_port(3, "-drive", f"file={disk},format=raw,if=none,id=disk", "-device", "nvme-subsys,id=sub"),
+        *("-device", f"nvme,bus=port3,serial=one,subsys=sub,{functions}", "-device", "nvme-ns,drive=disk"),
+    ]
+
+
+async def outcomes(folder: Path) -> Mapping[str, str]:
+    disk = folder / "disk"
+    disk.touch()
+    os.truncate(disk, DISK_BYTES)
+    script = SCRIPT.format(root=ROOT, words=WORDS)
+    async with this_root(folder) as root:
+        words = (*root, *devices(disk))
+        told = "intel_iommu=on"
+        async with machine(folder, script, modules=MODULES, devices=words, ram_mib=ROOMY_MIB, told=told) as emulated:
+            await emulated.says("ITS-DONE", RUN_S)
+            said = emulated.serial
+    found = dict(re.findall(r"::(test_\w+) (PASSED|FAILED|ERROR|SKIPPED)", said))
+    return found or {"nothing": said[-3000:]} | {"serial": said}
+
+
+@pytest.fixture(scope="module")
+def said() -> Mapping[str, str]:
+    with tempfile.TemporaryDirectory(prefix="atomos-") as folder:
+        return trio.run(outcomes, Path(folder))
+
+
+@pytest.mark.parametrize("name", [name for name in dir(test_devices_real) if name.startswith("test_")])
+def test_on_a_machine_with_an_iommu(said: Mapping[str, str], name: str) -> None:
+    assert said.get(name) == "PASSED", said.get("serial", said)
