@@ -8,6 +8,7 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from atomd.capacity.guest_cpu import RAM_RESERVE_MIB
+from atomd.inventory import cpuset
 from atomd.inventory.sriov import FUNCTIONS_MAX
 from matcher.net import audit, multicast
 from matcher.net.door import serving
@@ -42,6 +43,13 @@ def _span(value: object) -> object:
 
 def _limit(value: object) -> object:
     return parse_pci_limit(value) if isinstance(value, str) else value
+
+
+def _cpus(value: object) -> object:
+    cpus = cpuset.parse_list(value.strip()) if isinstance(value, str) else None
+    if cpus is None:
+        raise ValueError('CPUs are such as "0-3,8": hardware threads, as lscpu numbers them')
+    return cpus
 
 
 def _seconds(value: object) -> object:
@@ -99,6 +107,7 @@ class Config(BaseModel):
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     ram_reserve_mib: Annotated[int, Ge(0)] = RAM_RESERVE_MIB
     reserved_core: bool = True
+    reserved_cpus: Annotated[frozenset[int], BeforeValidator(_cpus)] = frozenset()
     share_cores_between_users: bool = False
     sriov: Annotated[dict[PciAddress, Annotated[int, Ge(1), Le(FUNCTIONS_MAX)]], MaxLen(SRIOV_MAX)] = {}
     inventory_root: Path | None = None

@@ -100,7 +100,7 @@ async def _serve(
         audit=audit,
         hypervisor=hypervisor,
         hardware=hardware,
-        host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores),
+        host_threads=_threads(inventory.cpu.cores) - _threads(hardware.cores) - _withheld(inventory),
         storage=Storage(identity, config.storaged_socket),
         shares=Shares(config.shares),
         devices=devices,
@@ -259,6 +259,7 @@ async def _hardware(config: Config, inventory: Inventory, capabilities: Capabili
         seen_flags=seen_flags,
         ram_reserve_mib=config.ram_reserve_mib,
         reserved_core=config.reserved_core,
+        reserved_cpus=config.reserved_cpus,
         share_cores_between_users=config.share_cores_between_users,
     )
 
@@ -279,6 +280,11 @@ def _inventory(config: Config) -> Inventory:
 
 def _threads(cores: Iterable[Core]) -> frozenset[int]:
     return frozenset(thread for core in cores for thread in core.threads)
+
+
+def _withheld(inventory: Inventory) -> frozenset[int]:
+    """QEMU's own threads are a part of a VM, too."""
+    return frozenset(thread for each in inventory.cpu.withheld for thread in each.threads)
 
 
 def _boot_id() -> str:

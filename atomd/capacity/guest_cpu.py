@@ -75,20 +75,24 @@ def hardware_of(
     seen_flags: frozenset[str] | None = None,
     ram_reserve_mib: int = RAM_RESERVE_MIB,
     reserved_core: bool = True,
+    reserved_cpus: frozenset[int] = frozenset(),
     nested: bool = True,
     share_cores_between_users: bool = False,
 ) -> Hardware:
     """`seen_flags`, in the kernel's names, are those that this host's QEMU says its guests see; where it was not asked
-    or does not tell, the tables above stand in. `ram_reserve_mib` stays with the host, and one core does
-    (`reserved_core`) where there are four or more. `nested`: KVM's parameter of that name, on by default since
-    Linux 4.20."""
-    kept = _reserved(inventory.cpu.cores) if reserved_core else None
+    or does not tell, the tables above stand in. `ram_reserve_mib` stays with the host, and so do `reserved_cpus`; where
+    there are none, one core (`reserved_core`) of four or more. A core with a thread that is reserved or withheld is
+    lent to nobody: what runs on its sibling would be felt there. `nested`: KVM's parameter of that name, on by default
+    since Linux 4.20."""
+    withheld = reserved_cpus.union(*(each.threads for each in inventory.cpu.withheld))
+    cores = tuple(core for core in inventory.cpu.cores if core.threads and withheld.isdisjoint(core.threads))
+    kept = _reserved(inventory.cpu.cores, reserved_cpus) if reserved_core or reserved_cpus else None
     return Hardware(
         archs=GUEST_ARCHS.get(inventory.arch, frozenset()),
         accelerator=accelerator,
         cpu_model=inventory.cpu.model,
         guest_flags=_guest_flags(inventory, accelerator, seen_flags, nested=nested),
-        cores=tuple(core for core in inventory.cpu.cores if core is not kept and core.threads),
+        cores=tuple(core for core in cores if core is not kept),
         ram_mib=_lent(inventory.memory, ram_reserve_mib, first=kept.numa if kept else None),
         ecc=inventory.memory.ecc,
         pci=tuple(device for device in inventory.pci if device.assignable),
@@ -98,10 +102,14 @@ def hardware_of(
     )
 
 
-def _reserved(cores: tuple[Core, ...]) -> Core | None:
-    """The core that the host keeps: the one with the lowest thread, where interrupts and housekeeping land anyway."""
+def _reserved(cores: tuple[Core, ...], chosen: frozenset[int]) -> Core | None:
+    """The core that the host keeps: the one with the lowest thread, where interrupts and housekeeping land anyway; of
+    those that its sysadmin has chosen, if there are any."""
     online = [core for core in cores if core.threads]
-    return min(online, key=lambda core: min(core.threads)) if len(online) >= RESERVED_CORE_FROM else None
+    own = [core for core in online if not chosen.isdisjoint(core.threads)]
+    if not own and len(online) < RESERVED_CORE_FROM:
+        return None
+    return min(own or online, key=lambda core: min(core.threads))
 
 
 def _guest_flags(

@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterator
 
 from atomd.inventory import cpuinfo, cpuset
+from atomd.inventory.caches import read_caches
 from atomd.inventory.cpuinfo import CpuInfo
 from atomd.inventory.facts import Core, Cpu
 from atomd.inventory.levels import level_of
+from atomd.inventory.paths import CPU_DIR, NODE_DIR
 from atomd.inventory.text import whole
 from atomd.inventory.tree import Tree
+from atomd.inventory.withheld import read_withheld
 
-CPU_DIR = "sys/devices/system/cpu"
-NODE_DIR = "sys/devices/system/node"
 PERFORMANCE, EFFICIENCY = "performance", "efficiency"
 
 _CPU_NAME = re.compile(r"cpu([0-9]{1,5})$")
@@ -24,6 +25,7 @@ _NODE_NAME = re.compile(r"node([0-9]{1,5})$")
 # By falling trust: the present names (5.3 and later), the old ones, and their masks, which oldest kernels have alone.
 _SIBLINGS = (("core_cpus_list", "thread_siblings_list"), ("core_cpus", "thread_siblings"))
 _PACKAGE = (("package_cpus_list", "core_siblings_list"), ("package_cpus", "core_siblings"))
+_KHZ_MAX = 1_000_000_000
 _EFFICIENT_SHARE = 0.75  # of the largest capacity; the same kind of core differs by less from one to the next
 
 
@@ -36,14 +38,17 @@ def read_cpu(tree: Tree, info: CpuInfo) -> Cpu:
     sockets = _sockets(tree, info, online)
     classes = core_classes(tree, cores)
     flags = cpuinfo.flags(info)
+    found = tuple(
+        Core(core, sockets[core[0]], numa.get(core[0], elsewhere), core_class, _die(tree, core[0]), _mhz(tree, core[0]))
+        for core, core_class in zip(cores, classes, strict=True)
+    )
     return Cpu(
         model=cpuinfo.model(info),
         flags=flags,
         level=level_of(flags),
-        cores=tuple(
-            Core(core, sockets[core[0]], numa.get(core[0], elsewhere), core_class)
-            for core, core_class in zip(cores, classes, strict=True)
-        ),
+        cores=found,
+        caches=read_caches(tree, found),
+        withheld=read_withheld(tree, online),
     )
 
 
@@ -148,6 +153,17 @@ def _node_cpus(tree: Tree, node: int) -> frozenset[int]:
         return masked
     names = tree.names(f"{NODE_DIR}/node{node}")  # links to its CPUs
     return frozenset(int(found[1]) for name in names if (found := _CPU_NAME.match(name)))
+
+
+def _die(tree: Tree, cpu: int) -> int | None:
+    """Kernels before 5.3, and architectures that do not tell dies apart, have none, or say -1."""
+    die = tree.number(f"{CPU_DIR}/cpu{cpu}/topology/die_id")
+    return die if die is not None and die >= 0 else None
+
+
+def _mhz(tree: Tree, cpu: int) -> int | None:
+    khz = tree.number(f"{CPU_DIR}/cpu{cpu}/cpufreq/cpuinfo_max_freq")
+    return khz // 1000 if khz is not None and 0 < khz <= _KHZ_MAX else None
 
 
 def _classes_by_pmu(tree: Tree) -> dict[int, str]:

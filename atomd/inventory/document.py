@@ -1,10 +1,11 @@
 """The inventory for others: as the document `atomd.inventory/1`, and as a page for a person. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from atomd.inventory.cpuset import format_list
-from atomd.inventory.facts import Core, Inventory, Memory, PciDevice
+from atomd.inventory.facts import Cache, Core, Cpu, Inventory, Memory, NumaNode, PciDevice
 
 SCHEMA = "atomd.inventory/1"
 _SEPARATES = {"off": "; ACS is off", "none": "; without ACS"}
@@ -22,9 +23,12 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
             "flags": sorted(cpu.flags),
             "level": cpu.level,
             "cores": [_core(core) for core in cpu.cores],
+            "caches": [_cache(cache) for cache in cpu.caches],
+            "withheld": [{"threads": list(each.threads), "why": each.why} for each in cpu.withheld],
         },
         "memory": _memory(inventory.memory),
         "pci": [_device(device) for device in inventory.pci],
+        "unknown": [{"fact": each.fact, "path": each.path} for each in inventory.unknown],
     }
 
 
@@ -38,23 +42,47 @@ def to_table(inventory: Inventory) -> str:
     }
     page = [
         f"{cpu.model}  ({', '.join(filter(None, [inventory.arch, cpu.level]))})",
-        ", ".join(_count(number, noun) for noun, number in parts.items()),
-        f"memory {_mib(memory.total_mib)}, {_ECC[memory.ecc]}",
+        ", ".join(_count(number, noun) for noun, number in parts.items()) + _frequency(cpu.cores),
+        *([f"caches {', '.join(_cache_counts(cpu.caches))}"] if cpu.caches else []),
+        f"memory {_mib(memory.total_mib)}, {_ecc(memory)}",
         "",
         *_columns(_node_rows(inventory)),
     ]
     if inventory.pci:
         page += ["", *_columns(_device_rows(inventory.pci))]
+    if notes := [*_withheld(cpu), *_missing(inventory)]:
+        page += ["", *notes]
     return "\n".join(page)
 
 
 def _core(core: Core) -> dict[str, Any]:
-    return {"threads": list(core.threads), "socket": core.socket, "numa": core.numa, "class": core.core_class}
+    return {
+        "threads": list(core.threads),
+        "socket": core.socket,
+        "die": core.die,
+        "numa": core.numa,
+        "class": core.core_class,
+        "max_mhz": core.max_mhz,
+    }
+
+
+def _cache(cache: Cache) -> dict[str, Any]:
+    return {"level": cache.level, "kind": cache.kind, "size_kib": cache.size_kib, "threads": list(cache.threads)}
 
 
 def _memory(memory: Memory) -> dict[str, Any]:
-    numa = [{"number": node.number, "total_mib": node.total_mib} for node in memory.numa]
-    return {"total_mib": memory.total_mib, "ecc": memory.ecc, "numa": numa}
+    return {
+        "total_mib": memory.total_mib,
+        "ecc": memory.ecc,
+        "ecc_source": memory.ecc_source or None,
+        "numa": [_node(node) for node in memory.numa],
+    }
+
+
+def _node(node: NumaNode) -> dict[str, Any]:
+    pages = [{"size_kib": each.size_kib, "total": each.total, "free": each.free} for each in node.hugepages]
+    distances = [{"number": number, "distance": distance} for number, distance in node.distances]
+    return {"number": node.number, "total_mib": node.total_mib, "hugepages": pages, "distances": distances}
 
 
 def _device(device: PciDevice) -> dict[str, Any]:
@@ -72,16 +100,49 @@ def _device(device: PciDevice) -> dict[str, Any]:
     }
 
 
+def _ecc(memory: Memory) -> str:
+    return _ECC[memory.ecc] + (f" (by {memory.ecc_source})" if memory.ecc_source else "")
+
+
+def _frequency(cores: Iterable[Core]) -> str:
+    mhz = {core.max_mhz for core in cores if core.max_mhz is not None}
+    if not mhz:
+        return ""
+    return f", up to {max(mhz)} MHz" if len(mhz) == 1 else f", up to {min(mhz)} to {max(mhz)} MHz"
+
+
+def _cache_counts(caches: Iterable[Cache]) -> Iterable[str]:
+    """ "8 x L3 16 MiB": those of one level, kind and size together."""
+    same = Counter((cache.level, cache.kind, cache.size_kib) for cache in caches)
+    for (level, kind, size_kib), count in sorted(same.items(), key=lambda item: (item[0][:2], item[0][2] or 0)):
+        size = "" if size_kib is None else f" {size_kib // 1024} MiB" if size_kib >= 1024 else f" {size_kib} KiB"
+        yield f"{count} x L{level}{'' if kind == 'unified' else kind[0]}{size}"
+
+
+def _huge_pages(node: NumaNode) -> str:
+    return ", ".join(f"{each.total} x {_mib(each.size_kib // 1024)}" for each in node.hugepages) or "-"
+
+
+def _withheld(cpu: Cpu) -> Iterable[str]:
+    for each in cpu.withheld:
+        yield f"threads {format_list(each.threads)} are for no VM: they are {each.why}"
+
+
+def _missing(inventory: Inventory) -> Iterable[str]:
+    for each in inventory.unknown:
+        yield f"{each.fact} is unknown: it would be told by {each.path}"
+
+
 def _node_rows(inventory: Inventory) -> Iterable[tuple[str, ...]]:
     """One row for each NUMA node and class of core in it."""
-    yield "NUMA", "MEMORY", "CORES", "CLASS", "THREADS"
-    shares = {node.number: _mib(node.total_mib) for node in inventory.memory.numa}
+    yield "NUMA", "MEMORY", "HUGE PAGES", "CORES", "CLASS", "THREADS"
+    shares = {node.number: (_mib(node.total_mib), _huge_pages(node)) for node in inventory.memory.numa}
     for node in sorted({core.numa for core in inventory.cpu.cores} | set(shares)):
         cores = [core for core in inventory.cpu.cores if core.numa == node]
         for core_class in sorted({core.core_class or "" for core in cores}) or [""]:
             same = [core for core in cores if (core.core_class or "") == core_class]
             threads = format_list(tuple(sorted(thread for core in same for thread in core.threads)))
-            yield str(node), shares.pop(node, ""), str(len(same)), core_class or "-", threads or "-"
+            yield str(node), *shares.pop(node, ("", "")), str(len(same)), core_class or "-", threads or "-"
 
 
 def _device_rows(devices: Iterable[PciDevice]) -> Iterable[tuple[str, ...]]:

@@ -12,12 +12,33 @@ SILENT = "does not answer"  # why nobody may have such a device
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """One physical core: its online hardware threads, siblings as the kernel lists them, in ascending order."""
+    """One physical core: its online hardware threads, siblings as the kernel lists them, in ascending order. `max_mhz`
+    is the most that cpufreq will ever let it run at."""
 
     threads: tuple[int, ...]
     socket: int
     numa: int  # 0 on a machine without NUMA
     core_class: str | None = None  # "performance" or "efficiency" on hybrid machines
+    die: int | None = None  # within its socket
+    max_mhz: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache and the online threads that share it. `kind` is "data", "instruction" or "unified"."""
+
+    level: int
+    kind: str
+    size_kib: int | None
+    threads: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Online threads that are for no VM; `why` completes "they are …"."""
+
+    threads: tuple[int, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +49,37 @@ class Cpu:
     flags: frozenset[str]
     level: str | None
     cores: tuple[Core, ...]
+    caches: tuple[Cache, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """Pages of one size that the kernel keeps on a node, and those of them that nobody uses now."""
+
+    size_kib: int
+    total: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
 class NumaNode:
+    """`distances` maps nodes to how far they are, 10 being this node itself, as the firmware says (ACPI's SLIT)."""
+
     number: int
     total_mib: int
+    hugepages: tuple[HugePages, ...] = ()  # by ascending size
+    distances: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`ecc` is true only where the machine says so; `None` where it says nothing."""
+    """`ecc` is true only where the machine says so, by the way of `ecc_source`; `None` where it says nothing."""
 
     total_mib: int
     ecc: bool | None
     numa: tuple[NumaNode, ...]  # at least one
+    ecc_source: str = ""  # "edac", "udev", "smbios", or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +100,14 @@ class PciDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that could not be read, and the file that would have told it, from the machine's root."""
+
+    fact: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """`arch` is the kernel's machine name ("x86_64", "aarch64", "ppc64le", "s390x", "riscv64")."""
 
@@ -70,3 +115,4 @@ class Inventory:
     cpu: Cpu
     memory: Memory
     pci: tuple[PciDevice, ...]
+    unknown: tuple[Unknown, ...] = ()

@@ -1,24 +1,25 @@
-"""The machine's memory: how much, in which NUMA node, and whether it corrects errors.
+"""The machine's memory: how much, in which NUMA node, and how much of it is kept as huge pages.
 
 Sources: Documentation/filesystems/proc.rst (meminfo), Documentation/ABI/stable/sysfs-devices-node,
-Documentation/driver-api/edac.rst, and systemd's dmi_memory_id, which leaves its answer in udev's database.
+Documentation/ABI/testing/sysfs-kernel-mm-hugepages.
 """
 
 import re
 
-from atomd.inventory.cpu import NODE_DIR, node_numbers
-from atomd.inventory.facts import Memory, NumaNode
+from atomd.inventory.cpu import node_numbers
+from atomd.inventory.ecc import read_ecc
+from atomd.inventory.facts import HugePages, Memory, NumaNode
+from atomd.inventory.paths import NODE_DIR
 from atomd.inventory.text import whole
 from atomd.inventory.tree import Tree
 
-EDAC_DIR = "sys/devices/system/edac/mc"
-DMI_RECORD = "run/udev/data/+dmi:id"
+HUGE_PAGES_DIR = "sys/kernel/mm/hugepages"
 
 _TOTAL = re.compile(r"^(?:Node +\d+ +)?MemTotal: +(\d+) kB", re.MULTILINE)
 _KIB_MAX = 1 << 50  # an exbibyte: more is garbage
-_CORRECTING = {"SECDED", "S2ECD2ED", "S4ECD4ED", "S8ECD8ED", "S16ECD16ED"}
-_NOT_CORRECTING = {"None", "PARITY", "EC"}  # EC notices errors and corrects none
-_EC_TYPES = {"Single-bit ECC": True, "Multi-bit ECC": True, "None": False, "Parity": False, "CRC": False}
+_PAGES_NAME = re.compile(r"hugepages-([0-9]{1,9})kB$")
+_PAGES_MAX = 1 << 40
+_DISTANCE_MAX = 255  # "out of reach"
 
 
 def read_memory(tree: Tree) -> Memory:
@@ -30,41 +31,39 @@ def read_memory(tree: Tree) -> Memory:
     if len(nodes) <= 1:  # all of it is in the one node
         node = next(iter(nodes), 0)
         nodes = {node: nodes.get(node) or total_mib}
-    return Memory(total_mib, _ecc(tree), tuple(NumaNode(node, share or 0) for node, share in nodes.items()))
+    ecc, source = read_ecc(tree)
+    return Memory(
+        total_mib, ecc, tuple(_node(tree, node, share or 0, len(nodes)) for node, share in nodes.items()), source
+    )
+
+
+def _node(tree: Tree, number: int, total_mib: int, nodes: int) -> NumaNode:
+    folder = f"{NODE_DIR}/node{number}"
+    pages = _huge_pages(tree, f"{folder}/hugepages") or (_huge_pages(tree, HUGE_PAGES_DIR) if nodes == 1 else ())
+    return NumaNode(number, total_mib, pages, _distances(tree, folder))
+
+
+def _huge_pages(tree: Tree, folder: str) -> tuple[HugePages, ...]:
+    """Sizes of which there is at least one page."""
+    found: list[HugePages] = []
+    for name in tree.names(folder):
+        size = _PAGES_NAME.match(name)
+        total, free = (tree.number(f"{folder}/{name}/{file}") for file in ("nr_hugepages", "free_hugepages"))
+        if size and total is not None and 0 < total < _PAGES_MAX:
+            found.append(HugePages(int(size[1]), total, min(max(free or 0, 0), total)))
+    return tuple(sorted(found, key=lambda pages: pages.size_kib))
+
+
+def _distances(tree: Tree, folder: str) -> tuple[tuple[int, int], ...]:
+    """One for each node, in their order: Documentation/ABI/stable/sysfs-devices-node."""
+    distances = [whole(word) for word in (tree.text(f"{folder}/distance") or "").split()]
+    nodes = node_numbers(tree)
+    if len(distances) != len(nodes) or any(each is None or not 0 < each <= _DISTANCE_MAX for each in distances):
+        return ()
+    return tuple((node, each) for node, each in zip(nodes, distances, strict=True) if each is not None)
 
 
 def _total_mib(tree: Tree, path: str) -> int | None:
     found = _TOTAL.search(tree.text(path) or "")
     kib = whole(found[1]) if found else None
     return None if kib is None or kib > _KIB_MAX else kib // 1024
-
-
-def _ecc(tree: Tree) -> bool | None:
-    by_edac = _ecc_by_edac(tree)
-    return by_edac if by_edac is not None else _ecc_by_udev(tree)
-
-
-def _ecc_by_edac(tree: Tree) -> bool | None:
-    """True where every module that a memory controller knows is in a correcting mode."""
-    modes: set[str] = set()
-    for controller in tree.names(EDAC_DIR):
-        folder = f"{EDAC_DIR}/{controller}"
-        parts = tree.names(folder) if re.match(r"mc\d+$", controller) else []
-        modules = [part for part in parts if re.match(r"(dimm|rank)\d+$", part)]
-        rows = [part for part in parts if re.match(r"csrow\d+$", part)]
-        modes |= {mode for name in modules if (mode := _mode(tree, f"{folder}/{name}", "dimm_edac_mode", "size"))}
-        if not modules:
-            modes |= {mode for name in rows if (mode := _mode(tree, f"{folder}/{name}", "edac_mode", "size_mb"))}
-    if modes and modes <= _CORRECTING:
-        return True
-    return False if modes & _NOT_CORRECTING else None
-
-
-def _mode(tree: Tree, folder: str, mode: str, size: str) -> str | None:
-    """An empty slot has a mode too, which says nothing."""
-    return None if tree.number(f"{folder}/{size}") == 0 else tree.text(f"{folder}/{mode}")
-
-
-def _ecc_by_udev(tree: Tree) -> bool | None:
-    found = re.search(r"^E:MEMORY_ARRAY_EC_TYPE=(.+)$", tree.text(DMI_RECORD) or "", re.MULTILINE)
-    return _EC_TYPES.get(found[1].strip()) if found else None

@@ -11,6 +11,7 @@ from atomd.inventory.memory import read_memory
 from atomd.inventory.pci import read_pci
 from atomd.inventory.text import printable
 from atomd.inventory.tree import Tree
+from atomd.inventory.unknown import unknown_facts
 
 
 def read_inventory(root: Path) -> Inventory:
@@ -18,7 +19,8 @@ def read_inventory(root: Path) -> Inventory:
     tree = Tree(root)
     info = cpuinfo.parse(tree.text("proc/cpuinfo", CPUINFO_BYTES_MAX) or "")
     arch = os.uname().machine if root.resolve() == Path("/") else _arch(tree, info)
-    return Inventory(arch, read_cpu(tree, info), read_memory(tree), read_pci(tree))
+    cpu, memory = read_cpu(tree, info), read_memory(tree)
+    return Inventory(arch, cpu, memory, read_pci(tree), unknown_facts(arch, cpu, memory))
 
 
 def _arch(tree: Tree, info: CpuInfo) -> str:

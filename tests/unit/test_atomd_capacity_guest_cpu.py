@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from atomd.capacity.guest_cpu import TCG_X86_FLAGS, hardware_of
-from atomd.inventory.facts import Core, Cpu, Inventory, Memory, NumaNode, PciDevice
+from atomd.inventory.facts import Core, Cpu, Inventory, Memory, NumaNode, PciDevice, Withheld
 from matcher.wire.messages import Accelerator, Arch, Firmware
 
 V2 = "lm cmov cx8 fpu fxsr mmx syscall sse sse2 cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
@@ -30,6 +30,21 @@ def test_from_four_cores_up_the_host_keeps_the_one_with_the_lowest_thread() -> N
     assert {core.threads for core in hardware(shuffled).cores} == {(1, 5), (2, 6), (3, 7)}
     assert len(hardware(machine(3)).cores) == 3
     assert len(hardware(machine(4), reserved_core=False).cores) == 4
+
+
+def test_what_the_sysadmin_keeps_is_kept_with_its_siblings_and_instead_of_the_first_core() -> None:
+    kept = frozenset({2, 7})
+    assert {core.threads for core in hardware(machine(4), reserved_cpus=kept).cores} == {(0, 4), (1, 5)}
+    assert {core.threads for core in hardware(machine(2), reserved_cpus=frozenset({3})).cores} == {(0, 2)}
+    assert len(hardware(machine(4), reserved_cpus=frozenset({99})).cores) == 3, (
+        "threads that are not there keep nothing"
+    )
+
+
+def test_a_core_with_a_thread_that_is_withheld_is_lent_to_nobody() -> None:
+    inventory = machine(4)
+    withheld = replace(inventory.cpu, withheld=(Withheld((6,), "isolated at boot"),))
+    assert {core.threads for core in hardware(replace(inventory, cpu=withheld)).cores} == {(1, 5), (3, 7)}
 
 
 def test_a_machine_without_cores_lends_none() -> None:

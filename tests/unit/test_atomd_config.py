@@ -44,6 +44,18 @@ def test_everything_that_can_be_said_is_understood(tmp_path: Path) -> None:
     )
 
 
+def test_cpus_are_listed_as_the_kernel_lists_them(tmp_path: Path) -> None:
+    (tmp_path / "atomd.toml").write_text('reserved_cpus = "0-1,32-33"')
+    assert load_settings(tmp_path / "atomd.toml", Config).reserved_cpus == {0, 1, 32, 33}
+
+
+@pytest.mark.parametrize("wrong", ['"0-"', '"x"', "3", "[0, 1]", '"3-1"', '"0-99999999"'])
+def test_cpus_that_are_no_list_are_refused_with_an_example(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "atomd.toml").write_text(f"reserved_cpus = {wrong}")
+    with pytest.raises(SettingsError, match="such as"):
+        load_settings(tmp_path / "atomd.toml", Config)
+
+
 def test_a_lease_may_be_seconds_and_a_span_may_go_over_midnight(tmp_path: Path) -> None:
     narrowing = read(tmp_path, '[narrow]\nlease_max = 90\nhours = ["22:00-06:00"]')
     assert narrowing.lease_max_s == 90

@@ -36,11 +36,18 @@ def test_the_document_has_exactly_the_fields_of_its_schema(root: Path) -> None:
             "flags": ["lm", "sse", "sse2"],
             "level": None,
             "cores": [
-                {"threads": [0], "socket": 0, "numa": 0, "class": None},
-                {"threads": [1], "socket": 0, "numa": 0, "class": None},
+                {"threads": [0], "socket": 0, "die": None, "numa": 0, "class": None, "max_mhz": None},
+                {"threads": [1], "socket": 0, "die": None, "numa": 0, "class": None, "max_mhz": None},
             ],
+            "caches": [],
+            "withheld": [],
         },
-        "memory": {"total_mib": 4096, "ecc": None, "numa": [{"number": 0, "total_mib": 4096}]},
+        "memory": {
+            "total_mib": 4096,
+            "ecc": None,
+            "ecc_source": None,
+            "numa": [{"number": 0, "total_mib": 4096, "hugepages": [], "distances": []}],
+        },
         "pci": [
             {
                 "address": "0000:01:00.0",
@@ -55,6 +62,11 @@ def test_the_document_has_exactly_the_fields_of_its_schema(root: Path) -> None:
                 "why_not": "no IOMMU (no passthrough on this host)",
             }
         ],
+        "unknown": [
+            {"fact": "cpu.caches", "path": "sys/devices/system/cpu/cpu0/cache"},
+            {"fact": "memory.ecc", "path": "sys/devices/system/edac/mc"},
+            {"fact": "cpu.cores.max_mhz", "path": "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"},
+        ],
     }
 
 
@@ -64,11 +76,15 @@ def test_the_table_says_the_same_to_a_person(root: Path) -> None:
         "2 cores, 2 threads, 1 socket, 1 NUMA node",
         "memory 4.0 GiB, ECC unknown",
         "",
-        "NUMA  MEMORY   CORES  CLASS  THREADS",
-        "0     4.0 GiB  2      -      0-1",
+        "NUMA  MEMORY   HUGE PAGES  CORES  CLASS  THREADS",
+        "0     4.0 GiB  -           2      -      0-1",
         "",
         "PCI           DEVICE     CLASS   NUMA  GROUP  DRIVER  FOR VMS",
         "0000:01:00.0  10de:24b0  030000  -     -      -       no: no IOMMU (no passthrough on this host)",
+        "",
+        "cpu.caches is unknown: it would be told by sys/devices/system/cpu/cpu0/cache",
+        "memory.ecc is unknown: it would be told by sys/devices/system/edac/mc",
+        "cpu.cores.max_mhz is unknown: it would be told by sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
     ]
 
 
