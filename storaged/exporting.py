@@ -19,7 +19,7 @@ from specs.ids import HostId, Vid
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.config import Config
-from storaged.export.choosing import Choice, Driver, chosen, end_exports, end_tgtd, lacks_of
+from storaged.export.choosing import TGTD, Choice, Driver, chosen, end, end_exports, lacks_of
 from storaged.export.configfs import Configfs
 from storaged.export.description import Access, Export, Kind, Unknown, chap_of
 from storaged.export.exporter import Exporter
@@ -254,7 +254,7 @@ def _disks(
     tgtd = TgtPortal(EVERYWHERE, config.exports / "iscsi", config.iscsi_port, more=more)
     kernel = Lio(LioPortal(IPv6Address("::") if on_both else EVERYWHERE, config.iscsi_port))
     exporter: Exporter = kernel if driver is Driver.LIO else Tgt(tgtd)
-    before = partial(end_tgtd, tgtd.command) if driver is Driver.LIO else partial(end_exports, kernel)
+    before = partial(end, tgtd.command, TGTD) if driver is Driver.LIO else partial(end_exports, kernel)
     return Iscsi(exporter, load_key(config.state / KEY), snapshot, server, before=before)
 
 

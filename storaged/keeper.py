@@ -177,9 +177,9 @@ class Keeper:
     def tidy(self, snapshot: Snapshot) -> tuple[Attachment, ...]:
         """Forget what another server has given away since, which its record says, and let go of leases that nothing
         here needs. Returns what was forgotten. Raises `JournalError`."""
+        held = frozenset(self._leases.held())  # nobody waits for that answer; what is let go of meanwhile stays so
         with self._lock:
             attached = {a.vid for a in self._state.attachments}
-            held = frozenset(self._leases.held())
             found = (snapshot.volumes[vid] for vid in attached | held if vid in snapshot.volumes)
             rights: dict[Vid, Right | None] = {}
             for volume in found:

@@ -24,6 +24,7 @@ from specs.ids import HostId, PledgeId, Vid, VmId, parse_id
 
 CHANGED_S = 60.0  # storage, libvirt and the guest take their time
 AGAIN_MAX = 3  # times that the same is asked; hosts know a repeated request
+AGAIN_S = 30.0  # since the first time; a host that has not known it for longer has waited for libvirt already
 UNDECIDED = ("unavailable", "unknown")
 
 
@@ -127,6 +128,7 @@ def _unheld(vm: VmView, volume: VolumeView, heard: Sequence[Said]) -> Failure:
 
 def _asked(mine: Session, found: Found, doing: str, method: str, path: str, words: bytes | None = None) -> VmView:
     """The VM as it is then. Raises `Failure`, with the code "unknown" where it may have been done."""
+    begun_s = time.monotonic()
     for attempt in range(AGAIN_MAX):
         try:
             return mine.ask(
@@ -139,7 +141,7 @@ def _asked(mine: Session, found: Found, doing: str, method: str, path: str, word
             is_open = failure.exit_code is Exit.TIMEOUT or failure.code in UNDECIDED
             if not is_open:
                 raise
-            if attempt == AGAIN_MAX - 1:
+            if attempt == AGAIN_MAX - 1 or time.monotonic() > begun_s + AGAIN_S:
                 helps = f"electros inspect {found.vm.name} shows what became of it"
                 raise Failure(Exit.TIMEOUT, failure.message, helps=helps, code="unknown") from None
     raise AssertionError("the last attempt returns or raises")

@@ -76,12 +76,12 @@ def _lacks_of_kernel(configfs: Configfs, capabilities: int) -> str:
     return ""
 
 
-async def end_tgtd(command: Command) -> str:
+async def end(command: Command, name: str) -> str:
     """Why it may still serve; empty when it is gone, and so are all its exports."""
     try:
-        child = Child.find(command)
+        child = await trio.to_thread.run_sync(Child.find, command)
     except OSError as problem:
-        return f"whether tgtd runs can't be seen: {problem.strerror}"
+        return f"whether {name} runs can't be seen: {problem.strerror}"
     if child is None:
         return ""
     try:
@@ -89,9 +89,9 @@ async def end_tgtd(command: Command) -> str:
         with trio.move_on_after(END_S):
             await child.ended()
             return ""
-        return f"tgtd (pid {child.pid}) does not end"
+        return f"{name} (pid {child.pid}) does not end"
     except OSError as problem:
-        return f"tgtd (pid {child.pid}) can't be ended: {problem.strerror}"
+        return f"{name} (pid {child.pid}) can't be ended: {problem.strerror}"
     finally:
         child.close()
 

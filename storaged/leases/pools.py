@@ -24,7 +24,7 @@ from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.config import Config
 from storaged.export.child import Child
-from storaged.export.choosing import TGTD
+from storaged.export.choosing import TGTD, end
 from storaged.export.description import Image, Unknown
 from storaged.export.keeping import HUNG_S
 from storaged.export.key import load_key
@@ -101,8 +101,8 @@ class SharedPool:
         """It is no longer shared, and nobody here has anything of it."""
         self._scope.cancel()
         self._is_out("it is shared no longer")
-        await self._end_exporter()
         try:
+            await self._end_exporter()
             await self._sanlock.leave(self.area.lockspace, self._number)
         except Silent as problem:
             log.warning("pool %s: %s", self.root, problem)
@@ -193,11 +193,9 @@ class SharedPool:
             await self._end_exporter()
 
     async def _end_exporter(self) -> None:
-        child = await trio.to_thread.run_sync(Child.find, self._portal.command)
-        if child is not None:
-            child.kill()
-            await child.ended()
-            child.close()
+        """Raises `Silent` where it does not end: what it has begun to write may land yet."""
+        if why := await end(self._portal.command, TGTD):
+            raise Silent(why)
 
     def _is_out(self, why: str) -> None:
         if why != self.why_not:

@@ -14,6 +14,8 @@ import shutil
 from dataclasses import replace
 from functools import partial
 
+import trio
+
 from matcher.wire import messages
 from specs.ids import Vid
 from storaged.beneath import Unusable
@@ -26,6 +28,8 @@ from storaged.leases.area import Area, ground_of
 from storaged.leases.sanlock import Held, Sanlock, Silent
 from storaged.leases.takeover import why_not
 from storaged.record import read_right_at
+
+HOLD_S = 8.0  # for all that sanlock is asked on the way: a host that attaches waits for 10
 
 
 class LeasedTgt(Tgt):
@@ -41,6 +45,11 @@ class LeasedTgt(Tgt):
     async def hold(self, vid: Vid, *, is_said_dead: bool = False) -> Held | messages.Refused | Unknown:
         """Have the lease, which comes before the volume's record is read or written. `is_said_dead`: a person's word
         about the server that has it. Harmless to repeat."""
+        with trio.move_on_after(HOLD_S):
+            return await self._held(vid, is_said_dead=is_said_dead)
+        return Unknown(f"sanlock has not given it within {HOLD_S:g} s")
+
+    async def _held(self, vid: Vid, *, is_said_dead: bool) -> Held | messages.Refused | Unknown:
         pid = self._kept.pid
         if pid is None:
             return Unknown("tgtd has ended")

@@ -13,7 +13,7 @@ from specs.ids import Vid
 from storaged.export.child import Child
 from storaged.export.description import Access, Cut, Export, Image, Kind, Refused, Unknown, chap_of
 from storaged.export.tgt import Portal
-from storaged.leases.sanlock import IN_USE, Held
+from storaged.leases.sanlock import IN_USE, Held, Sanlock
 from storaged.leases.takeover import NOT_FENCED
 from storaged.leases.tgt import LeasedTgt
 from storaged.leases.words import Leader
@@ -21,7 +21,7 @@ from storaged.record import write_right
 from storaged.testing import ALICE, H2, make_volume, vid_of, vm_of
 from storaged.volume import Epoch, Right
 from tests.fakes.iscsi_world import qemu_io
-from tests.fakes.sanlock_world import SanlockWorld, Server
+from tests.fakes.sanlock_world import IO_S, SanlockWorld, Server
 from tests.lab import test_leases
 
 pytestmark = test_leases.pytestmark
@@ -119,6 +119,26 @@ async def test_what_another_server_gave_away_meanwhile_is_not_served_again(serve
         assert isinstance(problem, Refused)
         assert problem.code == "another-epoch"
         assert await mine.observe() == frozenset()
+
+
+async def test_a_sanlock_that_stands_still_makes_a_hold_unknown_and_the_next_one_certain(
+    servers: SanlockWorld,
+) -> None:
+    one, vid = servers.one, vid_of(24)
+    hurried = Sanlock(one.root, io_s=IO_S, call_s=1)  # it is stopped for less than its lockspace outlasts
+    async with serving(one, "still") as mine:
+        assert isinstance(await mine.hold(vid), Held)
+        assert await mine.release(vid) is None
+        mine._sanlock = hurried
+        os.killpg(one.pid, signal.SIGSTOP)
+        try:
+            assert isinstance(await mine.hold(vid), Unknown)
+            assert isinstance(await mine.held(), Unknown)
+        finally:
+            os.killpg(one.pid, signal.SIGCONT)
+        mine._sanlock = one.sanlock
+        assert isinstance(await mine.hold(vid), Held)
+        assert await mine.release(vid) is None
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from storaged.export.choosing import end_exports, end_tgtd
+from storaged.export.choosing import TGTD, end, end_exports
 from storaged.export.configfs import Configfs
 from storaged.export.writers import Writers, writers_of
 from tests.fakes.exporter_contract import bytes_of, export_of, exported, served, stamped
@@ -39,7 +39,7 @@ async def test_a_writer_goes_on_when_the_kernel_takes_over_from_tgtd_and_when_tg
     async with tgt.writing(await exported(tgt, export)) as writer:
         await stamped(writer)
         tgt.running.cancel()
-        assert await end_tgtd(tgt.portal.command) == ""
+        assert await end(tgt.portal.command, TGTD) == ""
         assert writers_of(image, None)[0] is Writers.NONE
         await kernel.begin()
         await exported(kernel, export)

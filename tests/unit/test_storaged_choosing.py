@@ -25,7 +25,7 @@ from storaged.claims import SharedVolume
 from storaged.config import Config
 from storaged.export import choosing
 from storaged.export.child import Command
-from storaged.export.choosing import MAY_ADMINISTRATE, Driver, chosen, end_exports, end_tgtd, lacks_of
+from storaged.export.choosing import MAY_ADMINISTRATE, TGTD, Driver, chosen, end, end_exports, lacks_of
 from storaged.export.configfs import Configfs
 from storaged.export.description import Export, Image, Observed, Unknown
 from storaged.export.lio import Lio, Portal
@@ -95,10 +95,10 @@ async def test_a_tgtd_that_served_is_gone_before_another_driver_serves(
     server: tuple[Command, "subprocess.Popen[bytes]"],
 ) -> None:
     command, _ = server
-    assert await end_tgtd(command) == ""
+    assert await end(command, TGTD) == ""
     with command.mark.open("r+") as mark:
         fcntl.lockf(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert await end_tgtd(command) == "", "there is none any more"
+    assert await end(command, TGTD) == "", "there is none any more"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Two servers that serve one pool: each gives a volume away under its lease alone, and what the record then says."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from random import Random
 
@@ -258,6 +259,19 @@ def test_leases_that_nobody_here_needs_are_let_go(house: House) -> None:
 
 
 # ---- until it has joined
+
+
+def test_nobody_waits_while_sanlock_is_asked_what_it_holds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may stand still for seconds, each time; tidying is done over and over."""
+    is_free = []
+
+    def held() -> Collection[Vid]:
+        is_free.append(not house.one.keeper._lock.locked())
+        return ()
+
+    monkeypatch.setattr(house.one.keeper._leases, "held", held)
+    house.one.keeper.tidy(house.one.snapshot())
+    assert is_free == [True]
 
 
 def test_before_it_has_joined_a_server_lists_what_is_there_with_the_reason(house: House) -> None:
