@@ -37,6 +37,7 @@ from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper
 from storaged.leases.pools import SharedPools
+from storaged.measuring import Measures
 from storaged.pooling import Pooling
 from storaged.promises import Promises
 from storaged.quota import Quota
@@ -143,7 +144,8 @@ def _shelf(catalogue: Catalogue, views: Views, keeper: Keeper) -> Shelf:
 def _store(config: Config, views: UnderWay, attaching: Attaching, working: Working, audit: Audit) -> Store:
     sandbox = partial(Sandbox.of, config.image_user or None)
     arrivals = Arrivals(working, sandbox=sandbox, fetching=Fetching(allowed=config.fetch_allowed))
-    return Store(views, attaching, arrivals, Changes(working, sandbox=sandbox), working, audit)
+    measures = Measures(working.shelf.snapshot)
+    return Store(views, attaching, arrivals, Changes(working, sandbox=sandbox), working, measures, audit)
 
 
 async def _answer(attaching: Attaching, pooling: Pooling, question: Message, peer: local.Peer) -> Message:

@@ -12,7 +12,7 @@ from matcher.wire.messages import REASONS_MAX, ImageFormat, OfferedVolume, Pledg
 from specs.ids import HostId, UserId, Vid, VmId
 from specs.units import show_gb
 from storaged.claims import Room, VolumeShare, holder_against, left_mib, shared
-from storaged.volume import Conflict, Snapshot, Volume
+from storaged.volume import Conflict, PoolUse, Snapshot, Volume
 
 OTHER_HOST_HINT = "detach it there; where that host is dead, its sysadmin must say so"
 SHARED_HINT = "detach it there; where that server is dead: electros volume takeover VID --host-is-dead"
@@ -68,7 +68,7 @@ def offer_room(
     pools = [use for use in snapshot.pools if not use.shared or pledge.room.format is ImageFormat.RAW]
     if not pools:
         return None, 0, (Reason("pools", asked, "its pools are shared by several servers, for raw images alone", ""),)
-    lefts = {use.path: left_mib(snapshot, use.path, residents) for use in pools}
+    lefts = {use.path: _left(use, pledge.room.format, left_mib(snapshot, use.path, residents)) for use in pools}
     pool = max(lefts, key=lambda path: lefts[path])
     if lefts[pool] < pledge.room.size_mib:
         withheld = next((use.withheld for use in snapshot.pools if use.withheld), "")
@@ -77,6 +77,11 @@ def offer_room(
     room = Room(pool, pledge.room.size_mib)
     claim = VolumeShare(VmId(pledge.vm_id), pledge.generation, user_id, (), room=room)
     return claim, lefts[pool] - room.size_mib, ()
+
+
+def _left(use: PoolUse, image_format: ImageFormat, left_mib: int) -> int:
+    """A folder is held to no size once it is there: one is made only where the filesystem has room for all of it."""
+    return min(left_mib, use.free_mib) if image_format is ImageFormat.FOLDER else left_mib
 
 
 def given_elsewhere(volume: Volume, host_id: HostId) -> bool:

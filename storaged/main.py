@@ -55,7 +55,9 @@ def volumes(*, config: Path = PATH) -> None:
     from specs.ids import HostId, dashed
     from storaged.catalogue import complaints
     from storaged.index import Index
+    from storaged.measuring import used
     from storaged.pool import MEMORY, Pools
+    from storaged.volume import how_full, shown
 
     host_id = None
     try:
@@ -68,12 +70,17 @@ def volumes(*, config: Path = PATH) -> None:
         sys.exit(f"storaged: {error}")
     for volume in snapshot.volumes.values():
         traits = [trait for trait in ("bootable", "shareable", "readonly", "private") if getattr(volume, trait)]
+        taken_mib = used(volume)
+        traits += [] if taken_mib is None else [f"{taken_mib} MiB used"]
         traits += [f"goes with VM {dashed(volume.goes_with)}"] if volume.goes_with else []
         print(dashed(volume.vid), f"{volume.size_mib} MiB", volume.format, volume.name, *traits, sep="  ")  # noqa: T201
     withheld = {pool.withheld for pool in snapshot.pools}
     for bad in snapshot.bad.values():
         if bad.vid is not None and bad.reason in withheld:
             print(dashed(bad.vid), bad.path, "not given for writing", sep="  ")  # noqa: T201
+    for use in snapshot.pools:
+        full = how_full(use.promised_mib, use.limit_mib, use.free_mib)
+        print(f"pool {shown(use.path)}", f"{use.volumes} volumes", full, sep="  ")  # noqa: T201
     for complaint in complaints(snapshot):
         print(f"storaged: {complaint}", file=sys.stderr)  # noqa: T201
 
@@ -148,7 +155,7 @@ def forget(vid: str, *, config: Path = PATH) -> None:
 
 @pool.command
 def ls(*, config: Path = PATH) -> None:
-    """The pools of this host's storaged, and why nothing is given of some for writing.
+    """The pools of this host's storaged, how full they are, and why nothing is given of some for writing.
 
     Parameters
     ----------
@@ -156,11 +163,13 @@ def ls(*, config: Path = PATH) -> None:
         The settings file; it may be missing.
     """
     from matcher.wire.volumes import AskPools, PoolRows
+    from storaged.volume import how_full
 
     for row in _told(AskPools(), PoolRows, config).pools:
         kind = "shared" if row.shared else "alone"
         why = row.why or "given for writing"
-        print(row.path, row.pool_id or "-", kind, f"{row.volumes} volumes", why, sep="  ")  # noqa: T201
+        full = how_full(row.promised_mib, row.limit_mib, row.free_mib)
+        print(row.path, row.pool_id or "-", kind, f"{row.volumes} volumes", full, why, sep="  ")  # noqa: T201
 
 
 @pool.command

@@ -72,7 +72,16 @@ class Pooling:
     def _rows(self) -> PoolRows:
         return PoolRows(
             tuple(
-                PoolRow(shown(use.path), use.pool_id, use.shared, use.volumes, use.withheld[:240])
+                PoolRow(
+                    shown(use.path),
+                    use.pool_id,
+                    use.shared,
+                    use.volumes,
+                    use.withheld[:240],
+                    use.promised_mib,
+                    use.limit_mib,
+                    use.free_mib,
+                )
                 for use in self._snapshot().pools
             )
         )

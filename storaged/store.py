@@ -31,6 +31,7 @@ from storaged.arrivals import Arrivals
 from storaged.attaching import Attaching
 from storaged.changes import Changes
 from storaged.jobs import Job
+from storaged.measuring import Measures
 from storaged.shelf import ABSENT
 from storaged.underway import UnderWay
 from storaged.working import Working
@@ -46,17 +47,20 @@ class Store:
         arrivals: Arrivals,
         changes: Changes,
         working: Working,
+        measures: Measures,
         audit: Audit,
     ) -> None:
         self._views, self._attaching, self._audit = views, attaching, audit
-        self._arrivals, self._changes, self._working = arrivals, changes, working
+        self._arrivals, self._changes, self._working, self._measures = arrivals, changes, working, measures
 
     async def volumes(self, caller: Caller) -> VolumeViews:
         views = tuple(self._views.all(UserId(caller.id)))
-        return VolumeViews(views[:VOLUMES_LISTED_MAX], max(0, len(views) - VOLUMES_LISTED_MAX))
+        taken = await self._measures.taken(views[:VOLUMES_LISTED_MAX])
+        return VolumeViews(taken, max(0, len(views) - VOLUMES_LISTED_MAX))
 
     async def volume(self, vid: Vid, caller: Caller) -> VolumeView | Refused:
-        return self._views.one(vid, UserId(caller.id)) or ABSENT
+        view = self._views.one(vid, UserId(caller.id))
+        return ABSENT if view is None else (await self._measures.taken((view,)))[0]
 
     async def create(self, new: NewVolume, caller: Caller) -> Job | Refused:
         return await self._arrivals.create(new, caller)

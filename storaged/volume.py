@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from matcher.wire.messages import ImageFormat
 from specs.ids import HostId, UserId, Vid, VmId
+from specs.units import show_gb
 
 COUNTER_MAX = 2**53  # of epochs: what every JSON reader keeps exactly
 IMAGE_PATH_MAX_BYTES = 4000  # less than PATH_MAX; as `AttachedVolume.path` allows
@@ -127,6 +128,12 @@ class PoolUse:
     def left_mib(self) -> int | None:
         """How much may still be promised; `None` where there is no limit."""
         return None if self.limit_mib is None else max(0, self.limit_mib - self.promised_mib)
+
+
+def how_full(promised_mib: int, limit_mib: int | None, free_mib: int) -> str:
+    """For a sysadmin: what of a pool is given away, and what its filesystem has."""
+    limit = "no limit" if limit_mib is None else f"of at most {show_gb(limit_mib)}"
+    return f"{show_gb(promised_mib)} promised, {limit}; {show_gb(free_mib)} free on its filesystem"
 
 
 @dataclass(frozen=True, slots=True)

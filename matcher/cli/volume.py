@@ -15,7 +15,7 @@ from matcher.net.https import Door
 from matcher.wire.messages import Role
 from matcher.wire.volumes import VolumeView, VolumeViews
 from specs.ids import dashed, parse_id
-from specs.units import show_gb
+from specs.units import show_gb, show_mib
 
 app = App(name="volume", help="Make, list, change and remove volumes on the storage hosts in reach.")
 register(
@@ -139,6 +139,7 @@ def document(volume: VolumeView) -> dict[str, Any]:
         "vid": dashed(volume.vid),
         "name": volume.name,
         "size_gb": volume.size_mib / 1024,
+        "used_gb": None if volume.used_mib is None else round(volume.used_mib / 1024, 3),
         "format": volume.format.value,
         "bootable": volume.bootable,
         "private": volume.private,
@@ -187,6 +188,7 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
         (
             volume.name or "-",
             show_gb(volume.size_mib),
+            "-" if volume.used_mib is None else show_mib(volume.used_mib),
             volume.format.value,
             _traits(volume) or "-",
             _state(volume),
@@ -195,7 +197,7 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
         )
         for volume in volumes
     ]
-    heads = ("NAME", "SIZE", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
+    heads = ("NAME", "SIZE", "USED", "FORMAT", "TRAITS", "STATE", "HOST", "VID")
     return Table(heads, rows, [dashed(volume.vid) for volume in volumes], copied="VID")
 
 

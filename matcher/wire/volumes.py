@@ -41,6 +41,7 @@ class VolumeView(Message):
     `goes_with`: the VM with which it is removed. `sha256`: of the image that it was made from.
     `state`: "free", "attached" (to VMs of whomever), "busy" (it is being changed, or made for this very user), "bad"
     (it can't be given until somebody mends it).
+    `used_mib`: what it takes of the disk now, where that is known; a folder's may be more than its size.
     `shared`: several servers serve its pool, and show it alike; `lent_by` is the one of them that has given it to a VM.
     """
 
@@ -63,6 +64,7 @@ class VolumeView(Message):
     sha256: Fingerprint | None = None
     shared: Flag = False
     lent_by: Fingerprint | None = None
+    used_mib: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,13 +348,18 @@ class AskPools(Message):
 
 @dataclass(frozen=True, slots=True)
 class PoolRow(Message):
-    """One pool of the settings that is here. `why`: nothing is given for writing because of that; empty where it is."""
+    """One pool of the settings that is here. `why`: nothing is given for writing because of that; empty where it is.
+    `promised_mib`: its volumes' sizes together, of `limit_mib` at most, null where there is no limit; `free_mib`: what
+    its filesystem has left."""
 
     path: PoolPath
     pool_id: Id | None
     shared: Flag
     volumes: Count
     why: Line
+    promised_mib: Count = 0
+    limit_mib: Count | None = None
+    free_mib: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

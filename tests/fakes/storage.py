@@ -44,6 +44,7 @@ from storaged.images.fetch import Fetching
 from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper, Leases, NotCut
+from storaged.measuring import Measures
 from storaged.pool import POOL, Mark, PoolId, not_joined, render_mark
 from storaged.promises import Promises
 from storaged.quota import Quota
@@ -138,7 +139,7 @@ class Storage:
         working = Working(shelf, jobs, Promises(shelf, self.ledger, self.quota), self.attaching.turn, audit)
         arrivals = Arrivals(working, fetching=fetching)
         under_way = UnderWay("h1", self.host_id, views, jobs, snapshot)
-        self.store = Store(under_way, self.attaching, arrivals, Changes(working), working, audit)
+        self.store = Store(under_way, self.attaching, arrivals, Changes(working), working, Measures(snapshot), audit)
         self.port = 0
         self._pledges = 0
 

@@ -244,6 +244,11 @@ async def test_a_pool_is_shared_and_unshared_on_a_sysadmins_word(tmp_path: Path,
         rows = await pooling.answer(AskPools(), PEER)
         assert isinstance(rows, PoolRows)
         assert (rows.pools[0].shared, "not joined" in rows.pools[0].why) == (True, True)
+        assert (rows.pools[0].limit_mib, rows.pools[0].promised_mib > 0, rows.pools[0].free_mib > 0) == (
+            None,
+            True,
+            True,
+        )
         again = await pooling.answer(SharePool(path, shared=True), PEER)
         assert isinstance(again, Done)
         assert "already" in again.said
