@@ -106,6 +106,11 @@ class Jobs:
         mine = (job for job in reversed(self._running()) if job.order.user_id == user_id)
         return next((job for job in mine if job.order.vid == vid), None)
 
+    def ended(self, vid: Vid, user_id: UserId) -> Job | None:
+        """What was done to the volume on this user's word, a while ago at the most; the last of it."""
+        done = (job for job in reversed(self._jobs) if isinstance(job.result, VolumeView))
+        return next((job for job in done if job.order.vid == vid and job.order.user_id == user_id), None)
+
     def changing(self, vid: Vid) -> Job | None:
         """What changes the volume, or makes it."""
         return next((job for job in self._running() if vid in job.order.changes), None)

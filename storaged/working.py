@@ -29,6 +29,8 @@ from storaged.volume import Volume
 
 CANCEL_S = 20.0  # for a thread to hear of it: a piece from a slow server, a full disk
 
+MAKING = ("made", "imported", "copied")  # what is done to a volume that was not there
+
 Blocking = Callable[[Progress], object]
 
 
@@ -78,7 +80,8 @@ class Working:
     async def cancel(self, vid: Vid, caller: Caller) -> Done | Refused:
         """Ends what the caller has asked to be done to that volume; all is then as it was before, or as it should
         become, and the answer says which."""
-        job = self._jobs.of(vid, UserId(caller.id))
+        user_id = UserId(caller.id)
+        job = self._jobs.of(vid, user_id) or self._jobs.ended(vid, user_id)
         if job is None:
             has, hint = "nothing is being done to it here on your word", "electros volume inspect shows what it is now"
             return no("not-found", vid, "end what is done", has, hint)
@@ -93,7 +96,8 @@ class Working:
             case Refused():
                 return Done(f"it was not {job.order.doing} anyway: {why_of(job.result)}"[:240])
             case _:
-                return no("too-late", vid, "end what is done", f"it was {job.order.doing} meanwhile", "")
+                hint = f"electros volume rm {dashed(vid)} removes it" if job.order.doing in MAKING else ""
+                return no("too-late", vid, "end what is done", f"it was {job.order.doing} meanwhile", hint)
 
     def making(self, vid: Vid, caller: Caller) -> Refused | None:
         """Why a volume of the caller's, which is not there yet, can't be had."""

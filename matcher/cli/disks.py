@@ -9,10 +9,10 @@ from pathlib import Path
 from matcher.cli.failures import Exit, Failure
 from matcher.cli.image import is_image
 from matcher.cli.ordering import Order, ordered
-from matcher.cli.reshaping import copy_of
+from matcher.cli.reshaping import cancelled, copy_of
 from matcher.cli.session import Session
 from matcher.cli.volume import Found, one, shown
-from specs.ids import Vid, VmId
+from specs.ids import Vid, VmId, new_id
 
 
 @contextmanager
@@ -84,4 +84,25 @@ def _disk_of(mine: Session, image: str, name: str) -> Found:
     if not is_image(found.volume):
         said = f"{shown(found.volume)} is no image: those are bootable, and written by nobody"
         raise Failure(Exit.USAGE, said, helps="electros image ls; or give the volume itself, by --volumes")
-    return Found(copy_of(mine, found, name), found.door)
+    vid = new_id(mine.random)
+    try:
+        return Found(copy_of(mine, found, name, vid=vid), found.door)
+    except Failure as failure:
+        if failure.exit_code is Exit.INTERRUPTED:
+            try:
+                _undo_copy(mine, found, vid)
+            except Failure:
+                raise failure from None  # which says what goes on, and what ends it
+            said = f"interrupted while {found.door.host} copied {image}; nothing is left of the copy"
+            raise Failure(Exit.INTERRUPTED, said) from None
+        raise
+
+
+def _undo_copy(mine: Session, image: Found, vid: str) -> None:
+    """Nobody has asked for a copy without its VM. Raises `Failure`."""
+    try:
+        cancelled(mine, image.door, vid, "the copy")
+    except Failure as failure:
+        if failure.code != "too-late":
+            raise
+        ordered(mine, image.door, Order("remove the copy", "DELETE", f"/v1/volumes/{vid}"))

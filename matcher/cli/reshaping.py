@@ -11,6 +11,7 @@ from matcher.cli.output import Output, emit, note
 from matcher.cli.roster import confirm, told_done
 from matcher.cli.session import Session, session
 from matcher.cli.volume import Found, document, one, shown, volumes_table
+from matcher.net.https import Door
 from matcher.wire.messages import ImageFormat
 from matcher.wire.realm import Done
 from matcher.wire.volumes import ChangeVolume, CloneVolume, VolumeView
@@ -85,9 +86,9 @@ def clone(
     _told(copied, output)
 
 
-def copy_of(mine: Session, found: Found, name: str, *, private: bool = False) -> VolumeView:
-    """On the volume's own host. Raises `Failure`."""
-    body, path = CloneVolume(new_id(mine.random), name, private), f"/v1/volumes/{found.volume.vid}/clones"
+def copy_of(mine: Session, found: Found, name: str, *, private: bool = False, vid: str = "") -> VolumeView:
+    """On the volume's own host, under a new UUID where `vid` says none. Raises `Failure`."""
+    body, path = CloneVolume(vid or new_id(mine.random), name, private), f"/v1/volumes/{found.volume.vid}/clones"
     which = shown(found.volume)
     order = Order.to_make(path, body.vid, f"copy {which}", body)
     return ordered(mine, found.door, order, ended=Copying(which).ended)
@@ -132,12 +133,15 @@ def cancel(volume: str, *, output: Output = "table") -> None:
     """
     with session() as mine:
         found = one(mine, volume)
-        path, doing = f"/v1/volumes/{found.volume.vid}/job", f"end what it does to {shown(found.volume)}"
-        done = mine.ask(
-            found.door, lambda connection: connection.ask("DELETE", path, Done), timeout_s=CANCEL_S, doing=doing
-        )
+        done = cancelled(mine, found.door, found.volume.vid, shown(found.volume))
     said = Done(f"{shown(found.volume)}: {done.said}")
     told_done(output, {"vid": dashed(found.volume.vid), "said": done.said}, found.volume.name, said)
+
+
+def cancelled(mine: Session, door: Door, vid: str, which: str) -> Done:
+    """What the host says once it has ended what I have asked to be done to the volume. Raises `Failure`."""
+    path, doing = f"/v1/volumes/{vid}/job", f"end what it does to {which}"
+    return mine.ask(door, lambda connection: connection.ask("DELETE", path, Done), timeout_s=CANCEL_S, doing=doing)
 
 
 def takeover(

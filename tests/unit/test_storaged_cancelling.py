@@ -261,3 +261,15 @@ async def test_what_is_made_and_what_is_changed_is_listed_with_how_far_it_is_and
         assert isinstance(await cancel(storage, ann, NEW), Done)
         await order.end()
         assert code(await cancel(storage, ann, NEW)) == "not-found"
+
+
+async def test_who_cancels_what_was_made_just_now_is_told_what_removes_it(tmp_path: Path, realm: Realm) -> None:
+    ann = realm["ann"]
+    async with open_storage(tmp_path, realm["h1"]) as storage:
+        copy = CloneVolume(NEW, "copy", private=False)
+        assert isinstance(await storage.order(ann, "POST", f"/v1/volumes/{MINE}/clones", copy), VolumeView)
+        late = await cancel(storage, ann, NEW)
+        assert code(late) == "too-late"
+        assert f"electros volume rm {dashed(NEW)}" in str(late)
+        assert isinstance(await storage.get(ann, f"/v1/volumes/{NEW}", VolumeView), VolumeView)
+        assert code(await cancel(storage, realm["ada"], NEW)) == "not-found"
