@@ -74,21 +74,26 @@ def join(
 
 @app.command
 def inventory(
-    *, root: Path = Path("/"), output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table"
+    *,
+    root: Path = Path("/"),
+    output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table",
+    record: Path | None = None,
 ) -> None:
     """What this machine has: cores and threads, memory, devices.
 
     Parameters
     ----------
     root
-        Read /sys and /proc below this folder, such as a recorded machine's.
+        Read /sys and /proc below this folder, or in this recording, instead of this machine's.
     output
         A page for people, or `atomd.inventory/1` as JSON.
+    record
+        Write a recording instead, for a bug report: an archive without serial numbers, addresses and names.
     """
-    from atomd.inventory.command import NoMachine, show
+    from atomd.inventory.command import NoMachine, keep, show
 
     try:
-        print(show(root, output))  # noqa: T201
+        print(keep(root, record) if record is not None else show(root, output))  # noqa: T201
     except NoMachine as error:
         sys.exit(f"atomd: {error}")
 

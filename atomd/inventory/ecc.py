@@ -61,14 +61,20 @@ def _by_udev(tree: Tree) -> bool | None:
 
 def _by_smbios(tree: Tree) -> bool | None:
     """True where every array of the system's memory corrects."""
-    arrays = [
-        _CORRECTIONS.get(table[6])
-        for table in _tables(tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b"")
-        if table[0] == _ARRAY_TYPE and len(table) >= _ARRAY_BYTES_MIN and table[5] == _FOR_SYSTEM
-    ]
+    tables = _arrays(tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b"")
+    arrays = [_CORRECTIONS.get(table[6]) for table in tables if table[5] == _FOR_SYSTEM]
     if False in arrays:
         return False
     return True if arrays and None not in arrays else None
+
+
+def memory_arrays(data: bytes) -> bytes:
+    """Of the firmware's tables those alone that tell of error correction, without their strings."""
+    return b"".join(table + b"\0\0" for table in _arrays(data))
+
+
+def _arrays(data: bytes) -> Iterator[bytes]:
+    return (table for table in _tables(data) if table[0] == _ARRAY_TYPE and len(table) >= _ARRAY_BYTES_MIN)
 
 
 def _tables(data: bytes) -> Iterator[bytes]:

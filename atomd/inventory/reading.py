@@ -16,9 +16,12 @@ from atomd.inventory.unknown import unknown_facts
 
 def read_inventory(root: Path) -> Inventory:
     """The machine whose /proc and /sys lie under `root`; "/" is this one."""
-    tree = Tree(root)
+    return read_inventory_of(Tree(root), is_this_machine=root.resolve() == Path("/"))
+
+
+def read_inventory_of(tree: Tree, *, is_this_machine: bool) -> Inventory:
     info = cpuinfo.parse(tree.text("proc/cpuinfo", CPUINFO_BYTES_MAX) or "")
-    arch = os.uname().machine if root.resolve() == Path("/") else _arch(tree, info)
+    arch = os.uname().machine if is_this_machine else _arch(tree, info)
     cpu, memory = read_cpu(tree, info), read_memory(tree)
     return Inventory(arch, cpu, memory, read_pci(tree), unknown_facts(arch, cpu, memory))
 

@@ -26,19 +26,7 @@ class Tree:
     def data(self, path: str, bytes_max: int = TEXT_BYTES_MAX) -> bytes | None:
         """The first `bytes_max` bytes of a regular file; `None` where there is none to read."""
         real = self.real(path)
-        if real is None:
-            return None
-        try:
-            # A pipe in a recording must not hang us, nor a link appear between the look and the open.
-            descriptor = os.open(f"{self._root}/{real}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (OSError, ValueError):
-            return None
-        try:
-            return _read(descriptor, bytes_max) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-        except OSError:  # sysfs may refuse at the read: EINVAL, EIO, ENODEV
-            return None
-        finally:
-            os.close(descriptor)
+        return None if real is None else self._bytes(real, bytes_max)
 
     def text(self, path: str, bytes_max: int = TEXT_BYTES_MAX) -> str | None:
         """The file's text without blanks around it."""
@@ -51,17 +39,11 @@ class Tree:
     def names(self, path: str) -> list[str]:
         """What a directory holds, sorted; empty where there is none."""
         real = self.real(path)
-        if real is None:
-            return []
-        try:
-            with os.scandir(f"{self._root}/{real}") as entries:
-                return sorted(entry.name for entry in islice(entries, NAMES_MAX))
-        except (OSError, ValueError):
-            return []
+        return [] if real is None else self._entries(real)
 
     def has(self, path: str) -> bool:
         real = self.real(path)
-        return real is not None and os.path.lexists(f"{self._root}/{real}")
+        return real is not None and self._is_there(real)
 
     def link(self, path: str) -> str | None:
         """A link's target as it is written, dangling or not."""
@@ -96,11 +78,39 @@ class Tree:
 
     def _link(self, path: str) -> str | None:
         if path not in self._links:
-            try:
-                self._links[path] = os.readlink(f"{self._root}/{path}")
-            except (OSError, ValueError):
-                self._links[path] = None
+            self._links[path] = self._target(path)
         return self._links[path]
+
+    # ---- the machine's files, by their places without links
+
+    def _bytes(self, real: str, bytes_max: int) -> bytes | None:
+        try:
+            # A pipe in a recording must not hang us, nor a link appear between the look and the open.
+            descriptor = os.open(f"{self._root}/{real}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return None
+        try:
+            return _read(descriptor, bytes_max) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        except OSError:  # sysfs may refuse at the read: EINVAL, EIO, ENODEV
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _entries(self, real: str) -> list[str]:
+        try:
+            with os.scandir(f"{self._root}/{real}") as entries:
+                return sorted(entry.name for entry in islice(entries, NAMES_MAX))
+        except (OSError, ValueError):
+            return []
+
+    def _is_there(self, real: str) -> bool:
+        return os.path.lexists(f"{self._root}/{real}")
+
+    def _target(self, path: str) -> str | None:
+        try:
+            return os.readlink(f"{self._root}/{path}")
+        except (OSError, ValueError):
+            return None
 
 
 def _read(descriptor: int, bytes_max: int) -> bytes:
