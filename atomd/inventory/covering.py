@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from atomd.inventory.ecc import DMI_RECORD, SMBIOS_TABLES, memory_arrays
-from atomd.inventory.iommu import covered_config
+from atomd.inventory.config_space import covered_config
+from atomd.inventory.paths import DMI_RECORD, SMBIOS_TABLES
+from atomd.inventory.smbios import memory_arrays, without_strings
 
 _WORDS_MAX_BYTES = 64 * 1024
 # What sysfs says in the files that are read: numbers, sets, and words of the kernel's own.
@@ -133,7 +134,7 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     (r"proc/swaps", _swaps),
     (r"etc/modprobe\.d/.*", _module_options),
     (re.escape(DMI_RECORD), _dmi_record),
-    (re.escape(SMBIOS_TABLES), lambda _, data: memory_arrays(data)),
+    (re.escape(SMBIOS_TABLES), lambda _, data: without_strings(memory_arrays(data))),
     (r"sys/devices/.*/config", lambda _, data: covered_config(data)),
     (r"sys/.*/dm/name", _name),
     (r"sys/.*/vtcon\d+/name", _framebuffer),

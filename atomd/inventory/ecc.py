@@ -6,20 +6,15 @@ SMBIOS, 7.17, "Physical Memory Array"). All may be silent; and only root may rea
 """
 
 import re
-from collections.abc import Iterator
 
-from atomd.inventory.paths import EDAC_DIR
+from atomd.inventory.paths import DMI_RECORD, EDAC_DIR, SMBIOS_TABLES
+from atomd.inventory.smbios import memory_arrays
 from atomd.inventory.tree import Tree
-
-DMI_RECORD = "run/udev/data/+dmi:id"
-SMBIOS_TABLES = "sys/firmware/dmi/tables/DMI"
 
 _CORRECTING = {"SECDED", "S2ECD2ED", "S4ECD4ED", "S8ECD8ED", "S16ECD16ED"}
 _NOT_CORRECTING = {"None", "PARITY", "EC"}  # EC notices errors and corrects none
 _EC_TYPES = {"Single-bit ECC": True, "Multi-bit ECC": True, "None": False, "Parity": False, "CRC": False}
 _TABLES_BYTES_MAX = 1024 * 1024
-_HEADER_BYTES = 4
-_ARRAY_TYPE, _ARRAY_BYTES_MIN = 16, 7
 _FOR_SYSTEM = 3  # of uses of an array: not video, flash or cache
 _CORRECTIONS = {3: False, 4: False, 5: True, 6: True, 7: False}  # none, parity, single-bit ECC, multi-bit ECC, CRC
 
@@ -61,29 +56,8 @@ def _by_udev(tree: Tree) -> bool | None:
 
 def _by_smbios(tree: Tree) -> bool | None:
     """True where every array of the system's memory corrects."""
-    tables = _arrays(tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b"")
+    tables = memory_arrays(tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b"")
     arrays = [_CORRECTIONS.get(table[6]) for table in tables if table[5] == _FOR_SYSTEM]
     if False in arrays:
         return False
     return True if arrays and None not in arrays else None
-
-
-def memory_arrays(data: bytes) -> bytes:
-    """Of the firmware's tables those alone that tell of error correction, without their strings."""
-    return b"".join(table + b"\0\0" for table in _arrays(data))
-
-
-def _arrays(data: bytes) -> Iterator[bytes]:
-    return (table for table in _tables(data) if table[0] == _ARRAY_TYPE and len(table) >= _ARRAY_BYTES_MIN)
-
-
-def _tables(data: bytes) -> Iterator[bytes]:
-    """Each without its strings, which end at two NULs."""
-    at = 0
-    while at + _HEADER_BYTES <= len(data):
-        length = data[at + 1]
-        end = data.find(b"\0\0", at + length)
-        if length < _HEADER_BYTES or end < 0:
-            return
-        yield data[at : at + length]
-        at = end + 2

@@ -11,7 +11,6 @@ from atomd.inventory.text import whole
 from atomd.inventory.tree import Tree
 
 GROUPS_DIR = "sys/kernel/iommu_groups"
-CONFIG_BYTES = 4096
 NO_IOMMU = "no IOMMU (no passthrough on this host)"
 NO_REMAPPING = "no passthrough on this host: its IOMMU does not remap interrupts, a device could raise any"
 UNSAFE_INTERRUPTS = "no passthrough on this host: vfio_iommu_type1 has allow_unsafe_interrupts set"
@@ -19,10 +18,6 @@ NO_IOMMU_MODE = "no passthrough on this host: vfio has enable_unsafe_noiommu_mod
 
 _MODPROBE_DIR = "etc/modprobe.d"
 _INTERRUPTS_BYTES_MAX = 8 * 1024 * 1024  # a column for each CPU
-_EXTENDED = 0x100  # where the capabilities of PCI Express begin
-_ACS = 0x000D
-_HEADER_BYTES = 64
-_ISOLATES = 0b1_1101  # source validation, request and completion redirect, upstream forwarding: as the kernel groups by
 
 
 def group_numbers(tree: Tree) -> dict[str, int]:
@@ -58,34 +53,3 @@ def _is_set(tree: Tree, module: str, parameter: str) -> bool:
     texts = [tree.text(f"{_MODPROBE_DIR}/{name}") or "" for name in tree.names(_MODPROBE_DIR)]
     option = rf"^\s*options\s+{module}\s(?:.*\s)?{switched_on}"
     return any(re.search(option, text, re.MULTILINE) for text in texts)
-
-
-def acs(config: bytes) -> str | None:
-    """ "on", "off", or "none" where a port has no such capability; `None` where only root may read that far."""
-    if len(config) < CONFIG_BYTES:
-        return None
-    found = _acs_control(config)
-    if found is None:
-        return "none"
-    return "on" if found & _ISOLATES == _ISOLATES else "off"
-
-
-def covered_config(config: bytes) -> bytes:
-    """The header and ACS alone: among the others is one with the device's serial number."""
-    header = config[:_HEADER_BYTES]
-    if len(config) < CONFIG_BYTES:
-        return header
-    control = _acs_control(config)
-    capability = b"" if control is None else _ACS.to_bytes(4, "little") + bytes(2) + control.to_bytes(2, "little")
-    return (header + bytes(_EXTENDED - len(header)) + capability).ljust(CONFIG_BYTES, b"\0")
-
-
-def _acs_control(config: bytes) -> int | None:
-    """The capability's control register."""
-    offset, seen = _EXTENDED, 0
-    while _EXTENDED <= offset <= CONFIG_BYTES - 8 and seen < CONFIG_BYTES // 8:
-        header = int.from_bytes(config[offset : offset + 4], "little")
-        if header & 0xFFFF == _ACS:
-            return int.from_bytes(config[offset + 6 : offset + 8], "little")
-        offset, seen = header >> 20 & 0xFFC, seen + 1
-    return None

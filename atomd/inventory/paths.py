@@ -3,3 +3,5 @@
 CPU_DIR = "sys/devices/system/cpu"
 NODE_DIR = "sys/devices/system/node"
 EDAC_DIR = "sys/devices/system/edac/mc"
+DMI_RECORD = "run/udev/data/+dmi:id"  # udev's, of what the firmware says
+SMBIOS_TABLES = "sys/firmware/dmi/tables/DMI"

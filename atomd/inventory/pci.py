@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from atomd.inventory.addresses import ADDRESS
+from atomd.inventory.config_space import CONFIG_BYTES, acs
 from atomd.inventory.consoles import is_boot_console
 from atomd.inventory.facts import FOR_GUESTS, SILENT, PciDevice
 from atomd.inventory.in_use import NET_DIR, behind_link, devices_in_use
-from atomd.inventory.iommu import CONFIG_BYTES, NO_IOMMU, acs, group_by_link, group_numbers, why_no_passthrough
+from atomd.inventory.iommu import NO_IOMMU, group_by_link, group_numbers, why_no_passthrough
 from atomd.inventory.text import printable
 from atomd.inventory.tree import Tree
 

@@ -93,7 +93,7 @@ def test_an_empty_machine_has_a_table_too(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_no_folder_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(NoMachine, match="is not a folder"):
+    with pytest.raises(NoMachine, match="is not there"):
         show(tmp_path / "missing", "json")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from atomd.inventory.ecc import SMBIOS_TABLES, read_ecc
+from atomd.inventory.ecc import read_ecc
+from atomd.inventory.paths import SMBIOS_TABLES
 from atomd.inventory.tree import Tree
 
 MC = "sys/devices/system/edac/mc/mc0"

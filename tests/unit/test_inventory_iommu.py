@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from atomd.inventory import iommu
+from atomd.inventory.config_space import CONFIG_BYTES, acs
 from tests.fakes.machine_files import GPU, PORT, MachineFiles
 
 UNSAFE = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
@@ -66,7 +67,7 @@ def test_interrupts_that_are_not_remapped_keep_every_device(
 
 def config(*capabilities: tuple[int, int], control: int = 0) -> bytes:
     """A configuration space with these (id, offset), one after the other."""
-    space = bytearray(iommu.CONFIG_BYTES)
+    space = bytearray(CONFIG_BYTES)
     places = [offset for _, offset in capabilities[1:]] + [0]
     for (kind, offset), after in zip(capabilities, places, strict=True):
         space[offset : offset + 4] = (after << 20 | 1 << 16 | kind).to_bytes(4, "little")
@@ -86,7 +87,7 @@ def config(*capabilities: tuple[int, int], control: int = 0) -> bytes:
     ],
 )
 def test_acs_is_told_where_it_can_be_read(space: bytes, told: str | None) -> None:
-    assert iommu.acs(space) == told
+    assert acs(space) == told
 
 
 def test_acs_is_told_of_bridges_alone(machine: MachineFiles) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from atomd.inventory import recording
 from atomd.inventory.command import NoMachine, keep, show
+from atomd.inventory.config_space import acs
 from atomd.inventory.facts import Inventory
-from atomd.inventory.iommu import acs
 from atomd.inventory.reading import read_inventory, read_inventory_of
 from atomd.inventory.recording import NoRecording, Recorded, record
 
