@@ -1,5 +1,6 @@
 """Virtual functions are foretold, made for a VM and given back; those of others are left alone."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from trio.testing import MockClock
 from atomd import devices as module
 from atomd.answering import Face
 from atomd.devices import Devices
-from atomd.functions import IDLE_S, MAKES, Functions
+from atomd.functions import IDLE_S, MAKES, MAY_NOT, Functions
 from atomd.inventory.facts import PciDevice
 from atomd.inventory.sriov import foretold
 from atomd.inventory.tree import Tree
@@ -122,6 +123,15 @@ async def test_they_are_offered_before_they_are_there_and_the_card_is_not(card: 
     assert card.offered() == [FIRST, SECOND]
     assert [(each.address, each.why_not) for each in card.face.hardware.pci_refused] == [(CARD.address, MAKES)]
     assert card.says("sriov_numvfs") == "0"
+
+
+async def test_a_card_that_atomd_may_not_write_to_offers_none_and_says_why(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    await card.devices.look()
+    assert card.offered() == []
+    assert [each.why_not for each in card.face.hardware.pci_refused] == [MAY_NOT]
 
 
 async def test_no_more_are_offered_than_the_card_can_make(card: Card) -> None:
