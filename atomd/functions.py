@@ -7,6 +7,7 @@ the devices that they are.
 """
 
 import logging
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from atomd.inventory.tree import Tree
 
 IDLE_S = 60.0  # some cards lose their link for a moment when functions come or go
 MAKES = "makes virtual functions for VMs"
+MAY_NOT = "is to make virtual functions, and atomd may not write its sriov_numvfs"  # systemd shows /sys read-only
 
 log = logging.getLogger("atomd")
 
@@ -43,6 +45,9 @@ class Functions:
             if maker is None:
                 continue
             tree = Tree(self._root)
+            if not os.access(self._path(address, "sriov_numvfs"), os.W_OK):
+                devices[address] = replace(maker, assignable=False, why_not=maker.why_not or MAY_NOT)
+                continue
             if functions_made(tree, address) == 0:
                 could = foretold(tree, maker, min(count, functions_max(tree, address)))
                 devices = {device.address: device for device in could} | devices
@@ -78,6 +83,8 @@ class Functions:
         log.info("%s has no virtual functions any more", maker)
 
     def _write(self, maker: str, name: str, value: int) -> None:
-        path = self._root / "sys/bus/pci/devices" / maker / name
-        with path.open("r+") as file:  # never one that is not there
+        with self._path(maker, name).open("r+") as file:  # never one that is not there
             file.write(str(value))
+
+    def _path(self, maker: str, name: str) -> Path:
+        return self._root / "sys/bus/pci/devices" / maker / name

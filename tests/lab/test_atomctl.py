@@ -50,3 +50,15 @@ def test_a_drained_host_says_so_also_after_a_restart_until_that_is_undone(lab: A
     finally:
         atomctl(lab, "drain", "--undo")
     assert "drained by its sysadmin" not in said()
+
+
+def test_a_sysadmin_sees_each_device_of_the_host_and_lets_none_out_that_is_not_in_quarantine(lab: Any) -> None:
+    here = sorted(path.name for path in Path("/sys/bus/pci/devices").glob("*"))
+    rows = atomctl(lab, "devices")["devices"]
+    assert [row["address"] for row in rows] == here
+    assert not [row for row in rows if row["is_quarantined"] or row["vm_id"]]
+    refused = lab.exec("h1", "atomctl", "readmit", "0000:ff:1f.7", check=False)
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "it is not in quarantine" in refused.stderr
+    misspelled = lab.exec("h1", "atomctl", "readmit", "eth0", check=False)
+    assert (misspelled.returncode, '"eth0" is no PCI address' in misspelled.stderr) == (2, True)

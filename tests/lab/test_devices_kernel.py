@@ -1,24 +1,28 @@
-"""Passthrough without such hardware: Debian's kernel on an emulated machine that has an IOMMU, seen by our own eyes.
+"""Passthrough without such hardware: Debian's kernel on an emulated machine that has an IOMMU, and KVM as well.
 
-The emulated machine sees this one's root and repository, and runs `test_devices_real` there; each outcome is one here.
+The emulated machine sees this one's root and repository, and runs `test_devices_real` and `test_devices_vm` there; each
+outcome is one here.
 """
 
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import trio
 
-from tests.lab import test_devices_real
+from tests.lab import test_devices_real, test_devices_vm
 from tests.lab.emulated import ENTER, ROOMY_MIB, ROOT, VIRTIOFSD, machine, needs_kernel, this_root
 
 RUN_S = 500.0
 DISK_BYTES = 64 << 20
 MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_net", "nvme", "vfio-pci", "vfio_iommu_type1", "ext4")
-MODULES += ("crc32c_generic", "macvlan")
+MODULES += ("crc32c_generic", "macvlan", "kvm-amd", "bridge", "tun")
+SUITES = (test_devices_real, test_devices_vm)
 
 pytestmark = [
     pytest.mark.lab,
@@ -34,11 +38,16 @@ SCRIPT = (
 for place in proc sys dev; do mount -o rbind /$place /new/$place; done
 mount -t tmpfs tmp /new/tmp
 mount -t tmpfs run /new/run
-chroot /new /bin/sh -c 'cd {root} && PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest {words}'
+mkdir -p /new/dev/pts /new/dev/shm /new/run/lock
+mount -t devpts devpts /new/dev/pts
+chroot /new chown root:kvm /dev/kvm
+chmod 660 /new/dev/kvm
+chroot /new /bin/sh -c 'cd {root} && {here}=1 PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest {words}'
 echo; echo ITS-DONE
 """
 )
-WORDS = "-v -n 0 -p no:cacheprovider -p no:hypothesispytest --color=no --tb=short tests/lab/test_devices_real.py"
+WORDS = "-rA -q -n 0 -p no:cacheprovider -p no:hypothesispytest --color=no --tb=short tests/lab/test_devices_real.py"
+WORDS += " tests/lab/test_devices_vm.py"
 
 
 def _port(number: int, *devices: str) -> list[str]:
@@ -54,6 +63,7 @@ def devices(disk: Path) -> list[str]:
     """A card alone behind its port, two functions of one behind another, a disk that makes functions behind a third."""
     functions = "sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=5"
     return [
+        *("-cpu", "qemu64,+svm,+npt"),
         *("-device", "intel-iommu,intremap=on,caching-mode=on"),
         *_port(1, *_net(1, 1, "0.0")),
         *_port(2, *_net(2, 2, "0.0,multifunction=on"), *_net(3, 2, "0.1")),
@@ -66,23 +76,28 @@ async def outcomes(folder: Path) -> Mapping[str, str]:
     disk = folder / "disk"
     disk.touch()
     os.truncate(disk, DISK_BYTES)
-    script = SCRIPT.format(root=ROOT, words=WORDS)
+    script = SCRIPT.format(root=ROOT, here=test_devices_real.HERE, words=WORDS)
     async with this_root(folder) as root:
         words = (*root, *devices(disk))
         told = "intel_iommu=on"
         async with machine(folder, script, modules=MODULES, devices=words, ram_mib=ROOMY_MIB, told=told) as emulated:
             await emulated.says("ITS-DONE", RUN_S)
             said = emulated.serial
-    found = dict(re.findall(r"::(test_\w+) (PASSED|FAILED|ERROR|SKIPPED)", said))
-    return found or {"nothing": said[-3000:]} | {"serial": said}
+    found = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) \S+::(test_\w+)", said, re.MULTILINE)
+    return {name: outcome for outcome, name in found} | {"serial": said}
 
 
 @pytest.fixture(scope="module")
 def said() -> Mapping[str, str]:
+    subprocess.run([ROOT / "packaging" / "guest"], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(prefix="atomos-") as folder:
         return trio.run(outcomes, Path(folder))
 
 
-@pytest.mark.parametrize("name", [name for name in dir(test_devices_real) if name.startswith("test_")])
+def names_of(suite: ModuleType) -> list[str]:
+    return [name for name, held in vars(suite).items() if name.startswith("test_") and callable(held)]
+
+
+@pytest.mark.parametrize("name", [name for suite in SUITES for name in names_of(suite)])
 def test_on_a_machine_with_an_iommu(said: Mapping[str, str], name: str) -> None:
     assert said.get(name) == "PASSED", said.get("serial", said)

@@ -9,14 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomd.inventory import cpu, cpuinfo, cpuset, read_inventory, to_json
+from atomd.inventory import cpu, cpuinfo, cpuset, read_inventory, sriov, to_json
+from atomd.inventory.addresses import ADDRESS
 from atomd.inventory.document import to_table
-from atomd.inventory.facts import Inventory
+from atomd.inventory.facts import Inventory, PciDevice
 from atomd.inventory.tree import Tree
 
 CPUS = 4
 SIBLINGS = ["0,2", "1", "0,2", "3"]
 PCI = "sys/devices/pci0000:00/0000:00:01.0"
+
+
+SRIOV = {"totalvfs": "8", "numvfs": "0", "offset": "1", "stride": "1", "vf_device": "154c"}
+CARD = PciDevice("0000:00:01.0", "8086", "1572", "020000", 0, 3, "i40e", True, None)
 
 
 def sound_machine() -> dict[str, str]:
@@ -37,6 +42,29 @@ def sound_machine() -> dict[str, str]:
         f"{PCI}/block/sda/sda1/dev": "8:1\n",
         "sys/class/block/sda1": f"-> ../../../{PCI}/block/sda/sda1",
         f"{PCI}/net/eth0/operstate": "up\n",
+        f"{PCI}/net/eth0/upper_vlan7": "-> ../../../../virtual/net/vlan7",
+        f"{PCI}/boot_vga": "0\n",
+        f"{PCI}/graphics/fb0/name": "fb\n",
+        "sys/class/graphics/fb0": f"-> ../../../{PCI}/graphics/fb0",
+        "sys/class/vtconsole/vtcon1/name": "(M) frame buffer device\n",
+        "sys/class/vtconsole/vtcon1/bind": "1\n",
+        f"{PCI}/drm/card0-DP-1/enabled": "enabled\n",
+        "sys/class/drm/card0-DP-1": f"-> ../../../{PCI}/drm/card0-DP-1",
+        f"{PCI}/tty/ttyS4/dev": "4:68\n",
+        "sys/class/tty/ttyS4": f"-> ../../../{PCI}/tty/ttyS4",
+        "sys/class/tty/console/active": "tty0 ttyS4\n",
+        f"{PCI}/input/input3/capabilities/key": "1 fffffffe\n",
+        "sys/class/input/input3": f"-> ../../../{PCI}/input/input3",
+        f"{PCI}/usb1/1-1/1-1:1.0/bInterfaceClass": "03\n",
+        "sys/bus/usb/devices/1-1:1.0": f"-> ../../../../{PCI}/usb1/1-1/1-1:1.0",
+        "proc/interrupts": "  8:  0  IR-IO-APIC  8-edge  rtc0\n",
+        "proc/cmdline": "quiet vfio_iommu_type1.allow_unsafe_interrupts=0\n",
+        "etc/modprobe.d/vfio.conf": "options vfio_iommu_type1 allow_unsafe_interrupts=0\n",
+        "sys/module/vfio/parameters/enable_unsafe_noiommu_mode": "N\n",
+        "sys/fs/bcache/4f3c/cache0": f"-> ../../../../{PCI}/block/sda/sda1/bcache",
+        "proc/spl/kstat/zfs/tank/state": "ONLINE\n",
+        **{f"{PCI}/sriov_{name}": f"{value}\n" for name, value in SRIOV.items()},
+        f"{PCI}/virtfn0": "-> ../0000:00:02.0",
         "sys/class/net/eth0": f"-> ../../../{PCI}/net/eth0",
     }
     for number, siblings in enumerate(SIBLINGS):
@@ -99,12 +127,21 @@ def check_sound(inventory: Inventory) -> None:
     to_table(inventory).encode()
 
 
+def check_foretold(tree: Tree) -> None:
+    could = sriov.foretold(tree, CARD, sriov.functions_max(tree, CARD.address))
+    addresses = [device.address for device in could]
+    assert len(set(addresses)) == len(addresses) <= sriov.FUNCTIONS_MAX
+    assert all(ADDRESS.fullmatch(address) and address != CARD.address for address in addresses)
+    assert all(isinstance(name, str) for name in sriov.functions_of(tree, CARD.address))
+
+
 @settings(max_examples=20, deadline=None)  # files are as slow as the machine is busy
 @given(st.dictionaries(st.sampled_from(sorted(SOUND)), HARM, max_size=12))
 def test_a_harmed_tree_is_read_soundly_and_never_fails(harm: dict[str, bytes | str]) -> None:
     with TemporaryDirectory() as folder:
         write(Path(folder), harm)
         check_sound(read_inventory(Path(folder)))
+        check_foretold(Tree(Path(folder)))
 
 
 class Written(Tree):

@@ -80,6 +80,15 @@ def test_another_users_vm_is_none_that_was_here(proposer: Proposer) -> None:
     assert not proposal.at_once
 
 
+def test_hardware_that_changes_is_offered_as_it_is_now() -> None:
+    face = Face("h1", 7443, HARDWARE, False)
+    admission = Admission(Quota(host="h1", kinds={}, vms=lambda user_id: []), is_member=lambda user_id: True)
+    proposer = Proposer(face, lambda: None, admission, lambda: 0)
+    assert isinstance(proposer.propose(pledge(1), ANN, ()), Proposal)
+    face.hardware = replace(HARDWARE, cores=())
+    assert proposer.propose(pledge(1), ANN, ()) == Nothing(())
+
+
 def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> None:
     said, unsaid = proposer.propose(pledge(9, dry=True), ANN, ()), proposer.propose(pledge(9), ANN, ())
     assert isinstance(said, Nothing)

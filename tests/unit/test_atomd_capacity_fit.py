@@ -256,6 +256,12 @@ def test_a_device_that_would_serve_two_entries_serves_one() -> None:
     assert isinstance(answer(ask, replace(HOST, pci=(gpu(1, 1), gpu(2, 2)))), Fit)
 
 
+def test_no_edit_is_offered_where_another_entry_would_want_what_it_frees() -> None:
+    asks = (replace(GPU, quantity=2), PciAsk("", "", 1, "03"))
+    (reason,) = reasons(replace(ASK, pci=asks), replace(HOST, pci=(gpu(1, 1),)))
+    assert (reason.resource, reason.edit) == ("pci 10de:24b0", "")
+
+
 def test_devices_that_the_host_keeps_come_with_the_reason() -> None:
     kept = replace(HOST, pci_refused=(gpu(1, 1, "drives the console"),))
     reason = only(replace(ASK, pci=(GPU,)), kept)

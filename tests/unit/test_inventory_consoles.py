@@ -7,6 +7,7 @@ import pytest
 from tests.fakes.machine_files import GPU, NIC, USB, MachineFiles
 
 ALL_KEYS = "402000007ff 9f207ac14057ffff febeffdfffefffff fffffffffffffffe"
+REMOTE_CONTROL = "c 0 0 0 10000 2fc 0 3ffe"  # digits, and no letters
 POWER_BUTTON = "10000000000000 0"
 MOUSE = "1f0000 0 0 0 0"
 
@@ -67,7 +68,9 @@ def test_the_serial_console_is_not_assignable(machine: MachineFiles) -> None:
     assert machine.read()[NIC].why_not == "carries the host's console ttyS4"
 
 
-@pytest.mark.parametrize(("keys", "free"), [(ALL_KEYS, False), (POWER_BUTTON, True), (MOUSE, True), ("zz", True)])
+@pytest.mark.parametrize(
+    ("keys", "free"), [(ALL_KEYS, False), (POWER_BUTTON, True), (REMOTE_CONTROL, True), (MOUSE, True), ("zz", True)]
+)
 def test_a_usb_controller_with_a_keyboard_is_not_assignable(machine: MachineFiles, keys: str, free: bool) -> None:
     keyboard = machine.device(USB, "0c0330", 5, "xhci_hcd") + "/usb1/1-4/1-4:1.0/0003:046D:C31C.0001/input/input7"
     machine.file(f"{keyboard}/name", "Logitech USB Keyboard\n")
