@@ -153,6 +153,33 @@ def forget(vid: str, *, config: Path = PATH) -> None:
     print(answer.said)  # noqa: T201
 
 
+@app.command
+def withdraw(*, config: Path = PATH) -> None:
+    """End what the kernel's own target serves of this host's volumes, while storaged is stopped. Those targets would
+    outlive it, and the package that brought it.
+
+    Parameters
+    ----------
+    config
+        The settings file; it may be missing.
+    """
+    import socket
+
+    from matcher.net.starting import SettingsError, load_settings
+    from storaged.export.configfs import Configfs
+
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            if asking.connect_ex(str(load_settings(config, Config).socket)) == 0:
+                sys.exit("storaged: it runs, and would serve them anew; systemctl stop storaged first")
+        ended = Configfs("").withdraw()
+    except SettingsError as error:
+        sys.exit(f"storaged: {error}")
+    except OSError as error:
+        sys.exit(f"storaged: the kernel keeps {error.filename}: {error.strerror}")
+    print(f"{ended} volumes were served by the kernel, and are no more" if ended else "the kernel serves none")  # noqa: T201
+
+
 @pool.command
 def ls(*, config: Path = PATH) -> None:
     """The pools of this host's storaged, how full they are, and why nothing is given of some for writing.

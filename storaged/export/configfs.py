@@ -85,6 +85,19 @@ class Configfs:
             with suppress(FileNotFoundError):
                 folder.rmdir()
 
+    def withdraw(self) -> int:
+        """End all of ours, and say how many. Raises the last `OSError`, when all others have ended."""
+        problem: OSError | None = None
+        found = self.look()
+        for seen in found:
+            try:
+                self.remove(seen.target)
+            except OSError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return len(found)
+
     def _open_image(self, export: Export) -> None:
         """By a descriptor of ours, so that it is the file that was checked; its path is kept beside it."""
         image = self._image(export.target)

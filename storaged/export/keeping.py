@@ -75,7 +75,7 @@ class Kept:
 
     async def _begin(self) -> Child:
         while True:
-            found = Child.find(self._command)
+            found = await trio.to_thread.run_sync(Child.find, self._command)  # who listens may stand still
             if found is not None:
                 log.info("%s runs (pid %d)", self._name, found.pid)
                 return found

@@ -32,6 +32,7 @@ LOCKSPACE = "lockspace"
 NEW = ".new-"
 USER = "sanlock"  # whose daemon opens the files
 MEMBER_MAX_BYTES = 512
+TIDY_S = 1.0
 LEFT_S = 3600.0  # who makes a lease is done in a second; a clock may be wrong by minutes
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -75,7 +76,7 @@ class Area:
             os.unlink(self.lease(vid).file)
 
     async def _make(self, what: Lockspace | Lease, sanlock: Sanlock) -> None:
-        if await trio.to_thread.run_sync(os.path.lexists, what.file):
+        if await trio.to_thread.run_sync(os.path.lexists, what.file, abandon_on_cancel=True):
             return
         new = replace(what, file=str(self.folder / f"{NEW}{token_hex(8)}"))
         try:
@@ -85,8 +86,8 @@ class Area:
                 await sanlock.begin(new)
             await trio.to_thread.run_sync(_publish, new.file, what.file)
         finally:
-            with suppress(FileNotFoundError):  # published, or never made
-                os.unlink(new.file)
+            with trio.move_on_after(TIDY_S, shield=True):  # what a pool that hangs keeps is swept
+                await trio.to_thread.run_sync(_forget, new.file, abandon_on_cancel=True)
 
     def _make_folders(self) -> None:
         for folder in (self.folder, self.folder / MEMBERS):
@@ -181,6 +182,12 @@ def _reserve(path: str) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _forget(path: str) -> None:
+    """Published it was, or never made."""
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def _publish(new: str, name: str) -> None:

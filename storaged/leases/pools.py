@@ -13,6 +13,7 @@ import logging
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -21,7 +22,7 @@ import trio
 
 from specs.ids import HostId, Vid
 from storaged.attachments import Attachment
-from storaged.beneath import Unusable
+from storaged.beneath import Unusable, open_folder
 from storaged.config import Config
 from storaged.export.child import Child
 from storaged.export.choosing import TGTD, end
@@ -36,7 +37,8 @@ from storaged.leases.area import Area
 from storaged.leases.sanlock import IN_USE, PROGRAM, Held, Sanlock, Silent
 from storaged.leases.takeover import NOT_FENCED
 from storaged.leases.tgt import LeasedTgt
-from storaged.pool import PoolId, not_joined
+from storaged.looking import Hangs, Looks
+from storaged.pool import PoolId, not_joined, read_mark
 from storaged.reaching import image_of
 from storaged.volume import Snapshot, Volume
 
@@ -213,6 +215,7 @@ class SharedPools:
         self._config, self._host_id, self._snapshot = config, host_id, snapshot
         self._sanlock = sanlock or Sanlock(io_s=config.lease_io_s, call_s=CALL_S)
         self._pools: dict[PoolId, SharedPool] = {}
+        self._looks = Looks()
 
     async def run(self, keeper: Keeper, scan: Scan) -> None:
         """For ever: join what is shared, leave what is not, and keep nothing that nobody needs."""
@@ -274,8 +277,12 @@ class SharedPools:
 
     async def _tidy(self, keeper: Keeper) -> None:
         try:
+            for one in [one for one in self._pools.values() if one.exporter is not None]:
+                await self._looks.at(one.root, partial(_read, one.root))
             for over in await trio.to_thread.run_sync(lambda: keeper.tidy(self._snapshot())):
                 log.warning("volume %s was given away by another server: it is not served here any more", over.vid)
+        except Hangs as problem:
+            log.warning("pools are not tidied: %s", problem)
         except JournalCorrupt:
             raise
         except JournalError as problem:
@@ -291,6 +298,12 @@ class SharedPools:
         port = port_of(config.state / PORTS, area.pool_id, config.shared_port)
         portal = Portal(everywhere, config.exports / f"shared-{area.pool_id[:16]}", port, more=more)
         return SharedPool(area, self._host_id, self._sanlock, portal, load_key(config.state / KEY), self._snapshot)
+
+
+def _read(root: str) -> None:
+    """Something of the pool; what that says is for others to judge."""
+    with suppress(Unusable, OSError), open_folder(root) as folder:
+        read_mark(folder)
 
 
 def port_of(file: Path, pool_id: str, first: int) -> int:

@@ -13,6 +13,7 @@ import trio
 
 from storaged.export.configfs import ROOT, Configfs
 from storaged.export.description import Cut, Refused, Unknown
+from storaged.export.writers import Writers, writers_of
 from tests.fakes.exporter_contract import SETTLE_S, ExporterContract, bytes_of, export_of, exported, served, stamped
 from tests.fakes.lio_world import LioWorld
 
@@ -95,6 +96,16 @@ class TestLio(ExporterContract):
         after = await exported(other, export)
         assert (await world.read(before, 4), await world.read(after, 4)) == (None, bytes(4))
         await other.end()
+
+    async def test_nothing_of_ours_outlives_a_withdrawal(self, world: LioWorld) -> None:
+        images = [world.image(number) for number in (1, 2)]
+        async with world.writing(await exported(world, export_of(images[0]))) as writer:
+            await exported(world, export_of(images[1]))
+            await stamped(writer)
+            world.running.cancel()  # as storaged is stopped
+            assert await trio.to_thread.run_sync(world.configfs.withdraw) == 2
+            assert world.configfs.look() == frozenset()
+            assert [writers_of(image, None)[0] for image in images] == [Writers.NONE] * 2
 
     async def test_a_cut_ends_a_session_whose_initiator_is_frozen(self, world: LioWorld) -> None:
         image = world.image(1)

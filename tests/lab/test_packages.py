@@ -19,6 +19,7 @@ DAEMONS = ("storaged", "atomd")
 NEWER = "99.0"
 VID = "4f3c2d1e0b9a48f7a6d5c4b3a2918070"
 FOLDER = f"/srv/atomos/{VID}.elimg"
+LISTENING = r"#!/bin/sh\necho $1 >> /root/said\n/root/storaged $1; echo $? >> /root/said\n"
 STORAGED_NEEDS = {0, 1, 5, 6, 7, 28}  # chown, dac_override, kill, setgid, setuid, lease
 ATOMD_NEEDS = {0, 1, 3, 5, 6, 7}  # chown, dac_override, fowner, kill, setgid, setuid
 
@@ -404,7 +405,11 @@ def test_upgrade_remove_and_purge_touch_no_vm_no_volume_and_no_setting_of_the_sy
     assert "ram_reserve_mib = 1025" in machine.sh("tail -1 /etc/atomos/atomd.toml")
     assert machine.sh("systemctl is-enabled storaged", check=False) == "disabled", "a sysadmin's word stands"
 
+    machine.sh(
+        f"mv /usr/bin/storaged /root/ && printf '{LISTENING}' > /usr/bin/storaged && chmod 755 /usr/bin/storaged"
+    )
     machine.run("dpkg", "--remove", "atomos")
+    assert machine.sh("cat /root/said").splitlines() == ["withdraw", "0"], "targets in the kernel outlive daemons"
     assert machine.sh("ls /usr/bin/atomd /usr/lib/atomos", check=False) == ""
     assert machine.sh("pgrep -x 'atomd|storaged|tgtd'", check=False) == ""
     assert qemu(machine) == running

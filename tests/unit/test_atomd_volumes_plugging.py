@@ -201,6 +201,19 @@ def test_whoever_would_remove_a_vm_meanwhile_is_told_what_it_waits_for(host: One
     assert refusal.reasons[0].hint == "run it again in half a minute"
 
 
+def test_rm_ends_what_libvirt_does_not_say_and_frees_that_volume_as_well(host: OneHost) -> None:
+    confirm = host.running(volumes=[VID])
+    host.plug(host.confirm_volume(confirm, DATA))
+    host.attach_one()
+    vm, vid = host.take_one(wanted.PlugVolume)
+    host.do(host.compute.plugging.unplugged(vm.vm_id, vm.generation, vid, gone=None))
+    now = host.vm(confirm)
+    assert now is not None
+    assert host.do(host.compute.remove(now)) is None
+    host.destroy()
+    assert {claim.vid for claim in host.take(wanted.DetachVolumes).claims} == {VID, DATA}
+
+
 def test_the_journal_has_the_volume_before_storage_and_before_the_domain(host: OneHost) -> None:
     confirm = host.running(volumes=[VID])
     assert host.plug(host.confirm_volume(confirm, DATA)) is None

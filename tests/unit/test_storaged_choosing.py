@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import trio.testing
 from matcher.wire.messages import ImageFormat
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, Vid
-from storaged import exporting
+from storaged import exporting, main
 from storaged.attachments import Attachment, State
 from storaged.beneath import Unusable
 from storaged.claims import SharedVolume
@@ -191,6 +192,46 @@ async def test_while_the_kernel_can_not_be_told_nothing_else_serves(image: Image
     kernel = HeldUp(obeys=False)
     await lio(kernel).export(export_of(image))
     assert "Read-only file system" in await end_exports(lio(kernel))
+
+
+class Stubborn(HeldUp):
+    """It keeps one target."""
+
+    keeps = ""
+
+    def remove(self, target: str) -> None:
+        if target == self.keeps:
+            raise OSError(16, "Device or resource busy", target)
+        super().remove(target)
+
+
+async def test_a_withdrawal_ends_all_that_the_kernel_lets_go_of_and_tells_of_the_rest(tmp_path: Path) -> None:
+    kernel, images = Stubborn(), []
+    for number in (1, 2, 3):
+        folder = make_volume(tmp_path, vid_of(number))
+        images.append(Image(vid_of(number), str(tmp_path), str(folder), "data.img", ImageFormat.RAW))
+        await lio(kernel).export(export_of(images[-1]))
+    kernel.keeps = export_of(images[1]).target
+    with pytest.raises(OSError, match="busy"):
+        kernel.withdraw()
+    assert [*kernel.has] == [kernel.keeps]
+    kernel.keeps = ""
+    assert kernel.withdraw() == 1
+    assert kernel.withdraw() == 0
+
+
+def test_what_runs_would_serve_it_anew_and_is_to_be_stopped_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "storaged.toml"
+    settings.write_text(f'socket = "{tmp_path}/s"\n')
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/s")
+        listening.listen()
+        with pytest.raises(SystemExit, match="systemctl stop storaged first"):
+            main.withdraw(config=settings)
+    main.withdraw(config=settings)
+    assert capsys.readouterr().out == "the kernel serves none\n"
 
 
 async def test_what_was_given_up_before_its_turn_is_not_done_when_the_kernel_goes_on() -> None:

@@ -4,6 +4,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 from random import Random
+from threading import Event
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,12 +15,16 @@ from specs.ids import HostId, Vid, dashed
 from storaged.attachments import Attachment
 from storaged.beneath import Unusable
 from storaged.catalogue import complaints
+from storaged.config import Config
 from storaged.fit import SHARED_HINT, given_elsewhere, offer_volumes
 from storaged.index import Index
 from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper, Kept, NotCut, NotHeld
+from storaged.leases import pools
+from storaged.leases.pools import SharedPools
 from storaged.leases.sanlock import IN_USE
 from storaged.leases.takeover import NOT_FENCED
+from storaged.looking import Looks
 from storaged.metadata import Metadata, write_metadata
 from storaged.pool import MEMORY, POOL, Pool, Pools
 from storaged.record import RECORD, parse_right
@@ -272,6 +279,19 @@ def test_nobody_waits_while_sanlock_is_asked_what_it_holds(house: House, monkeyp
     monkeypatch.setattr(house.one.keeper._leases, "held", held)
     house.one.keeper.tidy(house.one.snapshot())
     assert is_free == [True]
+
+
+async def test_a_shared_pool_that_does_not_answer_is_not_tidied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper would have its lock for as long as that takes."""
+    hangs = Event()
+    monkeypatch.setattr(pools, "_read", lambda _: hangs.wait())
+    shared = SharedPools(Config(state=tmp_path), H1, lambda: Snapshot())
+    shared._looks = Looks(look_s=0.01)
+    shared._pools = cast(Any, {"5b" * 16: SimpleNamespace(exporter=object(), root=str(tmp_path))})
+    await shared._tidy(cast(Keeper, SimpleNamespace()))  # which has no `tidy`
+    hangs.set()
 
 
 def test_before_it_has_joined_a_server_lists_what_is_there_with_the_reason(house: House) -> None:
