@@ -85,7 +85,7 @@ class Changes:
             return volume
         if (refusal := self._working.is_leased(volume, asked)) is not None:
             return refusal
-        most_mib = volume.size_mib + self._promises.most_mib(caller, volume.pool)
+        most_mib = volume.size_mib + self._promises.most_mib(caller, volume.pool, more=0)
         more_mib = max(0, (change.size_mib or 0) - volume.size_mib)
 
         def work(progress: Progress) -> None:

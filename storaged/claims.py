@@ -86,13 +86,14 @@ def admits(snapshot: Snapshot, residents: Collection[VolumeShare], claim: Volume
     )
 
 
-def left_mib(snapshot: Snapshot, pool: str, residents: Collection[VolumeShare]) -> int:
-    """How large a volume may still be made in the pool, beside all that is promised of it; 0 where none may."""
+def left_mib(snapshot: Snapshot, pool: str, residents: Collection[VolumeShare], *, more: int = 1) -> int:
+    """How much the pool may still give to `more` volumes than it has, beside all that is promised of it; 0 where it
+    may have no more."""
     use = next((use for use in snapshot.pools if use.path == pool), None)
     if use is None or use.withheld:
         return 0
     rooms = [resident.room.size_mib for resident in residents if resident.room and resident.room.pool == pool]
-    if use.volumes + len(rooms) >= use.volumes_max or use.free_mib < FREE_MIN_MIB:
+    if use.free_mib < FREE_MIN_MIB or (more and use.volumes + len(rooms) + more > use.volumes_max):
         return 0
     limit_mib = use.free_mib if use.left_mib is None else use.left_mib
     return max(0, limit_mib - sum(rooms))

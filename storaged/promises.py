@@ -57,10 +57,11 @@ class Promises:
         pool_id = next((use.pool_id for use in self._shelf.snapshot().pools if use.path == room.pool), None)
         return Promised(UserId(caller.id), room.pool, min(room.size_mib, self.most_mib(caller, room.pool)), pool_id)
 
-    def most_mib(self, caller: Caller, pool: str) -> int:
-        """How large a volume this user may have more in that pool."""
+    def most_mib(self, caller: Caller, pool: str, *, more: int = 1) -> int:
+        """How much this user may have more in that pool, for `more` volumes than there are."""
         residents = self._ledger.residents(now_s())
-        in_pool = left_mib(self._shelf.snapshot(), pool, residents)
+        coming = sum(p.pool == pool and not self._shelf.knows(vid) for vid, p in self._promised.items())
+        in_pool = left_mib(self._shelf.snapshot(), pool, residents, more=more and more + coming)
         in_pool -= sum(p.size_mib for p in self._promised.values() if p.pool == pool)
         granted = self._quota.left_mib(caller.who, residents)
         if granted is not None:

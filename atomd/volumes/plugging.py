@@ -130,7 +130,7 @@ class Plugging:
                 if vm.state in AT_REST:
                     return self._have(given, before=vm)
                 if is_folder(answer.volumes[0]):
-                    hint = "electros stop it, attach it then, and electros start"
+                    hint = "stop the VM (electros stop), attach it then, and start the VM again"
                     return self._undo(vm, vid, on_volume(vid, "not-hot", "a folder can't come to a running VM", hint))
                 entered = self._table.enter(given, before=vm)
                 self._table.busy.add(vm_id)
@@ -149,7 +149,7 @@ class Plugging:
             return self._have(vm, before=vm)
         if _is_kept(vm, vid):
             return [Changed(vm_id)]  # and tried again
-        hint = "electros stop it, attach it then, and electros start"
+        hint = "stop the VM (electros stop), attach it then, and start the VM again"
         return self._undo(vm, vid, on_volume(vid, "not-plugged", failure, hint))
 
     def unplugged(self, vm_id: VmId, generation: int, vid: str, *, gone: bool | None) -> Effects:

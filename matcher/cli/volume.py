@@ -1,6 +1,7 @@
 """`electros volume`: the volumes that I may see, on all storage hosts in reach."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ def all_of(mine: Session) -> tuple[list[Found], Heard]:
     """Every volume that I may see, from every storage host that answers. Raises `Failure` where none does, or where one
     says no."""
     heard = mine.query()
-    doors = [door for said in heard.answers if (door := door_of(said, Role.STORAGE)) is not None]
+    doors = _doors(heard)
     if not doors:
         if not heard.answers:
             raise no_host_in_reach(heard)
@@ -94,7 +95,7 @@ def all_of(mine: Session) -> tuple[list[Found], Heard]:
             missed.append(failure)  # one host that is broken must not hide what the others have
             continue
         if views.left_out:
-            note(f"electros: {door.host} has {views.left_out} more, which are not shown")
+            note(f"electros: {door.host} has {views.left_out} more, which are not shown; each is found by its UUID")
         found += [Found(volume, door) for volume in views.volumes]
     if len(missed) == len(doors):
         raise missed[0]
@@ -107,7 +108,7 @@ def one(mine: Session, meant: str) -> Found:
     """The one volume that `meant` names: exactly, or as the only one that starts so. Raises `Failure`."""
     found, heard = all_of(mine)
     exact = [each for each in found if each.volume.name == meant or each.volume.vid == parse_id(meant)]
-    hits = _each_once(exact or [each for each in found if _starts(each.volume, meant)])
+    hits = _each_once(exact or _beyond(mine, heard, meant) or [each for each in found if _starts(each.volume, meant)])
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -118,6 +119,21 @@ def one(mine: Session, meant: str) -> Found:
     missing = f" ({', '.join(heard.silent)} did not answer)" if heard.silent else ""
     helps = "electros volume ls shows those that you may see"
     raise Failure(Exit.NOT_FOUND, f'no volume in reach is named "{meant}"{missing}', helps=helps)
+
+
+def _beyond(mine: Session, heard: Heard, meant: str) -> list[Found]:
+    """The volume with that very UUID, where it is one of more than a host lists."""
+    vid, found = parse_id(meant), list[Found]()
+    path = f"/v1/volumes/{vid}"
+    for door in _doors(heard) if vid is not None else ():
+        with suppress(Failure):  # it is not there; or, as was told already, the host does not answer
+            view = mine.ask(door, lambda connection: connection.ask("GET", path, VolumeView))
+            found.append(Found(view, door))
+    return found
+
+
+def _doors(heard: Heard) -> list[Door]:
+    return [door for said in heard.answers if (door := door_of(said, Role.STORAGE)) is not None]
 
 
 def _each_once(hits: Sequence[Found]) -> list[Found]:

@@ -15,6 +15,10 @@ from storaged.index import read_volume
 from storaged.reopening import reopened
 from storaged.volume import Volume
 
+_IS_FOLDER = (
+    "the volume is a folder, and only disks can be copied or changed so; make another, and copy the files in a VM"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Idle:
@@ -34,7 +38,7 @@ def open_idle(volume: Volume, *, stopped: bool = False) -> Iterator[Idle]:
             folder = stack.enter_context(reopened(volume))
             fresh = _fresh(folder, volume, stopped)
             if fresh.format is ImageFormat.FOLDER:
-                raise Unusable("the volume is a folder, and only disks can be copied or changed so; do it in a VM")
+                raise Unusable(_IS_FOLDER)
             image, _ = stack.enter_context(open_file(fresh.image, folder))
         except FileNotFoundError as problem:
             raise Unusable("the volume is gone") from problem

@@ -45,7 +45,7 @@ from storaged.jobs import Jobs
 from storaged.journal import Journal
 from storaged.keeper import Disk, Keeper, Leases, NotCut
 from storaged.measuring import Measures
-from storaged.pool import POOL, Mark, PoolId, not_joined, render_mark
+from storaged.pool import POOL, VOLUMES_MAX, Mark, PoolId, not_joined, render_mark
 from storaged.promises import Promises
 from storaged.quota import Quota
 from storaged.shelf import Shelf
@@ -96,12 +96,13 @@ class Storage:
         limit_gb: int | None,
         fetching: Fetching | None,
         leases: Leases | None,
+        volumes_max: int,
     ) -> None:
         self.identity, self.audit = identity, folder / "audit.jsonl"
         self.host_id = HostId(identity.principal.id)
         self.pool = folder / "pool"
         self.pool.mkdir(exist_ok=True)
-        settings = PoolSettings(path=self.pool, limit_gb=limit_gb)
+        settings = PoolSettings(path=self.pool, limit_gb=limit_gb, volumes_max=volumes_max)
         if leases is not None:
             mark = Mark(PoolId("5b" * 16), self.host_id, shared=True)
             (self.pool / POOL).write_bytes(render_mark(mark))
@@ -212,10 +213,11 @@ async def open_storage(
     limit_gb: int | None = None,
     fetching: Fetching | None = None,
     leases: Leases | None = None,
+    volumes_max: int = VOLUMES_MAX,
 ) -> AsyncIterator[Storage]:
     """Its pool is `folder`/pool, and with `leases` one of several servers; its door is open on loopback."""
     async with trio.open_nursery() as nursery:
-        storage = Storage(folder, identity, nursery, limit_gb, fetching, leases)
+        storage = Storage(folder, identity, nursery, limit_gb, fetching, leases, volumes_max)
         await storage.catalogue.scan()
         door: Opened = await nursery.start(partial(serve, identity, store=storage.store, port=0))
         storage.port = door.port

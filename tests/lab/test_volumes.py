@@ -62,7 +62,7 @@ def folder_of(lab: Any, volume: dict[str, Any]) -> Path:
 
 
 def test_a_volume_lives_from_create_to_rm(lab: Any, names: list[str]) -> None:
-    names += ["life", "afterlife", "copy"]
+    names += ["life", "afterlife", "copy", "second"]
     made = electros(lab, "volume", "create", "--size", "1", "--name", "life").document["volume"]
     assert (made["size_gb"], made["format"], made["state"], made["private"]) == (1, "raw", "free", False)
     image = folder_of(lab, made) / "data.img"
@@ -75,6 +75,8 @@ def test_a_volume_lives_from_create_to_rm(lab: Any, names: list[str]) -> None:
     assert electros(lab, "volume", "convert", "afterlife", "--format", "qcow2").document["volume"]["format"] == "qcow2"
     copied = electros(lab, "volume", "clone", "afterlife", "--name", "copy").document["volume"]
     assert (copied["host"], copied["format"], copied["size_gb"]) == (made["host"], "qcow2", 1.5)
+    said = plainly(lab, "volume", "clone", "afterlife", "--name", "second").err
+    assert "are copied, in" in said or "shares its blocks" in said, "as its filesystem can"
     removed = electros(lab, "volume", "rm", "afterlife", "copy").document["removed"]
     assert [volume["name"] for volume in removed] == ["afterlife", "copy"]
     assert not folder_of(lab, made).exists()

@@ -548,7 +548,7 @@ async def test_a_vm_from_before_there_were_spare_slots_is_told_to_be_started_ane
     assert isinstance(refusal, Refused)
     (reason,) = refusal.reasons
     assert reason.has.startswith("this VM has no free slot for a disk: it was started before")
-    assert reason.hint == "electros stop it, attach it then, and electros start"
+    assert reason.hint == "stop the VM (electros stop), attach it then, and start the VM again"
 
 
 async def test_a_deaf_guest_keeps_it_and_storage_hears_when_it_has_let_go(

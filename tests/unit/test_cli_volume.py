@@ -121,6 +121,15 @@ def test_a_volume_is_found_by_name_uuid_or_the_start_of_it(
     assert printed(capsys)["volume"]["vid"].startswith("aaaaaaaa-")
 
 
+def test_of_more_than_a_host_lists_each_is_found_by_its_uuid(link: Link, capsys: pytest.CaptureFixture[str]) -> None:
+    has(link, "h2", left_out=7)
+    link.hosts[-1].answers[f"GET /v1/volumes/{'f' * 32}"] = view("f", "far", "h2")
+    volume.inspect(dashed("f" * 32), output="json")
+    said = capsys.readouterr()
+    assert json.loads(said.out)["volume"]["name"] == "far"
+    assert "7 more, which are not shown; each is found by its UUID" in said.err
+
+
 def test_a_name_that_could_be_several_says_which(link: Link) -> None:
     with pytest.raises(Failure, match=r"data \(aaaaaaaa on h1\), database \(bbbbbbbb on h1\)") as failed:
         volume.inspect("dat")

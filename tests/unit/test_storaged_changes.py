@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 import trio
@@ -26,6 +27,7 @@ from matcher.wire.volumes import (
 )
 from specs.ids import HostId, UserId, Vid, dashed
 from storaged.config import Config
+from storaged.images import making
 from storaged.images.fetch import Fetching
 from storaged.keeper import Kept
 from storaged.record import RECORD
@@ -139,6 +141,47 @@ async def test_a_pools_limit_holds_for_all_users_together(tmp_path: Path, realm:
         second = storage.pledge(realm["bob"], OTHER, 1024)
         assert isinstance(second, Unfit)
         assert "at most 0.75 GB" in second.reasons[0].has
+
+
+async def test_a_pools_limit_holds_for_copies_and_for_volumes_that_grow(tmp_path: Path, realm: Realm) -> None:
+    ada, path = realm["ada"], f"/v1/volumes/{NOBODYS}"
+    async with open_storage(tmp_path, realm["h1"], limit_gb=3) as storage:  # 1.25 GB are there
+        copy = CloneVolume(NEW, "copy", private=False)
+        assert isinstance(await storage.order(ada, "POST", f"{path}/clones", copy), VolumeView)
+        again = await storage.order(ada, "POST", f"{path}/clones", CloneVolume(OTHER, "copy", private=False))
+        larger = await storage.order(ada, "PATCH", path, ChangeVolume(size_mib=1920))
+        assert [code(each) for each in (again, larger)] == ["not-done"] * 2
+        assert "0.75 GB more" in str(again)
+        assert isinstance(await storage.order(ada, "PATCH", path, ChangeVolume(size_mib=1792)), VolumeView)
+
+
+async def test_a_pool_has_no_more_volumes_than_it_may_and_what_is_there_still_grows(
+    tmp_path: Path, realm: Realm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, path, copies = realm["ada"], f"/v1/volumes/{NOBODYS}", [vid_of(30 + number) for number in range(3)]
+    answers: list[VolumeView | Refused] = []
+    others_were_asked, copy_file = Event(), making.copy_file
+
+    def waits(*words: Any) -> bool:
+        others_were_asked.wait(5)
+        return copy_file(*words)
+
+    monkeypatch.setattr(making, "copy_file", waits)
+    async with open_storage(tmp_path, realm["h1"], volumes_max=4) as storage:  # 3 are there
+
+        async def clone(vid: Vid) -> None:
+            copy = CloneVolume(vid, "copy", private=False)
+            answers.append(await storage.order(ada, "POST", f"{path}/clones", copy))
+            if len(answers) == 2:
+                others_were_asked.set()
+
+        async with trio.open_nursery() as nursery:
+            for vid in copies:
+                nursery.start_soon(clone, vid)
+        assert sorted(type(answer).__name__ for answer in answers) == ["Refused", "Refused", "VolumeView"]
+        assert len(storage.files()) == 4, "none was made that would be left out of the lists"
+        assert isinstance(storage.pledge(ada, NEW, 128), Unfit)
+        assert isinstance(await storage.order(ada, "PATCH", path, ChangeVolume(size_mib=1152)), VolumeView)
 
 
 async def test_a_volume_is_its_owners_to_change_and_nobodys_is_for_admins(tmp_path: Path, realm: Realm) -> None:
