@@ -2,11 +2,14 @@
 
     something new (mine, or heard) --> Tell, and again a little later, as datagrams get lost
     another's digest differs       --> Fetch from it, by HTTPS, within a second or so; gossip tells, too
-    every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
+    every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy); but not where
+                                       another has just said the same: one host or so a link speaks, whatever its size
     a host has long told nothing   --> Fetch from it, one such host at a time: its tag key may be newer than ours
     what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
 
-After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987).
+After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987), and
+the polite gossip of Trickle (RFC 6206, with k = 1): whoever hears what differs from its own does speak. A host with
+users has something of its own to say, and says it in any case.
 Bundles only grow, so that the order in which things come does not matter. Where a realm was parted for long while its
 tag key changed, the hosts of each part hear each other well, and the others never again: it would not do to ask only
 when nobody at all is heard.
@@ -120,6 +123,8 @@ class Spreading:
         self._told_uses = 0  # how many of them have had their turn
         self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
         self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]
+        self._turn_s = float("inf")  # the one of these times that stands there for no reason but its turn
+        self._was_said = False  # by another, since the last turn, and nothing else was
         self._fetch_at_s: dict[HostId, float] = {}
         self._fetched_s: dict[HostId, float] = {}
         self._known_of_s: dict[HostId, float] = {}  # when a host was heard, or asked because it was not
@@ -137,6 +142,7 @@ class Spreading:
 
     def tell_soon(self, now_s: float) -> None:
         """What users have here has changed."""
+        self._turn_s = float("inf")  # what comes next has a reason, be it that nobody has anything any more
         if min(self._tell_at_s) > now_s + 1.0:
             self._tell_at_s = [now_s + self._random.uniform(0.0, 1.0), *self._tell_at_s][:TELLINGS_MAX]
 
@@ -148,7 +154,9 @@ class Spreading:
             self._note_peer(Peer(host_id, news.host, address, news.front_door_port))
             self._known_of_s[host_id] = now_s
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
-        behind = news.digest != self._knowing.bundle.digest or news.key_number > self._knowing.key_number
+        is_same_bundle = news.digest == self._knowing.bundle.digest
+        self._was_said = is_same_bundle and news.key_number == self._knowing.key_number
+        behind = not is_same_bundle or news.key_number > self._knowing.key_number
         if behind and host_id in self.peers:
             self._fetch_soon(host_id, now_s)
         else:
@@ -216,11 +224,14 @@ class Spreading:
         due = [at_s for at_s in self._tell_at_s if at_s <= now_s]
         if not due:
             return []
+        needless = due == [self._turn_s] and self._was_said and not self._uses()
+        self._was_said = False
         self._tell_at_s = [at_s for at_s in self._tell_at_s if at_s > now_s]
         if not self._tell_at_s:
             parts = min(TELLS_MAX, max(1, -(-len(self._uses()) // USES_MAX)))
-            self._tell_at_s = [now_s + self._random.uniform(0.8, 1.2) * TELL_S / parts]
-        return [Tell(self._news(now_s, wall_s))]
+            self._turn_s = now_s + self._random.uniform(0.8, 1.2) * TELL_S / parts
+            self._tell_at_s = [self._turn_s]
+        return [] if needless else [Tell(self._news(now_s, wall_s))]
 
     def _news(self, now_s: float, wall_s: float) -> News:
         return News(

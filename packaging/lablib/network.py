@@ -6,6 +6,7 @@ Multicast is flooded (no snooping), as a plain switch does. Nothing here touches
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ NAMESPACES = Path("/run/netns")
 THRESHOLDS = {"gc_thresh1": 8192, "gc_thresh2": 16384, "gc_thresh3": 32768}
 FAMILIES = ("ipv4", "ipv6")
 SAVED_THRESHOLDS = RUN / "neighbours.json"
+ROOM_NEEDED = Path("/run/atomos-neighbours.lock")  # locked, shared, by benches while they need the table as it is
 
 
 def ip(lines: list[str], namespace: str | None = None) -> None:
@@ -72,7 +74,9 @@ def raise_thresholds() -> None:
 
 
 def restore_thresholds() -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Not while a bench is up, as its hosts would lose each other: then the next lab that goes down does it."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), ROOM_NEEDED.open("a") as room:
+        fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for path, value in json.loads(SAVED_THRESHOLDS.read_text()).items():
             Path(path).write_text(str(value))
         SAVED_THRESHOLDS.unlink()

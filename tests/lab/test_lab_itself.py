@@ -1,5 +1,6 @@
 """The lab is what it claims to be: hosts of their own, a switch that floods, real VMs, and nothing left behind."""
 
+import fcntl
 import os
 import re
 import signal
@@ -240,6 +241,14 @@ def test_the_neighbour_table_is_as_it_was_when_the_last_lab_is_down(make_lab: Ca
         assert int(thresholds()[2]) >= 32768, "another lab is up and needs them"
     else:
         assert thresholds() == before
+
+
+def test_the_neighbour_table_stays_as_it_is_while_a_bench_needs_it(make_lab: Callable[..., Any]) -> None:
+    with Path("/run/atomos-neighbours.lock").open("a") as room:
+        fcntl.flock(room, fcntl.LOCK_SH)
+        make_lab("-n", "1", "--no-daemons").command("down")
+        assert int(thresholds()[2]) >= 32768
+    make_lab("-n", "1", "--no-daemons").command("down")  # which sets back what the one before had to leave
 
 
 def test_two_labs_live_side_by_side(bare_lab: Any, make_lab: Callable[..., Any]) -> None:

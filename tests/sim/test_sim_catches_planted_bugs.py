@@ -305,7 +305,7 @@ def test_a_host_that_asks_only_when_it_hears_nobody_is_caught(monkeypatch: pytes
     asks = Spreading._ask_a_silent_one
 
     def ask(self: Spreading, now_s: float) -> list[Effect]:
-        is_alone = all(now_s - heard_s >= SILENCE_S for heard_s in self._known_of_s.values())
+        is_alone = all(now_s - heard_s >= 10 * SILENCE_S for heard_s in self._known_of_s.values())
         return asks(self, now_s) if is_alone else []
 
     monkeypatch.setattr(Spreading, "_ask_a_silent_one", ask)

@@ -180,6 +180,41 @@ def test_every_host_tells_what_it_knows_about_twice_a_minute(realm: Realm) -> No
     assert 600 / TELL_S * 0.8 <= len(tells) <= 600 / TELL_S * 1.3
 
 
+def tells_beside(host: Spreading, digest: bytes, *, key_number: int = 1) -> int:
+    """How often it tells in ten minutes, where another one tells `digest` every 20 s."""
+    count = 0
+    for second in range(600):
+        if second % 20 == 0:
+            news = News("h2", 0, digest, key_number, 7766, b"")
+            host.heard(news, HostId("2" * 64), "10.0.0.2", float(second), WALL_S)
+        count += len(told(host.tick(float(second), WALL_S)))
+    return count
+
+
+def test_what_another_has_just_said_is_not_said_again(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    assert tells_beside(host, knows(host).bundle.digest) == 1, "that it is there"
+
+
+@pytest.mark.parametrize(("digest", "key_number"), [(bytes(32), 1), (None, 2), (None, 0)])
+def test_whoever_hears_what_differs_does_speak(realm: Realm, digest: bytes | None, key_number: int) -> None:
+    host = a_host(realm, "h1")
+    assert tells_beside(host, digest or knows(host).bundle.digest, key_number=key_number) > 15
+
+
+def test_a_host_with_users_speaks_whatever_others_say(realm: Realm) -> None:
+    host = a_host(realm, "h1", uses=(UserUse("0" * 16, 1, 512, 1),))
+    assert tells_beside(host, knows(host).bundle.digest) > 15
+
+
+def test_what_has_changed_is_told_though_another_has_just_spoken(realm: Realm) -> None:
+    host = a_host(realm, "h1")
+    ticks(host, 10.0)
+    host.heard(News("h2", 0, knows(host).bundle.digest, 1, 7766, b""), HostId("2" * 64), "10.0.0.2", 10.0, WALL_S)
+    host.tell_soon(10.0)
+    assert told([effect for _, effect in ticks(host, 11.5, start_s=10.0)])
+
+
 def test_a_host_that_hears_nobody_asks_somebody_it_knew(realm: Realm) -> None:
     peer = Peer(HostId("2" * 64), "h2", "10.0.0.2", 7766)
     host = a_host(realm, "h1", peers=(peer,))

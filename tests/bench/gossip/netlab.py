@@ -9,6 +9,7 @@ without that, unicast answers vanish from some 33 hosts on, as if they had never
 """
 
 import ctypes
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ CLONE_NEWNET = 0x40000000  # setns(2)
 NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default"), Path("/proc/sys/net/ipv6/neigh/default")
 THRESHOLDS = ("gc_thresh3", "gc_thresh2", "gc_thresh1")
 SPARE_NEIGHBOURS = 2048
+ROOM_NEEDED = Path("/run/atomos-neighbours.lock")  # as in packaging/lablib/network.py
 HOSTS_MAX = 250
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,6 +57,8 @@ class NetLab:
         self._children: list[subprocess.Popen[bytes]] = []
         self._thresholds: dict[Path, tuple[str, str]] = {}
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self._room = ROOM_NEEDED.open("a")
+        fcntl.flock(self._room, fcntl.LOCK_SH)
 
     def ip(self, place: int) -> str:
         return f"10.77.0.{place + 1}"
@@ -87,6 +91,7 @@ class NetLab:
         for opened in (*self._namespaces, *([self._bridge] if hasattr(self, "_bridge") else [])):
             os.close(opened)
         os.close(self._home)
+        self._room.close()
 
     # ---- inside a place
 
@@ -139,7 +144,7 @@ class NetLab:
                 subprocess.run(words, input=table, check=True, pass_fds=[namespace])
 
     def make_room(self) -> None:
-        """For neighbours. Again now and then: another lab of this machine sets it back to what it was when it ends."""
+        """For neighbours. Again now and then: a lab of another tree may set it back to what it was when it ends."""
         wanted = 2 * self.places * self.places + SPARE_NEIGHBOURS
         for path in (folder / name for folder in NEIGHBOURS for name in THRESHOLDS):
             if path.exists() and int(path.read_text()) < wanted:
