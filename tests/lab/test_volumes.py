@@ -162,7 +162,7 @@ def test_an_import_that_was_a_mistake_is_ended_and_leaves_nothing(
     before = {*pool.iterdir()}
     asked = ("volume", "import", str(image), "--name", "mistake", "--format", "qcow2", "--image-format", "raw")
     going = lab.popen("client", "electros", *asked, "--host", "h2")
-    stopped = "until pkill -STOP -x qemu-img; do sleep 0.01; done"  # the host's own; so that it lasts
+    stopped = "until pkill -STOP -x qemu-img && pgrep -r T -x qemu-img; do :; done"  # none that was ending anyway
     lab.exec("h2", "timeout", "60", "sh", "-c", stopped)
     (mine,) = (volume for volume in listed(lab) if volume["name"] == "mistake")
     assert mine["state"] == "busy"
