@@ -34,7 +34,7 @@ class NoRecording(Exception):
     """What a person has named is none; the message is a sentence for them."""
 
 
-class _Watched(Tree):
+class Watched(Tree):
     """Remembers what is read of it, by places without links."""
 
     def __init__(self, root: Path) -> None:
@@ -130,7 +130,7 @@ def _around(paths: Iterable[str]) -> str:
 
 def record(root: Path, file: Path) -> Inventory:
     """Writes `file`, readable to its owner alone, whole or not at all; gives what was recorded. Raises `OSError`."""
-    tree = _Watched(root)
+    tree = Watched(root)
     inventory = read_inventory_of(tree, is_this_machine=root.resolve() == Path("/"))
     if inventory.arch not in ("", "unknown"):
         tree.files["proc/sys/kernel/arch"] = inventory.arch.encode()
@@ -149,7 +149,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _cover(tree: _Watched) -> Cover:
+def _cover(tree: Watched) -> Cover:
     cover = Cover()
     for kind, folders in _STAND_INS:
         cover.hide(kind, {name for folder in folders for name in tree.folders.get(folder, ())} - _KEPT)
@@ -158,7 +158,7 @@ def _cover(tree: _Watched) -> Cover:
     return cover
 
 
-def _write(archive: tarfile.TarFile, tree: _Watched, cover: Cover) -> None:
+def _write(archive: tarfile.TarFile, tree: Watched, cover: Cover) -> None:
     """Folders come with all their names, as a list of these is a fact; what was not looked into is empty."""
     links, files = tree.links, tree.files
     folders = {f"{folder}/{name}" for folder, names in tree.folders.items() for name in names}
