@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from atomd.inventory.config_space import covered_config
 from atomd.inventory.paths import DMI_RECORD, SMBIOS_TABLES
-from atomd.inventory.smbios import memory_arrays, without_strings
+from atomd.inventory.smbios import only_memory
 
 _WORDS_MAX_BYTES = 64 * 1024
 # What sysfs says in the files that are read: numbers, sets, and words of the kernel's own.
@@ -134,7 +134,7 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     (r"proc/swaps", _swaps),
     (r"etc/modprobe\.d/.*", _module_options),
     (re.escape(DMI_RECORD), _dmi_record),
-    (re.escape(SMBIOS_TABLES), lambda _, data: without_strings(memory_arrays(data))),
+    (re.escape(SMBIOS_TABLES), lambda _, data: only_memory(data)),
     (r"sys/devices/.*/config", lambda _, data: covered_config(data)),
     (r"sys/.*/dm/name", _name),
     (r"sys/.*/vtcon\d+/name", _framebuffer),

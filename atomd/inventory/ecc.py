@@ -8,7 +8,7 @@ SMBIOS, 7.17, "Physical Memory Array"). All may be silent; and only root may rea
 import re
 
 from atomd.inventory.paths import DMI_RECORD, EDAC_DIR, SMBIOS_TABLES
-from atomd.inventory.smbios import memory_arrays
+from atomd.inventory.smbios import is_whole, memory_arrays
 from atomd.inventory.tree import Tree
 
 _CORRECTING = {"SECDED", "S2ECD2ED", "S4ECD4ED", "S8ECD8ED", "S16ECD16ED"}
@@ -29,24 +29,24 @@ def read_ecc(tree: Tree) -> tuple[bool | None, str]:
 
 
 def _by_edac(tree: Tree) -> bool | None:
-    """True where every module that a memory controller knows is in a correcting mode."""
-    modes: set[str] = set()
+    """True where every module that a memory controller knows is in a correcting mode; one that is silent may not be."""
+    modes: set[str | None] = set()
     for controller in tree.names(EDAC_DIR):
-        folder = f"{EDAC_DIR}/{controller}"
-        parts = tree.names(folder) if re.match(r"mc\d+$", controller) else []
-        modules = [part for part in parts if re.match(r"(dimm|rank)\d+$", part)]
-        rows = [part for part in parts if re.match(r"csrow\d+$", part)]
-        modes |= {mode for name in modules if (mode := _mode(tree, f"{folder}/{name}", "dimm_edac_mode", "size"))}
-        if not modules:
-            modes |= {mode for name in rows if (mode := _mode(tree, f"{folder}/{name}", "edac_mode", "size_mb"))}
-    if modes and modes <= _CORRECTING:
-        return True
-    return False if modes & _NOT_CORRECTING else None
+        if re.match(r"mc\d+$", controller):
+            modes |= _modes(tree, f"{EDAC_DIR}/{controller}")
+    if modes & _NOT_CORRECTING:
+        return False
+    return True if modes and modes <= _CORRECTING else None
 
 
-def _mode(tree: Tree, folder: str, mode: str, size: str) -> str | None:
-    """An empty slot has a mode too, which says nothing."""
-    return None if tree.number(f"{folder}/{size}") == 0 else tree.text(f"{folder}/{mode}")
+def _modes(tree: Tree, controller: str) -> set[str | None]:
+    """Of its modules, else of its rows; `None` for what is silent. An empty slot has a mode too, which says nothing."""
+    parts = tree.names(controller)
+    for kind, mode, size in (("(?:dimm|rank)", "dimm_edac_mode", "size"), ("csrow", "edac_mode", "size_mb")):
+        places = [f"{controller}/{part}" for part in parts if re.match(rf"{kind}\d+$", part)]
+        if places:
+            return {tree.text(f"{place}/{mode}") for place in places if tree.number(f"{place}/{size}") != 0}
+    return set() if tree.number(f"{controller}/size_mb") == 0 else {None}
 
 
 def _by_udev(tree: Tree) -> bool | None:
@@ -55,9 +55,9 @@ def _by_udev(tree: Tree) -> bool | None:
 
 
 def _by_smbios(tree: Tree) -> bool | None:
-    """True where every array of the system's memory corrects."""
-    tables = memory_arrays(tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b"")
-    arrays = [_CORRECTIONS.get(table[6]) for table in tables if table[5] == _FOR_SYSTEM]
+    """True where every array of the system's memory corrects, and none can have been cut off."""
+    data = tree.data(SMBIOS_TABLES, _TABLES_BYTES_MAX) or b""
+    arrays = [_CORRECTIONS.get(table[6]) for table in memory_arrays(data) if table[5] == _FOR_SYSTEM]
     if False in arrays:
         return False
-    return True if arrays and None not in arrays else None
+    return True if arrays and None not in arrays and is_whole(data) else None

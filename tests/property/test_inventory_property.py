@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from atomd.inventory import cpu, cpuinfo, cpuset, read_inventory, sriov, to_json
 from atomd.inventory.addresses import ADDRESS
 from atomd.inventory.document import to_table
+from atomd.inventory.ecc import read_ecc
 from atomd.inventory.facts import Inventory, PciDevice
 from atomd.inventory.tree import Tree
 
@@ -89,8 +90,8 @@ GARBAGE = st.one_of(
 HARM = st.one_of(GARBAGE, st.sampled_from(["gone", "folder", "pipe", "circle", "outside", "cut"]))
 
 
-def write(root: Path, harm: dict[str, bytes | str]) -> None:
-    for path, text in SOUND.items():
+def write(root: Path, harm: dict[str, bytes | str], files: dict[str, str] = SOUND) -> None:
+    for path, text in files.items():
         place = root / path
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,25 @@ def test_a_harmed_tree_is_read_soundly_and_never_fails(harm: dict[str, bytes | s
         write(Path(folder), harm)
         check_sound(read_inventory(Path(folder)))
         check_foretold(Tree(Path(folder)))
+
+
+EDAC = "sys/devices/system/edac/mc"
+# Two controllers, by modules and by rows; the last module of each corrects nothing.
+PARTLY_ECC = {
+    f"{EDAC}/mc{controller}/{part}{number}/{file}": text
+    for controller, part, mode, size in ((0, "dimm", "dimm_edac_mode", "size"), (1, "csrow", "edac_mode", "size_mb"))
+    for number, corrects in enumerate(("SECDED\n", "None\n"))
+    for file, text in ((mode, corrects), (size, "8192\n"))
+}
+ABSENT = st.sampled_from(["gone", "folder", "pipe", "circle", "outside", "cut", b"", b"\0", b"\xff\xfe"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(PARTLY_ECC)), ABSENT))
+def test_no_loss_of_files_makes_a_memory_that_corrects(harm: dict[str, bytes | str]) -> None:
+    with TemporaryDirectory() as folder:
+        write(Path(folder), harm, PARTLY_ECC)
+        assert read_ecc(Tree(Path(folder)))[0] is not True
 
 
 class Written(Tree):

@@ -34,6 +34,10 @@ def tree(root: Path, files: dict[str, str]) -> Tree:
             },
             True,
         ),
+        ({f"{MC}/dimm0/dimm_edac_mode": "SECDED", f"{MC}/dimm1/size": "8192"}, None),  # a module of which nobody says
+        ({f"{MC}/dimm0/dimm_edac_mode": "SECDED", f"{MC}/dimm1/dimm_edac_mode": ""}, None),
+        ({f"{MC}/dimm0/dimm_edac_mode": "SECDED", f"{MC[:-1]}1/mc_name": "skx"}, None),  # nor of a controller
+        ({f"{MC}/dimm0/dimm_edac_mode": "SECDED", f"{MC[:-1]}1/size_mb": "0"}, True),  # one without memory
         ({f"{MC}/csrow0/edac_mode": "SECDED"}, True),
         ({f"{MC}/csrow0/edac_mode": "EC"}, False),
         ({f"{MC}/mc_name": "ie31200"}, None),
@@ -59,6 +63,7 @@ def array(correction: int, *, use: int = 3) -> bytes:
 
 END = table(127, b"")
 BOARD = table(2, bytes(4), strings=b"Board\0\x10\x05 16\0")
+TWO_KINDS = BOARD + array(6) + array(3) + END
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,8 @@ BOARD = table(2, bytes(4), strings=b"Board\0\x10\x05 16\0")
         (BOARD + END, None),
         (BOARD[:5] + array(6), None),
         (array(6)[:6], None),
+        (array(6), None),  # cut: the next might have been one that corrects nothing
+        (array(4), False),
         (bytes([16, 0, 0, 0]) + array(6), None),  # a table without a length has no end
         (b"", None),
     ],
@@ -95,3 +102,11 @@ def test_the_first_source_that_says_anything_is_believed_and_named(tmp_path: Pat
     assert read_ecc(machine) == (False, "udev")
     tree(tmp_path, {f"{MC}/dimm0/dimm_edac_mode": "SECDED"})
     assert read_ecc(machine) == (True, "edac")
+
+
+@pytest.mark.parametrize("end", range(len(TWO_KINDS)))
+def test_tables_that_were_cut_never_say_yes(tmp_path: Path, end: int) -> None:
+    machine = tree(tmp_path, {})
+    (tmp_path / SMBIOS_TABLES).parent.mkdir(parents=True)
+    (tmp_path / SMBIOS_TABLES).write_bytes(TWO_KINDS[:end])
+    assert read_ecc(machine)[0] is not True
