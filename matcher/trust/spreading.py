@@ -2,11 +2,14 @@
 
     something new (mine, or heard) --> Tell, and again a little later, as datagrams get lost
     another's digest differs       --> Fetch from it, by HTTPS, within a second or so; gossip tells, too
-    every 30 s                     --> Tell, so that who missed all that will see it (anti-entropy)
+    every 30 s, or in its turn     --> Tell, so that who missed all that will see it (anti-entropy)
     a host has long told nothing   --> Fetch from it, one such host at a time: its tag key may be newer than ours
     what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
 
 After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987).
+All hear what one tells, so that in a large realm hosts take turns: some tellings a second of them all, as in the
+control traffic of RTP (RFC 3550), and no word that was said by enough others, as in Trickle (RFC 6206). Who has users
+to tell of tells them at the pace at which others forget.
 Bundles only grow, so that the order in which things come does not matter. Where a realm was parted for long while its
 tag key changed, the hosts of each part hear each other well, and the others never again: it would not do to ask only
 when nobody at all is heard.
@@ -28,10 +31,13 @@ from matcher.wire.realm import News, TagKey, UserUse
 from specs.ids import HostId
 
 TELL_S = 30.0
+TURN_S = 0.5  # between two tellings of all hosts together, where they have nothing new to say
 TELL_AGAIN_S = (0.25, 1.5, 6.0)  # after something new of our own
 TELL_ON_S = (0.2, 2.0)  # after something new of another's
+TOLD_ENOUGH = 4  # times heard from others; then nobody needs to hear it from us
 TELLINGS_MAX = 8
 FETCH_WITHIN_S = 1.0  # so that a hundred hosts that hear one news do not all ask at once
+FETCH_TURN_S = 0.002  # for each host, where there are more
 FETCH_PAUSE_S = 5.0  # between two questions to one host
 SILENCE_S = 95.0  # three tellings missed; and so often one of those is asked who missed them
 FRESH_MAX_BYTES = 340  # of documents in one `News`: a heartbeat and a revocation, beside certificate and signature
@@ -112,21 +118,24 @@ class Spreading:
         random: Random,
         uses: Callable[[], Sequence[UserUse]] = tuple,
         peers: Iterable[Peer] = (),
+        hosts_known: Callable[[], int] = lambda: 0,
         now_s: float,
     ) -> None:
         self.peers = {peer.host_id: peer for peer in peers}
         self._knowing, self._host, self._host_id, self._port = knowing, host, host_id, port
-        self._random, self._uses = random, uses
+        self._random, self._uses, self._hosts_known = random, uses, hosts_known
         self._told_uses = 0  # how many of them have had their turn
         self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
-        self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]
+        self._tell_at_s = [now_s + random.uniform(0.1, max(1.0, TURN_S * hosts_known()))]
+        self._tell_on_s, self._told_by_others = float("inf"), 0  # what was heard from another, and how often
         self._fetch_at_s: dict[HostId, float] = {}
+        self._wanted: dict[HostId, tuple[bytes, int]] = {}  # what they said that they know
         self._fetched_s: dict[HostId, float] = {}
         self._known_of_s: dict[HostId, float] = {}  # when a host was heard, or asked because it was not
         self._ask_at_s = now_s + 5.0  # a host that starts soon asks somebody who has not told yet
 
     def next_deadline_s(self) -> float:
-        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._ask_at_s, float("inf"))
+        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._ask_at_s, self._tell_on_s)
 
     def made(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> list[Effect]:
         """Our own issuer has made something, or an admin has brought it: told at once, and again."""
@@ -148,16 +157,18 @@ class Spreading:
             self._note_peer(Peer(host_id, news.host, address, news.front_door_port))
             self._known_of_s[host_id] = now_s
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
-        behind = news.digest != self._knowing.bundle.digest or news.key_number > self._knowing.key_number
-        if behind and host_id in self.peers:
+        if self._is_behind(news.digest, news.key_number) and host_id in self.peers:
             self._fetch_soon(host_id, now_s)
+            self._wanted[host_id] = news.digest, news.key_number
         else:
             self._fetch_at_s.pop(host_id, None)
+            self._count_telling(news)
         return effects
 
     def differs(self, peer: Peer, now_s: float) -> None:
         """As gossip says, which goes where these tellings do not; one who is asked is given what it lacks as well."""
         self._note_peer(peer)
+        self._wanted.pop(peer.host_id, None)
         self._fetch_soon(peer.host_id, now_s)
 
     def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
@@ -176,8 +187,10 @@ class Spreading:
         effects = self._tell_if_due(now_s, wall_s)
         for host_id in [host_id for host_id, at_s in self._fetch_at_s.items() if at_s <= now_s]:
             del self._fetch_at_s[host_id]
-            self._fetched_s[host_id] = now_s
-            effects.append(Fetch(self.peers[host_id]))
+            wanted = self._wanted.pop(host_id, None)
+            if wanted is None or self._is_behind(*wanted):  # else another has told us meanwhile
+                self._fetched_s[host_id] = now_s
+                effects.append(Fetch(self.peers[host_id]))
         if now_s >= self._ask_at_s:
             self._ask_at_s = now_s + SILENCE_S
             effects += self._ask_a_silent_one(now_s)
@@ -187,8 +200,19 @@ class Spreading:
 
     def _fetch_soon(self, host_id: HostId, now_s: float) -> None:
         earliest_s = self._fetched_s.get(host_id, 0.0) + FETCH_PAUSE_S
-        at_s = max(now_s + self._random.uniform(0, FETCH_WITHIN_S), earliest_s)
-        self._fetch_at_s.setdefault(host_id, at_s)
+        within_s = max(FETCH_WITHIN_S, FETCH_TURN_S * self._hosts_known())
+        self._fetch_at_s.setdefault(host_id, max(now_s + self._random.uniform(0, within_s), earliest_s))
+
+    def _is_behind(self, digest: bytes, key_number: int) -> bool:
+        """Ourselves, behind one who knows this; or that one is, which can't be told apart."""
+        return digest != self._knowing.bundle.digest or key_number > self._knowing.key_number
+
+    def _count_telling(self, news: News) -> None:
+        """Another says what we were about to pass on."""
+        if news.key_number == self._knowing.key_number:
+            self._told_by_others += 1
+            if self._told_by_others >= TOLD_ENOUGH:
+                self._tell_on_s = float("inf")
 
     def _lacking(self, held: set[bytes]) -> list[bytes]:
         """What another does not hold and would take; all anchors with the newest, which may not follow without them."""
@@ -213,14 +237,19 @@ class Spreading:
         return [Fetch(peer)]
 
     def _tell_if_due(self, now_s: float, wall_s: float) -> list[Effect]:
-        due = [at_s for at_s in self._tell_at_s if at_s <= now_s]
-        if not due:
+        if now_s < min(*self._tell_at_s, self._tell_on_s):
             return []
+        if now_s >= self._tell_on_s:
+            self._tell_on_s = float("inf")
         self._tell_at_s = [at_s for at_s in self._tell_at_s if at_s > now_s]
         if not self._tell_at_s:
-            parts = min(TELLS_MAX, max(1, -(-len(self._uses()) // USES_MAX)))
-            self._tell_at_s = [now_s + self._random.uniform(0.8, 1.2) * TELL_S / parts]
+            self._tell_at_s = [now_s + self._random.uniform(0.8, 1.2) * self._pace_s()]
         return [Tell(self._news(now_s, wall_s))]
+
+    def _pace_s(self) -> float:
+        """From one telling to the next."""
+        users = len(self._uses())
+        return TELL_S / min(TELLS_MAX, -(-users // USES_MAX)) if users else max(TELL_S, TURN_S * self._hosts_known())
 
     def _news(self, now_s: float, wall_s: float) -> News:
         return News(
@@ -255,8 +284,8 @@ class Spreading:
         if not self._learn(documents, now_s, wall_s):
             return []
         if self._knowing.bundle.digest != digest:  # a heartbeat alone can wait for the next telling
-            self._tell_at_s.append(now_s + self._random.uniform(*TELL_ON_S))
-            del self._tell_at_s[:-TELLINGS_MAX]
+            self._tell_on_s = min(self._tell_on_s, now_s + self._random.uniform(*TELL_ON_S))
+            self._told_by_others = 0
         return [Save()]
 
     def _learn(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> bool:
@@ -276,6 +305,7 @@ class Spreading:
             gone = next(iter(self.peers))
             del self.peers[gone]
             self._fetch_at_s.pop(gone, None)
+            self._wanted.pop(gone, None)
             self._fetched_s.pop(gone, None)
             self._known_of_s.pop(gone, None)
         self.peers[peer.host_id] = peer
