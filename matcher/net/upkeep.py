@@ -76,6 +76,7 @@ class Upkeep:
     ) -> None:
         self.identity = identity
         self.issuer: Issuer | None = None  # of this host, where it has one
+        self.hosts_known = 0  # as gossip counts them
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
         self._random = SystemRandom()
         self._spreading = Spreading(
@@ -86,6 +87,7 @@ class Upkeep:
             random=self._random,
             uses=uses,
             peers=load_peers(identity.folder),
+            hosts_known=lambda: self.hosts_known,
             now_s=now_s(),
         )
         self._nursery: trio.Nursery | None = None

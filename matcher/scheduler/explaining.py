@@ -80,6 +80,8 @@ class _Explainer:
         self._offers_vm = {heard.host_id for heard in answers.vms.values()}
         self._pretend = {heard.host_id for heard in answers.vms.values() if heard.offer.pretended}
         self._has: dict[Vid, list[HostId]] = {vid: [] for vid in asked}
+        self._withheld = {vid: self._withholds(vid) for vid in asked}
+        self._told_of = dict[Vid, Reason]()
         self._unaskable: dict[Vid, HostId] = {}  # exported, by a server that no other host could ask
         for heard in answers.volumes.values():
             for volume in heard.offer.volumes:
@@ -106,10 +108,17 @@ class _Explainer:
     def _apart(self, host_id: HostId, stored: Sequence[Reason]) -> tuple[Reason, ...]:
         """One for each volume that a VM here could not reach, unless the host itself says why."""
         return tuple(
-            reason(f"volume {vid}", "on the VM's own host", self._whereabouts(vid), self._hint(vid))
+            self._elsewhere(vid)
             for vid in self._has
             if self._volumes.claim(vid, host_id) is None and not any(_is_about(r.resource, vid) for r in stored)
         )
+
+    def _elsewhere(self, vid: Vid) -> Reason:
+        """The same for all hosts that can't reach it, of which there may be thousands."""
+        if vid not in self._told_of:
+            told = reason(f"volume {vid}", "on the VM's own host", self._whereabouts(vid), self._hint(vid))
+            self._told_of[vid] = told
+        return self._told_of[vid]
 
     def _no_compute(self, host_id: HostId) -> tuple[Reason, ...]:
         """Storage answered and compute did not: only then is silence itself the reason."""
@@ -122,7 +131,7 @@ class _Explainer:
     def _whereabouts(self, vid: Vid) -> str:
         """Where the volume is, and why not there."""
         places = [f"{self.names[host]} ({self._why_not(host)})" for host in self._has[vid]]
-        places += [f"{self.names[host]} (which can't give it now)" for host in self._withholds(vid)]
+        places += [f"{self.names[host]} (which can't give it now)" for host in self._withheld.get(vid, ())]
         return f"on {', '.join(places)}" if places else "on no host in reach"
 
     def _why_not(self, host_id: HostId) -> str:
@@ -139,7 +148,7 @@ class _Explainer:
         return [host for (host, _), unfit in unfits if any(_is_about(r.resource, vid) for r in unfit.reasons)]
 
     def _hint(self, vid: Vid) -> str:
-        if withholding := self._withholds(vid):
+        if withholding := self._withheld.get(vid):
             return f"see what {self.names[withholding[0]]} says of it"
         if not self._has[vid]:
             return "check the id; its host may be down"

@@ -8,8 +8,8 @@
     what was fetched lacks something --> Give that: who was asked may not hear us, nor know that we are there
 
 After the push/pull anti-entropy of Demers et al., "Epidemic algorithms for replicated database maintenance" (1987), and
-the polite gossip of Trickle (RFC 6206, with k = 1): whoever hears what differs from its own does speak. A host with
-users has something of its own to say, and says it in any case.
+the polite gossip of Trickle (RFC 6206): whoever hears what differs from its own does speak, and what is new is passed
+on until enough others have done so. A host with users has something of its own to say, and says it in any case.
 Bundles only grow, so that the order in which things come does not matter. Where a realm was parted for long while its
 tag key changed, the hosts of each part hear each other well, and the others never again: it would not do to ask only
 when nobody at all is heard.
@@ -33,8 +33,10 @@ from specs.ids import HostId
 TELL_S = 30.0
 TELL_AGAIN_S = (0.25, 1.5, 6.0)  # after something new of our own
 TELL_ON_S = (0.2, 2.0)  # after something new of another's
+TOLD_ENOUGH = 4  # times heard from others; then nobody needs to hear it from us
 TELLINGS_MAX = 8
 FETCH_WITHIN_S = 1.0  # so that a hundred hosts that hear one news do not all ask at once
+FETCH_TURN_S = 0.002  # for each host, where there are more
 FETCH_PAUSE_S = 5.0  # between two questions to one host
 SILENCE_S = 95.0  # three tellings missed; and so often one of those is asked who missed them
 FRESH_MAX_BYTES = 340  # of documents in one `News`: a heartbeat and a revocation, beside certificate and signature
@@ -115,23 +117,26 @@ class Spreading:
         random: Random,
         uses: Callable[[], Sequence[UserUse]] = tuple,
         peers: Iterable[Peer] = (),
+        hosts_known: Callable[[], int] = lambda: 0,
         now_s: float,
     ) -> None:
         self.peers = {peer.host_id: peer for peer in peers}
         self._knowing, self._host, self._host_id, self._port = knowing, host, host_id, port
-        self._random, self._uses = random, uses
+        self._random, self._uses, self._hosts_known = random, uses, hosts_known
         self._told_uses = 0  # how many of them have had their turn
         self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
-        self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]
-        self._turn_s = float("inf")  # the one of these times that stands there for no reason but its turn
-        self._was_said = False  # by another, since the last turn, and nothing else was
+        self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]  # for a reason
+        self._turn_s = float("inf")  # for no other reason than that its turn has come
+        self._was_said = False  # by another, since the last telling or turn, and nothing else was
+        self._tell_on_s, self._told_by_others = float("inf"), 0  # what was heard from another, and how often
         self._fetch_at_s: dict[HostId, float] = {}
+        self._wanted: dict[HostId, tuple[bytes, int]] = {}  # what they said that they know
         self._fetched_s: dict[HostId, float] = {}
         self._known_of_s: dict[HostId, float] = {}  # when a host was heard, or asked because it was not
         self._ask_at_s = now_s + 5.0  # a host that starts soon asks somebody who has not told yet
 
     def next_deadline_s(self) -> float:
-        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._ask_at_s, float("inf"))
+        return min(*self._tell_at_s, *self._fetch_at_s.values(), self._ask_at_s, self._tell_on_s, self._turn_s)
 
     def made(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> list[Effect]:
         """Our own issuer has made something, or an admin has brought it: told at once, and again."""
@@ -142,8 +147,7 @@ class Spreading:
 
     def tell_soon(self, now_s: float) -> None:
         """What users have here has changed."""
-        self._turn_s = float("inf")  # what comes next has a reason, be it that nobody has anything any more
-        if min(self._tell_at_s) > now_s + 1.0:
+        if min(self._tell_at_s, default=float("inf")) > now_s + 1.0:
             self._tell_at_s = [now_s + self._random.uniform(0.0, 1.0), *self._tell_at_s][:TELLINGS_MAX]
 
     def heard(self, news: News, host_id: HostId, address: str, now_s: float, wall_s: float) -> list[Effect]:
@@ -154,18 +158,20 @@ class Spreading:
             self._note_peer(Peer(host_id, news.host, address, news.front_door_port))
             self._known_of_s[host_id] = now_s
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
-        is_same_bundle = news.digest == self._knowing.bundle.digest
-        self._was_said = is_same_bundle and news.key_number == self._knowing.key_number
-        behind = not is_same_bundle or news.key_number > self._knowing.key_number
-        if behind and host_id in self.peers:
+        knowing = self._knowing
+        self._was_said = (news.digest, news.key_number) == (knowing.bundle.digest, knowing.key_number)
+        if self._is_behind(news.digest, news.key_number) and host_id in self.peers:
             self._fetch_soon(host_id, now_s)
+            self._wanted[host_id] = news.digest, news.key_number
         else:
             self._fetch_at_s.pop(host_id, None)
+            self._count_telling()
         return effects
 
     def differs(self, peer: Peer, now_s: float) -> None:
         """As gossip says, which goes where these tellings do not; one who is asked is given what it lacks as well."""
         self._note_peer(peer)
+        self._wanted.pop(peer.host_id, None)
         self._fetch_soon(peer.host_id, now_s)
 
     def fetched(self, peer: Peer, answer: bytes, now_s: float, wall_s: float) -> list[Effect]:
@@ -184,8 +190,10 @@ class Spreading:
         effects = self._tell_if_due(now_s, wall_s)
         for host_id in [host_id for host_id, at_s in self._fetch_at_s.items() if at_s <= now_s]:
             del self._fetch_at_s[host_id]
-            self._fetched_s[host_id] = now_s
-            effects.append(Fetch(self.peers[host_id]))
+            wanted = self._wanted.pop(host_id, None)
+            if wanted is None or self._is_behind(*wanted):  # else another has told us meanwhile
+                self._fetched_s[host_id] = now_s
+                effects.append(Fetch(self.peers[host_id]))
         if now_s >= self._ask_at_s:
             self._ask_at_s = now_s + SILENCE_S
             effects += self._ask_a_silent_one(now_s)
@@ -195,8 +203,19 @@ class Spreading:
 
     def _fetch_soon(self, host_id: HostId, now_s: float) -> None:
         earliest_s = self._fetched_s.get(host_id, 0.0) + FETCH_PAUSE_S
-        at_s = max(now_s + self._random.uniform(0, FETCH_WITHIN_S), earliest_s)
-        self._fetch_at_s.setdefault(host_id, at_s)
+        within_s = max(FETCH_WITHIN_S, FETCH_TURN_S * self._hosts_known())
+        self._fetch_at_s.setdefault(host_id, max(now_s + self._random.uniform(0, within_s), earliest_s))
+
+    def _is_behind(self, digest: bytes, key_number: int) -> bool:
+        """Ourselves, behind one who knows this; or that one is, which can't be told apart."""
+        return digest != self._knowing.bundle.digest or key_number > self._knowing.key_number
+
+    def _count_telling(self) -> None:
+        """Another says what we were about to pass on."""
+        if self._was_said:
+            self._told_by_others += 1
+            if self._told_by_others >= TOLD_ENOUGH:
+                self._tell_on_s = float("inf")
 
     def _lacking(self, held: set[bytes]) -> list[bytes]:
         """What another does not hold and would take; all anchors with the newest, which may not follow without them."""
@@ -221,17 +240,19 @@ class Spreading:
         return [Fetch(peer)]
 
     def _tell_if_due(self, now_s: float, wall_s: float) -> list[Effect]:
-        due = [at_s for at_s in self._tell_at_s if at_s <= now_s]
-        if not due:
+        has_reason = any(at_s <= now_s for at_s in (*self._tell_at_s, self._tell_on_s))
+        if not has_reason and now_s < self._turn_s:
             return []
-        needless = due == [self._turn_s] and self._was_said and not self._uses()
-        self._was_said = False
+        is_silent = not has_reason and self._was_said and not self._uses()
         self._tell_at_s = [at_s for at_s in self._tell_at_s if at_s > now_s]
-        if not self._tell_at_s:
-            parts = min(TELLS_MAX, max(1, -(-len(self._uses()) // USES_MAX)))
-            self._turn_s = now_s + self._random.uniform(0.8, 1.2) * TELL_S / parts
-            self._tell_at_s = [self._turn_s]
-        return [] if needless else [Tell(self._news(now_s, wall_s))]
+        if self._tell_on_s <= now_s:
+            self._tell_on_s = float("inf")
+        self._turn_s, self._was_said = now_s + self._random.uniform(0.8, 1.2) * self._pace_s(), False
+        return [] if is_silent else [Tell(self._news(now_s, wall_s))]
+
+    def _pace_s(self) -> float:
+        """From one telling to the next; users beyond those that fit have their turn within the same time."""
+        return TELL_S / min(TELLS_MAX, max(1, -(-len(self._uses()) // USES_MAX)))
 
     def _news(self, now_s: float, wall_s: float) -> News:
         return News(
@@ -266,8 +287,8 @@ class Spreading:
         if not self._learn(documents, now_s, wall_s):
             return []
         if self._knowing.bundle.digest != digest:  # a heartbeat alone can wait for the next telling
-            self._tell_at_s.append(now_s + self._random.uniform(*TELL_ON_S))
-            del self._tell_at_s[:-TELLINGS_MAX]
+            self._tell_on_s = min(self._tell_on_s, now_s + self._random.uniform(*TELL_ON_S))
+            self._told_by_others = 0
         return [Save()]
 
     def _learn(self, documents: Iterable[Signed[Message]], now_s: float, wall_s: float) -> bool:
@@ -287,6 +308,7 @@ class Spreading:
             gone = next(iter(self.peers))
             del self.peers[gone]
             self._fetch_at_s.pop(gone, None)
+            self._wanted.pop(gone, None)
             self._fetched_s.pop(gone, None)
             self._known_of_s.pop(gone, None)
         self.peers[peer.host_id] = peer

@@ -1,6 +1,7 @@
 """How a realm's word spreads: told, told again, fetched; on hosts that have no network but a list."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from matcher.trust.spreading import (
     PEERS_MAX,
     SILENCE_S,
     TELL_S,
+    TOLD_ENOUGH,
     USES_MAX,
     Effect,
     Fetch,
@@ -304,3 +306,43 @@ def test_who_was_asked_and_lacks_something_is_given_that_and_no_more(realm: Real
     assert knows(second).bundle.digest == knows(first).bundle.digest
     answer = frame([knows(second).bundle.to_bytes(), frame([knows(second).tag_key.data])])
     assert first.fetched(peer, answer, 20.0, WALL_S) == []
+
+
+# ---- where there are many
+
+
+def of_many(realm: Realm, name: str, *, hosts: int, uses: tuple[UserUse, ...] = ()) -> Spreading:
+    return Spreading(
+        Knowing(realm["h0"].bundle, realm["h0"].tag_key),
+        host=name,
+        host_id=HostId(name.rjust(64, "0")),
+        port=7766,
+        random=Random(1),
+        uses=lambda: uses,
+        hosts_known=lambda: hosts,
+        now_s=0.0,
+    )
+
+
+def test_what_users_have_is_told_at_the_pace_at_which_others_forget(realm: Realm) -> None:
+    host = of_many(realm, "h1", hosts=10_000, uses=(UserUse("a" * 16, 1, 512, 1),))
+    times = [at_s for at_s, effect in ticks(host, 30_000.0) if isinstance(effect, Tell)]
+    assert all(later - earlier <= 1.2 * TELL_S + 1 for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize(("others", "is_told"), [(TOLD_ENOUGH - 1, True), (TOLD_ENOUGH, False)])
+def test_what_enough_others_have_told_is_not_told_on(realm: Realm, tmp_path: Path, others: int, is_told: bool) -> None:
+    first, second = of_many(realm, "h1", hosts=10_000), of_many(realm, "h2", hosts=10_000)
+    (news,) = told(first.made([revoked(realm, "ann", tmp_path)], 10.0, WALL_S))
+    ticks(second, 9.0)  # its own first word
+    for number in range(others):
+        second.heard(news, HostId(f"{number:064x}"), "10.0.0.1", 10.01, WALL_S)
+    assert bool(told([effect for _, effect in ticks(second, 13.0, start_s=10.0)])) is is_told
+
+
+def test_who_is_no_longer_behind_asks_nobody(realm: Realm, tmp_path: Path) -> None:
+    first, second = of_many(realm, "h1", hosts=100), of_many(realm, "h2", hosts=100)
+    (news,) = told(first.made([revoked(realm, "ann", tmp_path)], 10.0, WALL_S))
+    second.heard(replace(news, fresh=b""), HostId("1" * 64), "10.0.0.1", 10.0, WALL_S)
+    second.heard(news, HostId("2" * 64), "10.0.0.2", 10.001, WALL_S)
+    assert [effect for _, effect in ticks(second, 11.5, start_s=10.002) if isinstance(effect, Fetch)] == []
