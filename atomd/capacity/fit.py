@@ -70,7 +70,8 @@ def _trait_reasons(ask: VmAsk, hardware: Hardware) -> Iterator[Reason]:
         yield _flags_reason(missing, hardware)
     if ask.ecc and hardware.ecc is not True:
         has = "no ECC" if hardware.ecc is False else "unknown: this machine does not say"
-        yield _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
+        reason = _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
+        yield replace(reason, unknown=hardware.ecc is None)
     if ask.firmware not in hardware.firmwares:
         firmwares = sorted(hardware.firmwares)
         edit = f"misc.firmware={firmwares[0]}" if firmwares else ""

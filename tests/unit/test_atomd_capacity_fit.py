@@ -206,7 +206,7 @@ def test_one_of_the_alternative_archs_is_enough_and_none_means_x86_64() -> None:
 @pytest.mark.parametrize(("ecc", "has"), [(None, "unknown: this machine does not say"), (False, "no ECC")])
 def test_unknown_is_not_ecc(ecc: bool | None, has: str) -> None:
     reason = only(replace(ASK, ecc=True), replace(HOST, ecc=ecc))
-    assert (reason.has, reason.edit) == (has, "ram.reqECC=false")
+    assert (reason.has, reason.edit, reason.unknown) == (has, "ram.reqECC=false", ecc is None)
     assert isinstance(answer(replace(ASK, ecc=True), replace(HOST, ecc=True)), Fit)
 
 
