@@ -60,18 +60,17 @@ class Proposer:
     def propose(self, pledge: Pledge, user: User, residents: Sequence[Claim]) -> Proposal[Claim] | Nothing:
         if pledge.vm is None or (self._face.pretended and not pledge.dry):
             return Nothing(())
-        closed = self._admission.takes_new()
-        if closed is not None:
-            return Nothing(closed.reasons, aloud=True)
-        down = self._down()
-        if down is not None:
-            hint = "its sysadmin can say: systemctl status libvirtd"
-            return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
+        closed = self._closed()
+        if closed is not None and not pledge.dry:
+            return closed
         now, vm_id, user_id = self._now.of(residents, self._face.hardware), VmId(pledge.vm_id), UserId(user.id)
         placed = place_on(pledge.vm, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
         claim = placed.claim if placed is not None else None
         want = Want(vm_id, pledge.vm, claim, pledge.generation)
         over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
+        if closed is not None:
+            against = reasons_against(pledge.vm, now, user_id) if placed is None else ()
+            return Nothing((*closed.reasons, *over, *against), aloud=closed.aloud)
         if placed is None:
             is_said = pledge.dry or bool(over)
             against = reasons_against(pledge.vm, now, user_id) if is_said else ()
@@ -82,6 +81,17 @@ class Proposer:
         at_once = bool(pledge.volumes) or self._admission.quota.has(vm_id, user)
         offer = self._offer(pledge, pledge.vm, placed.claim, placed.score)
         return Proposal(placed.claim, offer, at_once=at_once)
+
+    def _closed(self) -> Nothing | None:
+        """Why nothing can start here now, whatever it asks for."""
+        closed = self._admission.takes_new()
+        if closed is not None:
+            return Nothing(closed.reasons, aloud=True)
+        down = self._down()
+        if down is not None:
+            hint = "its sysadmin can say: systemctl status libvirtd"
+            return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
+        return None
 
     def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
         face = self._face

@@ -1,5 +1,7 @@
 """`--set path=value`: changes to a document before it is judged, in whichever form it is written.
 
+`--set path-=value` takes entries out of a list, by what they say: "cpu.flags-=avx512f,amx-tile", "pci-=10de:24b0".
+
 A path is a field of either form, or one inside it: "ramsize", "ram.ramsize", "pci.0.quantity", "flags.1". A value is
 JSON if it reads as JSON, else the text itself; where a field takes text, digits stay text ("pci.0.model=24e0").
 """
@@ -13,6 +15,7 @@ from specs.forms import ATTRIBUTES, INNER, SECTION_OF, SECTIONS, guess, is_neste
 from specs.problems import Problem, SpecError, shorten, show
 
 EDITS_MAX = 256
+NAMED_MAX = 8  # entries in a hint
 
 _TEXT_FIELDS = {
     "name",
@@ -55,10 +58,40 @@ def _edited(document: dict[str, Any], edit: str) -> dict[str, Any]:
     path, equals, text = edit.partition("=")
     if not equals or not path.strip():
         raise _Refused("is not of the form path=value", _EXAMPLES)
-    where = _resolve(path.strip().split("."), document)
+    path = path.strip()
+    where = _resolve(path.removesuffix("-").split("."), document)
+    if path.endswith("-"):
+        return _without(document, where, text)
     edited = _with(document, where, _value(where, text))
     assert isinstance(edited, dict)
     return edited
+
+
+def _without(document: dict[str, Any], where: _Where, text: str) -> dict[str, Any]:
+    """A copy of the document without the entries of these names; each has to be there."""
+    field = where[-1]
+    if field not in ("flags", "archs", "pci"):
+        raise _Refused(f"{field} is no list", "-= takes entries out of flags, archs or pci, as in flags-=avx512f")
+    entries: Any = document
+    for step in where:
+        entries = entries.get(step) if isinstance(entries, dict) else None
+    kept = list(_expect(list, [] if entries is None else entries, str(field)))
+    for name in text.split(","):
+        rest = [entry for entry in kept if _called(entry) != name.strip().lower()]
+        if len(rest) == len(kept):
+            there = ", ".join(shorten(_called(entry)) for entry in kept[:NAMED_MAX])
+            raise _Refused(f'"{shorten(name)}" is not among them', f"there is: {there}" if there else "there is none")
+        kept = rest
+    edited = _with(document, where, kept)
+    assert isinstance(edited, dict)
+    return edited
+
+
+def _called(entry: Any) -> str:
+    """What people and hosts call it: of a PCI entry, "10de:24b0"."""
+    if not isinstance(entry, dict):
+        return str(entry).lower()
+    return ":".join(str(entry.get(part, ""))[-4:].lower() for part in ("vendor", "model"))
 
 
 def _resolve(steps: list[str], document: dict[str, Any]) -> _Where:

@@ -26,6 +26,7 @@ OVERPROVISION_MAX = 64
 RESOURCE_CHARS = 80
 SAID_CHARS = 120
 HINT_CHARS = 160
+EDIT_CHARS = 80
 _WAIT = "wait until a VM here stops, or take another host"
 
 
@@ -70,7 +71,8 @@ def _trait_reasons(ask: VmAsk, hardware: Hardware) -> Iterator[Reason]:
         yield _flags_reason(missing, hardware)
     if ask.ecc and hardware.ecc is not True:
         has = "no ECC" if hardware.ecc is False else "unknown: this machine does not say"
-        yield _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
+        reason = _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
+        yield replace(reason, unknown=hardware.ecc is None)
     if ask.firmware not in hardware.firmwares:
         firmwares = sorted(hardware.firmwares)
         edit = f"misc.firmware={firmwares[0]}" if firmwares else ""
@@ -82,11 +84,16 @@ def _flags_reason(missing: Sequence[str], hardware: Hardware) -> Reason:
     has = f"not on this CPU ({model})"
     if hardware.accelerator is Accelerator.TCG:
         has = f"not under emulation (TCG, on {model})"
-    hint = "cpu.flags names what a guest must see; leave out what the task can do without"
+    hint, edit = "cpu.flags names what a guest must see; leave out what the task can do without", _dropping(missing)
     spelled = {flag.replace("-", "_").replace(".", "_"): flag for flag in missing}
     if alike := [f"{spelled[name]} is spelled {name}" for name in sorted(spelled.keys() & hardware.guest_flags)]:
-        hint = f"as Linux names it: {_listed(alike, HINT_CHARS - 30)}"
-    return _reason("flags", _listed(missing), has, hint)
+        hint, edit = f"as Linux names it: {_listed(alike, HINT_CHARS - 30)}", ""
+    return _reason("flags", _listed(missing), has, hint, edit)
+
+
+def _dropping(flags: Sequence[str]) -> str:
+    edit = f"cpu.flags-={','.join(flags)}"
+    return edit if len(edit) <= EDIT_CHARS else ""
 
 
 # --- threads and cores ---------------------------------------------------------------------------------------------
@@ -226,13 +233,15 @@ def _group_name(device: PciDevice) -> str:
 
 
 def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
-    """One quantity, lowered so that all asks of this kind together are met; empty where no single one can do it."""
+    """One quantity, lowered so that all asks of this kind together are met; where no single one can do it, no device of
+    this kind at all, if it is one kind."""
     asks = [(index, each) for index, each in enumerate(ask.pci) if wish_of(each) == wish]
     total = sum(each.quantity for _, each in asks)
     for index, each in asks:
         if (left := each.quantity - (total - free)) > 0:
             return f"pci.{index}.quantity={left}"
-    return ""
+    vendor, model, _ = wish
+    return f"pci-={vendor}:{model}" if vendor and model else ""
 
 
 def _too_many_functions(ask: VmAsk) -> Reason:

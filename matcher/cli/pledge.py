@@ -3,17 +3,15 @@
 from typing import Any
 
 from matcher.cli.asking import Edits, Emulation, PolicyName, Rank, Volumes, allows_emulation, ranking
-from matcher.cli.failures import Exit, Failure, refusal
+from matcher.cli.failures import refusal
 from matcher.cli.output import Output, Table, emit
 from matcher.cli.reading import read_specfile, read_volumespec
-from matcher.cli.session import no_host_in_reach, session
+from matcher.cli.surveys import survey
 from matcher.scheduler.choosing import Choice
 from matcher.scheduler.explaining import nearest
-from matcher.scheduler.outcomes import HostReasons, Surveyed
-from matcher.scheduler.pledging import Errand, vm_ask
-from matcher.scheduler.surveying import Surveying
+from matcher.scheduler.outcomes import HostReasons
+from matcher.scheduler.pledging import vm_ask
 from matcher.wire.messages import Policy
-from specs.ids import VmId, new_id
 
 
 def pledge(
@@ -36,19 +34,10 @@ def pledge(
     spec = read_specfile(specfile, edits or ())
     vids = read_volumespec(volumes) if volumes else ()
     value = ranking(rank)
-    with session() as mine:
-        if not mine.client.known:  # a long pledge has to be taken to each host
-            mine.query()
-        vm_id = VmId(new_id(mine.random))
-        errand = Errand(vm_id, 1, vm_ask(spec, allow_emulation=allows_emulation(allow_emulation)), vids, policy=policy)
-        surveying = Surveying(errand, random=mine.random, value=value)
-        outcome = mine.client.drive(surveying)
-    if not isinstance(outcome, Surveyed):
-        raise Failure(Exit.INTERRUPTED, "interrupted")
-    if not (outcome.choices or outcome.unfits):
-        raise no_host_in_reach()
+    ask = vm_ask(spec, allow_emulation=allows_emulation(allow_emulation))
+    pledge_id, outcome = survey(ask, vids, policy=policy, value=value)
     document = {
-        "pledge_id": surveying.answers.pledge.pledge_id,
+        "pledge_id": pledge_id,
         "offers": [_offer(choice) for choice in outcome.choices],
         "refusals": [refusal(said.host, said.reasons) for said in outcome.unfits],
     }

@@ -22,6 +22,7 @@ from matcher.trust.certificates import Untrusted
 from matcher.trust.identity import Identity
 from matcher.trust.opening import open_sealed
 from matcher.trust.principal import Principal, PrincipalKind
+from matcher.wire.brevity import briefer
 from matcher.wire.codec import BODY_MAX_BYTES, BadBytes, decode, encode
 from matcher.wire.envelope import (
     HOSTS,
@@ -401,21 +402,22 @@ class Intake:
         reason = Reason("grant", lacking.value, f"your grant does not let you {what}", "ask an admin of the realm")
         return Unfit(pledge.pledge_id, self._identity.principal.name, self._role, 0, (reason,))
 
-    def _seal(self, came: _Came, reply: Reply, user: Principal) -> list[bytes]:
+    def _seal(self, came: _Came, reply: Message, user: Principal) -> list[bytes]:
         """With the key that the question's tag was made with: who asked may not have heard of a newer one."""
         identity, audience = self._identity, user_audience(UserId(user.id))
         realm = identity.realm
         if came.sealed.tag_key != realm.tag_key:
             realm = replace(realm, tag_key=came.sealed.tag_key)
         while True:
-            kind, payload = KIND_OF[type(reply)], encode(reply)
+            kind, payload = KIND_OF[type(reply)], encode(reply, leave_out_defaults=True)
             try:
                 return [seal(kind, payload, realm=realm, signer=identity, audience=audience, max_bytes=came.max_bytes)]
             except TooLong:
-                if not isinstance(reply, Unfit) or len(reply.reasons) <= 1:
+                shorter = briefer(reply)
+                if shorter is None:
                     self.count("answer too long")
                     return []
-                reply = replace(reply, reasons=reply.reasons[:-1])  # the first reasons are the ones that matter
+                reply = shorter
 
 
 def _is_fresh(message: Pledge | Query | News, came: _Came) -> bool:

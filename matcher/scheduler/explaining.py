@@ -103,7 +103,9 @@ class _Explainer:
 
     def _own(self, host_id: HostId, role: Role) -> tuple[Reason, ...]:
         unfit = self._answers.unfits.get((host_id, role))
-        return unfit.reasons if unfit is not None else ()
+        if unfit is None:
+            return ()
+        return (*unfit.reasons, _left_off(unfit.left_off)) if unfit.left_off else unfit.reasons
 
     def _apart(self, host_id: HostId, stored: Sequence[Reason]) -> tuple[Reason, ...]:
         """One for each volume that a VM here could not reach, unless the host itself says why."""
@@ -163,6 +165,11 @@ class _Explainer:
             return ()
         here_ms = self._wall_ms - round((self._now_s - heard_s) * 1000)
         return (_clock_reason(clock, here_ms),)
+
+
+def _left_off(count: int) -> Reason:
+    """With no edit: what is not known can't be mended."""
+    return reason("more", f"{count} more", "its answer had no room for what is wrong with them", "mend these first")
 
 
 def _clock_reason(clock: Clock, here_ms: int) -> Reason:

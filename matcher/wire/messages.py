@@ -197,7 +197,8 @@ class Reason(Message):
     """Why an ask can't be served, for a person: what was asked, what is there, what to do.
 
     `resource` is a short noun with its detail ("slots", "ram", "pci 10de:24b0", "volume 4f…"). `edit` is the
-    `--set` argument that would make this one reason go away on this host ("ram.ramsize=4096"), or empty.
+    `--set` argument that would make this one reason go away on this host ("ram.ramsize=4096"), or empty. `unknown`: the
+    machine does not say whether it has what was asked for.
     """
 
     resource: Annotated[str, Strict(), StringConstraints(max_length=80)]
@@ -205,6 +206,7 @@ class Reason(Message):
     has: Annotated[str, Strict(), StringConstraints(max_length=120)]
     hint: Annotated[str, Strict(), StringConstraints(max_length=160)]
     edit: Annotated[str, Strict(), StringConstraints(max_length=80)] = ""
+    unknown: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +263,14 @@ class VolumeOffer(Message):
 @dataclass(frozen=True, slots=True)
 class Unfit(Message):
     """All the reasons why a host does not offer. Sent for dry pledges, and by storage for a volume that it has but
-    cannot give."""
+    cannot give. `left_off` counts those for which the datagram had no room."""
 
     pledge_id: Id
     host: Label
     role: Role
     hosts_known: Count
     reasons: Annotated[tuple[Reason, ...], MaxLen(REASONS_MAX)]
+    left_off: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,17 @@ def test_no_host_fits_tells_each_hosts_reasons_and_the_nearest_thing_that_would_
     assert nearest["host"] in {offer["host"] for offer in offers}, "what was proposed fits"
 
 
+def test_why_proposes_a_change_with_which_a_host_fits(lab: Any, vms: Vms) -> None:
+    spec = vms.specfile({"slots": 3, "ramsize": 64, "flags": ["avx512f"], "pci": [{"vendor": "10de", "model": "24b0"}]})
+    whole = json.loads(plainly(lab, "why", spec, "-o", "json", code=3).out)
+    assert {row["host"] for row in whole["hosts"]} == set(HOSTS)
+    assert {row["asks"]["pci 10de:24b0"]["state"] for row in whole["hosts"]} == {"lacks"}
+    words = plainly(lab, "why", spec, "-o", "name", code=3).out.splitlines()[0].split()
+    offers = electros(lab, "pledge", spec, *words).document["offers"]
+    assert {offer["host"] for offer in offers} == set(whole["relaxations"][0]["hosts"])
+    assert plainly(lab, "why", spec, *words).out
+
+
 def test_a_user_of_another_realm_reaches_no_host(lab: Any, vms: Vms, tmp_path: Path) -> None:
     foreign = ["env", f"XDG_CONFIG_HOME={tmp_path}/config", f"XDG_DATA_HOME={tmp_path}/data", "electros"]
     lab.exec("client", *foreign, "realm", "create", "elsewhere", "--state", f"{tmp_path}/state", "--user", "eve")

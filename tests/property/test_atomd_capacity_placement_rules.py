@@ -331,6 +331,10 @@ _EDITED: dict[str, Callable[[VmAsk, str], VmAsk]] = {
 def edited(ask: VmAsk, edit: str) -> VmAsk:
     """What `--set` does, on the ask."""
     path, value = edit.split("=")
+    if path == "cpu.flags-":
+        return replace(ask, flags=tuple(flag for flag in ask.flags if flag not in value.split(",")))
+    if path == "pci-":
+        return replace(ask, pci=tuple(each for each in ask.pci if f"{each.vendor}:{each.model}" != value))
     if path in _EDITED:
         return _EDITED[path](ask, value)
     _, index, field = path.split(".")

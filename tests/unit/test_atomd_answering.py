@@ -96,6 +96,18 @@ def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> N
     assert unsaid == Nothing(())
 
 
+def test_a_host_that_starts_nothing_now_still_tells_who_only_asks_what_else_it_lacks() -> None:
+    quota = Quota(host="h1", kinds={}, vms=lambda user_id: [])
+    admission = Admission(quota, is_member=lambda user_id: True)
+    stuck = Proposer(Face("h1", 7443, HARDWARE, False), lambda: "libvirt is silent", admission, lambda: 0)
+    for cores, resources in ((9, ["hypervisor", "slots"]), (1, ["hypervisor"])):
+        said, other = stuck.propose(pledge(cores, dry=True), ANN, ()), stuck.propose(pledge(cores), ANN, ())
+        assert isinstance(said, Nothing)
+        assert isinstance(other, Nothing)
+        assert [reason.resource for reason in said.reasons] == resources
+        assert [reason.resource for reason in other.reasons] == ["hypervisor"]
+
+
 def test_what_was_counted_is_counted_anew_when_residents_change() -> None:
     siblings = replace(HARDWARE, cores=tuple(Core((2 * core, 2 * core + 1), 0, 0) for core in range(4)))
     random, last = Random(1), LastOccupancy(siblings)

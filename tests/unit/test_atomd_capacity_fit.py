@@ -165,11 +165,12 @@ def test_missing_flags_are_named_all_together() -> None:
     reason = only(replace(ASK, flags=("AVX512F", "sse2", "avx2")), HOST)
     assert (reason.resource, reason.asked) == ("flags", "avx512f, avx2")
     assert reason.has == "not on this CPU (AMD EPYC 7451)"
-    assert reason.edit == ""
+    assert reason.edit == "cpu.flags-=avx512f,avx2"
 
 
 def test_a_flag_spelled_in_another_way_is_told_its_name_here() -> None:
-    assert only(replace(ASK, flags=("sse4.2",)), HOST).hint == "as Linux names it: sse4.2 is spelled sse4_2"
+    reason = only(replace(ASK, flags=("sse4.2",)), HOST)
+    assert (reason.hint, reason.edit) == ("as Linux names it: sse4.2 is spelled sse4_2", "")
 
 
 def test_a_long_list_of_flags_ends_with_the_number_of_the_rest() -> None:
@@ -177,6 +178,7 @@ def test_a_long_list_of_flags_ends_with_the_number_of_the_rest() -> None:
     reason = only(replace(ASK, flags=flags), replace(HOST, cpu_model="long " * 60))
     assert reason.asked.endswith("and 126 more")
     assert reason.has.endswith("…")
+    assert reason.edit == "", "no edit is cut short"
 
 
 def test_levels_are_asked_for_as_flags() -> None:
@@ -204,7 +206,7 @@ def test_one_of_the_alternative_archs_is_enough_and_none_means_x86_64() -> None:
 @pytest.mark.parametrize(("ecc", "has"), [(None, "unknown: this machine does not say"), (False, "no ECC")])
 def test_unknown_is_not_ecc(ecc: bool | None, has: str) -> None:
     reason = only(replace(ASK, ecc=True), replace(HOST, ecc=ecc))
-    assert (reason.has, reason.edit) == (has, "ram.reqECC=false")
+    assert (reason.has, reason.edit, reason.unknown) == (has, "ram.reqECC=false", ecc is None)
     assert isinstance(answer(replace(ASK, ecc=True), replace(HOST, ecc=True)), Fit)
 
 
@@ -228,7 +230,7 @@ def test_the_edit_names_the_ask_that_can_be_lowered() -> None:
     by_kind = {r.resource: r for r in reasons(replace(ASK, pci=(nic, GPU, replace(GPU, quantity=2))), hardware)}
     assert by_kind["pci 10de:24b0"].asked == "3"
     assert by_kind["pci 10de:24b0"].edit == "pci.2.quantity=1"
-    assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "")
+    assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "pci-=8086:1572")
 
 
 def test_a_device_of_an_unknown_vendor_is_not_here() -> None:

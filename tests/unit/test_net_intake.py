@@ -4,6 +4,7 @@ import dataclasses
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def unfit(reasons: int) -> Unfit:
     return Unfit(PLEDGE.pledge_id, "h1", Role.COMPUTE, 0, told)
 
 
-def test_reasons_that_do_not_fit_a_datagram_are_left_out_from_the_end(
+def test_what_does_not_fit_a_datagram_goes_from_the_end_hints_first_and_reasons_are_counted(
     intake: Intake, daemon: Daemon, members: dict[str, Identity]
 ) -> None:
     daemon.answers = (unfit(REASONS_MAX),)
@@ -167,7 +168,18 @@ def test_reasons_that_do_not_fit_a_datagram_are_left_out_from_the_end(
     told = opened(out, members["ann"])
     assert isinstance(told, Unfit)
     assert 0 < len(told.reasons) < REASONS_MAX
-    assert told.reasons == unfit(REASONS_MAX).reasons[: len(told.reasons)]
+    assert told.reasons == tuple(replace(r, hint="") for r in unfit(REASONS_MAX).reasons[: len(told.reasons)])
+    assert told.left_off == REASONS_MAX - len(told.reasons)
+
+
+def test_a_hint_goes_before_any_reason_does(intake: Intake, daemon: Daemon, members: dict[str, Identity]) -> None:
+    first, second = (replace(reason, asked="8", has="4") for reason in unfit(2).reasons)
+    daemon.answers = (replace(unfit(2), reasons=(first, second, replace(second, edit="e" * 80))),)
+    (out,) = heard(intake, sealed(PLEDGE, Kind.PLEDGE, members["ann"]))
+    told = opened(out, members["ann"])
+    assert isinstance(told, Unfit)
+    assert (told.left_off, len(told.reasons), told.reasons[2].edit) == (0, 3, "e" * 80)
+    assert [bool(reason.hint) for reason in told.reasons] == [True, True, False]
 
 
 def test_over_https_all_reasons_fit(intake: Intake, daemon: Daemon, members: dict[str, Identity]) -> None:

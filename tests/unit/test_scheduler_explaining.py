@@ -210,3 +210,12 @@ def test_a_host_that_shows_a_recorded_machine_says_so() -> None:
 
 def test_what_was_heard_says_who_and_from_where() -> None:
     assert Heard(OFFER, H1, "10.0.0.1").address == "10.0.0.1"
+
+
+def test_reasons_that_found_no_room_are_counted_and_leave_nothing_that_would_fit_for_sure() -> None:
+    answers = Answers(replace(PLEDGE, volumes=()), 0.0)
+    answers.unfit(replace(unfit("h1", RAM), left_off=3), H1, 0.0)
+    assert says(answers)["h1"][1] == ("more", "3 more", "its answer had no room for what is wrong with them")
+    outcome = explain(answers, wall_ms=1, now_s=0.3)
+    assert isinstance(outcome, NoHostFits)
+    assert outcome.nearest == ()

@@ -50,6 +50,15 @@ def test_lists_are_edited_by_entry_grown_by_one_or_replaced(document: dict[str, 
     assert edited(document, 'cpu.archs=["ARM_8"]').archs == ("ARM_8",)
 
 
+@BOTH
+def test_entries_are_taken_out_by_what_they_say(document: dict[str, Any]) -> None:
+    flags = 'flags=["AVX512F", "aes", "avx2"]'
+    assert edited(document, flags, "cpu.flags-=avx512f, AES").flags == ("avx2",)
+    assert edited(document, flags, "flags-=aes").flags == ("avx2", "avx512f")
+    assert edited(document, 'pci.1={"vendor": "0x8086", "model": "1572"}', "pci-=8086:1572").pci == edited(document).pci
+    assert edited(document, "pci-=10DE:24B0").pci == ()
+
+
 @pytest.mark.parametrize("model", ["24e0", "1234", "0001", "1e99", '"24b1"', "0x24b1"])
 def test_where_a_field_takes_text_digits_stay_text(model: str) -> None:
     assert edited(FLAT, f"pci.0.model={model}").pci[0].model == model.strip('"').removeprefix("0x").zfill(4)
@@ -99,6 +108,10 @@ def test_the_document_is_judged_after_the_edits_and_told_in_its_own_form() -> No
         ("flags=" + "[" * 20, None, ""),
         ("flags=" + "[" * 20 + "]" * 20, "nested deeper than 16", ""),
         ('pci=[{"vendor": "10de", "vendor": "10de"}]', "is written 2 times", "keep one"),
+        ("slots-=3", "slots is no list", "flags-=avx512f"),
+        ("pci.0-=1", "0 is no list", "flags-=avx512f"),
+        ("flags-=avx2", '"avx2" is not among them', "there is none"),
+        ("pci-=10de:ffff", '"10de:ffff" is not among them', "there is: "),
     ],
 )
 def test_an_edit_that_cant_be_made_is_told(edit: str, problem: str | None, hint: str) -> None:
