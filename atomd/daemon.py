@@ -217,18 +217,16 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
 def _gossip(
     config: Config, upkeep: Upkeep, face: Face, core: _Core, performer: Performer, nursery: trio.Nursery
 ) -> Member:
-    def count() -> None:
-        core.offering.hosts_known = upkeep.hosts_known = gossip.hosts_known
-
     gossip = Member(
         upkeep.identity,
         digest=lambda: digest(face, core.ledger, core.compute),
         front_door_port=config.front_door_port,
         port=config.gossip_port,
         seeds=config.seeds,
-        changed=count,
+        changed=lambda: setattr(core.offering, "hosts_known", gossip.hosts_known),
         differs=upkeep.hears_difference,
     )
+    upkeep.gossip = gossip
     nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(tell_changes, performer.changed, gossip.look)
     return gossip

@@ -158,17 +158,15 @@ async def _answer(attaching: Attaching, pooling: Pooling, question: Message, pee
 def _gossip(config: Config, upkeep: Upkeep, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
     room = Room([pool.path for pool in config.pools])
 
-    def count() -> None:
-        offering.hosts_known = upkeep.hosts_known = gossip.hosts_known
-
     gossip = Member(
         upkeep.identity,
         digest=lambda: room.digest,
         role=Role.STORAGE,
         port=config.gossip_port,
         seeds=config.seeds,
-        changed=count,
+        changed=lambda: setattr(offering, "hosts_known", gossip.hosts_known),
         differs=upkeep.hears_difference,
     )
+    upkeep.gossip = gossip
     nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(room.keep_looked, gossip.look)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import SystemRandom
+from typing import Protocol
 
 import trio
 
@@ -30,7 +31,7 @@ from matcher.trust.principal import Principal
 from matcher.trust.requests import make_request
 from matcher.trust.spreading import Effect, Fetch, Give, Peer, Save, Spreading, Tell
 from matcher.wire.codec import encode, to_json
-from matcher.wire.envelope import HOSTS, TAG_KEY_BYTES, Kind, RealmSecret, TooLong, seal
+from matcher.wire.envelope import HOSTS, TAG_KEY_BYTES, Kind, TooLong, seal
 from matcher.wire.messages import Message, Refused
 from matcher.wire.realm import Admitted, News, Renew, TagKey, UserUse
 from specs.ids import HostId
@@ -60,6 +61,15 @@ def stale(identity: Identity, wall_s: float) -> str | None:
     return f"it has not heard of its realm's issuers {age}, and so not of who was revoked"
 
 
+class Heard(Protocol):
+    """What `Spreading` asks of gossip; see there."""
+
+    @property
+    def hosts_known(self) -> int: ...
+
+    def hears(self, host_id: HostId) -> bool: ...
+
+
 class Upkeep:
     """One daemon's part. `port`: of its front door. `is_first`: it does the work, also where the host's other daemon is
     there. `uses` are told to the other hosts."""
@@ -76,7 +86,7 @@ class Upkeep:
     ) -> None:
         self.identity = identity
         self.issuer: Issuer | None = None  # of this host, where it has one
-        self.hosts_known = 0  # as gossip counts them
+        self.gossip: Heard | None = None  # once it is there
         self._multicast_port, self._hears_uses = multicast_port, hears_uses
         self._random = SystemRandom()
         self._spreading = Spreading(
@@ -87,7 +97,8 @@ class Upkeep:
             random=self._random,
             uses=uses,
             peers=load_peers(identity.folder),
-            hosts_known=lambda: self.hosts_known,
+            hosts_known=lambda: self.gossip.hosts_known if self.gossip is not None else 0,
+            hears=lambda host_id: self.gossip is not None and self.gossip.hears(host_id),
             now_s=now_s(),
         )
         self._nursery: trio.Nursery | None = None
@@ -366,13 +377,10 @@ def own_addresses() -> tuple[str, ...]:
 
 
 def sealed(news: News, identity: Identity) -> bytes | None:
-    """With the older tag key while both are good, so that who has not heard of the new one can read it."""
-    realm: RealmSecret = identity.realm
-    if realm.older:
-        realm = dataclasses.replace(realm, tag_key=realm.older[-1], older=())
+    """Whole, or with less where that does not fit a datagram."""
     for fitting in (news, dataclasses.replace(news, uses=()), dataclasses.replace(news, uses=(), fresh=b"")):
         with contextlib.suppress(TooLong):
-            return seal(Kind.NEWS, encode(fitting), realm=realm, signer=identity, audience=HOSTS)
+            return seal(Kind.NEWS, encode(fitting), realm=identity.realm.spoken, signer=identity, audience=HOSTS)
     return None
 
 

@@ -105,7 +105,9 @@ Effect = Tell | Fetch | Give | Save
 
 
 class Spreading:
-    """One host's part in it. `peers` are hosts that were known before, such as the one that this one joined at."""
+    """One host's part in it. `peers` are hosts that were known before, such as the one that this one joined at.
+    `hosts_known` and `hears` are gossip's: how many live, and whether a host is one of them, which proves that its tag
+    key is good here; most hosts are silent otherwise, as others have told what they know."""
 
     def __init__(
         self,
@@ -118,11 +120,12 @@ class Spreading:
         uses: Callable[[], Sequence[UserUse]] = tuple,
         peers: Iterable[Peer] = (),
         hosts_known: Callable[[], int] = lambda: 0,
+        hears: Callable[[HostId], bool] = lambda _: False,
         now_s: float,
     ) -> None:
         self.peers = {peer.host_id: peer for peer in peers}
         self._knowing, self._host, self._host_id, self._port = knowing, host, host_id, port
-        self._random, self._uses, self._hosts_known = random, uses, hosts_known
+        self._random, self._uses, self._hosts_known, self._hears = random, uses, hosts_known, hears
         self._told_uses = 0  # how many of them have had their turn
         self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
         self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]  # for a reason
@@ -231,7 +234,9 @@ class Spreading:
         silent = [
             peer
             for peer in self.peers.values()
-            if peer.host_id != self._host_id and self._known_of_s.get(peer.host_id, earliest_s) <= earliest_s
+            if self._known_of_s.get(peer.host_id, earliest_s) <= earliest_s
+            and peer.host_id != self._host_id
+            and not self._hears(peer.host_id)
         ]
         if not silent:
             return []

@@ -13,7 +13,7 @@ are the caller's. Pure: `now_s` comes in as an argument. docs/protocol.md has ev
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import blake2s, sha256
 from hmac import compare_digest
@@ -119,6 +119,16 @@ class RealmSecret:
     tag_key: bytes = field(repr=False)
     number: int = 1
     older: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def spoken(self) -> "RealmSecret":
+        """With the key that hosts make the tags of what they tell with: an older one while it is good, so that who has
+        not heard of the new one can read it."""
+        return replace(self, tag_key=self.older[-1], older=()) if self.older else self
+
+    def understands(self, other: "RealmSecret") -> bool:
+        """Whether a host with these keys reads what one with the other's tells."""
+        return other.spoken.tag_key in (self.tag_key, *self.older)
 
 
 class Signer(Protocol):

@@ -117,9 +117,9 @@ def all_know_the_same(hosts: Iterable[Host]) -> None:
 
 
 def is_parted(hosts: Iterable[Host]) -> bool:
-    """Whether some hosts tag with a key that others know nothing of, so that these hear nothing of what they tell."""
+    """Whether some hosts tell with a key that others know nothing of, so that these hear nothing of it."""
     secrets = [host.daemon.upkeep.identity.realm for host in hosts if host.daemon is not None]
-    return any(mine.tag_key not in (other.tag_key, *other.older) for mine in secrets for other in secrets)
+    return not all(mine.understands(other) for mine in secrets for other in secrets)
 
 
 def dropped_issuers_are_stood_in_for(hosts: Sequence[Host]) -> None:

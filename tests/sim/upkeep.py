@@ -97,6 +97,7 @@ class Upkeep:
             port=PORT,
             random=self._random,
             peers=load_peers(host.home.folder),
+            hears=self._hears,
             now_s=self._now_s,
         )
         self._planned_s = float("-inf")
@@ -156,6 +157,12 @@ class Upkeep:
     @property
     def _now_s(self) -> float:
         return self._timeline.now_s
+
+    def _hears(self, host_id: HostId) -> bool:
+        """As gossip would: that host is up, on our side, and tags with a key that is good here."""
+        host = next(other for other in self._others if other.host_id == host_id)
+        is_there = host.daemon is not None and not host.is_cut_from(self._host)
+        return is_there and self.identity.realm.understands(host.daemon.upkeep.identity.realm)
 
     def _hears_news(self, news: News, host: Principal, address: str) -> None:
         if host.id != self._host.host_id:

@@ -96,6 +96,10 @@ class Member:
         """What is known of this host; `None` for nothing. `GONE` alone permits to run elsewhere what ran there."""
         return self._core.state_of(host_id) if self._core is not None else None
 
+    def hears(self, host_id: HostId) -> bool:
+        """Whether it lives, as far as is known here, and is heard with the realm's key of today."""
+        return self.state(host_id) is HostState.ALIVE
+
     @property
     def listens_s(self) -> float:
         """For how long it has listened to others; below 0 where it does not."""

@@ -188,9 +188,7 @@ class Scribe:
 
     @property
     def _realm(self) -> RealmSecret:
-        """With the older tag key while both are good, so that who has not heard of the new one can read it."""
-        realm = self._identity.realm
-        return dataclasses.replace(realm, tag_key=realm.older[-1], older=()) if realm.older else realm
+        return self._identity.realm.spoken
 
 
 def _whole(send: Send) -> Iterator[bytes]:
