@@ -28,6 +28,7 @@ from tests.bench.gossip.system import Hub, System
 from tests.bench.gossip.usage import come_first
 
 SETTLE_S = 15.0
+MEETS_S = 2.0  # for each host: until then pairs meet for the first time, and ask all by ARP where the other is
 LOSSES = (0.0, 1.0, 5.0)  # percent
 TRIALS = ("rest", "change", "newcomer", "kill", "silent", "alarms")
 
@@ -108,7 +109,7 @@ def _raise(system: System, hosts: int) -> None:
 
 
 def _rested(system: System, options: argparse.Namespace) -> Rest:
-    system.hub.rest(SETTLE_S)
+    system.hub.rest(max(SETTLE_S, MEETS_S * system.hosts))
     _say(f"{system.hosts} hosts: {system.name} at rest")
     return rest(system, options.rest)
 
