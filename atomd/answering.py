@@ -1,6 +1,6 @@
 """A compute host's answers to datagrams: what `Intake` asks once it knows that a user asks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from atomd.capacity.fit import reasons_against
@@ -48,12 +48,17 @@ class Face:
 
 class Proposer:
     """What this host would give for a pledge. `down` says why nothing can start here now, or `None`; `minute` is
-    that of the local day."""
+    that of the local day; `stored` are the volumes that this host's storaged has."""
 
     def __init__(
-        self, face: Face, down: Callable[[], str | None], admission: Admission, minute: Callable[[], int]
+        self,
+        face: Face,
+        down: Callable[[], str | None],
+        admission: Admission,
+        minute: Callable[[], int],
+        stored: Callable[[], Container[str]] = frozenset,
     ) -> None:
-        self._face, self._down = face, down
+        self._face, self._down, self._stored = face, down, stored
         self._admission, self._minute = admission, minute
         self._now = LastOccupancy(face.hardware)
 
@@ -77,8 +82,9 @@ class Proposer:
             return Nothing((*over, *against), aloud=bool(over))
         if over:
             return Nothing(over, aloud=True)
-        # What a score does not tell: the VM was here before, or its volumes are, which storaged alone knows.
-        at_once = bool(pledge.volumes) or self._admission.quota.has(vm_id, user)
+        # What a score does not tell: the VM was here before, or its volumes are.
+        stored = self._stored() if pledge.volumes else ()
+        at_once = any(vid in stored for vid in pledge.volumes) or self._admission.quota.has(vm_id, user)
         offer = self._offer(pledge, pledge.vm, placed.claim, placed.score)
         return Proposal(placed.claim, offer, at_once=at_once)
 

@@ -36,6 +36,7 @@ from atomd.vms.admission import Admission
 from atomd.vms.refusals import DRAINED, stale_realm
 from atomd.volumes.shares import Shares
 from atomd.volumes.storage import Storage
+from atomd.volumes.stored import Stored
 from matcher.net import peer
 from matcher.net.announcing import announce
 from matcher.net.audit import Audit
@@ -90,7 +91,8 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    core = _core(config, identity, hypervisor, face, audit)
+    stored = Stored(config.storaged_socket)
+    core = _core(config, identity, hypervisor, face, audit, stored)
     compute, quota, devices = core.compute, core.quota, core.devices
     compute.restore(*remembered, moment())
     drain = Drain(config.state / "drained", compute)
@@ -130,7 +132,7 @@ async def _serve(
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
-    await _begin(performer, devices, nursery)
+    await _begin(performer, devices, stored, nursery)
     await nursery.start(upkeep.run)
     parts = (drain, service, performer, devices, answers, core.ledger, desk, audit)
     back_door = BackDoor(*parts, lambda: hypervisor.down, config.storaged_socket)
@@ -143,10 +145,10 @@ async def _serve(
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
 
 
-async def _begin(performer: Performer, devices: Devices, nursery: trio.Nursery) -> None:
+async def _begin(performer: Performer, devices: Devices, stored: Stored, nursery: trio.Nursery) -> None:
     """The devices are known as they are now before anything starts, or anybody is answered."""
     await nursery.start(devices.keep, performer.changed)
-    for task in (performer.follow, performer.keep_reconciled, performer.keep_time):
+    for task in (performer.follow, performer.keep_reconciled, performer.keep_time, stored.follow):
         nursery.start_soon(task)
 
 
@@ -179,7 +181,9 @@ class _Core:
     devices: Devices
 
 
-def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face, audit: Audit) -> _Core:
+def _core(
+    config: Config, identity: Identity, hypervisor: HypervisorLike, face: Face, audit: Audit, stored: Stored
+) -> _Core:
     uses, boot_id = Uses(), _boot_id()
     devices = Devices(
         config.state / "devices.json",
@@ -202,7 +206,7 @@ def _core(config: Config, identity: Identity, hypervisor: HypervisorLike, face: 
         takes_new=lambda: DRAINED if compute.drained else _stale(identity),
     )
     ledger = Ledger[Claim](lambda residents, claim: admits(face.hardware, residents, claim), quota.allows)
-    proposer = Proposer(face, lambda: hypervisor.down, admission, local_minute)
+    proposer = Proposer(face, lambda: hypervisor.down, admission, local_minute, lambda: stored)
     offering = Offering(host=face.host, role=Role.COMPUTE, proposer=proposer, ledger=ledger, random=SystemRandom())
     compute = Compute(
         host_id=HostId(identity.principal.id),

@@ -47,9 +47,14 @@ class Catalogue:
         self._again: frozenset[str] = frozenset()  # to be looked at once more, without a hint
         self._due_s = self._scan_from_s = 0.0
         self._turn = trio.Lock()
+        self._renewed = trio.Event()
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    async def renewed(self) -> None:
+        """Until there is another snapshot."""
+        await self._renewed.wait()
 
     def missed(self) -> None:
         """Somebody asks for a volume that was not seen: it may have been made since."""
@@ -137,6 +142,8 @@ class Catalogue:
             self._hurry()
         else:
             self._snapshot = snapshot
+            self._renewed.set()
+            self._renewed = trio.Event()
             self._tell(wrong)
         self._heed(watched)
         return trio.current_time() - begun_s

@@ -21,7 +21,7 @@ from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Offering
 from matcher.trust.identity import Identity
 from matcher.wire.messages import Message, Role
-from matcher.wire.volumes import AskPools, SharePool
+from matcher.wire.volumes import AskPools, AskVolumesHere, SharePool
 from specs.ids import HostId
 from storaged.answering import Proposer, StorageAnswers, admitting, asks_nothing
 from storaged.arrivals import Arrivals
@@ -31,6 +31,7 @@ from storaged.changes import Changes
 from storaged.claims import VolumeShare
 from storaged.config import Config
 from storaged.exporting import Exporting, exports_of
+from storaged.here import tell_volumes
 from storaged.images.fetch import Fetching
 from storaged.images.sandbox import Sandbox
 from storaged.jobs import Jobs
@@ -113,7 +114,7 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     nursery.start_soon(exports.run, keeper)
     nursery.start_soon(shared.run, keeper, catalogue.scan)
     await nursery.start(upkeep.run)
-    await nursery.start(local.serve, config.socket, partial(_answer, attaching, pooling))
+    await nursery.start(local.serve, config.socket, partial(_answer, attaching, pooling, catalogue))
     board = Board(upkeep, audit=audit)
     await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
@@ -148,10 +149,15 @@ def _store(config: Config, views: UnderWay, attaching: Attaching, working: Worki
     return Store(views, attaching, arrivals, Changes(working, sandbox=sandbox), working, measures, audit)
 
 
-async def _answer(attaching: Attaching, pooling: Pooling, question: Message, peer: local.Peer) -> Message:
+async def _answer(
+    attaching: Attaching, pooling: Pooling, catalogue: Catalogue, question: Message, peer: local.Peer
+) -> Message:
     """To a process on this host."""
-    if isinstance(question, SharePool | AskPools):
-        return await pooling.answer(question, peer)
+    match question:
+        case SharePool() | AskPools():
+            return await pooling.answer(question, peer)
+        case AskVolumesHere(known=known):
+            return await tell_volumes(catalogue, known)
     return await attaching.answer(question, peer)
 
 

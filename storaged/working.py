@@ -15,7 +15,7 @@ import trio
 
 from matcher.net.audit import Audit, outcome_of, why_of
 from matcher.net.caller import Caller
-from matcher.wire.messages import Message, Refused
+from matcher.wire.messages import Message, Reason, Refused
 from matcher.wire.realm import Done
 from matcher.wire.volumes import RollBack, TakeSnapshot, VolumeView
 from specs.ids import UserId, Vid, dashed
@@ -83,8 +83,9 @@ class Working:
         user_id = UserId(caller.id)
         job = self._jobs.of(vid, user_id) or self._jobs.ended(vid, user_id)
         if job is None:
+            # Without its id: another's private volume is as little there as one that nobody has.
             has, hint = "nothing is being done to it here on your word", "electros volume inspect shows what it is now"
-            return no("not-found", vid, "end what is done", has, hint)
+            return Refused("not-found", (Reason("volume", "end what is done", has, hint),))
         job.cancel()
         with trio.move_on_after(CANCEL_S):
             await job.ended.wait()

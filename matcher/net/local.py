@@ -26,6 +26,7 @@ from matcher.wire.realm import Done
 from matcher.wire.volumes import (
     Asked,
     AskPools,
+    AskVolumesHere,
     AskVolumesUsed,
     Attach,
     Attached,
@@ -36,6 +37,7 @@ from matcher.wire.volumes import (
     PoolRows,
     Replies,
     SharePool,
+    VolumesHere,
     VolumesUsed,
 )
 
@@ -56,7 +58,7 @@ DEVICES: tuple[type[Message], ...] = (
 )
 # The place is the number on the socket: new ones go last.
 POOLS: tuple[type[Message], ...] = (AskVolumesUsed, VolumesUsed, SharePool, AskPools, PoolRows)
-KINDS = (*DAEMONS, *SYSADMINS, *POOLS, ListMembers, MemberRows, *DEVICES)
+KINDS = (*DAEMONS, *SYSADMINS, *POOLS, ListMembers, MemberRows, *DEVICES, AskVolumesHere, VolumesHere)
 
 SO_PEERGROUPS = 59  # Linux 4.13; Python has no name for it
 GROUPS_MAX = 256  # of a peer; who is in more is judged by its first group alone

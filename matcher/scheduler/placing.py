@@ -283,14 +283,19 @@ class Placing:
 
     def _turns_end_s(self, current: _Round, now_s: float, heard: tuple[Choice, ...]) -> float:
         """When the turn of all those has passed that could be better than the best heard, or as good; at once, where
-        enough of its class are there. A preferred host answers at once, if at all."""
+        enough of its class are there. A preferred host, or one that has a volume, answers at once, if at all."""
         if self._value is not None:
             return now_s if len(heard) >= RANKED_PEERS else current.sent_s + OFFERS_DEADLINE_S
         slots = [slot_of(choice.vm.offer) for choice in heard]
         best = min(slots)
         if slots.count(best) >= PEERS:
-            return now_s
+            return now_s if self._homes_offer(current) else max(now_s, current.sent_s + MARGIN_MIN_S)
         return current.sent_s + slot_begins_s(best + 1)
+
+    def _homes_offer(self, current: _Round) -> bool:
+        """Whether no host that stores an asked volume could still offer, as it does at once, and better than all."""
+        offering = {heard.host_id for heard in current.answers.vms.values()}
+        return all(heard.host_id in offering for heard in current.answers.volumes.values())
 
     def _collected_s(self, current: _Round) -> float:
         deadline_s = current.sent_s + OFFERS_DEADLINE_S

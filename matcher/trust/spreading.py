@@ -128,8 +128,9 @@ class Spreading:
         self._random, self._uses, self._hosts_known, self._hears = random, uses, hosts_known, hears
         self._told_uses = 0  # how many of them have had their turn
         self._recent: dict[bytes, float] = {}  # documents that became known of late, with the time
-        self._tell_at_s = [now_s + random.uniform(0.1, 1.0)]  # for a reason
-        self._turn_s = float("inf")  # for no other reason than that its turn has come
+        self._tell_at_s: list[float] = []  # for a reason
+        # For no other reason than that its turn has come; soon at first, but where a whole realm starts, a few do.
+        self._turn_s = now_s + random.uniform(0.1, 1.0)
         self._was_said = False  # by another, since the last telling or turn, and nothing else was
         self._tell_on_s, self._told_by_others = float("inf"), 0  # what was heard from another, and how often
         self._fetch_at_s: dict[HostId, float] = {}

@@ -329,6 +329,28 @@ class VolumesUsed(Message):
     mib: Annotated[int, Strict(), Ge(0), Le(2**40)]
 
 
+VID_PREFIX_BYTES = 6
+VIDS_TOLD_MAX = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class AskVolumesHere(Message):
+    """atomd to storaged: which volumes are here, once that is something else than what has this digest (`known`; empty
+    at first), or after a while."""
+
+    known: Annotated[bytes, Strict(), MaxLen(16)]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumesHere(Message):
+    """The first bytes of each volume's id, one after the other, `VID_PREFIX_BYTES` of each; `more`: there are more
+    than can be told."""
+
+    prefixes: Annotated[bytes, Strict(), MaxLen(64 * 1024)]
+    digest: Annotated[bytes, Strict(), MaxLen(16)]
+    more: Flag
+
+
 PoolPath = Annotated[str, Strict(), StringConstraints(max_length=4096)]
 
 

@@ -174,7 +174,7 @@ def test_commands_run_without_a_network_and_with_nothing_but_the_package(machine
         assert machine.run(command, "--version").stdout.strip() == version
         assert command in machine.run(command, "--help").stdout
     assert json.loads(machine.run("atomd", "inventory", "-o", "json").stdout)["cpu"]
-    assert machine.run("storaged", "volumes").stdout == ""
+    assert "0 volumes" in machine.run("storaged", "volumes").stdout
     asks = "import sys; sys.path.insert(0, '/usr/lib/atomos/python'); import libvirt, trio"
     came_from = machine.run("python3", "-ISc", f"{asks}; print(libvirt.__file__, trio.__file__)").stdout
     assert all(path.startswith("/usr/lib/atomos/python/") for path in came_from.split())

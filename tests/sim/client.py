@@ -39,7 +39,8 @@ from matcher.wire.messages import (
     VmOffer,
     VolumeOffer,
 )
-from specs.ids import OfferId, UserId, Vid, VmId, new_id
+from matcher.wire.slots import is_spread
+from specs.ids import HostId, OfferId, UserId, Vid, VmId, new_id
 from tests.sim.daemon import Daemon
 from tests.sim.faults import Faults
 from tests.sim.host import Host
@@ -59,6 +60,8 @@ class Counts:
     pledges: int = 0
     placements: int = 0
     conflicts: int = 0  # offers that were taken, and refused
+    offers: int = 0  # of hosts for a VM, as heard while it was placed
+    decided_s: list[float] = field(default_factory=list)  # from a pledge to its first confirm
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -108,6 +111,8 @@ class Person:
         self._before: Host | None = None  # where the VM was stopped
         # A generation that was tried once is never tried again, whatever became of it: who did not answer may have it.
         self._tried: dict[VmId, int] = {}
+        self._pledged_s: float | None = None  # until a host is chosen
+        self._confirmed_at: dict[HostId, None] = {}  # who else can have nothing of this person's
         self._kept: dict[VmId, Errand] = {}  # what was placed last, and is not known to be over
         self._renew_regularly()
         self._think()
@@ -155,21 +160,30 @@ class Person:
         if not self._goes_on():
             return
         found: list[tuple[Host, Vm]] = []
-        silent = len(self._hosts)
+        asked = self._worth_asking()
+        silent = len(asked)
+        if not asked:
+            self._decide(found)
 
         def heard(host: Host, vms: list[Vm] | None) -> None:
             nonlocal silent
             silent -= 1
+            assert not vms or host.host_id in self._confirmed_at, "nobody has a VM that was never confirmed there"
             found.extend((host, vm) for vm in vms or ())
             if not silent:
                 self._decide(found)
 
-        for host in self._hosts.values():
+        for host in asked:
             self._ask(
                 host,
                 lambda daemon, reply: daemon.vms(self.leaf, reply),
                 lambda vms, host=host: heard(host, vms),  # type: ignore[misc]
             )
+
+    def _worth_asking(self) -> list[Host]:
+        """In a large realm, those that can have something to say: nine thousand times "nothing" changes nothing."""
+        hosts = self._hosts
+        return [hosts[each] for each in self._confirmed_at] if is_spread(len(hosts)) else list(hosts.values())
 
     def _decide(self, found: list[tuple[Host, Vm]]) -> None:
         found.sort(key=lambda each: (each[1].vm_id, each[1].generation, each[0].name))
@@ -304,6 +318,7 @@ class Person:
 
     def _pledge(self, placing: Placing, pledge: Pledge) -> None:
         self._counts.pledges += 1
+        self._pledged_s = self._timeline.now_s
         self._timeline.note(f"{self.name} pledge {pledge.pledge_id[:6]} for {pledge.vm_id[:6]}.{pledge.generation}")
         leaf = self.leaf
         for host in self._hosts.values():
@@ -327,6 +342,7 @@ class Person:
         now_s = self._timeline.now_s
         match reply:
             case VmOffer():
+                self._counts.offers += 1
                 effects = placing.heard_vm(reply, host.host_id, host.name, now_s)
             case VolumeOffer():
                 effects = placing.heard_volume(reply, host.host_id, host.storage.ip, now_s)
@@ -343,6 +359,10 @@ class Person:
 
     def _confirm(self, placing: Placing, send: SendConfirm) -> None:
         host, offer_id, leaf = self._hosts[send.host_id], OfferId(send.confirm.offer_id), self.leaf
+        self._confirmed_at[send.host_id] = None
+        if self._pledged_s is not None:
+            self._counts.decided_s.append(self._timeline.now_s - self._pledged_s)
+            self._pledged_s = None
         self._timeline.note(f"{self.name} confirm {offer_id[:6]} to {host.name}")
 
         def answered(answer: Committed | Refused) -> None:
@@ -401,7 +421,7 @@ class Person:
         def arrive(daemon: Daemon, reply: Callable[[Vm | Refused | None], None]) -> None:
             daemon.remove(vm_id, None, reply)
 
-        for host in self._hosts.values():
+        for host in self._worth_asking():
             self._ask(host, arrive, lambda _: None)
 
     def _act(self, host: Host, arrive: Callable[[Daemon, Callable[[Vm | Refused | None], None]], None]) -> None:

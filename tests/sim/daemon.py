@@ -70,12 +70,13 @@ class Daemon:
         admission = Admission(quota, is_member=partial(self.upkeep.identity.verifier.is_member, "user"))
         self.ledger = Ledger[Claim](lambda residents, claim: admits(host.hardware, residents, claim), quota.allows)
         down = lambda: "libvirtd is down" if host.libvirt.is_down else None  # noqa: E731
-        proposer = Proposer(host.face, down, admission, lambda: 0)
+        proposer = Proposer(host.face, down, admission, lambda: 0, lambda: host.storage.shown)
         self.offering = Offering(
             host=host.name, role=Role.COMPUTE, proposer=proposer, ledger=self.ledger, random=host.random
         )
         self.offering.hosts_known = host.hosts_known
         self._asked: dict[str, tuple[Pledge, Leaf, Reply[Sequence[Answer]]]] = {}  # what is answered later
+        self._answers_s = float("inf")  # when the next of them is planned for
         boot_id = f"{host.name} {host.boots}"
         self.compute = Compute(
             host_id=host.host_id, boot_id=boot_id, ledger=self.ledger, offering=self.offering, admission=admission
@@ -103,17 +104,20 @@ class Daemon:
             self._offers(pledge, replies, reply)
         elif pledge.pledge_id not in self._asked:
             self._asked[pledge.pledge_id] = pledge, leaf, reply
-            due_s = self.offering.next_deadline_s()
-            assert due_s is not None, "it waits"
-            self._later(due_s - now_s, self._answer_due)
+            self._plan_answers()
+
+    def _plan_answers(self) -> None:
+        due_s = self.offering.next_deadline_s()
+        if due_s is not None and due_s < self._answers_s:
+            self._answers_s = due_s
+            self._later(due_s - self.host.timeline.now_s, self._answer_due)
 
     def _answer_due(self) -> None:
-        now_s = self.host.timeline.now_s
+        now_s, self._answers_s = self.host.timeline.now_s, float("inf")
         for pledge_id in self.offering.due(now_s):
             pledge, leaf, reply = self._asked.pop(pledge_id)
             self._offers(pledge, self.offering.pledge(pledge, leaf.principal, now_s), reply)
-        if (due_s := self.offering.next_deadline_s()) is not None:
-            self._later(due_s - now_s, self._answer_due)
+        self._plan_answers()
 
     def _offers(self, pledge: Pledge, answers: Sequence[Answer], reply: Reply[Sequence[Answer]]) -> None:
         now_s = self.host.timeline.now_s

@@ -5,7 +5,6 @@ and again where it has to, sends what it writes, and knows nothing of who else m
 still goes on as if nothing had happened.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from matcher.wire.volumes import Attached, AttachedVolume
 from specs.ids import Vid
 from storaged.export.description import Access, parse_target
+from tests.sim import papers
 from tests.sim.images import BLOCKS, Stamp
 from tests.sim.slow import Domain
 from tests.sim.target import access_of
@@ -73,7 +73,7 @@ class Guests:
     def _send(self, domain: Domain, disk: "_Disk", block: int, stamp: Stamp) -> None:
         """On the connection that it has; what is late comes by that same one."""
         assert disk.access is not None
-        server = _server(self._host.hosts, disk.access)
+        server = self._host.hosts[papers.number_at(disk.access.address) - 1]
         if self._host is not server and self._host.is_cut_from(server):
             return
         target, session = server.storage.target, disk.session
@@ -102,7 +102,3 @@ class _Disk:
     @property
     def vid(self) -> Vid:
         return Vid(self.volume.vid)
-
-
-def _server(hosts: Sequence["Host"], access: Access) -> "Host":
-    return next(host for host in hosts if host.storage.ip == access.address)

@@ -95,7 +95,7 @@ class Host:
         self.storage = Storage(
             self.name,
             self.host_id,
-            f"10.0.0.{home.number}",
+            papers.address_of(home.number),
             vids,
             timeline=timeline,
             random=random,

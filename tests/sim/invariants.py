@@ -28,6 +28,7 @@ from matcher.trust.identity import Identity, load_identity
 from matcher.wire.messages import VmAsk
 from matcher.wire.realm import Grant, Revocation
 from specs.ids import UserId, VmId
+from tests.sim import papers
 from tests.sim.host import Host
 from tests.sim.realm import Leaf
 from tests.sim.slow import Domain
@@ -119,7 +120,7 @@ def all_know_the_same(hosts: Iterable[Host]) -> None:
 def is_parted(hosts: Iterable[Host]) -> bool:
     """Whether some hosts tell with a key that others know nothing of, so that these hear nothing of it."""
     secrets = [host.daemon.upkeep.identity.realm for host in hosts if host.daemon is not None]
-    return not all(mine.understands(other) for mine in secrets for other in secrets)
+    return not all(mine.understands(other) for mine in set(secrets) for other in set(secrets))
 
 
 def dropped_issuers_are_stood_in_for(hosts: Sequence[Host]) -> None:
@@ -269,8 +270,8 @@ def all_is_settled(host: Host) -> None:
     promised = sorted(vm.claim.vm_id for vm in rows.values() if vm.state in RUNS)
     if sorted(claim.vm_id for claim in daemon.ledger.committed()) != promised:
         raise Violation("I10", f"the ledger of {host.name} is not what its journal says")
-    kept = {(vm.vm_id, vm.generation, each.host_id) for each in host.hosts for vm in each.disk.rows.values()}
-    if left := host.storage.attached() - kept:
+    attached = host.storage.attached()
+    if left := {life for life in attached if life[:2] not in host.hosts[papers.number_of(life[2]) - 1].disk.rows}:
         lives = ", ".join(f"{vm_id[:6]}.{generation}" for vm_id, generation, _ in sorted(left))
         raise Violation("I10", f"volumes of {host.name} are attached to VMs that are no more: {lives}")
 

@@ -6,6 +6,7 @@ each; the first one's makes all leaves and is never dropped.
 
 from functools import cache
 from hashlib import sha256
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from cryptography import x509
@@ -28,6 +29,8 @@ MADE_S = WALL_S - 86_400.0
 ISSUERS = 3
 HOST_DAYS = 30.0
 
+_NUMBERS: dict[HostId, int] = {}
+
 
 def key_of(name: str) -> EllipticCurvePrivateKey:
     return derive_private_key(int.from_bytes(sha256(name.encode()).digest()[:31]) + 1, SECP256R1())
@@ -40,12 +43,29 @@ def host_key(number: int) -> EllipticCurvePrivateKey:
 
 @cache
 def host_id(number: int) -> HostId:
-    return HostId(fingerprint(host_key(number).public_key()))
+    found = HostId(fingerprint(host_key(number).public_key()))
+    _NUMBERS[found] = number
+    return found
+
+
+def number_of(host_id: HostId) -> int:
+    """Of a host that has been asked for."""
+    return _NUMBERS[host_id]
 
 
 @cache
 def user_id(name: str) -> UserId:
     return UserId(fingerprint(key_of(name).public_key()))
+
+
+def address_of(number: int) -> str:
+    """Of host `number`, on the realm's link."""
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+def number_at(address: str) -> int:
+    """Whose address it is."""
+    return int(IPv4Address(address)) & 0xFFFFFF
 
 
 def former_host_id(number: int) -> str:

@@ -106,6 +106,11 @@ class Storage:
     def records(self) -> dict[Vid, Right]:
         return self.store.records
 
+    @property
+    def shown(self) -> Collection[Vid]:
+        """What atomd of this host is told to be here."""
+        return self.vids if self.run is not None else ()
+
     def _lose_leases(self) -> None:
         """tgtd has ended, however."""
         self.store.leases = {vid: has for vid, has in self.store.leases.items() if has != self.host_id}

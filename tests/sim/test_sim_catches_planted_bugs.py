@@ -198,7 +198,7 @@ def test_a_commitment_that_no_grant_was_asked_for_is_caught(monkeypatch: pytest.
 
     monkeypatch.setattr(Ledger, "commit", commit)
     monkeypatch.setattr(Quota, "against_confirm", lambda *_, **__: ())
-    assert caught(first=85) == {"I12"}
+    assert caught(first=98) == {"I12"}
 
 
 def test_the_ledger_makes_up_for_a_confirm_whose_grant_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tests.sim.storage import Leases, Storaged
 from tests.sim.world import about_shared_pools
 
 RUNS = 12
-SEEDS_MAX = 40
+SEEDS_MAX = 70
 
 
 def seen_in(seeds: range) -> Counter[str]:

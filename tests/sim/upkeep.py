@@ -6,7 +6,7 @@ bundle. A crash can come before any effect, and between any two files of a save.
 """
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -50,7 +50,7 @@ class Home:
         self.folder, self.number = folder, number
         papers.lay_out(folder, number, hosts)
         if number > 1:  # where it has joined
-            save_peers(folder, [Peer(papers.host_id(1), "h1", address_of(1), PORT)])
+            save_peers(folder, [Peer(papers.host_id(1), "h1", papers.address_of(1), PORT)])
         self._backup = self._content()
 
     def back_up(self) -> None:
@@ -77,7 +77,7 @@ class Upkeep:
         self,
         host: "Host",
         *,
-        others: Iterable["Host"],
+        others: Sequence["Host"],
         network: Network,
         later: Callable[[float, Callable[[], None]], None],
         may_crash: Callable[[], None],
@@ -98,6 +98,7 @@ class Upkeep:
             random=self._random,
             peers=load_peers(host.home.folder),
             hears=self._hears,
+            hosts_known=lambda: len(others),
             now_s=self._now_s,
         )
         self._planned_s = float("-inf")
@@ -160,7 +161,7 @@ class Upkeep:
 
     def _hears(self, host_id: HostId) -> bool:
         """As gossip would: that host is up, on our side, and tags with a key that is good here."""
-        host = next(other for other in self._others if other.host_id == host_id)
+        host = self._others[papers.number_of(host_id) - 1]
         is_there = host.daemon is not None and not host.is_cut_from(self._host)
         return is_there and self.identity.realm.understands(host.daemon.upkeep.identity.realm)
 
@@ -206,10 +207,11 @@ class Upkeep:
     def _tell(self, news: News) -> None:
         datagram = sealed(news, self.identity)
         assert datagram is not None
+        address = papers.address_of(self._host.home.number)
         for other in self._others:
             if other is not self._host:
                 self._network.datagram(
-                    lambda other=other: other.hears(datagram, address_of(self._host.home.number)),  # type: ignore[misc]
+                    lambda other=other: other.hears(datagram, address),  # type: ignore[misc]
                     cut=other.is_cut_from(self._host),
                 )
 
@@ -264,7 +266,7 @@ class Upkeep:
             )
 
     def _at(self, peer: Peer) -> "Host":
-        return next(other for other in self._others if other.host_id == peer.host_id)
+        return self._others[papers.number_of(peer.host_id) - 1]
 
     def _issue(self) -> None:
         """An issuer shows that it lives, and stands in for those that are no more."""
@@ -287,10 +289,6 @@ class Upkeep:
 
     def _known(self) -> bytes:
         return frame([self.identity.bundle.to_bytes(), self.identity.tag_key_documents()])
-
-
-def address_of(number: int) -> str:
-    return f"10.0.0.{number}"
 
 
 class _Deaf:

@@ -5,6 +5,7 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -15,13 +16,14 @@ from matcher.trust.certificates import BACKDATE_S
 from matcher.trust.documents import Signed
 from matcher.trust.spreading import SILENCE_S
 from matcher.wire.messages import Accelerator, Arch, Firmware, Message, Reach
+from matcher.wire.slots import is_spread
 from specs.ids import UserId, Vid, new_id
-from tests.sim import papers
+from tests.sim import papers, sharing
 from tests.sim.client import Counts, Habits, Person
 from tests.sim.faults import ABOUT_VOLUMES, NONE, Faults, parse_faults
 from tests.sim.host import Host
 from tests.sim.images import Stamps
-from tests.sim.invariants import SETTLES_S, Judge, Violation, is_parted
+from tests.sim.invariants import SETTLES_S, WHOLE_EVERY_S, WHOLE_UP_TO, Judge, Violation, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
 from tests.sim.shrinking import Plan
@@ -33,6 +35,7 @@ CLOCK_OFF_S = 3600.0
 CLOCK_WRONG_S = (1.0, 60.0)
 LINGERS_S = (1.0, 45.0)  # who was revoked tries on
 EVICTED_S = (46.0, 90.0)
+EVICTING_S = 2.0  # what it takes to end VMs, where nothing is wrong
 PARTITION_S = (0.3, 20.0)
 SPLIT_S = ((1.0, 60.0), (60.0, 900.0))  # beyond which a tag key of before is good for nothing
 ASKS_S = 2 * SILENCE_S
@@ -70,9 +73,11 @@ class World:
         faults: Faults,
         volumes: int | None = None,
         shares: int = 1,
+        shares_words: bool | None = None,
     ) -> None:
         """With `volumes`, there are so many alone, all VMs want one, and the last host runs none. The last hosts, so
-        many as `shares` says, serve all of them together."""
+        many as `shares` says, serve all of them together. `shares_words`: see `sharing`; where there are many hosts,
+        unless it is said."""
         self.seed, self.pledges = seed, pledges
         self.timeline = Timeline()
         self.random = Random(seed)
@@ -82,6 +87,7 @@ class World:
         self.network = Network(self.timeline, self.random, faults)
         self.stamps = Stamps()
         self._is_about_volumes, self._shares = volumes is not None, shares
+        self._shares_words = is_spread(hosts) if shares_words is None else shares_words
         vids = [Vid(new_id(self.random)) for _ in range(8 * hosts if volumes is None else volumes)]
         self._store = Store(vids, is_shared=True) if shares > 1 else None
         self._folder = Path(tempfile.mkdtemp(prefix="sim-", dir=TMPFS if TMPFS.is_dir() else None))
@@ -89,6 +95,8 @@ class World:
         self._root, self._removed = papers.RootDesk(hosts), 0
         self.judge.lost(self._root.issuers)
         self._anchors: list[Signed[Message]] = []  # signed, and known to nobody yet
+        self._kinds: dict[Hardware, Hardware] = {}
+        self._evicted_s = 0.0
         self.hosts: list[Host] = []
         for number in range(hosts):
             self.hosts.append(self._host(number, hosts, vids))
@@ -97,13 +105,20 @@ class World:
 
     def run(self) -> Report:
         """Until a violation, or the end."""
+        with self._sharing():
+            return self._run()
+
+    def _sharing(self) -> AbstractContextManager[None]:
+        return sharing.shared() if self._shares_words else nullcontext()
+
+    def _run(self) -> Report:
         violation = None
         try:
             while self.counts.pledges < self.pledges and self.timeline.step():
                 self.judge.look(self.hosts)
             self._calm()
             end_s = self.timeline.now_s + SETTLES_S + 1  # a second for what is on its way to a person
-            while self.timeline.now_s < end_s and self.timeline.step():
+            while self.timeline.now_s < max(end_s, self._evicted_s + EVICTING_S) and self.timeline.step():
                 self.judge.look(self.hosts)
             self.judge.check_end(self.hosts)
             self._hear_each_other()
@@ -127,9 +142,12 @@ class World:
         """Hosts that tag with different keys find each other again by asking alone, which takes its time; and then they
         have as long as the others had."""
         settled_s, end_s = self.timeline.now_s, self.timeline.now_s + ASKS_S * len(self.hosts)
+        looks_s = self.timeline.now_s
         while self.timeline.now_s < end_s:
-            if is_parted(self.hosts):
-                settled_s = self.timeline.now_s + SETTLES_S
+            if len(self.hosts) <= WHOLE_UP_TO or self.timeline.now_s >= looks_s:
+                looks_s = self.timeline.now_s + WHOLE_EVERY_S
+                if is_parted(self.hosts):
+                    settled_s = self.timeline.now_s + SETTLES_S
             if self.timeline.now_s >= settled_s or not self.timeline.step():
                 return
             self.judge.look(self.hosts)
@@ -139,7 +157,7 @@ class World:
     def _host(self, number: int, hosts: int, vids: list[Vid]) -> Host:
         kinds = (Reach.NETWORK,) if self._is_about_volumes else (Reach.LOCAL, Reach.NETWORK)
         mine = {
-            vid: kinds[index % len(kinds)] for index, vid in enumerate(vids) if (hosts - 1 - index) % hosts == number
+            vids[index]: kinds[index % len(kinds)] for index in range((hosts - 1 - number) % hosts, len(vids), hosts)
         }
         store = self._store if number >= hosts - self._shares else None
         if self._store is not None:
@@ -149,6 +167,7 @@ class World:
             hardware = replace(hardware, cores=(), ram_mib=(), pci=())
         elif self._is_about_volumes:
             hardware = replace(hardware, cores=ROOMY, ram_mib=((0, 16384),))
+        hardware = self._kinds.setdefault(hardware, hardware)
         return Host(
             Home(self._folder / f"h{number + 1}", number + 1, hosts),
             hardware,
@@ -160,7 +179,7 @@ class World:
             network=self.network,
             hosts=self.hosts,
             watcher=self.judge,
-            hosts_known=HOSTS_KNOWN[self.seed % len(HOSTS_KNOWN)],
+            hosts_known=hosts if is_spread(hosts) else HOSTS_KNOWN[self.seed % len(HOSTS_KNOWN)],
             store=store,
         )
 
@@ -302,6 +321,7 @@ class World:
 
     def _evict(self, user_id: UserId) -> None:
         """By the back door, until nothing is left anywhere."""
+        self._evicted_s = self.timeline.now_s
         for host in self.hosts:
             for vm in host.daemon.compute.of_user(user_id) if host.daemon is not None else ():
                 if host.daemon is not None:  # it may die of the first

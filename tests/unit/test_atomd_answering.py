@@ -25,6 +25,8 @@ from tests.bench.packing.workload import Vm
 ANN = Principal("user", "a" * 64, "ann", EVERYTHING)
 BOB = Principal("user", "b" * 64, "bob", EVERYTHING)
 HERE = VmId("e" * 32)
+STORED = "d" * 32  # the one volume of this host
+AWAY = "c" * 32
 HARDWARE = machine(4, 8)
 
 
@@ -40,14 +42,19 @@ def pledge(cores: int, *, dry: bool = False, vm_id: str = "f" * 32, volumes: tup
 def proposer() -> Proposer:
     quota = Quota(host="h1", kinds={}, vms=lambda user_id: [HERE] if user_id == ANN.id else [])
     admission = Admission(quota, is_member=lambda user_id: True)
-    return Proposer(Face("h1", 7443, HARDWARE, False), lambda: None, admission, lambda: 0)
+    return Proposer(Face("h1", 7443, HARDWARE, False), lambda: None, admission, lambda: 0, lambda: {STORED})
 
 
 @pytest.mark.parametrize(
     ("asked", "at_once"),
-    [(pledge(1), False), (pledge(1, vm_id=HERE), True), (pledge(1, volumes=("d" * 32,)), True)],
+    [
+        (pledge(1), False),
+        (pledge(1, vm_id=HERE), True),
+        (pledge(1, volumes=(AWAY, STORED)), True),
+        (pledge(1, volumes=(AWAY,)), False),
+    ],
 )
-def test_who_had_the_vm_and_who_may_have_its_volumes_does_not_wait(
+def test_who_had_the_vm_and_who_has_one_of_its_volumes_does_not_wait(
     proposer: Proposer, asked: Pledge, at_once: bool
 ) -> None:
     proposal = proposer.propose(asked, ANN, ())
@@ -57,9 +64,14 @@ def test_who_had_the_vm_and_who_may_have_its_volumes_does_not_wait(
 
 @pytest.mark.parametrize(
     ("asked", "is_answered"),
-    [(pledge(1), False), (pledge(1, vm_id=HERE), True), (pledge(1, volumes=("d" * 32,)), True)],
+    [
+        (pledge(1), False),
+        (pledge(1, vm_id=HERE), True),
+        (pledge(1, volumes=(AWAY, STORED)), True),
+        (pledge(1, volumes=(AWAY,)), False),
+    ],
 )
-def test_in_a_large_realm_a_pledge_that_names_volumes_is_answered_when_it_is_heard(
+def test_in_a_large_realm_a_pledge_is_answered_when_it_is_heard_where_its_volume_is_and_elsewhere_in_turn(
     proposer: Proposer, asked: Pledge, is_answered: bool
 ) -> None:
     """However low the score: a VM with one of four cores is of no good class here."""

@@ -10,20 +10,29 @@ from matcher.scheduler.outcomes import Effect, Effects, SendConfirm, SendPledge,
 from matcher.scheduler.placing import MARGIN_MIN_S, OFFERS_DEADLINE_S, PEERS, RANKED_PEERS, Placing
 from matcher.scheduler.pledging import Errand
 from matcher.scheduler.surveying import DEADLINE_S, QUIET_S, REPEAT_S, Surveying
-from matcher.wire.messages import Accelerator, Arch, Pledge, VmOffer
+from matcher.wire.messages import Accelerator, Arch, ImageFormat, OfferedVolume, Pledge, Reach, VmOffer, VolumeOffer
 from matcher.wire.seal import opens
 from matcher.wire.slots import AT_ONCE_HOSTS, FLOORS, SLOT_S, slot_begins_s, survey_s
-from specs.ids import HostId, VmId
+from specs.ids import HostId, Vid, VmId
 from tests.unit.test_scheduler_placing import ASK, H2
 
 MANY = 10_000
 BEGUN_S = 50.0
+VID = Vid("d" * 32)
 OFFER = VmOffer("", "", "h", 1, 0, 3000, 0.0, (0,), 1, 0, (), Arch.X86_64, Accelerator.KVM)
 
 
 class Client:
-    def __init__(self, *, hosts_known: int = MANY, value: Value | None = None, prefer: HostId | None = None) -> None:
-        self.placing = Placing(Errand(VmId("f" * 32), 1, ASK), random=Random(1), value=value, prefer=prefer)
+    def __init__(
+        self,
+        *,
+        hosts_known: int = MANY,
+        value: Value | None = None,
+        prefer: HostId | None = None,
+        volumes: tuple[Vid, ...] = (),
+    ) -> None:
+        errand = Errand(VmId("f" * 32), 1, ASK, volumes)
+        self.placing = Placing(errand, random=Random(1), value=value, prefer=prefer)
         self.hosts_known, self.offers = hosts_known, 0
         self.sent: list[Effect] = self.placing.start(BEGUN_S, wall_ms=1_000_000)
 
@@ -38,6 +47,12 @@ class Client:
         offer = replace(offer, hosts_known=self.hosts_known)
         host_id = self.last_host_id = host_id or HostId(f"{self.offers:064x}")
         self.sent += self.placing.heard_vm(offer, host_id, "10.0.0.1", BEGUN_S + after_s)
+
+    def volume(self, host_id: HostId) -> None:
+        """It has the one that was asked for, and exports it."""
+        there = OfferedVolume(VID, "v", 1024, ImageFormat.RAW, True, False, False, Reach.NETWORK)
+        store = VolumeOffer(self.pledge.pledge_id, "c" * 32, "h2", self.hosts_known, 3000, (there,), 7767)
+        self.sent += self.placing.heard_volume(store, host_id, "10.0.0.2", BEGUN_S + 0.001)
 
     def content_s(self) -> float:
         due_s = self.placing.next_deadline_s()
@@ -108,6 +123,30 @@ def test_a_preferred_host_answers_at_once_or_is_not_waited_for() -> None:
     confirm = client.decide()[-1]
     assert isinstance(confirm, SendConfirm)
     assert confirm.host_id == H2
+
+
+def test_the_host_that_has_the_volume_is_waited_for_a_moment_and_then_taken_whatever_its_score() -> None:
+    client = Client(volumes=(VID,))
+    client.volume(H2)
+    for _ in range(PEERS):
+        client.offer(0.95)
+    assert client.content_s() == pytest.approx(MARGIN_MIN_S)
+    client.offer(0.1, 0.002, H2)
+    assert client.content_s() == pytest.approx(0.002)
+    confirm = client.decide()[-1]
+    assert isinstance(confirm, SendConfirm)
+    assert confirm.host_id == H2
+
+
+def test_where_the_host_that_has_the_volume_runs_no_vms_another_is_taken() -> None:
+    client = Client(volumes=(VID,))
+    client.volume(H2)
+    for _ in range(PEERS):
+        client.offer(0.95)
+    confirm = client.decide()[-1]
+    assert isinstance(confirm, SendConfirm)
+    assert confirm.host_id != H2
+    assert [claim.server for claim in confirm.confirm.volumes] == [H2]
 
 
 def test_a_survey_waits_for_as_long_as_answers_are_spread() -> None:
