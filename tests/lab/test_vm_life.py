@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lab
 
 RUN_KEYS = {"id", "generation", "name", "host", "state", "domain", "accelerator", "addresses"}
 THREADS_OF_A_HOST = 2
-TYPES_POWEROFF = "sleep 1; echo; sleep 1; echo poweroff -f; sleep 3"  # the shell asks the terminal for its size first
+TYPES_POWEROFF = "for _ in 1 2 3 4 5 6; do sleep 2; echo poweroff -f; done"  # a shell that asks for the size eats some
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ class Conversation:
     async def _more(self) -> bytes:
         """b"" at the end, whoever has ended it."""
         begun_s = trio.current_time()
-        with trio.move_on_after(self._left_s) as waiting:
+        with trio.move_on_after(max(0.0, self._left_s)) as waiting:  # what came last may have come too late
             data = await self.hear()
         if waiting.cancelled_caught:
             self._counters["idle" if self._is_idle else "slow sender"] += 1
