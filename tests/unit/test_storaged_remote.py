@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from matcher.net.https import Connection, Door
 from matcher.trust.identity import Identity
@@ -137,10 +136,17 @@ async def served_after_the_detach(storage: Storage, realm: Realm, to: str, words
     async with trio.open_nursery() as nursery, storage.attaching.turn:
         gone = Detach(vm_of(1), 1, f"{1:032x}")
         nursery.start_soon(storage.attaching.detach, gone, HostId(realm["h2"].principal.id))
-        await wait_all_tasks_blocked()
+        await waiting(storage, 1)
         nursery.start_soon(attach_late)
-        await wait_all_tasks_blocked()
+        await waiting(storage, 2)
     return answers[0]
+
+
+async def waiting(storage: Storage, many: int) -> None:
+    """Until so many wait for their turn: before that they look at the volumes, in threads."""
+    with trio.fail_after(10):
+        while storage.attaching.turn.statistics().tasks_waiting < many:  # noqa: ASYNC110  a lock tells nobody
+            await trio.sleep(0.001)
 
 
 async def test_what_a_vm_has_on_one_host_lets_no_other_host_in_without_a_hold(tmp_path: Path, realm: Realm) -> None:
