@@ -1,5 +1,6 @@
 """Volumes for VMs on other hosts: on the user's word for that host, held for that VM, and cut before anybody else's."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,20 @@ async def served_after_the_detach(storage: Storage, realm: Realm, to: str, words
     async with trio.open_nursery() as nursery, storage.attaching.turn:
         gone = Detach(vm_of(1), 1, f"{1:032x}")
         nursery.start_soon(storage.attaching.detach, gone, HostId(realm["h2"].principal.id))
-        await waiting(storage, 1)
+        await until(lambda: waiting(storage) == 1)
         nursery.start_soon(attach_late)
-        await waiting(storage, 2)
+        await until(lambda: waiting(storage) == 2 or answers != [])  # some are refused before it is their turn
     return answers[0]
 
 
-async def waiting(storage: Storage, many: int) -> None:
-    """Until so many wait for their turn: before that they look at the volumes, in threads."""
+def waiting(storage: Storage) -> int:
+    """How many wait for their turn: before that they look at the volumes, in threads."""
+    return storage.attaching.turn.statistics().tasks_waiting
+
+
+async def until(holds: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while storage.attaching.turn.statistics().tasks_waiting < many:  # noqa: ASYNC110  a lock tells nobody
+        while not holds():  # noqa: ASYNC110  a lock tells nobody
             await trio.sleep(0.001)
 
 
