@@ -1,8 +1,9 @@
 """A compute host's answers to datagrams: what `Intake` asks once it knows that a user asks."""
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from atomd.capacity.copies import Copies, copies
 from atomd.capacity.fit import reasons_against
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import LastOccupancy, capacity
@@ -32,6 +33,7 @@ from matcher.wire.messages import (
 from specs.ids import UserId, VmId
 
 VERSION = "0.1.0"
+RUNS_OUT_MAX = 8  # resources named in an offer
 NAMES_MAX = 1024  # of users who asked for something lately
 
 
@@ -86,7 +88,22 @@ class Proposer:
         stored = self._stored() if pledge.volumes else ()
         at_once = any(vid in stored for vid in pledge.volumes) or self._admission.quota.has(vm_id, user)
         offer = self._offer(pledge, pledge.vm, placed.claim, placed.score)
+        if pledge.dry and pledge.counts:
+            offer = self._with_copies(offer, pledge, pledge.vm, placed.claim, user, residents)
         return Proposal(placed.claim, offer, at_once=at_once)
+
+    def _with_copies(
+        self, offer: VmOffer, pledge: Pledge, ask: VmAsk, claim: Claim, user: User, residents: Sequence[Claim]
+    ) -> VmOffer:
+        """By what is free and by what the user may have."""
+        hardware, policy = self._face.hardware, Policy(pledge.policy)
+        found = copies(ask, hardware, residents, vm_id=claim.vm_id, user_id=claim.user_id, policy=policy)
+        granted, limit = self._admission.quota.times(claim, user, residents)
+        if granted < found.count:
+            found = Copies(granted, False, (limit,))
+        return replace(
+            offer, copies=found.count, copies_at_least=found.at_least, runs_out=found.runs_out[:RUNS_OUT_MAX]
+        )
 
     def _closed(self) -> Nothing | None:
         """Why nothing can start here now, whatever it asks for."""

@@ -132,6 +132,11 @@ class Occupancy:
         for claim in residents:
             self._seat(claim)
 
+    def add(self, claim: Claim) -> None:
+        """One resident more. For whoever counts for themselves: what was found before is found anew."""
+        self._known.clear()
+        self._seat(claim)
+
     def _seat(self, claim: Claim) -> None:
         here = [thread for thread in claim.threads if thread in self.layout.core_of]  # one may have gone offline
         for thread in here:

@@ -130,6 +130,25 @@ class Quota:
         """As for an offer, but what other hosts say does not count."""
         return tuple(self._reasons(want, user, residents, Verb.RUN, minute, NOWHERE))
 
+    def times(self, claim: Claim, user: User, residents: Collection[Claim]) -> tuple[int, str]:
+        """How many more claims like this one the grant allows, by what is sure and by what other hosts say; and which
+        of its limits ends it, as reasons name it."""
+        has, here, asked = self.use(UserId(user.id), residents), self.here(user), _of_claim(claim, self._kinds)
+        there = self._elsewhere(UserId(user.id)).use
+        found = [(_least(here.vms) - has.vms - there.vms, "grant VMs")]
+        if here.slots is not None:
+            found.append(((here.slots - has.slots - there.slots) // asked.slots, "grant slots"))
+        if here.ram_mib is not None and asked.ram_mib:
+            found.append(((here.ram_mib - has.ram_mib - there.ram_mib) // asked.ram_mib, "grant ram"))
+        for patterns in (user.grant.pci, self._narrowing.pci):
+            for limit in patterns or ():
+                mine = _of_limit(asked.cards, limit, patterns or ())
+                if mine:
+                    left = limit.quantity - _of_limit(_counted(has.pci), limit, patterns or ())
+                    found.append((left // mine, f"grant pci {limit.vendor}:{limit.model}"))
+        count, noun = min(found)
+        return max(0, count), noun
+
     def lease_s(self, ask: VmAsk, user: User) -> int:
         """How long a VM may live that starts now; 0: for ever."""
         most_s = self.here(user).lease_max_s or 0
@@ -283,6 +302,10 @@ def _cards(addresses: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
         if kind is not None and first.setdefault(address.rpartition(".")[0], kind) == kind:
             counted[kind] += 1
     return counted
+
+
+def _of_limit(cards: Counter[tuple[str, str]], limit: PciLimit, patterns: tuple[PciLimit, ...]) -> int:
+    return sum(quantity for kind, quantity in cards.items() if limit_for(patterns, *kind) == limit)
 
 
 def _limits(cards: Counter[tuple[str, str]]) -> tuple[PciLimit, ...]:

@@ -49,6 +49,7 @@ COMMANDS = {
     "top": ("top:top", "Watch how full the realm's hosts are."),
     "pledge": ("pledge:pledge", "Ask who could serve a specfile, and why the others could not; nothing is held."),
     "why": ("why:why", "Show what each host has and lacks of a specfile, and the smallest change that would fit."),
+    "capacity": ("capacity:capacity", "Count how many more VMs like this fit now, and what runs out first."),
     "run": ("run:run", "Run a specfile with its volumes on the best host in reach."),
     "ps": ("vms:ps", "List my VMs on all hosts in reach."),
     "inspect": ("vms:inspect", "Show everything that is known of one VM."),

@@ -11,13 +11,18 @@ from specs.ids import Vid, VmId, new_id
 
 
 def survey(
-    ask: VmAsk, volumes: tuple[Vid, ...] = (), *, policy: Policy = Policy.PACK, value: Value | None = None
+    ask: VmAsk,
+    volumes: tuple[Vid, ...] = (),
+    *,
+    policy: Policy = Policy.PACK,
+    value: Value | None = None,
+    counts: bool = False,
 ) -> tuple[str, Surveyed]:
-    """The pledge's id, and every host's answer. Raises `Failure` where there is none."""
+    """The pledge's id and all answers; `counts`: with how many such VMs fit. Raises `Failure` where there is none."""
     with session() as mine:
         if not mine.client.known:  # a long pledge has to be taken to each host
             mine.query()
-        errand = Errand(VmId(new_id(mine.random)), 1, ask, volumes, policy=policy)
+        errand = Errand(VmId(new_id(mine.random)), 1, ask, volumes, policy=policy, counts=counts)
         surveying = Surveying(errand, random=mine.random, value=value)
         outcome = mine.client.drive(surveying)
     if not isinstance(outcome, Surveyed):

@@ -36,6 +36,7 @@ class Errand:
     readonly: frozenset[Vid] = frozenset()
     cdroms: frozenset[Vid] = frozenset()
     room: VolumeAsk | None = None  # for a new volume, whose vid stands for the VM's id
+    counts: bool = False  # how many such VMs would fit; of a dry pledge alone
 
     def wished(self, claim: VolumeClaim) -> VolumeClaim:
         """The claim, as the VM is to have its volume."""
@@ -80,5 +81,6 @@ def make_pledge(
         hosts_known=max(errand.hosts_known, hosts_known),
         policy=errand.policy,
         room=errand.room,
+        counts=errand.counts and dry,
     )
     return pledge, seal

@@ -174,7 +174,8 @@ class Pledge(Message):
     `volumes` are to be found, `room` is for one to be made; its vid is then `vm_id`, and there is no VM.
 
     `dry`: every host answers, with offers or with all its reasons, and nothing is held. `reply` holds one address for
-    each family at most; an answer goes nowhere else. `seal` is H(H(x)): see `Reveal`.
+    each family at most; an answer goes nowhere else. `seal` is H(H(x)): see `Reveal`. `counts`, of a dry one: who fits
+    says how many more such VMs would.
     """
 
     pledge_id: Id
@@ -190,6 +191,7 @@ class Pledge(Message):
     hosts_known: Count
     policy: Policy
     room: VolumeAsk | None = None
+    counts: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,8 @@ class VmOffer(Message):
     """A compute host's answer: these exact resources are held for the VM until `expires_in_ms` has passed.
 
     `threads` are hardware thread numbers, ascending. `numa` is -1 when the VM spans nodes. `pretended`: the inventory
-    is a recording, so that no VM can run here.
+    is a recording, so that no VM can run here. Where it was asked how many such VMs fit now: `copies`, this one among
+    them, of which there may be more where `copies_at_least`, and what runs out first.
     """
 
     pledge_id: Id
@@ -231,6 +234,9 @@ class VmOffer(Message):
     arch: Arch
     accelerator: Accelerator
     pretended: Flag = False
+    copies: Count = 0
+    copies_at_least: Flag = False
+    runs_out: Annotated[tuple[Annotated[str, Strict(), StringConstraints(max_length=80)], ...], MaxLen(8)] = ()
 
 
 @dataclass(frozen=True, slots=True)

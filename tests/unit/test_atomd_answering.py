@@ -101,6 +101,26 @@ def test_hardware_that_changes_is_offered_as_it_is_now() -> None:
     assert proposer.propose(pledge(1), ANN, ()) == Nothing(())
 
 
+def test_who_asks_how_many_would_fit_is_told_with_what_runs_out_first(proposer: Proposer) -> None:
+    counted = proposer.propose(replace(pledge(1, dry=True), counts=True), ANN, ())
+    assert isinstance(counted, Proposal)
+    assert isinstance(counted.offer, VmOffer)
+    assert (counted.offer.copies, counted.offer.copies_at_least, counted.offer.runs_out) == (4, False, ("slots",))
+    for uncounted in (pledge(1, dry=True), replace(pledge(1), counts=True)):
+        plain = proposer.propose(uncounted, ANN, ())
+        assert isinstance(plain, Proposal)
+        assert isinstance(plain.offer, VmOffer)
+        assert plain.offer.copies == 0
+
+
+def test_a_grant_counts_before_the_host_is_full(proposer: Proposer) -> None:
+    few = Principal("user", "a" * 64, "ann", replace(EVERYTHING, slots=3))
+    counted = proposer.propose(replace(pledge(1, dry=True), counts=True), few, ())
+    assert isinstance(counted, Proposal)
+    assert isinstance(counted.offer, VmOffer)
+    assert (counted.offer.copies, counted.offer.runs_out) == (3, ("grant slots",))
+
+
 def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> None:
     said, unsaid = proposer.propose(pledge(9, dry=True), ANN, ()), proposer.propose(pledge(9), ANN, ())
     assert isinstance(said, Nothing)

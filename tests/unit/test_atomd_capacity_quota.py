@@ -262,3 +262,15 @@ def test_the_judge_says_no_where_a_reason_would() -> None:
     assert not quota().allows([claim(1), claim(3)], claim(2), ann(slots=2))
     assert not quota().allows((), claim(2), ann(verbs=(Verb.PLEDGE,)))
     assert not quota().allows((), claim(2, user=BOB), ann())
+
+
+def test_how_often_a_grant_allows_the_same_again_is_what_its_first_limit_leaves() -> None:
+    here, gpu = (claim(1, slots=2),), claim(9, pci=("0000:01:00.0",))
+    assert quota(vms=(1,)).times(claim(9), ann(slots=5, ram_mib=65536, vms=64), here) == (3, "grant slots")
+    assert quota(vms=(1,)).times(claim(9), ann(slots=50, ram_mib=1536, vms=64), here) == (2, "grant ram")
+    assert quota(vms=(1,)).times(claim(9), ann(vms=2), here) == (1, "grant VMs")
+    assert quota(vms=(1,)).times(claim(9), ann(slots=1), here) == (0, "grant slots")
+    two = ann(pci=(PciLimit(*GPU, 2),))
+    assert quota().times(gpu, two, ()) == (2, "grant pci 10de:24b0")
+    elsewhere = Elsewhere(Use(3, 512, 1), ("h2",))
+    assert quota(vms=(1,), elsewhere=elsewhere).times(claim(9), ann(slots=6), here) == (1, "grant slots")
