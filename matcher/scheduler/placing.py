@@ -286,6 +286,8 @@ class Placing:
         enough of its class are there. A preferred host, or one that has a volume, answers at once, if at all."""
         if self._value is not None:
             return now_s if len(heard) >= RANKED_PEERS else current.sent_s + OFFERS_DEADLINE_S
+        if self._prefer is None and any(choice.claims and not choice.volumes_away for choice in heard):
+            return now_s  # all volumes at home: no score beats that
         slots = [slot_of(choice.vm.offer) for choice in heard]
         best = min(slots)
         if slots.count(best) >= PEERS:

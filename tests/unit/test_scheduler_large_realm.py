@@ -48,9 +48,9 @@ class Client:
         host_id = self.last_host_id = host_id or HostId(f"{self.offers:064x}")
         self.sent += self.placing.heard_vm(offer, host_id, "10.0.0.1", BEGUN_S + after_s)
 
-    def volume(self, host_id: HostId) -> None:
-        """It has the one that was asked for, and exports it."""
-        there = OfferedVolume(VID, "v", 1024, ImageFormat.RAW, True, False, False, Reach.NETWORK)
+    def volume(self, host_id: HostId, reach: Reach = Reach.NETWORK) -> None:
+        """It has the one that was asked for."""
+        there = OfferedVolume(VID, "v", 1024, ImageFormat.RAW, True, False, False, reach)
         store = VolumeOffer(self.pledge.pledge_id, "c" * 32, "h2", self.hosts_known, 3000, (there,), 7767)
         self.sent += self.placing.heard_volume(store, host_id, "10.0.0.2", BEGUN_S + 0.001)
 
@@ -133,6 +133,21 @@ def test_the_host_that_has_the_volume_is_waited_for_a_moment_and_then_taken_what
     assert client.content_s() == pytest.approx(MARGIN_MIN_S)
     client.offer(0.1, 0.002, H2)
     assert client.content_s() == pytest.approx(0.002)
+    confirm = client.decide()[-1]
+    assert isinstance(confirm, SendConfirm)
+    assert confirm.host_id == H2
+
+
+@pytest.mark.parametrize("reach", list(Reach))
+def test_where_the_volume_is_and_fits_nobody_else_is_waited_for(reach: Reach) -> None:
+    """Where others can't reach it, all that they offer is in vain, and they are thousands."""
+    client = Client(volumes=(VID,))
+    client.volume(H2, reach)
+    client.offer(0.95)
+    client.offer(0.1, 0.002, H2)
+    assert client.content_s() == pytest.approx(0.002)
+    (reveal,) = [effect.reveal for effect in client.sent if isinstance(effect, SendReveal)]
+    assert opens(client.pledge.seal, reveal.secret) == "enough"
     confirm = client.decide()[-1]
     assert isinstance(confirm, SendConfirm)
     assert confirm.host_id == H2
