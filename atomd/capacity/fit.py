@@ -234,14 +234,15 @@ def _group_name(device: PciDevice) -> str:
 
 def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
     """One quantity, lowered so that all asks of this kind together are met; where no single one can do it, no device of
-    this kind at all, if it is one kind."""
+    this kind at all, if it is one kind and no other entry names it."""
     asks = [(index, each) for index, each in enumerate(ask.pci) if wish_of(each) == wish]
     total = sum(each.quantity for _, each in asks)
     for index, each in asks:
         if (left := each.quantity - (total - free)) > 0:
             return f"pci.{index}.quantity={left}"
     vendor, model, _ = wish
-    return f"pci-={vendor}:{model}" if vendor and model else ""
+    of_others = any((each.vendor, each.model) == (vendor, model) for each in ask.pci if wish_of(each) != wish)
+    return f"pci-={vendor}:{model}" if vendor and model and not of_others else ""
 
 
 def _too_many_functions(ask: VmAsk) -> Reason:

@@ -233,6 +233,14 @@ def test_the_edit_names_the_ask_that_can_be_lowered() -> None:
     assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "pci-=8086:1572")
 
 
+def test_no_edit_takes_away_what_another_entry_names_as_well() -> None:
+    by_kind = {r.resource: r for r in reasons(replace(ASK, pci=(GPU, replace(GPU, device_class="0302"))), HOST)}
+    assert {kind: reason.edit for kind, reason in by_kind.items()} == {
+        "pci 10de:24b0": "",
+        "pci 10de:24b0 class 0302": "",
+    }
+
+
 def test_a_device_of_an_unknown_vendor_is_not_here() -> None:
     reason = only(replace(ASK, pci=(PciAsk("dead", "beef", 1),)), replace(HOST, pci=(gpu(1, 1),)))
     assert (reason.resource, reason.asked, reason.has) == ("pci dead:beef", "1", "none here")
