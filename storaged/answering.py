@@ -26,7 +26,7 @@ from storaged.volume import Snapshot, Volume
 
 VERSION = "0.1.0"
 # In msgpack: the fields, and an empty array or nothing. No text of a pledge can hold these bytes.
-NO_VOLUMES, NO_ROOM = b"\xa7volumes\x90", b"\xa4room\xc0"
+NO_VOLUMES, ROOM = b"\xa7volumes\x90", b"\xa4room"  # as they stand in a payload; the second only where it is asked for
 
 log = logging.getLogger("storaged")
 
@@ -139,7 +139,7 @@ class StorageAnswers:
 
 def asks_nothing(sealed: Sealed) -> bool:
     """A pledge without volumes: most are, and each host would verify what only its atomd has to judge."""
-    return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload and NO_ROOM in sealed.payload
+    return sealed.kind is Kind.PLEDGE and NO_VOLUMES in sealed.payload and ROOM not in sealed.payload
 
 
 def admitting(keeper: Keeper, snapshot: Callable[[], Snapshot]) -> Callable[[Sequence[VolumeShare], VolumeShare], bool]:

@@ -409,7 +409,7 @@ class Intake:
         if came.sealed.tag_key != realm.tag_key:
             realm = replace(realm, tag_key=came.sealed.tag_key)
         while True:
-            kind, payload = KIND_OF[type(reply)], encode(reply, leave_out_defaults=True)
+            kind, payload = KIND_OF[type(reply)], encode(reply)
             try:
                 return [seal(kind, payload, realm=realm, signer=identity, audience=audience, max_bytes=came.max_bytes)]
             except TooLong:

@@ -51,7 +51,7 @@ def grant_bytes(grant: Grant) -> bytes:
         grant.groups,
         grant.until_s,
     )
-    return encode(letters, leave_out_defaults=True)
+    return encode(letters)
 
 
 def read_grant(data: bytes) -> Grant:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from matcher.wire.codec import encode
 from matcher.wire.envelope import Kind, Sealed
-from matcher.wire.messages import Address, Arch, Firmware, Pledge, Policy, Query, VmAsk
+from matcher.wire.messages import Address, Arch, Firmware, ImageFormat, Pledge, Policy, Query, VmAsk, VolumeAsk
 from storaged.answering import asks_nothing
 
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -23,13 +23,15 @@ pledges = st.builds(
     vm=st.none() | st.builds(replace, st.just(ASK), flags=st.lists(WORDS, max_size=20).map(tuple)),
     volumes=st.lists(HEX, max_size=64).map(tuple),
     seal=st.binary(min_size=32, max_size=32) | st.just(b"volumes" + bytes(25)),
+    room=st.none() | st.just(VolumeAsk(1, ImageFormat.RAW)),
     hosts_known=st.integers(0, 2**31 - 1),
 )
 
 
 @given(pledges)
 def test_a_pledge_is_ignored_exactly_where_it_names_no_volume(pledge: Pledge) -> None:
-    assert asks_nothing(Sealed(Kind.PLEDGE, b"", b"", encode(pledge))) == (not pledge.volumes)
+    ignored = asks_nothing(Sealed(Kind.PLEDGE, b"", b"", encode(pledge)))
+    assert ignored == (not pledge.volumes and pledge.room is None)
 
 
 def test_a_query_is_never_ignored() -> None:

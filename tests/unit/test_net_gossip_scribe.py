@@ -88,7 +88,7 @@ def test_statements_are_passed_on_with_and_without_their_certificates(realm: Rea
 
 
 def forged(realm: Realm, by: Identity, alive: Alive) -> Statement:
-    payload = encode(alive, leave_out_defaults=True)
+    payload = encode(alive)
     made = signed(Kind.ALIVE, payload, realm_id=by.realm.realm_id, signer=by, audience=HOSTS)
     return Statement(Kind.ALIVE, b"", made.certificate, made.signature, payload)
 

@@ -82,7 +82,7 @@ class Scribe:
 
     def record(self, alive: Alive) -> Record:
         me = self._identity.principal
-        proof, certificate = self._signed(Kind.ALIVE, encode(alive, leave_out_defaults=True))
+        proof, certificate = self._signed(Kind.ALIVE, encode(alive))
         return Record(short_of(HostId(me.id)), HostId(me.id), me.name, alive, proof, certificate)
 
     def charge(self, claim: Claim) -> Charge:
