@@ -20,6 +20,8 @@ EXAMPLES: Mapping[str, str] = {
     "allow_smt": "true: a slot is one hardware thread; false: a whole core",
     "archs": 'as in ["X86_64"]',
     "flags": 'as in ["avx2", "x86-64-v3"]',
+    "core_class": "on machines with cores of two kinds: performance, efficiency, or any for a mix of both",
+    "min_frequency_mhz": "in MHz, as cpufreq has it: 3000 is 3 GHz",
     "ramsize_mib": "ramsize is in MiB: 2048 is 2 GiB",
     "req_ecc": "true: only hosts with ECC memory fit",
     "info": 'as in {"name": "Helium", "description": "…"}',
@@ -98,6 +100,9 @@ _ARCH_ALIASES = {
     "RISCV_64": "riscv riscv64 rv64 rv64gc",
     "uefi": "efi ovmf edk2 aavmf",
     "bios": "seabios legacy csm",
+    "performance": "p pcore p-core pcores big fast core",
+    "efficiency": "e ecore e-core ecores little small atom efficient",
+    "any": "all both mixed mix",
 }
 _ALIASES = {alias: name for name, aliases in _ARCH_ALIASES.items() for alias in aliases.split()}
 

@@ -14,7 +14,7 @@ from specs.document import join_path
 from specs.problems import Problem, show
 
 SECTIONS = {
-    "cpu": ("slots", "overprovision", "allowSMT", "archs", "flags"),
+    "cpu": ("slots", "overprovision", "allowSMT", "archs", "flags", "core_class", "min_frequency"),
     "ram": ("ramsize", "reqECC"),
 }
 ATTRIBUTES = {  # the name in a document → the name in code
@@ -23,6 +23,8 @@ ATTRIBUTES = {  # the name in a document → the name in code
     "allowSMT": "allow_smt",
     "archs": "archs",
     "flags": "flags",
+    "core_class": "core_class",
+    "min_frequency": "min_frequency_mhz",
     "ramsize": "ramsize_mib",
     "reqECC": "req_ecc",
     "info": "info",
@@ -44,6 +46,8 @@ _WORDS = {
     "allowSMT": "smt ht htt hyperthreading hyperthreads multithreading allowht smtallowed",
     "archs": "arch architecture architectures cpuarch machine",
     "flags": "flag feature features cpuflags cpufeatures extensions isa isaextensions",
+    "core_class": "coretype corekind coresclass cpuclass hybrid",
+    "min_frequency": "frequency freq minfreq mhz minmhz minfrequencymhz ghz clock clockspeed speed cpufreq",
     "ramsize": "ram memory mem memorysize memsize rammb rammib ramsizemb ramsizemib memorymb memorymib maxmem size",
     "reqECC": "ecc requireecc requiresecc needecc needsecc eccram",
     "pci": "gpu gpus device devices hostdev hostdevs pcie passthrough pcidevices accelerator accelerators vgpu",
@@ -69,7 +73,12 @@ _ELSEWHERE_WORDS = {
     **dict.fromkeys(("network", "networks", "nic", "nics", "net", "interface", "interfaces"), "network"),
     **dict.fromkeys(("host", "hosts", "node", "server", "hostname"), "host"),
 }
-_NOTES = {"ramsize": ", in MiB", "allowSMT": ", true or false", "slots": ", in cores, or in threads with allowSMT"}
+_NOTES = {
+    "ramsize": ", in MiB",
+    "min_frequency": ", in MHz",
+    "allowSMT": ", true or false",
+    "slots": ", in cores, or in threads with allowSMT",
+}
 
 
 @dataclass(slots=True)

@@ -66,6 +66,13 @@ def _fields() -> dict[str, Schema]:
             "maxItems": limits.FLAGS_MAX,
             "default": [],
         },
+        "core_class": {
+            "description": "On machines with cores of two kinds: which of them; any: a mix of both. Unsaid: one kind.",
+            "enum": list(limits.CORE_CLASSES),
+        },
+        "min_frequency": _whole(
+            "MHz that each core can reach, as cpufreq says.", 0, limits.FREQUENCY_MHZ_MAX, default=0
+        ),
         "ramsize": _whole("RAM in MiB.", limits.RAM_MIB_MIN, limits.RAM_MIB_MAX),
         "reqECC": _switch("true: only hosts that are known to have ECC memory."),
     }

@@ -28,11 +28,14 @@ PCI_KINDS_MAX = 32
 PCI_DEVICES_MAX = 64
 NAME_MAX = 64
 DESCRIPTION_MAX = 1024
+FREQUENCY_MHZ_MAX = 20_000
 
 ArchName = Literal["X86_32", "X86_64", "ARM_7", "ARM_8", "PPC_64", "S390X", "RISCV_64"]
 FirmwareName = Literal["bios", "uefi"]
+CoreClassName = Literal["performance", "efficiency", "any"]
 ARCHS: tuple[str, ...] = get_args(ArchName)
 FIRMWARES: tuple[str, ...] = get_args(FirmwareName)
+CORE_CLASSES: tuple[str, ...] = get_args(CoreClassName)
 LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 FLAG_PATTERN = r"^[A-Za-z0-9_.:+-]{1,64}$"
@@ -160,6 +163,7 @@ class Specfile(_Part):
 
     `slots` counts whole cores, or hardware threads if `allow_smt`. At most `overprovision` VMs in total share each of
     them. `archs` are alternatives, in the order written; every one of `flags` (lowercase, sorted) is required.
+    Cores are of one class where the machine has several: of whichever, if `core_class` names none; "any" mixes them.
     """
 
     info: Info | None = None
@@ -172,6 +176,8 @@ class Specfile(_Part):
         AfterValidator(_known_once),
     ] = ("X86_64",)
     flags: Annotated[tuple[Flag, ...], Field(strict=False, max_length=FLAGS_MAX), AfterValidator(_once_sorted)] = ()
+    core_class: CoreClassName | None = None
+    min_frequency_mhz: Annotated[int, Field(ge=0, le=FREQUENCY_MHZ_MAX)] = 0
     ramsize_mib: Annotated[int, Field(ge=RAM_MIB_MIN, le=RAM_MIB_MAX)]
     req_ecc: bool = False
     pci: Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)] = ()
@@ -182,7 +188,7 @@ class Specfile(_Part):
         values = self.model_dump(mode="json", exclude_none=True)
         document: dict[str, Any] = {"info": values["info"]} if self.info is not None else {}
         for name, attribute in ATTRIBUTES.items():
-            if section := SECTION_OF.get(name):
+            if (section := SECTION_OF.get(name)) and attribute in values:
                 document.setdefault(section, {})[name] = values[attribute]
         pci = [need.model_dump(by_alias=True, exclude_defaults=True) | {"quantity": need.quantity} for need in self.pci]
         return document | {"pci": pci, "misc": values["misc"]}

@@ -4,7 +4,7 @@
 looks at one resource alone, so that a person sees all that is in the way at once. `edit` is the one `--set` argument
 that would make that reason go away on this host, now; it is tried out by the same counting before it is offered.
 
-    fit(ask) --a trait is missing--> Misfit(arch, flags, ecc, firmware, accelerator)
+    fit(ask) --a trait is missing--> Misfit(arch, flags, ecc, class, …)
         '----too little is free----> Misfit(slots, ram, pci)
         '----place(ask)------------> Fit(placed)
 """
@@ -17,9 +17,9 @@ from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, said, s
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
-from atomd.capacity.traits import arch_for, may_run_so, missing_flags, wanted_archs
-from atomd.inventory.facts import PciDevice
-from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, Policy, Reason, VmAsk
+from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
+from atomd.inventory.facts import Core, PciDevice
+from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, Policy, Reason, VmAsk
 from specs.ids import UserId, VmId
 
 OVERPROVISION_MAX = 64
@@ -52,7 +52,7 @@ def fit(
 def reasons_against(ask: VmAsk, now: Occupancy, user_id: UserId) -> tuple[Reason, ...]:
     """Of an ask that `place_on` finds no share for."""
     hardware = now.hardware
-    reasons = [*_trait_reasons(ask, hardware), *_slot_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
+    reasons = [*_trait_reasons(ask, hardware), *_core_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
     reasons += _pci_reasons(ask, now)
     return _at_most(reasons) or (_too_many_functions(ask),)
 
@@ -99,6 +99,46 @@ def _dropping(flags: Sequence[str]) -> str:
 # --- threads and cores ---------------------------------------------------------------------------------------------
 
 
+def _core_reasons(ask: VmAsk, now: Occupancy, user_id: UserId) -> Iterator[Reason]:
+    """What no core here is, and then whether there are enough: of those that would do but for that."""
+    cores = now.hardware.cores
+    if cores and not any(is_of_class(core, ask) for core in cores):
+        yield _class_reason(ask, cores)
+        ask = replace(ask, core_class=CoreClass.ANY)
+    slow = [core for core in cores if is_of_class(core, ask)]
+    if slow and not any(is_fast(core, ask) for core in slow):
+        unhurried = replace(ask, min_frequency_mhz=0)
+        yield _frequency_reason(ask, slow, _mhz_that_fits(unhurried, now, user_id, slow))
+        ask = unhurried
+    yield from _slot_reasons(ask, now, user_id)
+
+
+def _class_reason(ask: VmAsk, cores: Sequence[Core]) -> Reason:
+    assert ask.core_class is not None
+    classes = sorted({core.core_class for core in cores if core.core_class})
+    has = f"{_listed(classes)} cores alone" if classes else "its cores are all of one kind, or it does not say"
+    hint = "a class is what a machine with two kinds of cores has"
+    return _reason("class", f"{ask.core_class} cores", has, hint, "cpu.core_class=any")
+
+
+def _frequency_reason(ask: VmAsk, cores: Sequence[Core], fits_mhz: int) -> Reason:
+    known = [core.max_mhz for core in cores if core.max_mhz is not None]
+    has = f"{max(known)} MHz at most" if known else "unknown: this machine does not say"
+    hint = f"{fits_mhz} MHz would fit" if fits_mhz else "only what cpufreq says counts"
+    reason = _reason("frequency", f"{ask.min_frequency_mhz} MHz", has, hint, f"cpu.min_frequency={fits_mhz}")
+    return replace(reason, unknown=not known)
+
+
+def _mhz_that_fits(ask: VmAsk, now: Occupancy, user_id: UserId, cores: Sequence[Core]) -> int:
+    """The most that as many free cores reach as are asked for; where too few are free in any case, that any reaches."""
+    speeds = [
+        sorted((now.hardware.cores[unit.core].max_mhz or 0 for unit in units), reverse=True)
+        for units in now.open_units(ask, user_id).values()
+        if len(units) >= ask.slots
+    ]
+    return max((each[ask.slots - 1] for each in speeds), default=max(core.max_mhz or 0 for core in cores))
+
+
 def _slot_reasons(ask: VmAsk, now: Occupancy, user_id: UserId) -> Iterator[Reason]:
     units = now.open_units(ask, user_id)
     if _most(units) >= ask.slots:
@@ -112,10 +152,10 @@ def _slot_reasons(ask: VmAsk, now: Occupancy, user_id: UserId) -> Iterator[Reaso
 def _slots_there(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list[Unit]]) -> str:
     """ "8 in all, 2 free, 6 in use by other VMs": each unit counted once."""
     cores = now.hardware.cores
-    weight = [len(core.threads) if ask.smt else 1 for core in cores]
-    total = sum(weight)
+    weight = {index: len(core.threads) if ask.smt else 1 for index, core in enumerate(cores) if may_use(core, ask)}
+    total = sum(weight.values())
     free = sum(len(of_kind) for of_kind in units.values())
-    shut = sum(weight[index] for index in range(len(cores)) if now.shut_for_user(index, user_id))
+    shut = sum(number for index, number in weight.items() if now.shut_for_user(index, user_id))
     parts = [f"{total} in all", f"{free} free"]
     if len(units) > 1:
         kinds = sorted(units, key=lambda kind: (kind.core_class or "", kind.threads_per_core))

@@ -35,7 +35,7 @@ class Claim:
     """One VM's share. `ram_mib` is charged: the guest's RAM and QEMU's own, by NUMA node.
 
     A claim on whole cores (`smt` false) holds every sibling in `threads`. At most `overprovision` VMs in total may
-    share each unit (core or thread) of it.
+    share each unit (core or thread) of it. `spans_classes`: its cores are of more than one class, as was asked.
     """
 
     vm_id: VmId
@@ -47,6 +47,7 @@ class Claim:
     ram_mib: tuple[tuple[int, int], ...]  # (NUMA node, MiB)
     numa: int  # -1 when it spans nodes
     pci: tuple[str, ...]  # addresses
+    spans_classes: bool = False
 
     def of(self, vm_id: VmId, user_id: UserId) -> "Claim":
         """The same share for another VM; `dataclasses.replace` takes half as long again, for every answer."""
@@ -60,4 +61,5 @@ class Claim:
             self.ram_mib,
             self.numa,
             self.pci,
+            self.spans_classes,
         )

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from atomd.capacity.devices import DeviceKind, kind_of
 from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.traits import may_use
 from atomd.inventory.facts import Core, PciDevice
-from matcher.wire.messages import VmAsk
+from matcher.wire.messages import CoreClass, VmAsk
 from specs.ids import UserId
 
 QEMU_MIB = 128  # QEMU's own memory, measured: a base and a share that grows with the guest's page tables
@@ -64,7 +65,8 @@ class PciGroup:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Cores that one VM may combine: one class on hybrid machines and, for whole cores, equal numbers of threads."""
+    """Cores that one VM may combine: of one class on hybrid machines, unless it takes any (`None`); with equally many
+    threads, where it asks for whole cores."""
 
     core_class: str | None
     threads_per_core: int
@@ -155,7 +157,7 @@ class Occupancy:
     def open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
         """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores; not to be
         changed, since it is kept for the next one who asks by the same rules."""
-        key = (ask.smt, ask.overprovision, self.whose(user_id))
+        key = (ask.smt, ask.overprovision, ask.core_class, ask.min_frequency_mhz, self.whose(user_id))
         return self.once(key, lambda: self._open_units(ask, user_id))
 
     def whose(self, user_id: UserId) -> UserId | None:
@@ -175,9 +177,10 @@ class Occupancy:
     def _open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
         found: defaultdict[Kind, list[Unit]] = defaultdict(list)
         for index, core in enumerate(self.hardware.cores):
-            if self.shut_for_user(index, user_id):
+            if self.shut_for_user(index, user_id) or not may_use(core, ask):
                 continue
-            kind = Kind(core.core_class, 1 if ask.smt else len(core.threads))
+            core_class = None if ask.core_class is CoreClass.ANY else core.core_class
+            kind = Kind(core_class, 1 if ask.smt else len(core.threads))
             found[kind] += self._open_on(index, core, ask)
         return {kind: units for kind, units in found.items() if units}
 

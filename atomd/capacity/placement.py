@@ -9,7 +9,7 @@ The rules, for every host and at every moment. A *whole-core* VM asked with `smt
   3. Cores with sibling threads carry VMs of one user alone, unless the host shares them between users. A core with one
      thread has no siblings to leak to: there overprovision alone decides.
   4. A whole-core VM holds every online thread of its cores, and all of them have equally many: its topology is uniform.
-  5. No VM spans core classes (hybrid machines).
+  5. No VM spans core classes (hybrid machines), unless it was asked with "any".
   6. The MiB charged on a NUMA node never exceed what the host lends there.
   7. A device has one owner; an IOMMU group moves whole, and not at all while a device in it stays with the host.
 
@@ -85,6 +85,7 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         ram_mib=ram,
         numa=nodes.pop() if local and len(nodes) == 1 else SPANS,
         pci=pci,
+        spans_classes=len({hardware.cores[unit.core].core_class for unit in taken}) > 1,
     )
     fresh = sum(1 for unit in taken if not unit.core_vms)
     before = Before(
@@ -306,13 +307,14 @@ def _cores_under(hardware: Hardware, claim: Claim) -> list[Core]:
 
 
 def _is_well_formed(hardware: Hardware, claim: Claim) -> bool:
-    """Rules 4 and 5: threads that exist, once each; cores of one class; whole and alike where whole cores are asked."""
+    """Rules 4 and 5: threads that exist, once each; cores of one class, or as was asked; whole ones, and
+    alike, where whole cores are asked."""
     cores = _cores_under(hardware, claim)
     there = [thread for core in cores for thread in core.threads]
     threads = set(claim.threads)
     if not threads or len(threads) != len(claim.threads) or not threads <= set(there) or claim.overprovision < 1:
         return False
-    if len({core.core_class for core in cores}) != 1:
+    if len({core.core_class for core in cores}) != 1 and not claim.spans_classes:
         return False
     if claim.smt:
         return claim.threads_per_core == 1

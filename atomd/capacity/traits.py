@@ -1,10 +1,11 @@
-"""What a host is, held against what an ask wants it to be: architecture, flags, ECC, firmware, accelerator. Pure.
+"""What a host is, held against what an ask wants it to be: architecture, flags, ECC, firmware, cores. Pure.
 
 Nothing here depends on who else sits on the host. A trait is there or it is not; unknown counts as not there.
 """
 
 from atomd.capacity.hardware import Hardware
-from matcher.wire.messages import Accelerator, Arch, VmAsk
+from atomd.inventory.facts import Core
+from matcher.wire.messages import Accelerator, Arch, CoreClass, VmAsk
 
 
 def wanted_archs(ask: VmAsk) -> tuple[Arch, ...]:
@@ -28,6 +29,20 @@ def may_run_so(ask: VmAsk, hardware: Hardware) -> bool:
     return hardware.accelerator is Accelerator.KVM or ask.allow_emulation
 
 
+def is_of_class(core: Core, ask: VmAsk) -> bool:
+    """Cores of a machine that has no classes are of none."""
+    return ask.core_class in (None, CoreClass.ANY) or core.core_class == ask.core_class
+
+
+def is_fast(core: Core, ask: VmAsk) -> bool:
+    return not ask.min_frequency_mhz or (core.max_mhz or 0) >= ask.min_frequency_mhz
+
+
+def may_use(core: Core, ask: VmAsk) -> bool:
+    """Whether the core is one that the ask wants, whoever sits on it."""
+    return is_of_class(core, ask) and is_fast(core, ask)
+
+
 def suits(ask: VmAsk, hardware: Hardware) -> bool:
     """Whether every trait that is asked for is there."""
     return (
@@ -36,4 +51,5 @@ def suits(ask: VmAsk, hardware: Hardware) -> bool:
         and not missing_flags(ask, hardware)
         and (hardware.ecc is True or not ask.ecc)
         and ask.firmware in hardware.firmwares
+        and any(may_use(core, ask) for core in hardware.cores)
     )

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from matcher.wire.messages import Address, Arch, Firmware, PciAsk, Pledge, Policy, VmAsk, VolumeAsk, VolumeClaim
+from matcher.wire.messages import (
+    Address,
+    Arch,
+    CoreClass,
+    Firmware,
+    PciAsk,
+    Pledge,
+    Policy,
+    VmAsk,
+    VolumeAsk,
+    VolumeClaim,
+)
 from matcher.wire.seal import Seal
 from specs.ids import Vid, VmId, new_id
 
@@ -58,6 +69,8 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAs
         allow_emulation=allow_emulation,
         qemu_agent=spec.misc.qemu_agent,
         lease_s=lease_s,
+        core_class=CoreClass(spec.core_class) if spec.core_class else None,
+        min_frequency_mhz=spec.min_frequency_mhz,
     )
 
 

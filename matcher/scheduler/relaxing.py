@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from matcher.scheduler.outcomes import HostReasons
-from matcher.wire.messages import Arch, Firmware, Reason, VmAsk
+from matcher.wire.messages import Arch, CoreClass, Firmware, Reason, VmAsk
 from specs.ids import HostId, Vid
 
 TRIED_MAX = 64  # sets of edits that are held against every host
@@ -26,7 +26,7 @@ RELAXATIONS_MAX = 8
 EMULATE = "--allow-emulation"  # an option, in the place of an edit
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.,:+-]*=[A-Za-z0-9_.,:+-]*|--allow-emulation=")  # one word in any shell
-_LESS = ("cpu.slots", "ram.ramsize")
+_LESS = ("cpu.slots", "ram.ramsize", "cpu.min_frequency")
 _MORE = ("cpu.overprovision", "cpu.allowSMT")
 _UNJUDGED = ("clock", "vm", "more", "grant")  # reasons of hosts that said nothing, or not all, of the asks
 
@@ -66,6 +66,8 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names = ["slots", "ram", "arch"]
     names += ["accelerator"] if not ask.allow_emulation else []
     names += ["flags"] if ask.flags else []
+    names += ["class"] if ask.core_class not in (None, CoreClass.ANY) else []
+    names += ["frequency"] if ask.min_frequency_mhz else []
     names += ["ecc"] if ask.ecc else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
     names += [f"pci {each.vendor}:{each.model}" for each in ask.pci]
@@ -76,25 +78,22 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
 
 def words(name: str, ask: VmAsk) -> str:
     """What was asked for, for a person."""
-    match name.partition(" "):
-        case "slots", _, _:
-            noun = "thread" if ask.smt else "core"
-            return f"{ask.slots} {noun}{'s' if ask.slots != 1 else ''}"
-        case "ram", _, _:
-            return f"{ask.ram_mib} MiB"
-        case "arch", _, _:
-            return " or ".join(ask.archs or (Arch.X86_64,))
-        case "flags", _, _:
-            return ", ".join(ask.flags)
-        case "ecc", _, _:
-            return "ECC memory"
-        case "firmware", _, _:
-            return ask.firmware.value
-        case "accelerator", _, _:
-            return "KVM"
-        case "pci", _, kind:
-            return str(sum(each.quantity for each in ask.pci if f"{each.vendor}:{each.model}" == kind))
-    return ""
+    what, _, kind = name.partition(" ")
+    if what == "pci":
+        return str(sum(each.quantity for each in ask.pci if f"{each.vendor}:{each.model}" == kind))
+    noun = "thread" if ask.smt else "core"
+    said = {
+        "slots": f"{ask.slots} {noun}{'s' if ask.slots != 1 else ''}",
+        "ram": f"{ask.ram_mib} MiB",
+        "arch": " or ".join(ask.archs or (Arch.X86_64,)),
+        "flags": ", ".join(ask.flags),
+        "class": f"{ask.core_class} cores",
+        "frequency": f"{ask.min_frequency_mhz} MHz",
+        "ecc": "ECC memory",
+        "firmware": ask.firmware.value,
+        "accelerator": "KVM",
+    }
+    return said.get(what, "")
 
 
 def matrix(names: Sequence[str], fits: Iterable[tuple[HostId, str]], unfits: Iterable[HostReasons]) -> tuple[Row, ...]:
@@ -166,7 +165,7 @@ def _serves(trial: Need, need: Need) -> bool:
 
 def _is_harmless(path: str) -> bool:
     """What asks for less can shut out nobody; another firmware can."""
-    return path.startswith(("cpu.flags-", "pci", "ram.reqECC", EMULATE)) or path in (*_LESS, *_MORE)
+    return path.startswith(("cpu.flags-", "cpu.core_class", "pci", "ram.reqECC", EMULATE)) or path in (*_LESS, *_MORE)
 
 
 def _is_at_least(path: str, value: str, needed: str) -> bool:
@@ -188,7 +187,7 @@ def _cost(need: Need) -> tuple[int, int, list[float]]:
 def _weight(path: str) -> int:
     if path in _LESS or path.endswith(".quantity"):
         return 1
-    if path in _MORE or path.startswith(("misc.", "cpu.flags-")):
+    if path in _MORE or path.startswith(("misc.", "cpu.flags-", "cpu.core_class")):
         return 2
     return 4  # ECC, a device, KVM
 

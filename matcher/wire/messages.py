@@ -18,6 +18,7 @@ from matcher.wire.ranges import from_ranges, to_ranges
 DATAGRAM_MAX_BYTES = 1200  # IPv6's minimum MTU, less headers: never a fragment
 SLOTS_MAX = 4096
 RAM_MIB_MAX = 64 * 1024 * 1024
+FREQUENCY_MHZ_MAX = 20_000
 VOLUMES_MAX = 64
 VOLUME_MIB_MAX = 64 * 1024 * 1024
 PCI_ASKS_MAX = 32
@@ -94,6 +95,14 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+class CoreClass(StrEnum):
+    """Of the cores of a hybrid machine; `ANY`: of both, mixed."""
+
+    PERFORMANCE = "performance"
+    EFFICIENCY = "efficiency"
+    ANY = "any"
+
+
 class ImageFormat(StrEnum):
     """The only formats served; read from the metadata, never probed. A folder is no disk: VMs share its files."""
 
@@ -142,7 +151,8 @@ class VmAsk(Message):
     """The hardware that one VM needs; what a specfile means, with the defaults filled in.
 
     `slots` counts whole cores when `smt` is false, hardware threads when it is true. `lease_s` is how long the VM is to
-    live; 0: for as long as the user's grant allows.
+    live; 0: for as long as the user's grant allows. Cores are of one class unless `core_class` says "any", of whichever
+    where it says nothing.
     """
 
     slots: Slots
@@ -157,6 +167,8 @@ class VmAsk(Message):
     allow_emulation: Flag
     qemu_agent: Flag = False  # a channel for the guest's own agent
     lease_s: Count = 0
+    core_class: CoreClass | None = None
+    min_frequency_mhz: Annotated[int, Strict(), Ge(0), Le(FREQUENCY_MHZ_MAX)] = 0
 
 
 @dataclass(frozen=True, slots=True)

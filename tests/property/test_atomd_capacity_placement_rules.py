@@ -15,7 +15,7 @@ from atomd.capacity.occupancy import charged_mib, uncharged_mib
 from atomd.capacity.placement import admits, place
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire import codec
-from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, Reason, VmAsk
+from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, Reason, VmAsk
 from specs.ids import UserId, VmId
 
 USERS = [UserId(letter * 64) for letter in "ab"]
@@ -51,7 +51,7 @@ def _broken_by(claim: Claim, hardware: Hardware) -> str:
     cores = [core for core in hardware.cores if set(core.threads) & set(claim.threads)]
     if not claim.threads or not set(claim.threads) <= {thread for core in cores for thread in core.threads}:
         return "threads that are not there"
-    if len({core.core_class for core in cores}) > 1:
+    if len({core.core_class for core in cores}) > 1 and not claim.spans_classes:
         return "spans classes"
     if claim.smt:
         return "" if claim.threads_per_core == 1 else "thread VMs have no siblings"
@@ -79,6 +79,9 @@ def _torn_apart(hardware: Hardware, claims: Sequence[Claim]) -> bool:
     return any(len(of_group) > 1 for of_group in hands.values())
 
 
+speeds = st.sampled_from([None, 2000, 3000, 5000])
+
+
 @st.composite
 def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None) -> Hardware:
     """SMT 1 to 8, unequal and hybrid cores, nodes with no memory, nodes with memory alone, no node 0."""
@@ -91,7 +94,9 @@ def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None)
         threads = smt if draw(st.integers(0, 3)) else draw(st.integers(1, smt))  # some siblings are offline
         core_class = draw(st.sampled_from(["performance", "efficiency"])) if hybrid else None
         online = tuple(sorted(itertools.islice(numbers, threads)))
-        cores.append(Core(online, draw(st.integers(0, 1)), draw(st.sampled_from(nodes)), core_class))
+        cores.append(
+            Core(online, draw(st.integers(0, 1)), draw(st.sampled_from(nodes)), core_class, max_mhz=draw(speeds))
+        )
     lent = {
         node: draw(st.sampled_from([0, 300, 2000, 8192]))
         for node in draw(st.sets(st.integers(0, 5), min_size=1, max_size=4))
@@ -144,6 +149,8 @@ def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
         pci=tuple(PciAsk(vendor, model, draw(st.sampled_from([1, 1, 2])), code) for vendor, model, code in kinds),
         firmware=Firmware.BIOS,
         allow_emulation=False,
+        core_class=draw(st.sampled_from([None, None, *CoreClass])),
+        min_frequency_mhz=draw(st.sampled_from([0, 0, 0, 1, 2500, 5000, 5001])),
     )
 
 
@@ -198,7 +205,8 @@ class PlacementRules(RuleBasedStateMachine):
 
 def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     cores = [core for core in hardware.cores if set(core.threads) & set(claim.threads)]
-    assert len({core.core_class for core in cores}) == 1
+    assert len({core.core_class for core in cores}) == 1 or ask.core_class is CoreClass.ANY
+    assert all(_is_wanted(core, ask) for core in cores)
     assert len(claim.threads) == ask.slots * claim.threads_per_core
     assert len(set(claim.threads)) == len(claim.threads)
     assert sum(mib for _, mib in claim.ram_mib) == charged_mib(ask.ram_mib)
@@ -211,6 +219,12 @@ def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     assert _serve(ask, [device for device in hardware.pci if device.address in claim.pci])
     if not ask.pci:
         assert not claim.pci
+
+
+def _is_wanted(core: Core, ask: VmAsk) -> bool:
+    if ask.core_class in (CoreClass.PERFORMANCE, CoreClass.EFFICIENCY) and core.core_class != ask.core_class:
+        return False
+    return ask.min_frequency_mhz == 0 or (core.max_mhz is not None and core.max_mhz >= ask.min_frequency_mhz)
 
 
 def _serve(ask: VmAsk, devices: Sequence[PciDevice]) -> bool:
@@ -248,6 +262,7 @@ def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
         replace(base, ram_mib=ram),
         replace(base, pci=addresses),
         replace(base, pci=base.pci[1:]),
+        replace(base, threads=some, threads_per_core=1, smt=True, spans_classes=True),
     ]
     return draw(st.sampled_from(changed))
 
@@ -283,7 +298,8 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
         if share := min(need, mib - used[node]):
             ram.append((node, share))
             need -= share
-    units = [(t,) for core in hardware.cores for t in core.threads] if ask.smt else [c.threads for c in hardware.cores]
+    cores = [core for core in hardware.cores if _is_wanted(core, ask)]
+    units = [(thread,) for core in cores for thread in core.threads] if ask.smt else [core.threads for core in cores]
     devices = [
         tuple(device.address for device in some)
         for count in range(len(hardware.pci) + 1)
@@ -293,6 +309,7 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
     if need or not devices:
         return False
     empty = Claim(vm(0), user_id, (), 1, ask.smt, ask.overprovision, tuple(ram), -1, ())
+    empty = replace(empty, spans_classes=ask.core_class is CoreClass.ANY)
     for some in itertools.combinations(units, ask.slots):
         threads = tuple(thread for unit in some for thread in unit)
         claim = replace(empty, threads=threads, threads_per_core=1 if ask.smt else len(some[0]))
@@ -324,6 +341,8 @@ _EDITED: dict[str, Callable[[VmAsk, str], VmAsk]] = {
     "cpu.allowSMT": lambda ask, value: replace(ask, smt=value == "true"),
     "ram.ramsize": lambda ask, value: replace(ask, ram_mib=int(value)),
     "ram.reqECC": lambda ask, value: replace(ask, ecc=value == "true"),
+    "cpu.core_class": lambda ask, value: replace(ask, core_class=CoreClass(value)),
+    "cpu.min_frequency": lambda ask, value: replace(ask, min_frequency_mhz=int(value)),
     "misc.firmware": lambda ask, value: replace(ask, firmware=Firmware(value)),
 }
 

@@ -15,6 +15,7 @@ from matcher.wire.messages import (
     SLOTS_MAX,
     Accelerator,
     Arch,
+    CoreClass,
     Firmware,
     PciAsk,
     Policy,
@@ -208,6 +209,30 @@ def test_unknown_is_not_ecc(ecc: bool | None, has: str) -> None:
     reason = only(replace(ASK, ecc=True), replace(HOST, ecc=ecc))
     assert (reason.has, reason.edit, reason.unknown) == (has, "ram.reqECC=false", ecc is None)
     assert isinstance(answer(replace(ASK, ecc=True), replace(HOST, ecc=True)), Fit)
+
+
+def test_a_class_is_not_there_on_a_machine_whose_cores_are_alike() -> None:
+    reason = only(replace(ASK, core_class=CoreClass.PERFORMANCE), HOST)
+    assert (reason.resource, reason.asked, reason.edit) == ("class", "performance cores", "cpu.core_class=any")
+    assert reason.has == "its cores are all of one kind, or it does not say"
+    assert isinstance(answer(replace(ASK, core_class=CoreClass.ANY), HOST), Fit)
+
+
+def test_of_the_class_that_was_asked_for_there_may_be_too_few() -> None:
+    cores = tuple(
+        Core((n,), 0, 0, "performance" if n < 2 else "efficiency", max_mhz=5000 if n < 2 else 3000) for n in range(6)
+    )
+    hardware = replace(HOST, cores=cores)
+    reason = only(replace(ASK, slots=3, core_class=CoreClass.PERFORMANCE), hardware)
+    assert (reason.resource, reason.has, reason.edit) == ("slots", "2 in all, 2 free", "cpu.slots=2")
+    slow = only(replace(ASK, slots=3, min_frequency_mhz=5001), hardware)
+    assert (slow.asked, slow.has, slow.edit) == ("5001 MHz", "5000 MHz at most", "cpu.min_frequency=3000")
+
+
+def test_a_frequency_that_nobody_tells_is_unknown() -> None:
+    reason = only(replace(ASK, min_frequency_mhz=1000), replace(HOST, cores=(Core((0,), 0, 0),)))
+    assert (reason.resource, reason.has) == ("frequency", "unknown: this machine does not say")
+    assert (reason.unknown, reason.edit) == (True, "cpu.min_frequency=0")
 
 
 def test_firmware_that_the_host_lacks() -> None:

@@ -8,7 +8,7 @@ from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Capacity, capacity, charged_mib
 from atomd.capacity.placement import Placed, admits, place
 from atomd.inventory.facts import Core, PciDevice
-from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, VmAsk
+from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, VmAsk
 from specs.ids import UserId, VmId
 
 ANN, BOB = UserId("a" * 64), UserId("b" * 64)
@@ -197,6 +197,27 @@ def test_a_vm_never_spans_core_classes() -> None:
     assert set(sit(replace(ASK, slots=3), hardware).claim.threads) <= set(range(4, 10))
     assert no_room(replace(ASK, slots=7), hardware)
     assert no_room(replace(ASK, slots=8, smt=True), hardware)
+
+
+def test_a_class_that_was_asked_for_is_taken_or_none_and_any_mixes_them() -> None:
+    performance = [Core((n,), 0, 0, "performance") for n in (0, 1)]
+    hardware = host(*performance, *(Core((n,), 0, 0, "efficiency") for n in range(4, 7)))
+    little = replace(ASK, slots=2, core_class=CoreClass.EFFICIENCY)
+    assert set(sit(little, hardware).claim.threads) <= {4, 5, 6}
+    assert no_room(replace(ASK, slots=3, core_class=CoreClass.PERFORMANCE), hardware)
+    mixed = sit(replace(ASK, slots=5, core_class=CoreClass.ANY), hardware).claim
+    assert mixed.threads == (0, 1, 4, 5, 6)
+    assert mixed.spans_classes
+    assert not admits(hardware, (), replace(mixed, spans_classes=False))
+    assert not sit(replace(ASK, core_class=CoreClass.ANY), hardware).claim.spans_classes
+
+
+def test_cores_that_are_too_slow_or_do_not_say_are_not_taken() -> None:
+    hardware = host(*(Core((n,), 0, 0, max_mhz=mhz) for n, mhz in enumerate((None, 2000, 4000, 4000))))
+    assert sit(replace(ASK, slots=2, min_frequency_mhz=4000), hardware).claim.threads == (2, 3)
+    assert no_room(replace(ASK, slots=3, min_frequency_mhz=4000), hardware)
+    assert no_room(replace(ASK, min_frequency_mhz=4001), hardware)
+    assert len(sit(replace(ASK, slots=4), hardware).claim.threads) == 4
 
 
 def test_cores_of_one_vm_have_equally_many_threads() -> None:

@@ -75,7 +75,7 @@ def test_everything_can_be_said_in_both_forms() -> None:
 
 def test_canonical_json_is_nested_in_one_order_with_the_defaults_written_out() -> None:
     assert parse_specfile('{ramsize: 512, slots: 1, info: {name: "x"}}').canonical_json() == (
-        '{"info":{"name":"x"},"cpu":{"slots":1,"overprovision":1,"allowSMT":false,"archs":["X86_64"],"flags":[]},'
+        '{"info":{"name":"x"},"cpu":{"slots":1,"overprovision":1,"allowSMT":false,"archs":["X86_64"],"flags":[],"min_frequency":0},'
         '"ram":{"ramsize":512,"reqECC":false},"pci":[],"misc":{"qemu_agent":false,"firmware":"bios"}}'
     )
 
