@@ -122,6 +122,15 @@ def test_enough_of_the_best_class_are_enough_and_that_is_said_before_the_rest_is
     assert confirm.host_id == client.last_host_id
 
 
+def test_a_host_that_offers_again_is_no_second_host() -> None:
+    client = Client()
+    for _ in range(PEERS):
+        client.offer(0.95, host_id=H2)
+    assert client.content_s() == pytest.approx(SLOT_S)
+    client.offer(FLOORS[2], 0.002, H2)
+    assert client.content_s() == pytest.approx(slot_begins_s(3)), "what it says last counts"
+
+
 def test_the_count_of_hosts_is_learned_from_the_first_offer() -> None:
     small, large = Client(hosts_known=AT_ONCE_HOSTS), Client(hosts_known=AT_ONCE_HOSTS + 1)
     for client in (small, large):
