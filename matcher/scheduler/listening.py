@@ -5,8 +5,9 @@ answer first (`matcher.wire.slots`), and it is content when the slot of the best
 of that class have offered; so it says *enough* before most hosts' turn has come.
 
 What no turn brings are volumes: who has one answers at once, or has nothing to give. So where offers for the VM have
-come and the volumes have not, *enough* is said as if they had, and volumes alone are waited for. Those that did not
-hear it go on, and of thousands they are hundreds: when their offers come, it is said again, a few times.
+come and the volumes have not, *enough* is said as if they had, and volumes alone are waited for: a host that has one
+answers the pledge before it hears that. Those that did not hear it go on, and of thousands they are hundreds: when
+their offers come, it is said again, a few times.
 
 Each offer is looked at once, however many there are; a volume's has all looked at again. Pure: callers pass `now_s`.
 """
@@ -24,8 +25,9 @@ OFFERS_DEADLINE_S = 0.3
 MARGIN_MIN_S = 0.01  # after the first complete choice, for those that are as near as the first
 PEERS = 4  # offers of the best class that are enough to choose among
 RANKED_PEERS = 256  # offers of any class, where a person ranks them otherwise than the hosts do
-ENOUGHS_MAX = 4  # times that it is said of one pledge; a tenth of the hosts may not hear it each time
-HUSH_S = GAP_S  # until nobody offers who has heard it; twice as long after each time that it was said
+# Until nobody offers who has heard it, each time that it was said; after the last, nobody is told any more. A tenth of
+# the hosts may not hear it, then a hundredth; where it takes longer than thought, a word in vain does no harm.
+HUSHES_S = (GAP_S, GAP_S, 2 * GAP_S, 4 * GAP_S)
 STRAYS = 2  # offers that come later than that; a single one may have been on its way
 
 
@@ -65,7 +67,7 @@ class Listening:
         self.answers = Answers(pledge, now_s)
         self.sends = sends  # of what the errand asks for, by this pledge and those before it that met no choice
         self.content_s: float | None = None  # when to choose
-        self._quiet_s: float | None = None  # when to say *enough*, though there is nothing to choose yet
+        self._quiet_s: float | None = None  # when to say *enough*, though there may be nothing to choose yet
         self._sent_s = now_s
         self._prefer, self._is_ranked, self._hosts_asked = prefer, is_ranked, hosts_asked
         self._asked = tuple(map(Vid, pledge.volumes))
@@ -122,9 +124,8 @@ class Listening:
         if not self.is_large:
             return False
         if self.said_enough:
-            return self._strays >= STRAYS and self._enoughs < ENOUGHS_MAX
-        due_s = self.content_s if self.content_s is not None else self._quiet_s
-        return due_s is not None and due_s <= now_s
+            return self._strays >= STRAYS
+        return any(due_s is not None and due_s <= now_s for due_s in (self.content_s, self._quiet_s))
 
     def enough(self, now_s: float) -> Reveal | None:
         """To be sent; `None` where all have offered: there is nobody to be silenced, only hosts to be woken up."""
@@ -150,12 +151,14 @@ class Listening:
             self._look(heard)
 
     def _is_stray(self, now_s: float) -> bool:
-        return self._enough_s is not None and now_s >= self._enough_s + HUSH_S * 2 ** (self._enoughs - 1)
+        if self._enough_s is None or self._enoughs > len(HUSHES_S):
+            return False
+        return now_s >= self._enough_s + HUSHES_S[self._enoughs - 1]
 
     def _judge(self, now_s: float) -> None:
+        if self.is_large and self._offering.slots:
+            self._quiet_s = self._turns_end_s(self._complete if self._complete.slots else self._offering, now_s)
         if not self._complete.slots:
-            if self._offering.slots and self.is_large:
-                self._quiet_s = self._turns_end_s(self._offering, now_s)
             return
         if self.content_s is None or self._prefer is not None or self.is_large:
             self.content_s = self._chosen_turn_s(now_s) if self.is_large else self._near_s(now_s)
@@ -181,6 +184,8 @@ class Listening:
         if self._is_home and self._prefer is None and not self._is_ranked:
             return now_s  # all volumes at home: no score beats that
         ends_s = self._turns_end_s(self._complete, now_s)
+        if not self._homes_offer():
+            ends_s = max(ends_s, self._sent_s + MARGIN_MIN_S)
         if self._enough_s is None:
             return ends_s
         return min(ends_s, max(now_s, self._enough_s + MARGIN_MIN_S))  # who has heard it offers no more
@@ -192,10 +197,10 @@ class Listening:
             return now_s if len(turns.slots) >= RANKED_PEERS else self._sent_s + OFFERS_DEADLINE_S
         best = turns.best()
         if turns.counts[best] >= PEERS:
-            return now_s if self._homes_offer() else max(now_s, self._sent_s + MARGIN_MIN_S)
+            return now_s
         return self._sent_s + slot_begins_s(best + 1)
 
     def _homes_offer(self) -> bool:
         """Whether no host that stores an asked volume could still offer, as it does at once, and better than all."""
         homes = {heard.host_id for heard in self.answers.volumes.values()}
-        return bool(self._complete.slots) and homes <= self._offering.slots.keys()
+        return homes <= self._offering.slots.keys()

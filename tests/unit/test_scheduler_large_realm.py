@@ -7,8 +7,7 @@ import pytest
 
 from matcher.scheduler.choosing import Value, Volumes
 from matcher.scheduler.listening import (
-    ENOUGHS_MAX,
-    HUSH_S,
+    HUSHES_S,
     MARGIN_MIN_S,
     OFFERS_DEADLINE_S,
     PEERS,
@@ -209,9 +208,8 @@ def test_where_the_volume_is_out_of_reach_the_others_are_silenced_as_if_they_cou
     if reach is not None:
         client.volume(H2, reach)
     for _ in range(PEERS):
+        assert client.meanings() == []
         client.offer(0.95)
-    assert client.content_s() == pytest.approx(MARGIN_MIN_S)
-    client.tick(MARGIN_MIN_S)
     assert client.meanings() == ["enough"]
     assert client.content_s() == pytest.approx(OFFERS_DEADLINE_S)
 
@@ -229,7 +227,6 @@ def test_a_volume_that_comes_when_others_were_silenced_is_taken_by_one_that_had_
     for number in range(PEERS):
         client.offer(0.9 + number / 100)
     best = client.last_host_id
-    client.tick(MARGIN_MIN_S)
     client.volume(H2, after_s=0.015)
     assert client.content_s() == pytest.approx(0.015)
     confirm = client.decide()[-1]
@@ -243,10 +240,9 @@ def test_where_all_others_are_silent_the_one_that_can_have_the_volumes_is_taken_
     for _ in range(PEERS):
         client.offer(0.95)
     client.offer(0.1, 0.002, H2)
-    client.tick(MARGIN_MIN_S)
-    client.volume(H2, Reach.LOCAL, 0.012)
-    client.volume(H3, Reach.NETWORK, 0.015, vid=OTHER)
-    assert client.content_s() == pytest.approx(2 * MARGIN_MIN_S)
+    client.volume(H2, Reach.LOCAL, 0.003)
+    client.volume(H3, Reach.NETWORK, 0.004, vid=OTHER)
+    assert client.content_s() == pytest.approx(0.001 + MARGIN_MIN_S)
     confirm = client.decide()[-1]
     assert isinstance(confirm, SendConfirm)
     assert confirm.host_id == H2
@@ -268,13 +264,13 @@ def test_who_was_silenced_is_asked_by_another_pledge_since_nobody_would_answer_t
     assert client.pledge.dry, "twice is enough; now each says why not"
 
 
-def test_those_who_did_not_hear_enough_are_told_again_and_ever_more_seldom() -> None:
+def test_those_who_did_not_hear_enough_are_told_again_a_few_times() -> None:
     client = Client()
     for _ in range(PEERS):
         client.offer(0.95, 0.009)
     said_s = 0.009
-    for times in range(1, ENOUGHS_MAX):
-        hushed_s = said_s + HUSH_S * 2 ** (times - 1)
+    for times, hush_s in enumerate(HUSHES_S, start=1):
+        hushed_s = said_s + hush_s
         for _ in range(STRAYS):
             client.offer(0.95, hushed_s - 0.001)  # on its way when it was said
         for _ in range(STRAYS):
@@ -283,7 +279,7 @@ def test_those_who_did_not_hear_enough_are_told_again_and_ever_more_seldom() -> 
         said_s = hushed_s + 0.001
     for _ in range(100):
         client.offer(0.95, 0.2)
-    assert client.meanings() == ["enough"] * ENOUGHS_MAX
+    assert client.meanings() == ["enough"] * (len(HUSHES_S) + 1)
 
 
 def test_they_are_told_again_while_a_confirm_is_on_its_way_which_is_the_only_one() -> None:
