@@ -358,7 +358,7 @@ class Person:
                 self._tell_of(host, reveal, when_s)
 
     def _tell_of(self, host: Host, reveal: Reveal, when_s: float) -> None:
-        host.hears_reveal(reveal, when_s)
+        host.hears_reveal(reveal, when_s, self._errand.volumes if self._errand is not None else ())
         if not self._reads_lazily:
             self._timeline.at(when_s, host.reads)
 

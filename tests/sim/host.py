@@ -195,10 +195,10 @@ class Host:
         """Another host's news."""
         self.timeline.do(lambda: self.daemon.upkeep.receive(datagram, source) if self.daemon else None)
 
-    def hears_reveal(self, reveal: Reveal, when_s: float) -> None:
-        """Later, before it does anything else from `when_s` on."""
+    def hears_reveal(self, reveal: Reveal, when_s: float, asked: Sequence[Vid]) -> None:
+        """Later, before it does anything else from `when_s` on. Whoever has none of the volumes never answered."""
         self.timeline.put_in(when_s, lambda: self.daemon.reveal(reveal) if self.daemon else None)
-        if self.storage.vids:
+        if any(vid in self.storage.vids for vid in asked):
             self.storage.process.put_in(when_s, lambda: self.storage.reveal(reveal))
 
     def reads(self) -> None:
