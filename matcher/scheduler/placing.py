@@ -8,9 +8,7 @@
                       | EXPLAINING --reasons--> FINISHED: no host fits                              |
                       '--it would fit after all                      FINISHED: unknown <--no answer-'
 
-In a small realm all answer at once, and the client waits for those as near as the first. In a large one the best hosts
-answer first (`matcher.wire.slots`), and it is content when the slot of the best class heard has passed, or when enough
-of that class have offered; so it says *enough* before most hosts' turn has come.
+When what came is enough to choose from, and when all others had better be silent, `matcher.scheduler.listening` knows.
 
 The rule at the heart: a confirm that was sent and not answered is *in doubt*. Only a typed refusal, or an abandon that
 the host has noted, lets go of that host; where neither comes, the outcome is `Unknown`, and no second host is asked.
@@ -18,7 +16,6 @@ An abandon may be answered with "committed already": then the VM is there, and t
 Pure: callers pass `now_s`, one monotonic clock, and the wall clock once, at the start.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
@@ -27,6 +24,7 @@ from typing import assert_never
 from matcher.scheduler.choosing import Choice, Value, choices, ranked
 from matcher.scheduler.explaining import explain, reason
 from matcher.scheduler.heard import Answers
+from matcher.scheduler.listening import Listening
 from matcher.scheduler.outcomes import (
     Abandoned,
     AllRefused,
@@ -46,17 +44,11 @@ from matcher.scheduler.outcomes import (
 )
 from matcher.scheduler.pledging import Errand, make_pledge
 from matcher.scheduler.surveying import Surveying
-from matcher.wire.messages import Abandon, Clock, Confirm, Pledge, Refused, Reveal, Unfit, VmOffer, VolumeOffer
-from matcher.wire.seal import Seal
-from matcher.wire.slots import is_spread, slot_begins_s, slot_of
+from matcher.wire.messages import Abandon, Clock, Confirm, Refused, Reveal, Unfit, VmOffer, VolumeOffer
 from specs.ids import HostId, OfferId
 
-OFFERS_DEADLINE_S = 0.3
-SENDS_MAX = 2  # of one pledge: datagrams get lost
+SENDS_MAX = 2  # of one pledge, or of two, one after another: datagrams get lost
 ROUNDS_MAX = 3  # pledges for one errand
-MARGIN_MIN_S = 0.01  # after the first complete choice, for those that are as near as the first
-PEERS = 4  # offers of the best class that are enough to choose among
-RANKED_PEERS = 256  # offers of any class, where a person ranks them otherwise than the hosts do
 CONFIRM_S = 5.0
 CONFIRM_REPEAT_S = 1.0
 CONNECT_S = 0.8  # for whoever performs `SendConfirm`: a host gone silent is found out before the confirm is repeated
@@ -75,19 +67,6 @@ class Phase(Enum):
     ABANDONING = "abandoning"
     EXPLAINING = "explaining"
     FINISHED = "finished"
-
-
-@dataclass(slots=True)
-class _Round:
-    """One pledge and what came of it."""
-
-    pledge: Pledge
-    seal: Seal
-    answers: Answers
-    sent_s: float
-    sends: int = 1
-    content_s: float | None = None  # when to stop collecting
-    said_enough: bool = False
 
 
 @dataclass(slots=True)
@@ -116,7 +95,7 @@ class Placing:
         self._errand, self._vm = errand, errand.vm
         self._random, self._prefer, self._value = random, prefer, value
         self._rounds = 0
-        self._round: _Round | None = None
+        self._round: Listening | None = None
         self._doubt: _Doubt | None = None
         self._survey: Surveying | None = None
         self._tried: set[OfferId] = set()
@@ -134,16 +113,30 @@ class Placing:
         return self._pledge(now_s)
 
     def heard_vm(self, offer: VmOffer, host_id: HostId, address: str, now_s: float) -> Effects:
-        return self._heard(lambda: self._answers.vm(offer, host_id, address, now_s), now_s)
+        if not self._listens:
+            return []
+        if self._survey is not None:
+            self._survey.answers.vm(offer, host_id, address, now_s)
+            return []
+        return self._heard(self._current.heard_vm(offer, host_id, address, now_s), now_s)
 
     def heard_volume(self, offer: VolumeOffer, host_id: HostId, address: str, now_s: float) -> Effects:
-        return self._heard(lambda: self._answers.volume(offer, host_id, address, now_s), now_s)
+        if not self._listens:
+            return []
+        if self._survey is not None:
+            self._survey.answers.volume(offer, host_id, address, now_s)
+            return []
+        return self._heard(self._current.heard_volume(offer, host_id, address, now_s), now_s)
 
     def heard_unfit(self, unfit: Unfit, host_id: HostId, now_s: float) -> Effects:
-        return self._heard(lambda: self._answers.unfit(unfit, host_id, now_s), now_s)
+        if self._listens:
+            self._answers.unfit(unfit, host_id, now_s)
+        return []
 
     def heard_clock(self, clock: Clock, host_id: HostId, now_s: float) -> Effects:
-        return self._heard(lambda: self._answers.clock(clock, host_id, now_s), now_s)
+        if self._listens:
+            self._answers.clock(clock, host_id, now_s)
+        return []
 
     def confirm_answered(self, offer_id: OfferId, answer: Committed | Refused, now_s: float) -> Effects:
         """The host's word on a confirm, whichever attempt it answers, and even when an abandon is on its way: a host
@@ -206,7 +199,7 @@ class Placing:
         if self._doubt is not None:
             return min(self._doubt.again_s, self._doubt.give_up_s)
         if self.phase is Phase.COLLECTING:
-            return self._collected_s(self._current)
+            return self._current.next_deadline_s()
         return self._survey.next_deadline_s() if self.phase is Phase.EXPLAINING and self._survey is not None else None
 
     def tick(self, now_s: float) -> Effects:
@@ -232,7 +225,11 @@ class Placing:
         return max(self._hosts_known, self._answers.hosts_known if self._round or self._survey else 0)
 
     @property
-    def _current(self) -> _Round:
+    def _listens(self) -> bool:
+        return self.phase not in (Phase.NEW, Phase.FINISHED)
+
+    @property
+    def _current(self) -> Listening:
         assert self._round is not None
         return self._round
 
@@ -240,7 +237,7 @@ class Placing:
     def _answers(self) -> Answers:
         return self._survey.answers if self._survey is not None else self._current.answers
 
-    def _pledge(self, now_s: float) -> Effects:
+    def _pledge(self, now_s: float, *, sends: int = 1) -> Effects:
         """A new pledge, with an id and a seal of its own."""
         self._hosts_known = self.hosts_known
         pledge, seal = make_pledge(
@@ -248,69 +245,39 @@ class Placing:
         )
         self._rounds += 1
         self._survey = None
-        self._round = _Round(pledge, seal, Answers(pledge, now_s), now_s)
+        self._round = Listening(
+            pledge,
+            seal,
+            now_s,
+            prefer=self._prefer,
+            is_ranked=self._value is not None,
+            hosts_asked=self._errand.hosts_known,
+            sends=sends,
+        )
         self.phase = Phase.COLLECTING
         return [SendPledge(pledge)]
 
-    def _heard(self, note: Callable[[], object], now_s: float) -> Effects:
-        """Whatever is heard may complete a choice; the first that does sets the time to stop listening."""
-        if self.phase in (Phase.NEW, Phase.FINISHED) or note() is None or self.phase is not Phase.COLLECTING:
-            return []
-        current, is_large = self._current, is_spread(self._answers.hosts_known)
-        if current.content_s is None or self._prefer is not None or is_large:
-            heard = {choice.host_id: choice for choice in choices(current.answers, now_s=now_s)}
-            content_s = self._turns_end_s if is_large else self._content_s
-            current.content_s = content_s(current, now_s, tuple(heard.values())) if heard else None
-            if self._prefer in heard:
-                current.content_s = now_s
-        if current.content_s is not None and self._all_offer(current):
-            current.content_s = min(current.content_s, now_s)
-        is_content = current.content_s is not None and current.content_s <= now_s
-        return self._enough() if is_content and is_large else []  # now, though more may wait to be read
+    def _heard(self, is_news: bool, now_s: float) -> Effects:
+        """What comes while a confirm is on its way is not chosen, and may have to be silenced."""
+        return self._enough(now_s) if is_news and self._current.wants_silence(now_s) else []
 
-    def _all_offer(self, current: _Round) -> bool:
-        """Every host that the client knew of: nobody is left to be waited for."""
-        offering = {heard.host_id for heard in current.answers.vms.values()}
-        return len(offering) >= self._errand.hosts_known > 0
-
-    def _content_s(self, current: _Round, now_s: float, heard: tuple[Choice, ...]) -> float:
-        """Those as near as the first are waited for. Where a person said which host is best, all are heard: on a busy
-        link the best may be the last to answer."""
-        if self._prefer is not None or self._value is not None:
-            return current.sent_s + OFFERS_DEADLINE_S
-        to_first_s = (current.answers.first_s or now_s) - current.sent_s
-        return now_s + max(MARGIN_MIN_S, 2 * to_first_s)
-
-    def _turns_end_s(self, current: _Round, now_s: float, heard: tuple[Choice, ...]) -> float:
-        """When the turn of all those has passed that could be better than the best heard, or as good; at once, where
-        enough of its class are there. A preferred host, or one that has a volume, answers at once, if at all."""
-        if self._value is not None:
-            return now_s if len(heard) >= RANKED_PEERS else current.sent_s + OFFERS_DEADLINE_S
-        if self._prefer is None and any(choice.claims and not choice.volumes_away for choice in heard):
-            return now_s  # all volumes at home: no score beats that
-        slots = [slot_of(choice.vm.offer) for choice in heard]
-        best = min(slots)
-        if slots.count(best) >= PEERS:
-            return now_s if self._homes_offer(current) else max(now_s, current.sent_s + MARGIN_MIN_S)
-        return current.sent_s + slot_begins_s(best + 1)
-
-    def _homes_offer(self, current: _Round) -> bool:
-        """Whether no host that stores an asked volume could still offer, as it does at once, and better than all."""
-        offering = {heard.host_id for heard in current.answers.vms.values()}
-        return all(heard.host_id in offering for heard in current.answers.volumes.values())
-
-    def _collected_s(self, current: _Round) -> float:
-        deadline_s = current.sent_s + OFFERS_DEADLINE_S
-        return deadline_s if current.content_s is None else min(current.content_s, deadline_s)
-
-    def _collected(self, current: _Round, now_s: float) -> Effects:
+    def _collected(self, current: Listening, now_s: float) -> Effects:
         if current.content_s is not None:
             return self._choose(now_s)
-        if current.sends < SENDS_MAX:
-            current.sends += 1
-            current.sent_s = now_s
+        if not current.is_over(now_s):
+            return self._enough(now_s)
+        return self._ask_again(current, now_s) or [*self._done(), *self._explain(now_s)]
+
+    def _ask_again(self, current: Listening, now_s: float) -> Effects:
+        """Where nothing could be chosen: by another pledge, if hosts were told to be silent about this one."""
+        if current.sends >= SENDS_MAX:
+            return []
+        if not current.said_enough:
+            current.sent_again(now_s)
             return [SendPledge(current.pledge)]
-        return [*self._done(), *self._explain(now_s)]
+        if self._rounds >= ROUNDS_MAX:
+            return []
+        return [*self._done(), *self._pledge(now_s, sends=current.sends + 1)]
 
     # ---- choosing
 
@@ -318,7 +285,10 @@ class Placing:
         """Confirm the best offer that is left, or pledge again."""
         complete = choices(self._current.answers, now_s=now_s, without=self._tried)
         best = ranked(complete, prefer=self._prefer, last=self._refused, value=self._value)
-        return [*self._enough(), *self._confirm(best[0], now_s)] if best else self._again(now_s)
+        if not best:
+            return self._again(now_s)
+        enough = [] if self._current.said_enough else self._enough(now_s)
+        return [*enough, *self._confirm(best[0], now_s)]
 
     def _again(self, now_s: float) -> Effects:
         if self._rounds < ROUNDS_MAX:
@@ -439,12 +409,9 @@ class Placing:
         self.phase = Phase.FINISHED
         return [*freed, Finished(outcome)]
 
-    def _enough(self) -> Effects:
-        """Once; and where all have offered there is nobody to be silenced, only hosts to be woken up."""
-        if self._current.said_enough or self._all_offer(self._current):
-            return []
-        self._current.said_enough = True
-        return [SendReveal(Reveal(self._current.pledge.pledge_id, self._current.seal.enough))]
+    def _enough(self, now_s: float) -> Effects:
+        reveal = self._current.enough(now_s)
+        return [SendReveal(reveal)] if reveal is not None else []
 
     def _done(self, keep: OfferId | None = None) -> Effects:
         """Free every hold of this round but the one that was taken. A hold in doubt is freed as well: if the confirm

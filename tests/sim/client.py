@@ -95,14 +95,16 @@ class Person:
         watcher: Watcher,
         goes_on: Callable[[], bool],
         habits: Habits = Habits(),
+        reads_lazily: bool = False,
     ) -> None:
+        """`reads_lazily`: hosts read what is revealed when they do something else; see `Process`."""
         self.name = name
         self.lives = 1  # keys that this person had
         self._leaf: Leaf | None = None
         self._not_before_s = 0.0  # leaves that start earlier were revoked
         self.faults = faults
         self._hosts = {host.host_id: host for host in hosts}
-        self._vids, self._habits = vids, habits
+        self._vids, self._habits, self._reads_lazily = vids, habits, reads_lazily
         self._timeline, self._random, self._network = timeline, random, network
         self._counts, self._watcher, self._goes_on = counts, watcher, goes_on
         self._placing: Placing | None = None
@@ -352,10 +354,13 @@ class Person:
 
     def _reveal(self, reveal: Reveal) -> None:
         for host in self._hosts.values():
-            self._network.datagram(
-                lambda host=host: host.hears_reveal(reveal),  # type: ignore[misc]
-                cut=host.is_cut,
-            )
+            for when_s in self._network.arrivals_s(cut=host.is_cut):
+                self._tell_of(host, reveal, when_s)
+
+    def _tell_of(self, host: Host, reveal: Reveal, when_s: float) -> None:
+        host.hears_reveal(reveal, when_s, self._errand.volumes if self._errand is not None else ())
+        if not self._reads_lazily:
+            self._timeline.at(when_s, host.reads)
 
     def _confirm(self, placing: Placing, send: SendConfirm) -> None:
         host, offer_id, leaf = self._hosts[send.host_id], OfferId(send.confirm.offer_id), self.leaf

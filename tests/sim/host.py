@@ -195,9 +195,16 @@ class Host:
         """Another host's news."""
         self.timeline.do(lambda: self.daemon.upkeep.receive(datagram, source) if self.daemon else None)
 
-    def hears_reveal(self, reveal: Reveal) -> None:
-        self.timeline.do(lambda: self.daemon.reveal(reveal) if self.daemon else None)
-        self.storage.process.do(lambda: self.storage.reveal(reveal))
+    def hears_reveal(self, reveal: Reveal, when_s: float, asked: Sequence[Vid]) -> None:
+        """Later, before it does anything else from `when_s` on. Whoever has none of the volumes never answered."""
+        self.timeline.put_in(when_s, lambda: self.daemon.reveal(reveal) if self.daemon else None)
+        if any(vid in self.storage.vids for vid in asked):
+            self.storage.process.put_in(when_s, lambda: self.storage.reveal(reveal))
+
+    def reads(self) -> None:
+        """What is in its sockets, now."""
+        for process in (self.timeline, self.storage.process):
+            process.do(lambda: None)
 
     def happens(self, chance: float) -> bool:
         return self.random.random() < chance

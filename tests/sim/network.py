@@ -22,11 +22,17 @@ class Network:
 
     def datagram(self, deliver: Callable[[], None], *, cut: bool) -> None:
         """`deliver` is called once, twice, late, or never."""
+        for when_s in self.arrivals_s(cut=cut):
+            self._timeline.at(when_s, deliver)
+
+    def arrivals_s(self, *, cut: bool) -> tuple[float, ...]:
+        """When one datagram that is sent now arrives: once, twice, late, or never."""
         if cut or self._happens(self.faults.loss):
-            return
-        self._timeline.after(self._delay_s(), deliver)
-        if self._happens(self.faults.duplication):
-            self._timeline.after(self._delay_s(), deliver)
+            return ()
+        arrives_s = self._timeline.now_s + self._delay_s()
+        if not self._happens(self.faults.duplication):
+            return (arrives_s,)
+        return arrives_s, self._timeline.now_s + self._delay_s()
 
     def request(
         self,

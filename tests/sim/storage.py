@@ -142,7 +142,9 @@ class Storage:
             self.stamps.found(vid, self.records.get(vid))
 
     def pledge(self, pledge: Pledge, leaf: Leaf) -> Sequence[Offered]:
-        if self.run is None or not pledge.volumes or not self.trusts(leaf):
+        """Of what lies elsewhere it has nothing to say, nor to remember."""
+        is_here = any(vid in self.vids for vid in pledge.volumes)
+        if self.run is None or not is_here or not self.trusts(leaf):
             return ()
         return self.run.offering.pledge(pledge, leaf.principal, self.process.now_s)
 

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2s
 from typing import Protocol
 
@@ -70,10 +70,15 @@ class Clock(Protocol):
 
 class Process:
     """A `Clock` of what runs on a host. Stopped (SIGSTOP, a machine that hangs), it does nothing; when it goes on, it
-    does what was due meanwhile, as if nothing had happened."""
+    does what was due meanwhile, as if nothing had happened.
+
+    What is `put_in` waits in its socket until it does something: read before that, it comes to the same as at once, and
+    thousands of hosts need no event for a word that changes nothing for most of them."""
 
     def __init__(self, timeline: Timeline, host: str = "") -> None:
         self._timeline, self._host = timeline, host
+        self._unread: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
         self._stopped_until_s = 0.0
         self._missed: list[Callable[[], None]] = []
 
@@ -96,6 +101,24 @@ class Process:
 
     def do(self, what: Callable[[], None]) -> None:
         """Now, or as soon as it goes on."""
+        if self._unread:
+            self._read()
+        self._do(what)
+
+    def put_in(self, when_s: float, what: Callable[[], None]) -> None:
+        """For what plans nothing, and what nobody but this process can tell from having been done at `when_s`."""
+        self._number += 1
+        heapq.heappush(self._unread, (when_s, self._number, what))
+
+    def _read(self) -> None:
+        for what in self._unread_now():
+            self._do(what)
+
+    def _unread_now(self) -> Iterator[Callable[[], None]]:
+        while self._unread and self._unread[0][0] <= self.now_s:
+            yield heapq.heappop(self._unread)[2]
+
+    def _do(self, what: Callable[[], None]) -> None:
         if self.is_stopped:
             self._missed.append(what)
         else:
@@ -103,6 +126,7 @@ class Process:
             what()
 
     def stop(self, for_s: float) -> None:
+        self._read()
         self._stopped_until_s = max(self._stopped_until_s, self.now_s + for_s)
         self._timeline.at(self._stopped_until_s, self._catch_up)
 
@@ -112,6 +136,6 @@ class Process:
 
     def _catch_up(self) -> None:
         if not self.is_stopped:
-            missed, self._missed = self._missed, []
+            missed, self._missed = [*self._missed, *self._unread_now()], []
             for what in missed:
                 self.after(0.0, what)

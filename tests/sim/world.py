@@ -76,8 +76,8 @@ class World:
         shares_words: bool | None = None,
     ) -> None:
         """With `volumes`, there are so many alone, all VMs want one, and the last host runs none. The last hosts, so
-        many as `shares` says, serve all of them together. `shares_words`: see `sharing`; where there are many hosts,
-        unless it is said."""
+        many as `shares` says, serve all of them together. `shares_words`: see `sharing`, and sockets are read lazily;
+        where there are many hosts, unless it is said."""
         self.seed, self.pledges = seed, pledges
         self.timeline = Timeline()
         self.random = Random(seed)
@@ -196,6 +196,7 @@ class World:
             watcher=self.judge,
             goes_on=lambda: self.counts.pledges < self.pledges,
             habits=Habits(1, 0.95, 0.3 if self.seed % 4 == 3 else 0.0) if self._is_about_volumes else Habits(),
+            reads_lazily=self._shares_words,
         )
 
     # ---- the weather

@@ -12,8 +12,9 @@ import pytest
 from matcher.net import multicast
 from matcher.net.client import Client, Said
 from matcher.net.multicast import Link
+from matcher.scheduler.listening import PEERS
 from matcher.scheduler.outcomes import SendPledge, SendReveal
-from matcher.scheduler.placing import PEERS, Placing
+from matcher.scheduler.placing import Placing
 from matcher.scheduler.pledging import Errand
 from matcher.trust.identity import Identity
 from matcher.wire.codec import decode, encode

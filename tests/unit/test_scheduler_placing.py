@@ -6,6 +6,7 @@ import pytest
 
 from matcher.scheduler.choosing import Value
 from matcher.scheduler.heard import LAPSE_MARGIN_S
+from matcher.scheduler.listening import OFFERS_DEADLINE_S
 from matcher.scheduler.outcomes import (
     Abandoned,
     AllRefused,
@@ -25,7 +26,7 @@ from matcher.scheduler.outcomes import (
     Unknown,
     VolumeMissing,
 )
-from matcher.scheduler.placing import ABANDONS_MAX, OFFERS_DEADLINE_S, ROUNDS_MAX, Placing
+from matcher.scheduler.placing import ABANDONS_MAX, ROUNDS_MAX, Placing
 from matcher.scheduler.pledging import Errand
 from matcher.wire.messages import (
     Accelerator,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atomd.capacity.score import fill
-from matcher.scheduler.placing import PEERS
+from matcher.scheduler.listening import PEERS
 from matcher.wire.slots import CLASSES, FLOORS, TIMER_S, is_spread
 from tests.bench.packing.central import Seen
 from tests.bench.packing.workload import SHAPES, Vm
