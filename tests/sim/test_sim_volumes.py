@@ -159,7 +159,7 @@ def test_a_revocation_that_is_forgotten_at_the_commitment_is_caught(monkeypatch:
     """The confirm came before, and its volumes were slow to attach; or the host has rebooted since."""
     monkeypatch.setattr(Admission, "against_attached", lambda self, vm: None)
     faults = "revoked=0.05,storage_stall=0.1,reboot=0.05,crash=0,freeze=0,partition=0,split=0"
-    assert caught(faults=f"{ABOUT_VOLUMES},{faults}") == {"I8"}
+    assert caught(faults=f"{ABOUT_VOLUMES},{faults}", first=240) == {"I8"}
 
 
 def test_a_volume_that_was_attached_and_not_exported_and_is_not_let_go_is_caught(
