@@ -8,7 +8,7 @@ by a few that KVM makes itself. Under TCG the guest sees QEMU's `max` model, wha
 from collections.abc import Collection
 
 from atomd.capacity.hardware import Hardware
-from atomd.inventory.facts import Core, Inventory, Memory
+from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, Firmware
 
@@ -129,11 +129,17 @@ def _guest_flags(
 
 def _lent(memory: Memory, reserve_mib: int, *, first: int | None) -> tuple[tuple[int, int], ...]:
     """RAM for VMs on each node: the reserve comes from the node of the host's own core, then from the largest ones.
-    Where the nodes claim more than the machine has, the difference is not lent either."""
-    left = {node.number: max(0, node.total_mib) for node in memory.numa}
-    reserve = max(0, reserve_mib) + max(0, sum(left.values()) - memory.total_mib)
+    Where the nodes claim more than the machine has, the difference is not lent either; nor is what the kernel keeps for
+    huge pages, which whoever does not ask for them can't get."""
+    excess = max(0, sum(max(0, node.total_mib) for node in memory.numa) - memory.total_mib)
+    left = {node.number: max(0, node.total_mib - _kept_mib(node)) for node in memory.numa}
+    reserve = max(0, reserve_mib) + excess
     for number in sorted(left, key=lambda number: (number != first, -left[number], number)):
         taken = min(reserve, left[number])
         left[number] -= taken
         reserve -= taken
     return tuple(sorted(left.items()))
+
+
+def _kept_mib(node: NumaNode) -> int:
+    return sum(pages.total * pages.size_kib for pages in node.hugepages) // 1024

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from atomd.capacity.guest_cpu import TCG_X86_FLAGS, hardware_of
-from atomd.inventory.facts import Core, Cpu, Inventory, Memory, NumaNode, PciDevice, Withheld
+from atomd.inventory.facts import Core, Cpu, HugePages, Inventory, Memory, NumaNode, PciDevice, Withheld
 from matcher.wire.messages import Accelerator, Arch, Firmware
 
 V2 = "lm cmov cx8 fpu fxsr mmx syscall sse sse2 cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
@@ -61,6 +61,15 @@ def test_nodes_that_claim_more_than_the_machine_has_do_not_lend_it() -> None:
     inventory = machine()
     less = replace(inventory, memory=replace(inventory.memory, total_mib=9000))
     assert sum(mib for _, mib in hardware(less, ram_reserve_mib=0).ram_mib) == 9000
+
+
+def test_what_is_kept_for_huge_pages_is_not_lent_as_other_memory() -> None:
+    first, second = machine().memory.numa
+    pages = (HugePages(2048, 512, 512), HugePages(1024 * 1024, 1, 0))
+    memory = replace(machine().memory, numa=(replace(first, hugepages=pages), second))
+    assert hardware(replace(machine(), memory=memory), ram_reserve_mib=1024).ram_mib == ((0, 1024), (1, 5120))
+    too_many = replace(machine().memory, numa=(replace(first, hugepages=(HugePages(2048, 10**6, 0),)), second))
+    assert dict(hardware(replace(machine(), memory=too_many), ram_reserve_mib=0).ram_mib)[0] == 0
 
 
 def test_levels_count_as_flags() -> None:
