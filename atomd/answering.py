@@ -133,6 +133,7 @@ class Proposer:
             arch=arch_for(ask, face.hardware) or Arch.X86_64,
             accelerator=face.hardware.accelerator,
             pretended=face.pretended,
+            usb=claim.usb,
         )
 
 

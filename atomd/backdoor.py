@@ -17,7 +17,7 @@ from atomd.capacity.hardware import Claim
 from atomd.compute import Compute
 from atomd.devices import Devices
 from atomd.effects import Effects
-from atomd.inventory.facts import PciDevice
+from atomd.inventory.facts import PciDevice, UsbDevice
 from atomd.performing import Performer, moment
 from atomd.service import ENDED_S, Service
 from atomd.vms.lifecycle import RUNS, State, Vm
@@ -204,10 +204,11 @@ class BackDoor:
 
     def _device_rows(self, after: str) -> asked.DeviceRows:
         """Those in quarantine that are gone from the machine as well."""
-        vm_of = {address: vm.vm_id for vm in self._compute.vms.values() for address in vm.claim.pci}
+        vm_of = {address: vm.vm_id for vm in self._compute.vms.values() for address in _addresses(vm)}
         held = self._devices.held()
         broken = {lent.address: lent.why for lent in self._devices.quarantined}
         rows = {device.address: _device_row(device, broken) for device in self._devices.rows()}
+        rows |= {device.address: _usb_row(device) for device in self._devices.usb_rows()}
         rows |= {address: _gone_row(address, why) for address, why in broken.items() if address not in rows}
         later = [dataclasses.replace(rows[each], vm_id=vm_of[each] if each in held else "") for each in sorted(rows)]
         later = [row for row in later if row.address > after]
@@ -282,6 +283,24 @@ def _device_row(device: PciDevice, broken: Collection[str]) -> asked.DeviceRow:
         is_quarantined=device.address in broken,
         why_not=(device.why_not or "")[:240],
     )
+
+
+def _usb_row(device: UsbDevice) -> asked.DeviceRow:
+    return asked.DeviceRow(
+        address=device.address,
+        vendor=device.vendor,
+        model=device.model,
+        device_class=device.device_class,
+        group=-1,
+        driver=(device.driver or "")[:64],
+        vm_id="",
+        is_quarantined=False,
+        why_not=(device.why_not or "")[:240],
+    )
+
+
+def _addresses(vm: Vm) -> tuple[str, ...]:
+    return (*vm.claim.pci, *vm.claim.usb)
 
 
 def _gone_row(address: str, why: str) -> asked.DeviceRow:

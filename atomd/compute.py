@@ -154,8 +154,9 @@ class Compute:
         return tuple(vm.vm_id for vm in self.vms.values() if vm.user_id == user_id)
 
     def held_devices(self) -> frozenset[str]:
-        """PCI addresses of all VMs that have a domain, or may have one yet."""
-        return frozenset(address for vm in self.vms.values() if vm.state not in AT_REST for address in vm.claim.pci)
+        """PCI addresses and USB ports of all VMs that have a domain, or may have one yet."""
+        claims = [vm.claim for vm in self.vms.values() if vm.state not in AT_REST]
+        return frozenset(address for claim in claims for address in (*claim.pci, *claim.usb))
 
     def why(self, vm: Vm) -> str:
         """A sentence about what it does, or does not do, for a person; or empty."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 from atomd.capacity.guest_cpu import RAM_RESERVE_MIB
 from atomd.inventory import cpuset
 from atomd.inventory.sriov import FUNCTIONS_MAX
+from atomd.inventory.usb import UsbRules
 from matcher.net import audit, multicast
 from matcher.net.door import serving
 from matcher.net.gossip import seeds as seeding
@@ -24,10 +25,13 @@ ATOMCTL_SOCKET = Path("/run/atomos/atomctl.sock")
 
 Port = Annotated[int, Ge(1), Le(65535)]
 
-
+USB_KINDS_MAX = 256
 SRIOV_MAX = 64
 LEASE_MIN_S = 60  # as in grants
 _SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]|24(?=:00)):([0-5][0-9])", re.ASCII)
+
+
+UsbKind = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-f]{4}:([0-9a-f]{4}|\*)$")]
 
 
 def _span(value: object) -> object:
@@ -71,6 +75,7 @@ class Narrow(BaseModel):
     ] = ()
     hours: Annotated[tuple[Annotated[tuple[int, int], BeforeValidator(_span)], ...], MaxLen(16)] = ()
     pci: Annotated[tuple[Annotated[PciLimit, BeforeValidator(_limit)], ...], MaxLen(PCI_LIMITS_MAX)] | None = None
+    usb: Annotated[tuple[Annotated[PciLimit, BeforeValidator(_limit)], ...], MaxLen(PCI_LIMITS_MAX)] | None = None
     slots: Annotated[int, Ge(0), Le(SLOTS_MAX)] | None = None
     ram_mib: Annotated[int, Ge(0), Le(RAM_MIB_MAX)] | None = None
     vms: Annotated[int, Ge(0), Le(4096)] | None = None
@@ -82,12 +87,25 @@ class Narrow(BaseModel):
             users=self.users,
             hours=self.hours,
             pci=self.pci,
+            usb=self.usb,
             slots=self.slots,
             ram_mib=self.ram_mib,
             vms=self.vms,
             lease_max_s=self.lease_max,
             overprovision_min=self.overprovision_min,
         )
+
+
+class Usb(BaseModel):
+    """Kinds of devices, "1050:0407" or "1050:*": those to `lend` though they type or point, and to `keep` anyway."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lend: Annotated[frozenset[UsbKind], MaxLen(USB_KINDS_MAX)] = frozenset()
+    keep: Annotated[frozenset[UsbKind], MaxLen(USB_KINDS_MAX)] = frozenset()
+
+    def rules(self) -> UsbRules:
+        return UsbRules(self.lend, self.keep)
 
 
 class Config(BaseModel):
@@ -110,6 +128,7 @@ class Config(BaseModel):
     reserved_cpus: Annotated[frozenset[int], BeforeValidator(_cpus)] = frozenset()
     share_cores_between_users: bool = False
     sriov: Annotated[dict[PciAddress, Annotated[int, Ge(1), Le(FUNCTIONS_MAX)]], MaxLen(SRIOV_MAX)] = {}
+    usb: Usb = Usb()
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT
     gossip_port: Port = sockets.PORT

@@ -22,7 +22,7 @@ from atomd.capacity.quota import Quota
 from atomd.capacity.uses import Uses, uses_here
 from atomd.compute import Compute
 from atomd.config import Config
-from atomd.devices import Devices
+from atomd.devices import Devices, read_usb_here
 from atomd.functions import Functions
 from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLike
 from atomd.hypervisor.hypervisor import Hypervisor
@@ -192,6 +192,7 @@ def _core(
         boot_id=boot_id,
         audit=audit,
         functions=Functions(config.sriov),
+        reads_usb=partial(read_usb_here, config.usb.rules()),
     )
     quota = Quota(
         host=face.host,

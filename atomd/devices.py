@@ -1,14 +1,16 @@
-"""The host's PCI devices as they are now, for all who offer, start and show.
+"""The host's PCI and USB devices as they are now, for all who offer, start and show.
 
 What the host uses changes while atomd runs: a disk is mounted, a link comes up. So all are looked at again every
 `LOOK_S`, as soon as a VM has changed, and just before a VM with devices starts; what became the host's own meanwhile is
 neither offered nor taken away. `devices.json` holds what has to be known after a crash: see `atomd.lent`, and
-`atomd.functions` for devices that are made for VMs.
+`atomd.functions` for devices that are made for VMs. A USB device that is pulled out is not there any more, and one that
+comes back has been reset by that, so that none of them is ever in quarantine.
 """
 
 import dataclasses
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ import trio
 from pydantic import TypeAdapter, ValidationError
 
 from atomd.answering import Face
+from atomd.capacity.plugged import UsbKind, usb_kind
 from atomd.functions import IDLE_S, Functions, Made
-from atomd.inventory.facts import PciDevice
+from atomd.inventory.facts import PciDevice, UsbDevice
 from atomd.inventory.pci import read_pci
 from atomd.inventory.tree import Tree
+from atomd.inventory.usb import IN_A_PROGRAM, NO_RULES, UsbRules, read_usb
 from atomd.journal import JournalError
 from atomd.lent import Lending, Lent
 from matcher.net.audit import Audit
@@ -30,6 +34,7 @@ from matcher.trust import files
 LOOK_S = 10.0
 
 ReadsDevices = Callable[[], tuple[PciDevice, ...]]
+ReadsUsb = Callable[[], tuple[UsbDevice, ...]]
 Kinds = dict[str, tuple[str, str]]
 
 log = logging.getLogger("atomd")
@@ -50,8 +55,13 @@ def read_here() -> tuple[PciDevice, ...]:
     return read_pci(Tree(Path("/")))
 
 
+def read_usb_here(rules: UsbRules = NO_RULES) -> tuple[UsbDevice, ...]:
+    return read_usb(Tree(Path("/")), rules)
+
+
 class Devices:
-    """Keeps `face.hardware` and `kinds` as they are now. `held` gives the addresses that VMs have, or are about to."""
+    """Keeps `face.hardware` and `kinds` as they are now. `held` gives the addresses and ports that VMs have, or are
+    about to."""
 
     def __init__(
         self,
@@ -63,11 +73,14 @@ class Devices:
         audit: Audit,
         functions: Functions,
         reads: ReadsDevices = read_here,
+        reads_usb: ReadsUsb = read_usb_here,
     ) -> None:
         """Raises `JournalError`."""
         self._path, self._face, self._held, self._reads, self._audit = path, face, held, reads, audit
-        all_here = (*face.hardware.pci, *face.hardware.pci_refused)
-        self.kinds: Kinds = {device.address: (device.vendor, device.model) for device in all_here}
+        hardware = face.hardware
+        self.kinds: Kinds = {d.address: (d.vendor, d.model) for d in (*hardware.pci, *hardware.pci_refused)}
+        self.kinds |= {device.address: usb_kind(device) for device in (*hardware.usb, *hardware.usb_refused)}
+        self._reads_usb = reads_usb
         self._functions, self._boot_id = functions, boot_id
         self._saved = _load(path)
         self._lending = Lending(self._saved.lent, boot_id)
@@ -75,11 +88,22 @@ class Devices:
         self._idle_s: dict[str, float] = {}  # makers whose functions nobody has, since when
         self._turn = trio.Lock()
         self._there: dict[str, PciDevice] = {}
+        self._plugged: dict[str, UsbDevice] = {}
 
     def rows(self) -> tuple[PciDevice, ...]:
         """All that there are, judged; those in quarantine that are gone are not among them."""
         held = self._held()
         return tuple(self._lending.judged(device, held) for device in self._there.values())
+
+    def usb_rows(self) -> tuple[UsbDevice, ...]:
+        """All that are plugged in; what a VM has open is open in a program for that reason."""
+        held = self._held()
+        return tuple(
+            dataclasses.replace(device, assignable=True, why_not=None)
+            if device.address in held and device.why_not == IN_A_PROGRAM
+            else device
+            for device in self._plugged.values()
+        )
 
     @property
     def quarantined(self) -> tuple[Lent, ...]:
@@ -142,6 +166,23 @@ class Devices:
             return f"that it has devices can't be noted in {self._path}: {error.strerror}"
         return None
 
+    async def plug(self, ports: Collection[str], wished: Counter[UsbKind]) -> tuple[UsbDevice, ...] | str:
+        """Just before a VM starts with what is plugged in at these: the devices as the kernel numbers them now, or why
+        it must not have one of them, as a sentence."""
+        if not ports:
+            return ()
+        await self.look()
+        for port in ports:
+            device = self._plugged.get(port)
+            if device is None:
+                return f"the USB device at {port} is not plugged in any more"
+            if device.why_not is not None:
+                return f"the USB device at {port} can't be given to the VM: it {device.why_not}"
+        devices = tuple(self._plugged[port] for port in ports)
+        if Counter(map(usb_kind, devices)) != wished:
+            return f"another USB device is plugged in at {', '.join(ports)} than the one that was promised"
+        return devices
+
     def _why_not(self, address: str) -> str | None:
         device = self._there.get(address)
         if device is None:
@@ -149,9 +190,14 @@ class Devices:
         return device.why_not or self._lending.why_not(address)
 
     async def _read(self) -> None:
-        there = await trio.to_thread.run_sync(lambda: self._functions.with_foretold(self._reads()))
+        there, plugged = await trio.to_thread.run_sync(
+            lambda: (self._functions.with_foretold(self._reads()), self._reads_usb())
+        )
         self._there = {device.address: device for device in there}
+        self._plugged = {device.address: device for device in plugged}
         self.kinds.update({device.address: (device.vendor, device.model) for device in there})
+        held = self._held()  # who has what was pulled out is charged for that, and not for what came in its place
+        self.kinds.update({device.address: usb_kind(device) for device in plugged if device.address not in held})
 
     async def _make(self, addresses: Collection[str]) -> None:
         """The functions among these that are not there yet, noted before they are. Raises `OSError`."""
@@ -197,8 +243,12 @@ class Devices:
         hardware, rows = self._face.hardware, self.rows()
         lent = tuple(device for device in rows if device.assignable)
         kept = tuple(device for device in rows if not device.assignable)
-        if (hardware.pci, hardware.pci_refused) != (lent, kept):
-            self._face.hardware = dataclasses.replace(hardware, pci=lent, pci_refused=kept)
+        usb = self.usb_rows()
+        plugged = tuple(device for device in usb if device.assignable)
+        own = tuple(device for device in usb if not device.assignable)
+        if (hardware.pci, hardware.pci_refused, hardware.usb, hardware.usb_refused) != (lent, kept, plugged, own):
+            now = dataclasses.replace(hardware, pci=lent, pci_refused=kept, usb=plugged, usb_refused=own)
+            self._face.hardware = now
 
     def _save(self) -> None:
         notes = Notes(self._lending.rows, tuple(self._made.values()))

@@ -6,6 +6,7 @@ libvirt are asked in tasks of their own; one that boots never stalls an answer.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import trio
 
 from atomd import effects as wanted
 from atomd.capacity.hardware import Hardware
+from atomd.capacity.plugged import UsbKind, usb_wishes
 from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
 from atomd.effects import Effects
@@ -38,6 +40,7 @@ from atomd.hypervisor.domains import (
     What,
     Why,
 )
+from atomd.inventory.facts import UsbDevice
 from atomd.journal import Journal, JournalFull
 from atomd.vms.lifecycle import AT_REST, State, Vm
 from atomd.vms.moment import Moment
@@ -119,6 +122,8 @@ class DevicesLike(Protocol):
     """The devices that VMs have: see `atomd.devices`."""
 
     async def lend(self, addresses: Collection[str]) -> str | None: ...
+
+    async def plug(self, ports: Collection[str], wished: Counter[UsbKind]) -> tuple[UsbDevice, ...] | str: ...
 
 
 class Performer:
@@ -300,9 +305,8 @@ class Performer:
         try:
             mounted = await self._shares.mounted((vm.vm_id, vm.generation), opened.volumes)
             opened = Attached(mounted, opened.secrets)
-            if (kept := await self._devices.lend(vm.claim.pci)) is not None:
-                raise StartFailed(kept)
-            await self._create(domain_xml(self._spec(vm, opened)), secrets, paused=has_images)
+            usb = await self._lent(vm)
+            await self._create(domain_xml(self._spec(vm, opened, usb)), secrets, paused=has_images)
         except DomainExists as error:
             if not await self._is_up(vm):  # another generation's domain is still there
                 await self._start_later(vm, str(error))
@@ -316,6 +320,14 @@ class Performer:
             await self._begin(vm)
         else:
             self.apply(self.compute.started(vm.vm_id, vm.generation, failure))
+
+    async def _lent(self, vm: Vm) -> tuple[UsbDevice, ...]:
+        """The VM's devices, as far as its domain has to say more of them than their addresses. Raises `StartFailed`."""
+        plugged = await self._devices.plug(vm.claim.usb, usb_wishes(vm.confirm.vm))
+        kept = plugged if isinstance(plugged, str) else await self._devices.lend(vm.claim.pci)
+        if isinstance(plugged, str) or kept is not None:
+            raise StartFailed(str(kept))
+        return plugged
 
     async def _create(self, xml: str, secrets: Sequence[DomainSecret], *, paused: bool) -> None:
         """The network is up nearly always: it is looked at where a start has failed, and not before each. An exporter
@@ -427,7 +439,7 @@ class Performer:
             log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
             self._audit.note("atomd", "vm.quarantined", dashed(vm_id), detail="no commitment explains this domain")
 
-    def _spec(self, vm: Vm, opened: Attached) -> DomainSpec:
+    def _spec(self, vm: Vm, opened: Attached, usb: tuple[UsbDevice, ...]) -> DomainSpec:
         ask, claim = vm.confirm.vm, vm.claim
         return DomainSpec(
             vm_id=vm.vm_id,
@@ -444,6 +456,7 @@ class Performer:
             console_log=str(self.console_log(vm.vm_id)),
             numa=claim.numa,
             pci=claim.pci,
+            usb=usb,
             volumes=opened.volumes,
             flags=ask.flags,
             firmware=ask.firmware,

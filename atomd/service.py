@@ -374,6 +374,7 @@ class Service:
             volumes=self._volumes(vm),
             specfile=vm.confirm.specfile,
             lease_ends_s=lease.ends_s(moment()) if lease is not None and vm.state in RUNS else 0,
+            usb=claim.usb,
         )
 
     def _volumes(self, vm: Vm) -> tuple[VmVolume, ...]:

@@ -119,7 +119,7 @@ class Desktop:
             rows += page.rows
             if not page.more or not page.rows:
                 break
-        heads = ("PCI", "DEVICE", "CLASS", "GROUP", "DRIVER", "VM", "FOR VMS")
+        heads = ("ADDRESS", "DEVICE", "CLASS", "GROUP", "DRIVER", "VM", "FOR VMS")
         table = [
             (
                 row.address,

@@ -18,7 +18,8 @@ def digest(face: Face, ledger: Ledger[Claim], compute: Compute) -> Digest:
     """What is committed counts as taken, what is only held does not: holds lapse sooner than they could be told."""
     hardware, committed = face.hardware, list(ledger.committed())
     room = capacity(hardware, committed)
-    taken = sum(len(claim.pci) for claim in committed)
+    devices = len(hardware.pci) + len(hardware.usb)
+    taken = sum(len(claim.pci) + len(claim.usb) for claim in committed)
     return Digest(
         roles=(Role.COMPUTE,),
         arch="+".join(sorted(hardware.archs))[:64],
@@ -27,8 +28,8 @@ def digest(face: Face, ledger: Ledger[Claim], compute: Compute) -> Digest:
         slots_free=room.threads_free,
         ram_mib=room.ram_total_mib,
         ram_free_mib=max(0, room.ram_free_mib),
-        devices=len(hardware.pci),
-        devices_free=max(0, len(hardware.pci) - taken),
+        devices=devices,
+        devices_free=max(0, devices - taken),
         vms=len(compute.vms),
         drained=compute.drained,
         like=_like(face),

@@ -70,8 +70,8 @@ def _edited(document: dict[str, Any], edit: str) -> dict[str, Any]:
 def _without(document: dict[str, Any], where: _Where, text: str) -> dict[str, Any]:
     """A copy of the document without the entries of these names; each has to be there."""
     field = where[-1]
-    if field not in ("flags", "archs", "pci"):
-        raise _Refused(f"{field} is no list", "-= takes entries out of flags, archs or pci, as in flags-=avx512f")
+    if field not in ("flags", "archs", "pci", "usb"):
+        raise _Refused(f"{field} is no list", "-= takes entries out of flags, archs, pci or usb: flags-=avx512f")
     entries: Any = document
     for step in where:
         entries = entries.get(step) if isinstance(entries, dict) else None
@@ -88,7 +88,7 @@ def _without(document: dict[str, Any], where: _Where, text: str) -> dict[str, An
 
 
 def _called(entry: Any) -> str:
-    """What people and hosts call it: of a PCI entry, "10de:24b0"."""
+    """What people and hosts call it: of a device, "10de:24b0"."""
     if not isinstance(entry, dict):
         return str(entry).lower()
     return ":".join(str(entry.get(part, ""))[-4:].lower() for part in ("vendor", "model"))
@@ -125,7 +125,7 @@ def _inside(name: str, rest: list[str]) -> _Where:
         return [_member(name, rest[0])]
     if not rest:
         return []
-    if name == "pci" and len(rest) <= 2:
+    if name in ("pci", "usb") and len(rest) <= 2:
         return [_index(name, rest[0]), *(_member(name, step) for step in rest[1:])]
     if name in ("archs", "flags") and len(rest) == 1:
         return [_index(name, rest[0])]
@@ -140,15 +140,15 @@ def _member(section: str, name: str) -> str:
 
 def _index(name: str, step: str) -> int:
     if not (step.isascii() and step.isdigit() and len(step) < 5):
-        example = "pci.0.quantity=1" if name == "pci" else f"{name}.0=…"
+        example = f"{name}.0.quantity=1" if name in ("pci", "usb") else f"{name}.0=…"
         raise _Refused(f'"{shorten(step)}" is not the number of an entry', f"entries count from 0: {example}")
     return int(step)
 
 
 def _unknown(name: str, section: str) -> _Refused:
     meant = guess(name, section, nested=True)
-    if meant and section == "pci":
-        meant = f"pci.0.{meant}"
+    if meant and section in ("pci", "usb"):
+        meant = f"{section}.0.{meant}"
     path = f"{section}.{name}" if section else name
     return _Refused(f"{shorten(path)} is not a field of a specfile", f"did you mean {meant}?" if meant else _EXAMPLES)
 

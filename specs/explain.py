@@ -27,6 +27,9 @@ EXAMPLES: Mapping[str, str] = {
     "info": 'as in {"name": "Helium", "description": "…"}',
     "misc": 'as in {"os_family": "linux", "firmware": "uefi"}',
     "pci": 'as in [{"vendor": "10de", "model": "24b0", "quantity": 1}]',
+    "usb": 'as in [{"vendor": "1050", "model": "0407", "quantity": 1}]',
+    "usb.vendor": 'four hex digits in quotes, as in "1050"; `lsusb` shows them as ID vendor:model',
+    "usb.model": 'four hex digits in quotes, as in "0407"; `lsusb` shows them as ID vendor:model',
     "vendor": 'four hex digits in quotes, as in "10de"; `lspci -nn` shows them as [vendor:model]',
     "model": 'four hex digits in quotes, as in "24b0"; `lspci -nn` shows them as [vendor:model]',
     "class": 'as in "gpu", "nic", "nvme", or "0302"; `lspci -nn` shows it in brackets before the name',
@@ -69,7 +72,7 @@ def place_of(loc: tuple[int | str, ...], found: Gathered) -> str:
 def _sentences(error: ErrorDetails) -> tuple[str, str]:
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     field = next(step for step in reversed(error["loc"]) if isinstance(step, str))
-    example = EXAMPLES.get(field, "")
+    example = EXAMPLES.get(f"{error['loc'][0]}.{field}") or EXAMPLES.get(field, "")
     if kind == "specs":
         return context["problem"], context["hint"]
     if kind == "missing":
@@ -123,7 +126,7 @@ def _cure(field: str, given: Any) -> str:
             return f"write {given.strip().lower()} without the quotes"
         case 0 | 1 if field in ("allow_smt", "req_ecc", "qemu_agent"):
             return f"write {'true' if given else 'false'}"
-        case dict() if field == "pci":
+        case dict() if field in ("pci", "usb"):
             return "put the object into a list: [{…}]"
         case str() if field in ("archs", "flags"):
             return f"put it into a list: [{show(given)}]"

@@ -29,14 +29,16 @@ ATTRIBUTES = {  # the name in a document → the name in code
     "reqECC": "req_ecc",
     "info": "info",
     "pci": "pci",
+    "usb": "usb",
     "misc": "misc",
 }
 SECTION_OF = {name: section for section, names in SECTIONS.items() for name in names}
-SHARED = ("info", "pci", "misc")  # in the same place in both forms
+SHARED = ("info", "pci", "usb", "misc")  # in the same place in both forms
 INNER = {
     "info": ("name", "description"),
     "misc": ("os_family", "os_flavour", "qemu_agent", "firmware"),
     "pci": ("vendor", "model", "class", "name", "quantity"),
+    "usb": ("vendor", "model", "name", "quantity"),
 }
 
 # What people write instead, without case, dashes and underscores.
@@ -51,6 +53,7 @@ _WORDS = {
     "ramsize": "ram memory mem memorysize memsize rammb rammib ramsizemb ramsizemib memorymb memorymib maxmem size",
     "reqECC": "ecc requireecc requiresecc needecc needsecc eccram",
     "pci": "gpu gpus device devices hostdev hostdevs pcie passthrough pcidevices accelerator accelerators vgpu",
+    "usb": "usbdevice usbdevices usbpassthrough dongle dongles token tokens stick sticks",
     "misc.os_family": "os osfamily ostype operatingsystem",
     "misc.os_flavour": "osflavour osflavor flavour flavor distro distribution osname osversion",
     "misc.qemu_agent": "qemuagent agent guestagent qemuguestagent",
@@ -177,8 +180,8 @@ def _words_for(names: list[str], section: str) -> dict[str, str]:
 
 def _names_in(section: str) -> list[str]:
     match section:
-        case "pci":
-            return list(INNER["pci"])
+        case "pci" | "usb":
+            return list(INNER[section])
         case "info" | "misc":
             return [f"{section}.{name}" for name in INNER[section]]
         case "cpu" | "ram":
@@ -189,7 +192,7 @@ def _names_in(section: str) -> list[str]:
 
 def _names_anywhere(section: str) -> list[str]:
     inner = [f"{place}.{name}" for place in ("info", "misc") for name in INNER[place]]
-    return [*ATTRIBUTES, *inner] if section != "pci" else []
+    return [*ATTRIBUTES, *inner] if section not in ("pci", "usb") else []
 
 
 def _synonyms(section: str) -> dict[str, str]:

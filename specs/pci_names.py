@@ -1,4 +1,4 @@
-"""The name of a PCI device in place of its ids, looked up in a list such as Debian's pci.ids. Pure.
+"""The name of a device in place of its ids, looked up in a list such as Debian's pci.ids or usb.ids. Pure.
 
 The list has a line for each maker ("10de  NVIDIA Corporation"), and below it, after a tab, one for each model
 ("24b0  GA104GL [RTX A4000]"); what people call a card stands in brackets. A name means one kind of device: where it
@@ -7,13 +7,16 @@ may be several, all are told, and the person says which.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from specs.problems import Problem, SpecError, show
-from specs.specfile import PciNeed, Specfile, parse_specfile
+from specs.specfile import PciNeed, Specfile, UsbNeed, parse_specfile
 
 SHOWN_MAX = 5
+
+Bus = Literal["pci", "usb"]
 
 _LINE = re.compile(r"(\t?)([0-9a-f]{4})  (\S.*)")
 
@@ -29,29 +32,36 @@ class Named:
         return f"{self.vendor}:{self.model} ({self.name}, {self.maker})"
 
 
-def needs_names(spec: Specfile) -> bool:
-    return any(need.name for need in spec.pci)
+def needs_names(spec: Specfile) -> tuple[Bus, ...]:
+    """The lists that it takes."""
+    buses: tuple[Bus, ...] = ("pci", "usb")
+    return tuple(bus for bus in buses if any(need.name for need in _needs(spec, bus)))
 
 
-def resolved(spec: Specfile, listed: str) -> tuple[Specfile, tuple[str, ...]]:
+def resolved(spec: Specfile, listed: Mapping[Bus, str]) -> tuple[Specfile, tuple[str, ...]]:
     """The specfile by ids alone, and a sentence for each name. Raises `SpecError` with every name that means no device
     or several."""
-    devices = tuple(_devices(listed))
     problems: list[Problem] = []
     told: list[str] = []
     document = spec.to_document()
-    for index, need in enumerate(spec.pci):
-        if not need.name:
-            continue
-        found = find(need.name, devices)
-        if len(found) == 1:
-            document["pci"][index] = _by_ids(need, found[0])
-            told.append(f"pci.{index}: {show(need.name)} is {found[0]}")
-        else:
-            problems.append(_unclear(f"pci.{index}.name", need.name, found))
+    for bus, text in listed.items():
+        devices = tuple(_devices(text))
+        for index, need in enumerate(_needs(spec, bus)):
+            if not need.name:
+                continue
+            found = find(need.name, devices)
+            if len(found) == 1:
+                document[bus][index] = _by_ids(need, found[0])
+                told.append(f"{bus}.{index}: {show(need.name)} is {found[0]}")
+            else:
+                problems.append(_unclear(bus, index, need.name, found))
     if problems:
         raise SpecError(problems)
     return parse_specfile(json.dumps(document)), tuple(told)
+
+
+def _needs(spec: Specfile, bus: Bus) -> Sequence[PciNeed | UsbNeed]:
+    return spec.pci if bus == "pci" else spec.usb
 
 
 def find(name: str, devices: Sequence[Named]) -> tuple[Named, ...]:
@@ -87,14 +97,16 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r"[\[\](),/]", " ", text).casefold().split())
 
 
-def _by_ids(need: PciNeed, named: Named) -> dict[str, object]:
+def _by_ids(need: PciNeed | UsbNeed, named: Named) -> dict[str, object]:
     return {"vendor": named.vendor, "model": named.model, "quantity": need.quantity}
 
 
-def _unclear(path: str, name: str, found: Sequence[Named]) -> Problem:
+def _unclear(bus: Bus, index: int, name: str, found: Sequence[Named]) -> Problem:
+    path = f"{bus}.{index}.name"
     if not found:
-        hint = "`lspci -nn` on its host shows vendor and model: write those; or mend the name"
-        return Problem(path, f"is {show(name)}, which this machine's pci.ids does not know", hint)
+        shows = "lspci -nn" if bus == "pci" else "lsusb"
+        hint = f"`{shows}` on its host shows vendor and model: write those; or mend the name"
+        return Problem(path, f"is {show(name)}, which this machine's {bus}.ids does not know", hint)
     shown = "; ".join(map(str, found[:SHOWN_MAX]))
     more = f"; and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
     return Problem(path, f"is {show(name)}, which may be any of {len(found)}", f"write vendor and model: {shown}{more}")

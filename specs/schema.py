@@ -1,7 +1,7 @@
 """JSON Schemas (2020-12) of what people write, for editors: completion, explanations, early mistakes.
 
-They say what the parsers say, with the same limits; beyond them the parsers refuse two PCI entries of one kind, more
-than 64 devices in all, and a vid named twice, none of which JSON Schema can tell.
+They say what the parsers say, with the same limits; beyond them the parsers refuse two entries for one kind of device,
+more than 64 PCI or 15 USB devices in all, and a vid named twice, none of which JSON Schema can tell.
 """
 
 from typing import Any, Literal
@@ -94,6 +94,13 @@ def _shared() -> dict[str, Schema]:
             "maxItems": limits.PCI_KINDS_MAX,
             "default": [],
         },
+        "usb": {
+            "description": "USB devices that the VM gets for itself.",
+            "type": "array",
+            "items": _usb(),
+            "maxItems": limits.USB_DEVICES_MAX,
+            "default": [],
+        },
         "misc": _object(
             "What the VM will be.",
             {
@@ -122,6 +129,18 @@ def _pci() -> Schema:
     ways = [_said_by("name", but="vendor model class"), _said_by("vendor model", but="name")]
     ways.append(_said_by("class", but="name model"))
     return {**_object("One kind of device.", {**kinds, "quantity": quantity}), "anyOf": ways}
+
+
+def _usb() -> Schema:
+    hex4 = {"type": "string", "pattern": limits.HEX4_PATTERN}
+    kinds = {
+        "vendor": {"description": 'Four hex digits, as in "1050".', **hex4},
+        "model": {"description": 'Four hex digits, as in "0407".', **hex4},
+        "name": _text("As usb.ids has it, in place of vendor and model.", limits.NAME_MAX),
+    }
+    quantity = _whole("How many of them.", 1, limits.USB_DEVICES_MAX, default=1)
+    ways = [_said_by("name", but="vendor model"), _said_by("vendor model", but="name")]
+    return {**_object("One kind of USB device.", {**kinds, "quantity": quantity}), "anyOf": ways}
 
 
 def _said_by(fields: str, *, but: str) -> Schema:

@@ -26,6 +26,7 @@ FLAGS_MAX = 128
 ARCHS_MAX = 32
 PCI_KINDS_MAX = 32
 PCI_DEVICES_MAX = 64
+USB_DEVICES_MAX = 15  # ports of the guest's controller
 NAME_MAX = 64
 DESCRIPTION_MAX = 1024
 FREQUENCY_MHZ_MAX = 20_000
@@ -48,6 +49,7 @@ NO_LEVEL_PATTERN = r"^(?![xX]86-64-[vV][1-4]$)[xX]86[-_]?64[-_.]?[vV]?[0-9]+$"  
 _NOT_IN_TEXT = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufffe\uffff"
 TEXT_PATTERN = f"^(?=.*\\S)[^{_NOT_IN_TEXT}]*$"
 _WHICH = 'a device is said by vendor and model, by class ("gpu"), or by name ("RTX A4000")'
+_WHICH_USB = 'a USB device is said by vendor and model, or by name ("DataTraveler 3.0")'
 _NO_TEXT = re.compile(f"[{_NOT_IN_TEXT}]")
 _NO_LEVEL = re.compile(NO_LEVEL_PATTERN)
 
@@ -66,7 +68,8 @@ def _printable(text: str) -> str:
 
 def _hex4(text: str) -> str:
     if not re.fullmatch(HEX4_PATTERN[1:-1], text):
-        raise _refuse(f"is {show(text)}, not four hex digits", 'as in "10de"; `lspci -nn` shows them as [vendor:model]')
+        hint = 'as in "10de"; `lspci -nn` shows them as [vendor:model], `lsusb` after ID'
+        raise _refuse(f"is {show(text)}, not four hex digits", hint)
     return text[-4:].lower()
 
 
@@ -140,6 +143,23 @@ class PciNeed(_Part):
         return self
 
 
+class UsbNeed(_Part):
+    """`quantity` USB devices of one kind, by `vendor` and `model`, or a `name` that stands for both."""
+
+    vendor: Hex4 = ""
+    model: Hex4 = ""
+    name: Name = ""
+    quantity: Annotated[int, Field(ge=1, le=USB_DEVICES_MAX)] = 1
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if bool(self.name) == bool(self.vendor or self.model):
+            raise _refuse("says the device in two ways" if self.name else "does not say which device", _WHICH_USB)
+        if bool(self.vendor) != bool(self.model):
+            raise _refuse(f"has no {'model' if self.vendor else 'vendor'}", _WHICH_USB)
+        return self
+
+
 class Misc(_Part):
     """What the VM will be. `firmware` "bios" is whatever the machine starts by itself."""
 
@@ -155,6 +175,15 @@ def _countable(needs: tuple[PciNeed, ...]) -> tuple[PciNeed, ...]:
         raise _refuse("names one kind of device twice", "write one entry with the sum as its quantity")
     if (total := sum(need.quantity for need in needs)) > PCI_DEVICES_MAX:
         raise _refuse(f"asks for {total} devices; the most is {PCI_DEVICES_MAX}")
+    return needs
+
+
+def _pluggable(needs: tuple[UsbNeed, ...]) -> tuple[UsbNeed, ...]:
+    kinds = [(need.vendor, need.model, need.name.casefold()) for need in needs]
+    if len(set(kinds)) < len(kinds):
+        raise _refuse("names one kind of device twice", "write one entry with the sum as its quantity")
+    if (total := sum(need.quantity for need in needs)) > USB_DEVICES_MAX:
+        raise _refuse(f"asks for {total} devices; the most is {USB_DEVICES_MAX}")
     return needs
 
 
@@ -181,6 +210,9 @@ class Specfile(_Part):
     ramsize_mib: Annotated[int, Field(ge=RAM_MIB_MIN, le=RAM_MIB_MAX)]
     req_ecc: bool = False
     pci: Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)] = ()
+    usb: Annotated[
+        tuple[UsbNeed, ...], Field(strict=False, max_length=USB_DEVICES_MAX), AfterValidator(_pluggable)
+    ] = ()
     misc: Misc = Field(default_factory=Misc)
 
     def to_document(self) -> dict[str, Any]:
@@ -191,7 +223,8 @@ class Specfile(_Part):
             if (section := SECTION_OF.get(name)) and attribute in values:
                 document.setdefault(section, {})[name] = values[attribute]
         pci = [need.model_dump(by_alias=True, exclude_defaults=True) | {"quantity": need.quantity} for need in self.pci]
-        return document | {"pci": pci, "misc": values["misc"]}
+        usb = [need.model_dump(exclude_defaults=True) | {"quantity": need.quantity} for need in self.usb]
+        return document | {"pci": pci, "usb": usb, "misc": values["misc"]}
 
     def canonical_json(self) -> str:
         """One text for each meaning; parsing it gives an equal `Specfile`."""
@@ -209,8 +242,9 @@ def parse_specfile(text: str | bytes, *, edits: Sequence[str] = ()) -> Specfile:
     edited, problems = apply_edits(document.value, edits)
     found = gather(edited)
     problems += document.problems + found.problems
-    needs = found.values.get("pci")
-    problems += [*_unsaid(needs), *_repeated(needs)]
+    for field in ("pci", "usb"):
+        needs = found.values.get(field)
+        problems += [*_unsaid(field, needs), *_repeated(field, needs)]
     try:
         specfile = Specfile.model_validate(found.values)
     except ValidationError as error:
@@ -230,17 +264,18 @@ def _not_an_object(value: Any) -> Problem:
     return Problem("", f"the document {problem}", 'the least is {"slots": 1, "ramsize": 512}')
 
 
-def _unsaid(needs: Any) -> Iterator[Problem]:
+def _unsaid(kind: str, needs: Any) -> Iterator[Problem]:
     """Half a kind of device, told at the half that is missing."""
     for index, need in enumerate(needs if isinstance(needs, list) else []):
         if isinstance(need, dict) and "name" not in need:
-            said = need.keys() & {"vendor", "model", "class"}
+            said = need.keys() & ({"vendor", "model", "class"} if kind == "pci" else {"vendor", "model"})
+            example, which = ("", _WHICH) if kind == "pci" else ("usb.", _WHICH_USB)
             for field in ("vendor", "model"):
                 if field not in said and ("class" not in said or (field == "vendor" and "model" in said)):
-                    yield Problem(f"pci.{index}.{field}", "is missing", f"{EXAMPLES[field]}; {_WHICH}")
+                    yield Problem(f"{kind}.{index}.{field}", "is missing", f"{EXAMPLES[example + field]}; {which}")
 
 
-def _repeated(needs: Any) -> Iterator[Problem]:
+def _repeated(field: str, needs: Any) -> Iterator[Problem]:
     """Kinds of devices named twice, found even where other fields are wrong."""
     first: dict[tuple[str, str], int] = {}
     for index, need in enumerate(needs if isinstance(needs, list) else []):
@@ -249,8 +284,8 @@ def _repeated(needs: Any) -> Iterator[Problem]:
             vendor, model = (str(part)[-4:].lower() for part in kind)
             earlier = first.setdefault((vendor, model), index)
             if earlier != index:
-                problem = f"is {vendor}:{model} again, as pci.{earlier} is"
-                yield Problem(f"pci.{index}", problem, "write one entry with the sum as its quantity")
+                problem = f"is {vendor}:{model} again, as {field}.{earlier} is"
+                yield Problem(f"{field}.{index}", problem, "write one entry with the sum as its quantity")
 
 
 def _is_known(detail: ErrorDetails, found: Gathered, known: Collection[str]) -> bool:

@@ -35,10 +35,10 @@ def copies(
 ) -> Copies:
     """Of an ask that fits at least once."""
     now = Occupancy(hardware, residents)
-    if ask.overprovision == 1 and not ask.pci:
+    if ask.overprovision == 1 and not (ask.pci or ask.usb):
         return _counted(ask, now, user_id)
     count, looks = 0, 0
-    each = len(now.thread_vms) + len(hardware.pci) + 1
+    each = len(now.thread_vms) + len(hardware.pci) + len(hardware.usb) + 1
     while True:
         placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=policy)
         if placed is None:
@@ -69,7 +69,7 @@ def _again(ask: VmAsk, claim: Claim, now: Occupancy) -> int:
 
 
 def _open_times(ask: VmAsk, claim: Claim, now: Occupancy) -> int:
-    if claim.pci:
+    if claim.pci or claim.usb:
         return 1
     cores = {now.layout.core_of[thread] for thread in claim.threads}
     threads = claim.threads

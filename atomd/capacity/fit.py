@@ -17,6 +17,7 @@ from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, said, s
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
+from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
 from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, Policy, Reason, VmAsk
@@ -53,8 +54,8 @@ def reasons_against(ask: VmAsk, now: Occupancy, user_id: UserId) -> tuple[Reason
     """Of an ask that `place_on` finds no share for."""
     hardware = now.hardware
     reasons = [*_trait_reasons(ask, hardware), *_core_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
-    reasons += _pci_reasons(ask, now)
-    return _at_most(reasons) or (_too_many_functions(ask),)
+    reasons += [*_pci_reasons(ask, now), *_usb_reasons(ask, now)]
+    return _at_most(reasons) or (_not_together(ask),)
 
 
 # --- what the host is ----------------------------------------------------------------------------------------------
@@ -285,8 +286,46 @@ def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
     return f"pci-={vendor}:{model}" if vendor and model and not of_others else ""
 
 
+def _usb_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
+    free = now.free_usb_kinds()
+    for kind, quantity in usb_wishes(ask).items():
+        if free[kind] < quantity:
+            has, hint = _plugged_there(now, kind, free[kind])
+            yield _reason(f"usb {':'.join(kind)}", str(quantity), has, hint, _fewer_usb(ask, kind, free[kind]))
+
+
+def _plugged_there(now: Occupancy, kind: UsbKind, free: int) -> tuple[str, str]:
+    here = sum(usb_kind(device) == kind for device in now.hardware.usb)
+    refused = [device for device in now.hardware.usb_refused if usb_kind(device) == kind]
+    if not here and not refused:
+        return "none here", "no such device is plugged into this machine"
+    parts = [f"{here + len(refused)} in all", f"{free} free"]
+    if here > free:
+        parts.append(f"{here - free} in use by other VMs")
+    if refused:
+        parts.append(f"{len(refused)} not assignable")
+    return ", ".join(parts), f"{refused[0].address}: {refused[0].why_not}" if refused else _WAIT
+
+
+def _fewer_usb(ask: VmAsk, kind: UsbKind, free: int) -> str:
+    """One quantity, lowered, or no such device at all; empty where no single edit can do it."""
+    asks = [(index, each.quantity) for index, each in enumerate(ask.usb) if (each.vendor, each.model) == kind]
+    total = sum(quantity for _, quantity in asks)
+    fewer = ((index, quantity - (total - free)) for index, quantity in asks)
+    return next((f"usb.{index}.quantity={left}" for index, left in fewer if left > 0), f"usb-={':'.join(kind)}")
+
+
+def _not_together(ask: VmAsk) -> Reason:
+    """All is there, each by itself."""
+    if not (ask.usb and ask.pci):
+        return _too_many_functions(ask)
+    asked = _count(sum(each.quantity for each in ask.usb), "device")
+    has = "not beside the PCI devices: a USB controller goes whole, with what is plugged into it"
+    return _reason("usb", asked, has, "leave out the USB devices, or the controller")
+
+
 def _too_many_functions(ask: VmAsk) -> Reason:
-    """All is there, but whole IOMMU groups are more than one offer can name."""
+    """Whole IOMMU groups are more than one offer can name."""
     asked = _count(sum(each.quantity for each in ask.pci), "device")
     has = f"their IOMMU groups move whole: over {PCI_CLAIM_MAX} functions"
     return _reason("pci", asked, has, f"a VM takes at most {PCI_CLAIM_MAX} PCI functions; ask for fewer devices")

@@ -99,6 +99,8 @@ def hardware_of(
         pci_refused=tuple(device for device in inventory.pci if not device.assignable),
         firmwares=frozenset(firmwares),
         share_cores_between_users=share_cores_between_users,
+        usb=tuple(device for device in inventory.usb if device.assignable),
+        usb_refused=tuple(device for device in inventory.usb if not device.assignable),
     )
 
 

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from atomd.inventory.facts import Core, PciDevice
+from atomd.inventory.facts import Core, PciDevice, UsbDevice
 from matcher.wire.messages import Accelerator, Arch, Firmware
 from specs.ids import UserId, VmId
 
@@ -15,7 +15,8 @@ from specs.ids import UserId, VmId
 class Hardware:
     """`cores` are those that VMs may use (from 4 cores up, the host keeps one for itself). `ram_mib` maps each NUMA
     node to what VMs may use there, after the host's reserve. `guest_flags` are those a guest sees with `accelerator`,
-    the x86-64 levels among them. `pci` holds assignable devices alone; `pci_refused` the others, with their reasons."""
+    the x86-64 levels among them. `pci` and `usb` hold assignable devices alone; `pci_refused` and `usb_refused` the
+    others, with their reasons."""
 
     archs: frozenset[Arch]
     accelerator: Accelerator
@@ -28,6 +29,8 @@ class Hardware:
     pci_refused: tuple[PciDevice, ...]
     firmwares: frozenset[Firmware]
     share_cores_between_users: bool = False
+    usb: tuple[UsbDevice, ...] = ()
+    usb_refused: tuple[UsbDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Claim:
     numa: int  # -1 when it spans nodes
     pci: tuple[str, ...]  # addresses
     spans_classes: bool = False
+    usb: tuple[str, ...] = ()  # ports
 
     def of(self, vm_id: VmId, user_id: UserId) -> "Claim":
         """The same share for another VM; `dataclasses.replace` takes half as long again, for every answer."""
@@ -62,4 +66,5 @@ class Claim:
             self.numa,
             self.pci,
             self.spans_classes,
+            self.usb,
         )

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from atomd.capacity.devices import DeviceKind, kind_of
 from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.plugged import UsbKind, usb_kind
 from atomd.capacity.traits import may_use
-from atomd.inventory.facts import Core, PciDevice
+from atomd.inventory.facts import Core, PciDevice, UsbDevice
 from matcher.wire.messages import CoreClass, VmAsk
 from specs.ids import UserId
 
@@ -129,6 +130,7 @@ class Occupancy:
         self.core_users: list[set[UserId]] = [set() for _ in hardware.cores]
         self.free_mib = dict(hardware.ram_mib)
         self.taken_pci: set[str] = set()
+        self.taken_usb: set[str] = set()
         self._are_alike = hardware.share_cores_between_users or all(len(core.threads) == 1 for core in hardware.cores)
         self._known: dict[Hashable, Any] = {}
         for claim in residents:
@@ -153,6 +155,7 @@ class Occupancy:
         for node, mib in claim.ram_mib:
             self.free_mib[node] = self.free_mib.get(node, 0) - mib
         self.taken_pci.update(claim.pci)
+        self.taken_usb.update(claim.usb)
 
     def open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
         """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores; not to be
@@ -211,7 +214,20 @@ class Occupancy:
         )
 
     def free_groups(self) -> list[PciGroup]:
-        return [group for group in self.layout.groups if self.taken_pci.isdisjoint(group.addresses)]
+        taken = self.taken_pci | self._bound() if self.taken_usb else self.taken_pci
+        return [group for group in self.layout.groups if taken.isdisjoint(group.addresses)]
+
+    def _bound(self) -> set[str]:
+        """Controllers of which VMs have devices."""
+        return {d.controller for d in self.hardware.usb if d.address in self.taken_usb and d.controller is not None}
+
+    def free_usb(self) -> list[UsbDevice]:
+        """What is plugged into a controller that a VM has is gone with it."""
+        taken = self.taken_usb
+        return [d for d in self.hardware.usb if d.address not in taken and d.controller not in self.taken_pci]
+
+    def free_usb_kinds(self) -> Counter[UsbKind]:
+        return Counter(usb_kind(device) for device in self.free_usb())
 
     def free_kinds(self) -> Counter[DeviceKind]:
         """How many devices of each kind a VM could have now."""

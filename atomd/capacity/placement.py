@@ -12,6 +12,7 @@ The rules, for every host and at every moment. A *whole-core* VM asked with `smt
   5. No VM spans core classes (hybrid machines), unless it was asked with "any".
   6. The MiB charged on a NUMA node never exceed what the host lends there.
   7. A device has one owner; an IOMMU group moves whole, and not at all while a device in it stays with the host.
+     Nobody has a USB device of a controller that somebody has.
 
 Rules 1 to 3 speak about one core at a time and 6 and 7 don't speak about cores, so that *whether* a VM fits is a matter
 of counting, and *where* is a matter of taste: one NUMA node for threads and RAM when that can be, near its devices,
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
+from atomd.capacity.plugged import NOTHING, usb_wishes, ways
 from atomd.capacity.score import Before, fill, score
 from atomd.capacity.traits import suits
 from atomd.inventory.facts import Core
@@ -86,6 +88,7 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         numa=nodes.pop() if local and len(nodes) == 1 else SPANS,
         pci=pci,
         spans_classes=len({hardware.cores[unit.core].core_class for unit in taken}) > 1,
+        usb=need.plugged.ports,
     )
     fresh = sum(1 for unit in taken if not unit.core_vms)
     before = Before(
@@ -107,25 +110,41 @@ class _Need:
         self.policy = policy
         self.ram_mib = charged_mib(ask.ram_mib)
         self._free_groups = now.free_groups()
-        self._wants_none = not ask.pci  # as most do
-        self.wanted = Counter() if self._wants_none else self._chosen()
+        self.plugged = NOTHING
+        self.wanted = self._chosen() if ask.pci or ask.usb else Counter()  # most want none
         self._near: dict[int, list[PciGroup]] = {}
 
     def _chosen(self) -> Counter[DeviceKind] | None:
+        """By the first way to have the USB devices that leaves the others to be had."""
+        groups = self._free_groups
+        lendable = {address for group in groups for address in group.addresses}
+        for way in ways(self.ask, self.now.free_usb(), lendable):
+            self.plugged = way
+            self._free_groups = [group for group in groups if way.bound.isdisjoint(group.addresses)]
+            if (wanted := self._chosen_kinds()) is not None:
+                return wanted
+        return None
+
+    def _chosen_kinds(self) -> Counter[DeviceKind] | None:
         cost: dict[DeviceKind, int] = {}
         for group in self._free_groups:
             for kind in group.kinds:
                 cost[kind] = min(cost.get(kind, len(group.kinds)), len(group.kinds))
-        return chosen_kinds(wishes(self.ask), self.now.free_kinds(), cost)
+        free = Counter(kind for group in self._free_groups for kind in group.kinds)
+        return chosen_kinds(wishes(self.ask), free, cost)
 
     def has_devices(self) -> bool:
         return self.wanted is not None
 
     def device_shares(self) -> tuple[float, ...]:
-        if not self.wanted:
-            return ()
-        free = self.now.free_kinds()
-        return tuple(quantity / free[kind] for kind, quantity in self.wanted.items())
+        shares: tuple[float, ...] = ()
+        if self.wanted:
+            free = self.now.free_kinds()
+            shares += tuple(quantity / free[kind] for kind, quantity in self.wanted.items())
+        if self.ask.usb:
+            plugged = self.now.free_usb_kinds()
+            shares += tuple(quantity / plugged[kind] for kind, quantity in usb_wishes(self.ask).items())
+        return shares
 
     def devices(self, node: int) -> list[PciGroup]:
         if not self.wanted:
@@ -362,4 +381,20 @@ def _has_devices(hardware: Hardware, residents: Collection[Claim], claim: Claim)
         return False
     moving = {group_of[address] for address in asked}
     kept = {group_key(device) for device in hardware.pci_refused if blocks_group(device)}
-    return moving.isdisjoint(kept) and asked == {address for address, key in group_of.items() if key in moving}
+    return (
+        moving.isdisjoint(kept)
+        and _keeps_usb(hardware, residents, claim)
+        and asked == {address for address, key in group_of.items() if key in moving}
+    )
+
+
+def _keeps_usb(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Rule 7, of what is plugged in."""
+    controller_of = {device.address: device.controller for device in hardware.usb}
+    ports = [port for other in (*residents, claim) for port in other.usb]
+    if len(set(claim.usb)) != len(claim.usb) or any(ports.count(port) > 1 for port in claim.usb):
+        return False
+    lent = {address for other in (*residents, claim) for address in other.pci}
+    return all(port in controller_of and controller_of[port] not in lent for port in claim.usb) and not any(
+        controller_of.get(port) in claim.pci for port in ports
+    )

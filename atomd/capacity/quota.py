@@ -7,6 +7,7 @@ Counted is what was asked for, in the words of specfiles and grants:
   VMs    stopped ones too, as they keep name, volumes and a row in the journal
   PCI    cards: of each card in a claim, the functions that are like its first. What else sits on it (a GPU's sound, its
          USB) comes along uncounted; a second card that moves with the first in its IOMMU group does not
+  USB    each device that was asked for
 
 Offers that are only held count beside commitments, for their seconds. The most exact pattern of a list counts for a
 device, and both lists, the grant's and the host's own, must allow it.
@@ -19,12 +20,14 @@ realm-wide total is soft.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from atomd.capacity.hardware import Claim
 from atomd.capacity.occupancy import uncharged_mib
+from atomd.capacity.plugged import usb_wishes
 from matcher.offers.ledger import User
 from matcher.trust.grants import Narrowing, limit_for
-from matcher.wire.messages import Reason, VmAsk
+from matcher.wire.messages import PciAsk, Reason, UsbAsk, VmAsk
 from matcher.wire.realm import Grant, PciLimit, Use, Verb
 from specs.ids import UserId, VmId
 from specs.units import show_duration, show_mib
@@ -35,7 +38,8 @@ KINDS_MAX = 64  # in one `Use`
 NO_USE = Use()
 NOT_NARROWED = Narrowing()
 
-Kinds = Mapping[str, tuple[str, str]]  # PCI address -> (vendor, model)
+Kinds = Mapping[str, tuple[str, str]]  # PCI address or USB port -> (vendor, model)
+Bus = Literal["pci", "usb"]
 _OTHER_HOST = "take another host, or ask this one's sysadmin"
 
 
@@ -68,13 +72,16 @@ def use_of(claims: Iterable[Claim], vm_ids: Collection[VmId], kinds: Kinds) -> U
     """What one user has: `claims` are their holds and commitments, `vm_ids` their VMs, with or without a claim."""
     slots, ram_mib, there = 0, 0, set(vm_ids)
     cards: Counter[tuple[str, str]] = Counter()
+    plugged: Counter[tuple[str, str]] = Counter()
     for claim in claims:
         slots += slots_of(claim)
         ram_mib += uncharged_mib(sum(mib for _, mib in claim.ram_mib))
         there.add(claim.vm_id)
         if claim.pci:
             cards += _cards(claim.pci, kinds)
-    return Use(slots, ram_mib, len(there), 0, _limits(cards))
+        if claim.usb:
+            plugged += _plugged(claim.usb, kinds)
+    return Use(slots, ram_mib, len(there), 0, _limits(cards), _limits(plugged))
 
 
 def slots_of(claim: Claim) -> int:
@@ -98,7 +105,7 @@ class Quota:
         self._narrows = narrowing != NOT_NARROWED
 
     def here(self, user: User) -> Grant:
-        """The grant as narrowed by this host, but for `pci`, where both lists count."""
+        """The grant as narrowed by this host, but for devices, where both lists count."""
         return self._narrowing.narrowed(user.grant) if self._narrows else user.grant
 
     def use(self, user_id: UserId, residents: Iterable[Claim]) -> Use:
@@ -140,12 +147,12 @@ class Quota:
             found.append(((here.slots - has.slots - there.slots) // asked.slots, "grant slots"))
         if here.ram_mib is not None and asked.ram_mib:
             found.append(((here.ram_mib - has.ram_mib - there.ram_mib) // asked.ram_mib, "grant ram"))
-        for patterns in (user.grant.pci, self._narrowing.pci):
-            for limit in patterns or ():
-                mine = _of_limit(asked.cards, limit, patterns or ())
+        for bus, _, patterns in self._lists(user):
+            for limit in patterns:
+                mine = _of_limit(asked.of(bus), limit, patterns)
                 if mine:
-                    left = limit.quantity - _of_limit(_counted(has.pci), limit, patterns or ())
-                    found.append((left // mine, f"grant pci {limit.vendor}:{limit.model}"))
+                    left = limit.quantity - _of_limit(_counted(_had(has, bus)), limit, patterns)
+                    found.append((left // mine, f"grant {bus} {limit.vendor}:{limit.model}"))
         count, noun = min(found)
         return max(0, count), noun
 
@@ -215,12 +222,22 @@ class Quota:
         for limit, most, wanted, is_here, is_there in numbers:
             if most is not None and wanted and is_here + is_there + wanted > most:
                 yield limit.reason(self._host, elsewhere.hosts, most, wanted, is_here, is_there)
-        for whose, patterns in (("your", user.grant.pci), ("this host's", self._narrowing.pci)):
-            if patterns is not None and asked.cards:
-                yield from self._over_pci(whose, patterns, asked.cards, _counted(has.pci), want)
+        for bus, whose, patterns in self._lists(user):
+            if asked.of(bus):
+                yield from self._over_devices(bus, whose, patterns, asked.of(bus), _counted(_had(has, bus)), want)
 
-    def _over_pci(
+    def _lists(self, user: User) -> Iterator[tuple[Bus, str, tuple[PciLimit, ...]]]:
+        """(bus, whose, patterns) of all lists that devices are held against."""
+        yield "pci", "your", user.grant.pci
+        yield "usb", "your", user.grant.usb
+        if self._narrowing.pci is not None:
+            yield "pci", "this host's", self._narrowing.pci
+        if self._narrowing.usb is not None:
+            yield "usb", "this host's", self._narrowing.usb
+
+    def _over_devices(
         self,
+        bus: Bus,
         whose: str,
         patterns: tuple[PciLimit, ...],
         asked: Counter[tuple[str, str]],
@@ -231,7 +248,7 @@ class Quota:
         for kind, quantity in asked.items():
             limit = limit_for(patterns, *kind)
             if limit is None:
-                resource = f"grant pci {kind[0]}:{kind[1]}"
+                resource = f"grant {bus} {kind[0]}:{kind[1]}"
                 yield Reason(resource, str(quantity), f"not among {whose} devices on {self._host}", _OTHER_HOST)
             else:
                 by_limit.setdefault(limit, Counter())[kind] += quantity
@@ -240,8 +257,8 @@ class Quota:
             left = max(0, limit.quantity - used)
             if kinds.total() > left:
                 there = f"{left} of {whose} {limit.quantity} are left on {self._host}"
-                edit = _fewer(want, set(kinds), left)
-                resource = f"grant pci {limit.vendor}:{limit.model}"
+                edit = _fewer(bus, want, set(kinds), left)
+                resource = f"grant {bus} {limit.vendor}:{limit.model}"
                 yield Reason(resource, str(kinds.total()), there, "ask for fewer, or take another host", edit)
 
 
@@ -251,6 +268,10 @@ class _Asked:
     slots: int
     ram_mib: int
     cards: Counter[tuple[str, str]]
+    plugged: Counter[tuple[str, str]]
+
+    def of(self, bus: Bus) -> Counter[tuple[str, str]]:
+        return self.cards if bus == "pci" else self.plugged
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +303,7 @@ _VMS = _Limit("VMs", "stopped VMs count: electros rm frees one")
 
 def _of_claim(claim: Claim, kinds: Kinds) -> _Asked:
     ram_mib = uncharged_mib(sum(mib for _, mib in claim.ram_mib))
-    return _Asked(claim.vm_id, slots_of(claim), ram_mib, _cards(claim.pci, kinds))
+    return _Asked(claim.vm_id, slots_of(claim), ram_mib, _cards(claim.pci, kinds), _plugged(claim.usb, kinds))
 
 
 def _of_ask(want: Want) -> _Asked:
@@ -290,7 +311,7 @@ def _of_ask(want: Want) -> _Asked:
     cards: Counter[tuple[str, str]] = Counter()
     for each in (each for each in want.ask.pci if each.model):
         cards[each.vendor, each.model] += each.quantity
-    return _Asked(want.vm_id, want.ask.slots, want.ask.ram_mib, cards)
+    return _Asked(want.vm_id, want.ask.slots, want.ask.ram_mib, cards, usb_wishes(want.ask))
 
 
 def _cards(addresses: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
@@ -302,6 +323,14 @@ def _cards(addresses: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
         if kind is not None and first.setdefault(address.rpartition(".")[0], kind) == kind:
             counted[kind] += 1
     return counted
+
+
+def _plugged(ports: Iterable[str], kinds: Kinds) -> Counter[tuple[str, str]]:
+    return Counter(kinds[port] for port in ports if port in kinds)
+
+
+def _had(use: Use, bus: Bus) -> tuple[PciLimit, ...]:
+    return use.pci if bus == "pci" else use.usb
 
 
 def _of_limit(cards: Counter[tuple[str, str]], limit: PciLimit, patterns: tuple[PciLimit, ...]) -> int:
@@ -316,11 +345,13 @@ def _counted(limits: Iterable[PciLimit]) -> Counter[tuple[str, str]]:
     return Counter({(limit.vendor, limit.model): limit.quantity for limit in limits})
 
 
-def _fewer(want: Want | None, kinds: Collection[tuple[str, str]], left: int) -> str:
+def _fewer(bus: Bus, want: Want | None, kinds: Collection[tuple[str, str]], left: int) -> str:
     """One quantity, lowered; empty where no single one can do it."""
-    asks = enumerate(want.ask.pci if want is not None else ())
-    mine = [(index, each) for index, each in asks if (each.vendor, each.model) in kinds]
-    return f"pci.{mine[0][0]}.quantity={left}" if left and len(mine) == 1 and mine[0][1].quantity > left else ""
+    asks: tuple[PciAsk | UsbAsk, ...] = ()
+    if want is not None:
+        asks = want.ask.pci if bus == "pci" else want.ask.usb
+    mine = [(index, each) for index, each in enumerate(asks) if (each.vendor, each.model) in kinds]
+    return f"{bus}.{mine[0][0]}.quantity={left}" if left and len(mine) == 1 and mine[0][1].quantity > left else ""
 
 
 def _least(vms: int | None) -> int:

@@ -31,6 +31,7 @@ from atomd.capacity.devices import is_wished
 from atomd.capacity.hardware import Claim
 from atomd.capacity.ladder import kept
 from atomd.capacity.occupancy import Occupancy
+from atomd.capacity.plugged import usb_kind, usb_wishes
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Policy, VmAsk
 
@@ -82,10 +83,11 @@ def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
     gone = now.taken_pci.union(claim.pci)
     spare = [d for d in hardware.pci if d.address not in gone and not is_wished(d, ask.pci)]
     accelerators = [device for device in spare if device.device_class.startswith(_ACCELERATORS)]
+    plugged = any(d.address not in claim.usb and usb_kind(d) not in usb_wishes(ask) for d in now.free_usb())
     factor = 1.0
     if accelerators:
         factor *= KEEP_ACCELERATOR
-    if len(spare) > len(accelerators):
+    if len(spare) > len(accelerators) or plugged:
         factor *= KEEP_DEVICE
     if hardware.ecc and not ask.ecc:
         factor *= KEEP_ECC

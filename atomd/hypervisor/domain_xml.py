@@ -13,9 +13,10 @@ from unicodedata import bidirectional, category
 from lxml import etree
 
 from atomd.hypervisor.disk_xml import NAME_PREFIX, Element, add, add_disks, add_folders, parse
+from atomd.inventory.facts import UsbDevice
 from atomd.inventory.levels import LEVELS
 from atomd.volumes.answers import HOT_MAX, is_folder
-from matcher.wire.messages import Accelerator, Arch, Firmware
+from matcher.wire.messages import USB_DEVICES_MAX, Accelerator, Arch, Firmware
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId, dashed, parse_id
 
@@ -48,6 +49,7 @@ class DomainSpec:
     console_log: str
     numa: int = -1
     pci: tuple[str, ...] = ()
+    usb: tuple[UsbDevice, ...] = ()
     volumes: tuple[AttachedVolume, ...] = ()
     flags: tuple[str, ...] = ()
     firmware: Firmware = Firmware.BIOS
@@ -276,7 +278,10 @@ def _devices(domain: Element, spec: DomainSpec) -> None:
     add_disks(devices, spec.volumes, spec.vm_id, is_x86=x86)
     add_folders(devices, spec.volumes)
     _slots(devices, spec)
-    add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
+    if spec.usb:
+        add(devices, "controller", type="usb", model="qemu-xhci", ports=USB_DEVICES_MAX)
+    else:
+        add(devices, "controller", type="usb", model="none")  # nobody could plug anything in
     _network(devices, spec)
     _serial(devices, spec.console_log)
     if spec.qemu_agent:
@@ -284,6 +289,8 @@ def _devices(domain: Element, spec: DomainSpec) -> None:
         add(channel, "target", type="virtio", name=GUEST_AGENT)
     for address in spec.pci:
         _pci(devices, address)
+    for device in spec.usb:
+        _usb(devices, device)
     # No graphics: nothing of a guest ever listens on a TCP port. The serial console is the way in.
     add(add(devices, "video"), "model", type="none")
     add(devices, "memballoon", model="none")  # RAM is promised whole; nobody will ever ask for it back
@@ -297,7 +304,7 @@ def _slots(devices: Element, spec: DomainSpec) -> None:
     may get disks. (libvirt itself makes those that are lacking for the devices here.)"""
     if PLATFORMS[spec.arch].has_ports:
         disks = sum(not volume.cdrom for volume in spec.volumes)
-        others = 2 + spec.qemu_agent + len(spec.pci)  # the link and the entropy
+        others = 2 + spec.qemu_agent + len(spec.pci) + bool(spec.usb)  # the link and the entropy
         add(devices, "controller", type="pci", index=0, model="pcie-root")
         for index in range(1, 1 + disks + others + HOT_MAX):
             add(devices, "controller", type="pci", index=index, model="pcie-root-port")
@@ -326,6 +333,15 @@ def _pci(devices: Element, address: str) -> None:
     hostdev = add(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
     parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
     add(add(hostdev, "source"), "address", **{name: f"0x{value}" for name, value in parts.items()})
+
+
+def _usb(devices: Element, device: UsbDevice) -> None:
+    """By kind and by number: what was plugged in since is never taken for it, and without it there is no start."""
+    hostdev = add(devices, "hostdev", mode="subsystem", type="usb", managed="yes")
+    source = add(hostdev, "source")
+    add(source, "vendor", id=f"0x{device.vendor}")
+    add(source, "product", id=f"0x{device.model}")
+    add(source, "address", bus=device.bus or 0, device=device.number or 0)
 
 
 # ---- reading back

@@ -55,6 +55,8 @@ _START_HINTS = tuple(
             r"group (\d+) is not viable",
             "a PCI device can't be given away: the host still uses others of IOMMU group {0}",
         ),
+        (r"Did not find USB device (\S+)", "the USB device {0} is not plugged into this host any more"),
+        (r"USB device (\S+) (?:is )?in use", "the USB device {0} is in use by another domain"),
         (r"PCI device (\S+) is in use", "the PCI device {0} is in use by another domain"),
         (r"Device (\S+) not found: could not access", "the PCI device {0} is gone from this host"),
         (

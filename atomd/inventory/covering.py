@@ -17,6 +17,7 @@ _WORDS_MAX_BYTES = 64 * 1024
 # What sysfs says in the files that are read: numbers, sets, and words of the kernel's own.
 _PLAIN = re.compile(r"[0-9a-fA-FxX,.:+\-\s]*[KMG]?\s*|[A-Za-z][A-Za-z0-9_ +/().-]{0,40}\s*")
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
+_ONES_OWN = re.compile(r"(?:[0-9].*){5}|[0-9a-fA-F]{8}")
 _BOOT_WORDS = re.compile(r"(?:console|isolcpus|nohz_full|iommu|intel_iommu|amd_iommu|vfio[\w.-]*|pci|nosmt)(?:=\S*)?$")
 _MODULE_LINE = re.compile(r"^\s*options\s+vfio.*$", re.MULTILINE)
 _SERIAL = re.compile(r"^\s*[^:\n]*serial[^:\n]*:.*\n?", re.MULTILINE | re.IGNORECASE)
@@ -109,6 +110,13 @@ def _name(cover: Cover, data: bytes) -> bytes:
     return cover.path(_text(data).strip()).encode()
 
 
+def _usb_name(cover: Cover, data: bytes) -> bytes:
+    """Without words that may be this one device's: many digits, or nothing but hexadecimal."""
+    words = _text(data).split()
+    plain = [word for word in words if not _MAC.search(word) and not any(name in word for name in cover.names)]
+    return " ".join(word for word in plain if not _ONES_OWN.search(word)).encode()
+
+
 def _framebuffer(_: Cover, data: bytes) -> bytes:
     return b"frame buffer" if b"frame buffer" in data else b""
 
@@ -138,5 +146,6 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     (r"sys/devices/.*/config", lambda _, data: covered_config(data)),
     (r"sys/.*/dm/name", _name),
     (r"sys/.*/vtcon\d+/name", _framebuffer),
+    (r"sys/devices/.*/(?:product|manufacturer)", _usb_name),
     (r"sys/.*/input\d+/name", lambda _cover, _data: b""),
 )

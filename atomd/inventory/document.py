@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atomd.inventory.cpuset import format_list
-from atomd.inventory.facts import Cache, Core, Cpu, Inventory, Memory, NumaNode, PciDevice
+from atomd.inventory.facts import Cache, Core, Cpu, Inventory, Memory, NumaNode, PciDevice, UsbDevice
 
 SCHEMA = "atomd.inventory/1"
 _SEPARATES = {"off": "; ACS is off", "none": "; without ACS"}
@@ -28,6 +28,7 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
         },
         "memory": _memory(inventory.memory),
         "pci": [_device(device) for device in inventory.pci],
+        "usb": [_usb_device(device) for device in inventory.usb],
         "unknown": [{"fact": each.fact, "path": each.path} for each in inventory.unknown],
     }
 
@@ -50,6 +51,8 @@ def to_table(inventory: Inventory) -> str:
     ]
     if inventory.pci:
         page += ["", *_columns(_device_rows(inventory.pci))]
+    if inventory.usb:
+        page += ["", *_columns(_usb_rows(inventory.usb))]
     if notes := [*_withheld(cpu), *_missing(inventory)]:
         page += ["", *notes]
     return "\n".join(page)
@@ -94,6 +97,22 @@ def _device(device: PciDevice) -> dict[str, Any]:
         "numa": device.numa,
         "iommu_group": device.iommu_group,
         "acs": device.acs,
+        "driver": device.driver,
+        "assignable": device.assignable,
+        "why_not": device.why_not,
+    }
+
+
+def _usb_device(device: UsbDevice) -> dict[str, Any]:
+    return {
+        "address": device.address,
+        "vendor": device.vendor,
+        "model": device.model,
+        "class": device.device_class,
+        "name": device.name,
+        "bus": device.bus,
+        "number": device.number,
+        "controller": device.controller,
         "driver": device.driver,
         "assignable": device.assignable,
         "why_not": device.why_not,
@@ -157,6 +176,13 @@ def _device_rows(devices: Iterable[PciDevice]) -> Iterable[tuple[str, ...]]:
             _or_dash(device.driver),
             "yes" if device.assignable else f"no: {device.why_not}{_SEPARATES.get(device.acs or '', '')}",
         )
+
+
+def _usb_rows(devices: Iterable[UsbDevice]) -> Iterable[tuple[str, ...]]:
+    yield "USB", "DEVICE", "NAME", "DRIVER", "FOR VMS"
+    for device in devices:
+        kind, why = f"{device.vendor}:{device.model}", f"no: {device.why_not}"
+        yield device.address, kind, device.name or "-", _or_dash(device.driver), "yes" if device.assignable else why
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -100,6 +100,24 @@ class PciDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class UsbDevice:
+    """A USB device that is no hub. `assignable` and `why_not` as of a PCI device. `number` is the kernel's, on its bus,
+    for as long as it stays plugged in."""
+
+    address: str  # 3-1.4: the bus, then the port of each hub on the way
+    vendor: str  # four lowercase hex digits, as `model`
+    model: str
+    device_class: str  # six lowercase hex digits: class, subclass, protocol; 000000 where its interfaces say
+    name: str  # as it calls itself, for people
+    bus: int | None
+    number: int | None
+    controller: str | None  # the PCI device that it hangs on
+    driver: str | None  # of its first interface that has one
+    assignable: bool
+    why_not: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A fact that could not be read, and the file that would have told it, from the machine's root."""
 
@@ -116,3 +134,4 @@ class Inventory:
     memory: Memory
     pci: tuple[PciDevice, ...]
     unknown: tuple[Unknown, ...] = ()
+    usb: tuple[UsbDevice, ...] = ()

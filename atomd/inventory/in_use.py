@@ -25,7 +25,7 @@ def devices_in_use(tree: Tree) -> tuple[dict[str, str], str | None]:
     for disk in sorted(disks):
         for address in controllers(tree, disk):
             used.setdefault(address, f"holds the host's own disk {printable(disk)}")
-    for link, why in _links_in_use(tree):
+    for link, why in links_in_use(tree):
         for address in behind_link(tree, link):
             used.setdefault(address, f"carries the host's network link {printable(link)}, {why}")
     for path, why in consoles_in_use(tree):
@@ -40,7 +40,7 @@ def behind_link(tree: Tree, link: str) -> list[str]:
     return [address for path in paths for address in addresses_in(path or "")]
 
 
-def _links_in_use(tree: Tree) -> Iterator[tuple[str, str]]:
+def links_in_use(tree: Tree) -> Iterator[tuple[str, str]]:
     """Interfaces with the way in which they are used."""
     for name in tree.names(NET_DIR):
         folder = f"{NET_DIR}/{name}"

@@ -12,6 +12,7 @@ from atomd.inventory.pci import read_pci
 from atomd.inventory.text import printable
 from atomd.inventory.tree import Tree
 from atomd.inventory.unknown import unknown_facts
+from atomd.inventory.usb import read_usb
 
 
 def read_inventory(root: Path) -> Inventory:
@@ -23,7 +24,7 @@ def read_inventory_of(tree: Tree, *, is_this_machine: bool) -> Inventory:
     info = cpuinfo.parse(tree.text("proc/cpuinfo", CPUINFO_BYTES_MAX) or "")
     arch = os.uname().machine if is_this_machine else _arch(tree, info)
     cpu, memory = read_cpu(tree, info), read_memory(tree)
-    return Inventory(arch, cpu, memory, read_pci(tree), unknown_facts(arch, cpu, memory))
+    return Inventory(arch, cpu, memory, read_pci(tree), unknown_facts(arch, cpu, memory), read_usb(tree))
 
 
 def _arch(tree: Tree, info: CpuInfo) -> str:

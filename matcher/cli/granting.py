@@ -1,6 +1,6 @@
 """Grants at the command line: options become a grant, and a grant becomes a document and rows.
 
-What no option limits is not limited, but for PCI devices, of which there are none, and administration.
+What no option limits is not limited, but for PCI and USB devices, of which there are none, and administration.
 """
 
 import re
@@ -47,6 +47,10 @@ class GrantOptions:
             help="devices on each host: '10de:24b0=2', '10de:*=1', '*:*' for any, none; may be repeated", negative=""
         ),
     ] = None
+    usb: Annotated[
+        tuple[str, ...] | None,
+        Parameter(help="USB devices on each host: '1050:0407=2', '1050:*=1', '*:*' for any, none", negative=""),
+    ] = None
     overprovision_min: Annotated[
         str | None, Parameter(help="nothing more exclusive than this many VMs on a core; 1: whole cores of one's own")
     ] = None
@@ -79,7 +83,8 @@ def granted(options: GrantOptions, before: Grant = DEFAULT) -> Grant:
         ram_mib=_limit("--ram", options.ram, before.ram_mib, _mib, "64GiB"),
         vms=_limit("--vms", options.vms, before.vms, _number(0, COUNT_MAX), "8"),
         volumes_gb=_limit("--volumes", options.volumes, before.volumes_gb, _gb, "500GB"),
-        pci=before.pci if options.pci is None else _pci(options.pci),
+        pci=before.pci if options.pci is None else _devices("--pci", options.pci),
+        usb=before.usb if options.usb is None else _devices("--usb", options.usb),
         overprovision_min=_overprovision(options.overprovision_min, before.overprovision_min),
         lease_max_s=_limit("--lease-max", options.lease_max, before.lease_max_s, _lease, "12h"),
         groups=before.groups if options.groups is None else _groups(options.groups),
@@ -96,6 +101,7 @@ def grant_document(grant: Grant) -> dict[str, Any]:
         "vms": grant.vms,
         "volumes_gb": grant.volumes_gb,
         "pci": [show_pci_limit(limit) for limit in grant.pci],
+        "usb": [show_pci_limit(limit) for limit in grant.usb],
         "overprovision_min": grant.overprovision_min,
         "lease_max_s": grant.lease_max_s,
         "groups": list(grant.groups),
@@ -110,6 +116,7 @@ def use_document(use: Use) -> dict[str, Any]:
         "vms": use.vms,
         "volumes_gb": None if use.volumes_mib is None else gb_of(use.volumes_mib),
         "pci": [show_pci_limit(limit) for limit in use.pci],
+        "usb": [show_pci_limit(limit) for limit in use.usb],
     }
 
 
@@ -122,6 +129,7 @@ def grant_rows(grant: Grant) -> list[tuple[str, str]]:
         ("VMs", _shown(grant.vms)),
         ("volumes", _shown(grant.volumes_gb, lambda gb: f"{gb} GB")),
         ("PCI devices", ", ".join(map(_shown_pci, grant.pci)) or "none"),
+        ("USB devices", ", ".join(map(_shown_pci, grant.usb)) or "none"),
         ("shares a core", "as asked" if grant.overprovision_min == 1 else f"with {grant.overprovision_min} or more"),
         ("a VM lives", _shown(grant.lease_max_s, show_duration, "as long as it likes")),
         ("groups", ", ".join(grant.groups) or "-"),
@@ -141,7 +149,8 @@ def summary(grant: Grant | None) -> str:
         (grant.lease_max_s, lambda s: f"{show_duration(s)} each"),
     ]
     limits = [show(value) for value, show in said if value is not None]
-    return ", ".join(["admin"] * (Verb.ADMIN in grant.verbs) + limits + [show_pci_limit(each) for each in grant.pci])
+    limits += [*map(show_pci_limit, grant.pci), *(f"usb {show_pci_limit(each)}" for each in grant.usb)]
+    return ", ".join(["admin"] * (Verb.ADMIN in grant.verbs) + limits)
 
 
 def use_text(use: Use) -> str:
@@ -150,7 +159,8 @@ def use_text(use: Use) -> str:
         said.append("volumes not known")
     elif use.volumes_mib:
         said.append(f"{gb_of(use.volumes_mib)} GB")
-    return ", ".join([*said, *(show_pci_limit(limit) for limit in use.pci)])
+    devices = [*map(show_pci_limit, use.pci), *(f"usb {show_pci_limit(limit)}" for limit in use.usb)]
+    return ", ".join([*said, *devices])
 
 
 def gb_of(mib: int) -> float:
@@ -161,19 +171,24 @@ def gb_of(mib: int) -> float:
 def total(uses: Iterable[Use]) -> Use:
     """Of several hosts together; what is not known of one of them is not known of all."""
     uses = tuple(uses)
-    devices: dict[tuple[str, str], int] = {}
-    for limit in (limit for use in uses for limit in use.pci):
-        devices[limit.vendor, limit.model] = devices.get((limit.vendor, limit.model), 0) + limit.quantity
     return Use(
         sum(use.slots for use in uses),
         sum(use.ram_mib for use in uses),
         sum(use.vms for use in uses),
         None if any(use.volumes_mib is None for use in uses) else sum(use.volumes_mib or 0 for use in uses),
-        tuple(PciLimit(vendor, model, count) for (vendor, model), count in sorted(devices.items())),
+        _summed(limit for use in uses for limit in use.pci),
+        _summed(limit for use in uses for limit in use.usb),
     )
 
 
 # ---- inside
+
+
+def _summed(limits: Iterable[PciLimit]) -> tuple[PciLimit, ...]:
+    devices: dict[tuple[str, str], int] = {}
+    for limit in limits:
+        devices[limit.vendor, limit.model] = devices.get((limit.vendor, limit.model), 0) + limit.quantity
+    return tuple(PciLimit(vendor, model, count) for (vendor, model), count in sorted(devices.items()))
 
 
 def _shown(value: T | None, show: Callable[[T], str] = str, otherwise: str = UNLIMITED) -> str:
@@ -239,17 +254,17 @@ def _overprovision(text: str | None, before: int) -> int:
     return found
 
 
-def _pci(texts: tuple[str, ...]) -> tuple[PciLimit, ...]:
+def _devices(option: str, texts: tuple[str, ...]) -> tuple[PciLimit, ...]:
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     if [word.lower() for word in words] == [NONE]:
         return ()
     try:
         limits = tuple(PciLimit("*", "*", COUNT_MAX) if word == "*:*" else parse_pci_limit(word) for word in words)
     except ValueError as error:
-        raise Failure(Exit.USAGE, f"--pci: {error}") from None
+        raise Failure(Exit.USAGE, f"{option}: {error}") from None
     named = {(limit.vendor, limit.model) for limit in limits}
     if not limits or len(named) != len(limits) or len(limits) > PCI_LIMITS_MAX:
-        raise _wrong("--pci", ",".join(texts), f"each device once, {PCI_LIMITS_MAX} at most; or {NONE}")
+        raise _wrong(option, ",".join(texts), f"each device once, {PCI_LIMITS_MAX} at most; or {NONE}")
     return limits
 
 

@@ -53,6 +53,7 @@ def _offer(choice: Choice) -> dict[str, Any]:
         "threads_per_core": offer.threads_per_core,
         "numa": offer.numa if offer.numa >= 0 else None,
         "pci": list(offer.pci),
+        "usb": list(offer.usb),
         "volumes": [claim.vid for claim in choice.claims],
         "expires_in_s": offer.expires_in_ms / 1000,
         "arch": offer.arch.value,
@@ -72,6 +73,8 @@ def _table(choices: tuple[Choice, ...], unfits: tuple[HostReasons, ...]) -> Tabl
             what += f", NUMA node {offer.numa}"
         if offer.pci:
             what += f", {', '.join(offer.pci)}"
+        if offer.usb:
+            what += f", USB {', '.join(offer.usb)}"
         emulated = "pretended" if offer.pretended else offer.accelerator.value
         rows.append((offer.host, "offers", f"{offer.score:.2f}", emulated, what))
     for said in unfits:

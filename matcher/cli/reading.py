@@ -11,11 +11,12 @@ from specs.ids import Vid
 from specs.problems import SpecError
 
 if TYPE_CHECKING:
+    from specs.pci_names import Bus
     from specs.specfile import Specfile
 
 FILE_MAX_BYTES = 1 << 20
-PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")  # Fedora's place and Debian's
-PCI_IDS_MAX_BYTES = 16 << 20
+IDS_FOLDERS = ("/usr/share/hwdata", "/usr/share/misc")  # Fedora's place and Debian's
+IDS_MAX_BYTES = 16 << 20
 STDIN = "/dev/stdin"  # what people write as "-"
 
 
@@ -25,7 +26,8 @@ def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
 
     try:
         spec = parse_specfile(read_text(name), edits=edits)
-        return _by_ids(spec) if any(need.name for need in spec.pci) else spec
+        has_names = any(need.name for need in spec.pci) or any(need.name for need in spec.usb)
+        return _by_ids(spec) if has_names else spec
     except SpecError as error:
         raise malformed(name, error) from None
 
@@ -33,20 +35,21 @@ def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
 def _by_ids(spec: "Specfile") -> "Specfile":
     """Devices that the specfile names, as their ids, which are told: hosts know no names."""
     from matcher.cli.output import note
-    from specs.pci_names import resolved
+    from specs.pci_names import needs_names, resolved
 
-    spec, told = resolved(spec, _pci_ids())
+    spec, told = resolved(spec, {bus: _ids(bus) for bus in needs_names(spec)})
     for line in told:
         note(line)
     return spec
 
 
-def _pci_ids() -> str:
-    for path in map(Path, PCI_IDS):
+def _ids(bus: "Bus") -> str:
+    for path in (Path(folder, f"{bus}.ids") for folder in IDS_FOLDERS):
         with suppress(OSError):
-            return path.read_bytes()[:PCI_IDS_MAX_BYTES].decode(errors="replace")
-    said = "this machine has no pci.ids, which knows what devices are called"
-    raise Failure(Exit.USAGE, said, helps="apt install pci.ids; or write vendor and model, as `lspci -nn` shows them")
+            return path.read_bytes()[:IDS_MAX_BYTES].decode(errors="replace")
+    said = f"this machine has no {bus}.ids, which knows what devices are called"
+    shows = "lspci -nn" if bus == "pci" else "lsusb"
+    raise Failure(Exit.USAGE, said, helps=f"apt install {bus}.ids; or write vendor and model, as `{shows}` shows them")
 
 
 def read_volumespec(name: str) -> tuple[Vid, ...]:

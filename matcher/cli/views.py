@@ -37,6 +37,7 @@ def vm_detail(vm: VmView) -> dict[str, Any]:
         "numa": vm.numa if vm.numa >= 0 else None,
         "ram_mib": vm.ram_mib,
         "pci": list(vm.pci),
+        "usb": list(vm.usb),
         "lease_ends": _utc(vm.lease_ends_s) if vm.lease_ends_s else None,
         "volumes": [_volume(volume, vm.host_id) for volume in vm.volumes],
         "specfile": _specfile(vm.specfile),

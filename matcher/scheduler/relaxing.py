@@ -71,6 +71,7 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names += ["ecc"] if ask.ecc else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
     names += [f"pci {each.vendor}:{each.model}" for each in ask.pci]
+    names += [f"usb {each.vendor}:{each.model}" for each in ask.usb]
     names += [f"volume {vid}" for vid in volumes]
     names += [reason.resource for unfit in unfits for reason in unfit.reasons if reason.resource != "more"]
     return tuple(dict.fromkeys(names))
@@ -81,6 +82,8 @@ def words(name: str, ask: VmAsk) -> str:
     what, _, kind = name.partition(" ")
     if what == "pci":
         return str(sum(each.quantity for each in ask.pci if f"{each.vendor}:{each.model}" == kind))
+    if what == "usb":
+        return str(sum(each.quantity for each in ask.usb if f"{each.vendor}:{each.model}" == kind))
     noun = "thread" if ask.smt else "core"
     said = {
         "slots": f"{ask.slots} {noun}{'s' if ask.slots != 1 else ''}",
@@ -165,7 +168,8 @@ def _serves(trial: Need, need: Need) -> bool:
 
 def _is_harmless(path: str) -> bool:
     """What asks for less can shut out nobody; another firmware can."""
-    return path.startswith(("cpu.flags-", "cpu.core_class", "pci", "ram.reqECC", EMULATE)) or path in (*_LESS, *_MORE)
+    less = ("cpu.flags-", "cpu.core_class", "pci", "usb", "ram.reqECC", EMULATE)
+    return path.startswith(less) or path in (*_LESS, *_MORE)
 
 
 def _is_at_least(path: str, value: str, needed: str) -> bool:

@@ -35,6 +35,7 @@ class _Letters(Message):
     l: _Number | None = None  # noqa: E741  a letter is what it is
     m: Annotated[tuple[str, ...], MaxLen(GROUPS_MAX)] = ()
     u: _Number | None = None
+    b: Annotated[tuple[str, ...], MaxLen(PCI_LIMITS_MAX)] = ()
 
 
 def grant_bytes(grant: Grant) -> bytes:
@@ -50,6 +51,7 @@ def grant_bytes(grant: Grant) -> bytes:
         grant.lease_max_s,
         grant.groups,
         grant.until_s,
+        tuple(show_pci_limit(limit) for limit in grant.usb),
     )
     return encode(letters)
 
@@ -69,6 +71,7 @@ def read_grant(data: bytes) -> Grant:
             letters.l,
             letters.m,
             letters.u,
+            tuple(parse_pci_limit(text) for text in letters.b),
         )
         return decode(Grant, encode(grant), max_bytes=4096)  # its own limits
     except ValueError as error:
@@ -94,7 +97,7 @@ def parse_pci_limit(text: str) -> PciLimit:
     devices, equals, number = text.lower().partition("=")
     vendor, colon, model = devices.partition(":")
     if not colon or not _is_pci_id(vendor) or not _is_pci_id(model) or (vendor == "*" and model != "*"):
-        raise ValueError(f"{text[:40]!r} is no PCI limit; such as 10de:24b0=2, or 10de:*=1 for any model")
+        raise ValueError(f"{text[:40]!r} is no limit of devices; such as 10de:24b0=2, or 10de:*=1 for any model")
     if equals and not (number.isascii() and number.isdigit() and len(number) <= 4 and int(number) <= 4096):
         raise ValueError(f"{text[:40]!r}: how many is a number up to 4096")
     return PciLimit(vendor, model, int(number) if number else 1)
@@ -111,8 +114,9 @@ class Narrowing:
     """What a host takes away from every grant, by its own settings. It can never give anything.
 
     `users` are names and `@groups`; empty: everybody. `hours` are [from, to) in minutes of the host's local day, and a
-    span may go over midnight; empty: always. The other fields are limits as in `Grant`; `pci` `None`: nothing taken,
-    else a limit of its own beside the grant's: both must allow a device, since two lists of patterns make no third.
+    span may go over midnight; empty: always. The other fields are limits as in `Grant`; `pci` and `usb` `None`: nothing
+    taken, else a limit of its own beside the grant's: both must allow a device, since two lists of patterns make no
+    third.
     """
 
     users: tuple[str, ...] = ()
@@ -124,6 +128,7 @@ class Narrowing:
     volumes_gb: int | None = None
     lease_max_s: int | None = None
     overprovision_min: int = 1
+    usb: tuple[PciLimit, ...] | None = None
 
     def admits_user(self, name: str, groups: Collection[str]) -> bool:
         return not self.users or name in self.users or any(f"@{group}" in self.users for group in groups)
@@ -133,7 +138,7 @@ class Narrowing:
         return not self.hours or any(_within(span, minute) for span in self.hours)
 
     def narrowed(self, grant: Grant) -> Grant:
-        """At most what `grant` gives and at most what this host allows, but for `pci`: see above."""
+        """At most what `grant` gives and at most what this host allows, but for devices: see above."""
         return replace(
             grant,
             slots=_least(grant.slots, self.slots),

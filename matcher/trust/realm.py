@@ -62,7 +62,8 @@ __all__ = [
     "rotate_root",
 ]
 
-EVERYTHING = Grant(verbs=tuple(Verb), pci=(PciLimit("*", "*", 4096),))
+_ANY = (PciLimit("*", "*", 4096),)
+EVERYTHING = Grant(verbs=tuple(Verb), pci=_ANY, usb=_ANY)
 
 
 def found(root: Root, *, host: str, identity: Path, issuer: Path, addresses: Collection[str] = ()) -> Identity:

@@ -22,6 +22,7 @@ from matcher.wire.messages import (
     Mib,
     PciAddress,
     PciId,
+    UsbPort,
     VmView,
     Word,
 )
@@ -175,14 +176,14 @@ class Ended(Message):
 class ListDevices(Message):
     """`after`: the address of the last row of the page before, empty for the first."""
 
-    after: PciAddress | Literal[""] = ""
+    after: PciAddress | UsbPort | Literal[""] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow(Message):
     """`group` is -1 where it has none, `vm_id` empty where no VM has it, `why_not` empty where one may."""
 
-    address: PciAddress
+    address: PciAddress | UsbPort
     vendor: PciId
     model: PciId
     device_class: Word

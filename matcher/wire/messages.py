@@ -22,6 +22,7 @@ FREQUENCY_MHZ_MAX = 20_000
 VOLUMES_MAX = 64
 VOLUME_MIB_MAX = 64 * 1024 * 1024
 PCI_ASKS_MAX = 32
+USB_DEVICES_MAX = 15
 FLAGS_MAX = 128
 REASONS_MAX = 32
 HOLD_MS_MAX = 10_000
@@ -44,6 +45,8 @@ Generation = Annotated[int, Strict(), Ge(1), Le(GENERATION_MAX)]
 PciId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4}$")]
 PciIdOrAny = Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{4})?$")]
 PciAddress = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+
+UsbPort = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,5}$")]
 
 
 def _threads(value: object) -> object:
@@ -147,6 +150,15 @@ class PciAsk(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class UsbAsk(Message):
+    """`quantity` USB devices of this vendor and model."""
+
+    vendor: PciId
+    model: PciId
+    quantity: Annotated[int, Strict(), Ge(1), Le(USB_DEVICES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
 class VmAsk(Message):
     """The hardware that one VM needs; what a specfile means, with the defaults filled in.
 
@@ -169,6 +181,7 @@ class VmAsk(Message):
     lease_s: Count = 0
     core_class: CoreClass | None = None
     min_frequency_mhz: Annotated[int, Strict(), Ge(0), Le(FREQUENCY_MHZ_MAX)] = 0
+    usb: Annotated[tuple[UsbAsk, ...], MaxLen(USB_DEVICES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +262,7 @@ class VmOffer(Message):
     copies: Count = 0
     copies_at_least: Flag = False
     runs_out: Annotated[tuple[Annotated[str, Strict(), StringConstraints(max_length=80)], ...], MaxLen(8)] = ()
+    usb: Annotated[tuple[UsbPort, ...], MaxLen(USB_DEVICES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +465,7 @@ class VmView(Message):
     volumes: Annotated[tuple[VmVolume, ...], MaxLen(VOLUMES_MAX)]
     specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]
     lease_ends_s: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0  # since the epoch; 0: it has no lease
+    usb: Annotated[tuple[UsbPort, ...], MaxLen(USB_DEVICES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)

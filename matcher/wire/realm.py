@@ -53,7 +53,8 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PciLimit(Message):
-    """At most `quantity` devices of this vendor and model; `*` is any model. What no limit names is not given."""
+    """At most `quantity` devices of this vendor and model, on PCI or on USB; `*` is any model. What no limit names is
+    not given."""
 
     vendor: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{4}|\*)$")]
     model: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{4}|\*)$")]
@@ -79,18 +80,20 @@ class Grant(Message):
     lease_max_s: Annotated[int, Strict(), Ge(60), Le(2**31 - 1)] | None = None
     groups: Annotated[tuple[Group, ...], MaxLen(GROUPS_MAX)] = ()
     until_s: Seconds | None = None
+    usb: Annotated[tuple[PciLimit, ...], MaxLen(PCI_LIMITS_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Use(Message):
-    """What one user has, in the units of `Grant`; `pci` are vendor:model with their number. `volumes_mib`, as volumes
-    come in parts of a GB; `None`: not known."""
+    """What one user has, in the units of `Grant`; `pci` and `usb` are vendor:model with their number. `volumes_mib`, as
+    volumes come in parts of a GB; `None`: not known."""
 
     slots: Count = 0
     ram_mib: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0
     vms: Count = 0
     volumes_mib: Annotated[int, Strict(), Ge(0), Le(2**40)] | None = 0
     pci: Annotated[tuple[PciLimit, ...], MaxLen(64)] = ()
+    usb: Annotated[tuple[PciLimit, ...], MaxLen(64)] = ()
 
 
 # ---- documents

@@ -13,13 +13,14 @@ from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import charged_mib, uncharged_mib
 from atomd.capacity.placement import admits, place
-from atomd.inventory.facts import Core, PciDevice
+from atomd.inventory.facts import Core, PciDevice, UsbDevice
 from matcher.wire import codec
-from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, Reason, VmAsk
+from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, Reason, UsbAsk, VmAsk
 from specs.ids import UserId, VmId
 
 USERS = [UserId(letter * 64) for letter in "ab"]
 KINDS = [("10de", "24b0"), ("10de", "228b"), ("1002", "73bf")]
+USB_KINDS = [("1050", "0407"), ("0951", "1666")]
 OPEN_KINDS = [("", "", "03"), ("10de", "", "03"), ("10de", "24b0", "0302"), ("", "", "0403"), ("", "", "02")]
 
 
@@ -30,6 +31,7 @@ def broken(hardware: Hardware, claims: Sequence[Claim]) -> set[str]:
         *(_broken_by(claim, hardware) for claim in claims),
         "memory" if _overdrawn(hardware, claims) else "",
         "devices" if _torn_apart(hardware, claims) else "",
+        "plugged" if _pulled_apart(hardware, claims) else "",
     } - {""}
 
 
@@ -79,6 +81,14 @@ def _torn_apart(hardware: Hardware, claims: Sequence[Claim]) -> bool:
     return any(len(of_group) > 1 for of_group in hands.values())
 
 
+def _pulled_apart(hardware: Hardware, claims: Sequence[Claim]) -> bool:
+    """A USB device with two owners, one that is not lent, or one whose controller somebody has."""
+    lent = {device.address: device for device in hardware.usb}
+    ports = Counter(port for claim in claims for port in claim.usb)
+    away = {address for claim in claims for address in claim.pci}
+    return any(count > 1 or port not in lent or lent[port].controller in away for port, count in ports.items())
+
+
 speeds = st.sampled_from([None, 2000, 3000, 5000])
 
 
@@ -102,6 +112,7 @@ def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None)
         for node in draw(st.sets(st.integers(0, 5), min_size=1, max_size=4))
     }
     devices = [draw(_device(index, nodes)) for index in range(draw(st.integers(0, 6)))]
+    plugged = [draw(_usb_device(index, devices)) for index in range(draw(st.integers(0, 4)))]
     return Hardware(
         archs=frozenset({Arch.X86_64}),
         accelerator=Accelerator.KVM,
@@ -114,7 +125,19 @@ def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None)
         pci_refused=tuple(device for device in devices if not device.assignable),
         firmwares=frozenset(Firmware),
         share_cores_between_users=draw(st.booleans()) if shares is None else shares,
+        usb=tuple(device for device in plugged if device.assignable),
+        usb_refused=tuple(device for device in plugged if not device.assignable),
     )
+
+
+@st.composite
+def _usb_device(draw: st.DrawFn, index: int, devices: list[PciDevice]) -> UsbDevice:
+    """Behind any device: each may be a controller."""
+    vendor, model = draw(st.sampled_from(USB_KINDS))
+    controller = draw(st.sampled_from([None, *(device.address for device in devices)]))
+    why_not = None if draw(st.integers(0, 4)) else "the host's own"
+    port = f"1-{index + 1}"
+    return UsbDevice(port, vendor, model, "000000", "", 1, index + 2, controller, None, why_not is None, why_not)
 
 
 @st.composite
@@ -138,6 +161,7 @@ def _device(draw: st.DrawFn, index: int, nodes: list[int]) -> PciDevice:
 def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
     any_kinds = st.sampled_from([*((*kind, "") for kind in KINDS), *OPEN_KINDS])
     kinds = draw(st.lists(any_kinds, max_size=3)) if draw(st.integers(0, 2)) == 0 else []
+    plugged = draw(st.lists(st.sampled_from(USB_KINDS), max_size=2)) if draw(st.booleans()) else []
     return VmAsk(
         slots=draw(st.integers(1, slots_max)),
         smt=draw(st.booleans()),
@@ -151,6 +175,7 @@ def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
         allow_emulation=False,
         core_class=draw(st.sampled_from([None, None, *CoreClass])),
         min_frequency_mhz=draw(st.sampled_from([0, 0, 0, 1, 2500, 5000, 5001])),
+        usb=tuple(UsbAsk(vendor, model, draw(st.sampled_from([1, 1, 2]))) for vendor, model in plugged),
     )
 
 
@@ -219,6 +244,12 @@ def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     assert _serve(ask, [device for device in hardware.pci if device.address in claim.pci])
     if not ask.pci:
         assert not claim.pci
+    assert _plugged_as_asked(ask, [device for device in hardware.usb if device.address in claim.usb])
+
+
+def _plugged_as_asked(ask: VmAsk, devices: Sequence[UsbDevice]) -> bool:
+    wanted = [(each.vendor, each.model) for each in ask.usb for _ in range(each.quantity)]
+    return sorted(wanted) == sorted((device.vendor, device.model) for device in devices)
 
 
 def _is_wanted(core: Core, ask: VmAsk) -> bool:
@@ -251,6 +282,8 @@ def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
     some = tuple(draw(st.lists(st.sampled_from(whole), unique=True))) if whole else ()
     here = [device.address for device in (*hardware.pci, *hardware.pci_refused)]
     addresses = tuple(draw(st.lists(st.sampled_from(here), unique=True))) if here else ()
+    plugged = [device.address for device in (*hardware.usb, *hardware.usb_refused)]
+    ports = tuple(draw(st.lists(st.sampled_from(plugged), unique=True))) if plugged else ()
     ram = tuple((node, draw(st.integers(1, 4000))) for node, _ in hardware.ram_mib)
     base = like or Claim(vm(98), USERS[0], some, 1, True, 1, ((0, 200),), -1, ())
     base = replace(base, user_id=draw(users), overprovision=draw(st.integers(1, 4)))
@@ -263,6 +296,10 @@ def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
         replace(base, pci=addresses),
         replace(base, pci=base.pci[1:]),
         replace(base, threads=some, threads_per_core=1, smt=True, spans_classes=True),
+        replace(base, usb=ports),
+        replace(base, usb=ports[:1]),
+        replace(base, usb=ports[:1], pci=()),
+        replace(base, usb=base.usb * 2),
     ]
     return draw(st.sampled_from(changed))
 
@@ -306,6 +343,11 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
         for some in itertools.combinations(hardware.pci, count)
         if _serve(ask, some) and (ask.pci or not some)
     ]
+    plugged = [
+        tuple(device.address for device in some)
+        for some in itertools.combinations(hardware.usb, sum(each.quantity for each in ask.usb))
+        if _plugged_as_asked(ask, some)
+    ]
     if need or not devices:
         return False
     empty = Claim(vm(0), user_id, (), 1, ask.smt, ask.overprovision, tuple(ram), -1, ())
@@ -314,7 +356,8 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
         threads = tuple(thread for unit in some for thread in unit)
         claim = replace(empty, threads=threads, threads_per_core=1 if ask.smt else len(some[0]))
         if admits(hardware, residents, claim):
-            return any(admits(hardware, residents, replace(claim, pci=pci)) for pci in devices)
+            both = itertools.product(devices, plugged)
+            return any(admits(hardware, residents, replace(claim, pci=pci, usb=usb)) for pci, usb in both)
     return False
 
 
@@ -354,10 +397,16 @@ def edited(ask: VmAsk, edit: str) -> VmAsk:
         return replace(ask, flags=tuple(flag for flag in ask.flags if flag not in value.split(",")))
     if path == "pci-":
         return replace(ask, pci=tuple(each for each in ask.pci if f"{each.vendor}:{each.model}" != value))
+    if path == "usb-":
+        return replace(ask, usb=tuple(each for each in ask.usb if f"{each.vendor}:{each.model}" != value))
     if path in _EDITED:
         return _EDITED[path](ask, value)
-    _, index, field = path.split(".")
+    bus, index, field = path.split(".")
     assert field == "quantity"
+    if bus == "usb":
+        usb = list(ask.usb)
+        usb[int(index)] = replace(usb[int(index)], quantity=int(value))
+        return replace(ask, usb=tuple(usb))
     pci = list(ask.pci)
     pci[int(index)] = replace(pci[int(index)], quantity=int(value))
     return replace(ask, pci=tuple(pci))

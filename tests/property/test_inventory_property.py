@@ -22,6 +22,7 @@ PCI = "sys/devices/pci0000:00/0000:00:01.0"
 
 
 SRIOV = {"totalvfs": "8", "numvfs": "0", "offset": "1", "stride": "1", "vf_device": "154c"}
+TOKEN = {"idVendor": "1050", "idProduct": "0407", "busnum": "1", "devnum": "3", "product": "Token", "authorized": "1"}
 CARD = PciDevice("0000:00:01.0", "8086", "1572", "020000", 0, 3, "i40e", True, None)
 
 
@@ -58,6 +59,8 @@ def sound_machine() -> dict[str, str]:
         "sys/class/input/input3": f"-> ../../../{PCI}/input/input3",
         f"{PCI}/usb1/1-1/1-1:1.0/bInterfaceClass": "03\n",
         "sys/bus/usb/devices/1-1:1.0": f"-> ../../../../{PCI}/usb1/1-1/1-1:1.0",
+        "sys/bus/usb/devices/1-1": f"-> ../../../../{PCI}/usb1/1-1",
+        **{f"{PCI}/usb1/1-1/{name}": f"{text}\n" for name, text in TOKEN.items()},
         "proc/interrupts": "  8:  0  IR-IO-APIC  8-edge  rtc0\n",
         "proc/cmdline": "quiet vfio_iommu_type1.allow_unsafe_interrupts=0\n",
         "etc/modprobe.d/vfio.conf": "options vfio_iommu_type1 allow_unsafe_interrupts=0\n",
@@ -123,7 +126,7 @@ def check_sound(inventory: Inventory) -> None:
     assert all(core.threads == tuple(sorted(core.threads)) and core.threads for core in inventory.cpu.cores)
     assert all(0 <= thread < cpuset.CPUS_MAX for thread in threads)
     assert inventory.memory.numa
-    assert all(device.assignable == (device.why_not is None) for device in inventory.pci)
+    assert all(device.assignable == (device.why_not is None) for device in (*inventory.pci, *inventory.usb))
     json.dumps(to_json(inventory)).encode()
     to_table(inventory).encode()
 

@@ -7,7 +7,8 @@ import pytest
 
 from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.inventory.facts import Core, PciDevice
+from atomd.capacity.placement import admits
+from atomd.inventory.facts import Core, PciDevice, UsbDevice
 from matcher.wire.codec import decode, encode
 from matcher.wire.messages import (
     PCI_ASKS_MAX,
@@ -20,6 +21,7 @@ from matcher.wire.messages import (
     PciAsk,
     Policy,
     Reason,
+    UsbAsk,
     VmAsk,
 )
 from specs.ids import UserId, VmId
@@ -325,3 +327,75 @@ def test_groups_too_many_to_name_are_refused_with_a_reason() -> None:
     reason = only(replace(ASK, pci=(replace(GPU, quantity=30),)), replace(HOST, pci=pci))
     assert reason.resource == "pci"
     assert "64" in reason.has
+
+
+# ---- USB
+
+
+TOKEN = UsbAsk("1050", "0407", 1)
+
+
+def token(port: str, controller: str | None = None, why_not: str | None = None) -> UsbDevice:
+    bus, number = (int(part) for part in port.split("-"))
+    return UsbDevice(port, "1050", "0407", "000000", "", bus, number, controller, None, why_not is None, why_not)
+
+
+def test_a_token_is_given_to_one_vm_and_the_next_one_reads_who_has_it() -> None:
+    ask, host = replace(ASK, usb=(TOKEN,)), replace(HOST, usb=(token("1-1"),))
+    has = claim(ask, host)
+    assert has.usb == ("1-1",)
+    (reason,) = reasons(ask, host, [has], BOB)
+    assert (reason.resource, reason.asked, reason.has) == (
+        "usb 1050:0407",
+        "1",
+        "1 in all, 0 free, 1 in use by other VMs",
+    )
+    assert reason.edit == "usb-=1050:0407"
+
+
+def test_fewer_tokens_are_told_and_why_the_host_keeps_one() -> None:
+    kept = token("1-2", why_not="types, as the host's console may")
+    host = replace(HOST, usb=(token("1-1"),), usb_refused=(kept,))
+    (reason,) = reasons(replace(ASK, usb=(replace(TOKEN, quantity=2),)), host)
+    assert reason.has == "2 in all, 1 free, 1 not assignable"
+    assert reason.hint == "1-2: types, as the host's console may"
+    assert reason.edit == "usb.0.quantity=1"
+
+
+def test_a_device_that_is_not_plugged_in_is_not_there() -> None:
+    (reason,) = reasons(replace(ASK, usb=(TOKEN,)), HOST)
+    assert (reason.has, reason.hint) == ("none here", "no such device is plugged into this machine")
+
+
+def test_a_controller_goes_with_what_is_plugged_into_it_and_stays_for_it() -> None:
+    controller, other = gpu(3), gpu(4)
+    host = replace(HOST, pci=(controller,), usb=(token("1-1", controller.address),))
+    whole, single = replace(ASK, pci=(GPU,)), replace(ASK, usb=(TOKEN,))
+    (reason,) = reasons(single, host, [claim(whole, host)])
+    assert reason.resource == "usb 1050:0407"
+    (reason,) = reasons(whole, host, [claim(single, host)])
+    assert reason.resource == "pci 10de:24b0"
+    both = replace(ASK, pci=(GPU,), usb=(TOKEN,))
+    (reason,) = reasons(both, host)
+    assert reason.has == "not beside the PCI devices: a USB controller goes whole, with what is plugged into it"
+    assert claim(both, replace(host, pci=(controller, other))).pci == (other.address,)
+
+
+def test_a_token_is_taken_where_it_leaves_a_controller_to_others() -> None:
+    controller = gpu(3)
+    host = replace(HOST, pci=(controller,), usb=(token("1-1", controller.address), token("2-1")))
+    assert claim(replace(ASK, usb=(TOKEN,)), host).usb == ("2-1",)
+
+
+def test_the_judge_gives_a_usb_device_to_one_vm_and_none_whose_controller_somebody_has() -> None:
+    controller = gpu(3)
+    host = replace(HOST, pci=(controller,), usb=(token("1-1", controller.address), token("2-1")))
+    one = replace(claim(ASK, host), usb=("2-1",))
+    other = replace(claim(ASK, host, [one]), vm_id=VmId("2" * 32))
+    assert admits(host, [one], replace(other, usb=("1-1",)))
+    assert not admits(host, [one], replace(other, usb=("2-1",)))
+    assert not admits(host, [], replace(one, usb=("2-1", "2-1")))
+    assert not admits(host, [], replace(one, usb=("9-9",)))
+    assert not admits(host, [], replace(one, usb=("1-1",), pci=(controller.address,)))
+    assert not admits(host, [replace(one, pci=(controller.address,))], replace(other, usb=("1-1",)))
+    assert not admits(host, [replace(one, usb=("1-1",))], replace(other, pci=(controller.address,)))

@@ -10,7 +10,7 @@ from atomd.capacity.occupancy import charged_mib, uncharged_mib
 from atomd.capacity.quota import VMS_MAX, Elsewhere, Quota, Want, use_of
 from matcher.trust.grants import Narrowing, parse_pci_limit
 from matcher.trust.principal import Principal
-from matcher.wire.messages import Arch, Firmware, PciAsk, Reason, VmAsk
+from matcher.wire.messages import Arch, Firmware, PciAsk, Reason, UsbAsk, VmAsk
 from matcher.wire.realm import Grant, PciLimit, Use, Verb
 from specs.ids import UserId, VmId
 
@@ -24,6 +24,8 @@ KINDS = {
     "0000:02:00.1": SOUND,
     "0000:03:00.0": NIC,
     "0000:03:00.1": NIC,
+    "1-1": ("1050", "0407"),
+    "1-2": ("1050", "0407"),
 }
 MAY = (Verb.PLEDGE, Verb.RUN)
 ANYTHING = Grant(MAY, pci=(PciLimit("*", "*", 4096),))
@@ -274,3 +276,37 @@ def test_how_often_a_grant_allows_the_same_again_is_what_its_first_limit_leaves(
     assert quota().times(gpu, two, ()) == (2, "grant pci 10de:24b0")
     elsewhere = Elsewhere(Use(3, 512, 1), ("h2",))
     assert quota(vms=(1,), elsewhere=elsewhere).times(claim(9), ann(slots=6), here) == (1, "grant slots")
+
+
+# ---- USB
+
+
+def with_tokens(number: int, *ports: str) -> Claim:
+    return replace(claim(number), usb=ports)
+
+
+def test_who_was_granted_no_usb_device_gets_none_whatever_else_they_may() -> None:
+    assert ANYTHING.pci
+    token = with_tokens(9, "1-1")
+    reason = only(reasons(quota(), ann(), ask=replace(ASK, usb=(UsbAsk("1050", "0407", 1),)), at=token))
+    assert (reason.resource, reason.has) == ("grant usb 1050:0407", "not among your devices on h1")
+    assert not quota().allows([], token, ann())
+
+
+def test_tokens_count_beside_those_that_the_user_has() -> None:
+    grant = replace(ANYTHING, usb=(PciLimit("1050", "*", 1),))
+    first, second = with_tokens(1, "1-1"), with_tokens(2, "1-2")
+    assert use_of([first], (), KINDS).usb == (PciLimit("1050", "0407", 1),)
+    assert quota().allows([], first, ann(grant))
+    assert not quota().allows([first], second, ann(grant))
+    asked = replace(ASK, usb=(UsbAsk("1050", "0407", 2),))
+    reason = only(reasons(quota(), ann(grant), ask=asked))
+    assert (reason.resource, reason.edit) == ("grant usb 1050:*", "usb.0.quantity=1")
+    assert quota().times(first, ann(grant), []) == (1, "grant usb 1050:*")
+
+
+def test_a_host_may_keep_its_usb_devices_from_everybody() -> None:
+    grant = replace(ANYTHING, usb=(PciLimit("*", "*", 4096),))
+    shut = quota(narrowing=Narrowing(usb=()))
+    reason = only(reasons(shut, ann(grant), at=with_tokens(9, "1-1")))
+    assert reason.has == "not among this host's devices on h1"

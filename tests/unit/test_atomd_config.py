@@ -26,6 +26,7 @@ def test_everything_that_can_be_said_is_understood(tmp_path: Path) -> None:
         users = ["ann", "@lab"]
         hours = ["08:00-20:00", "22:30-24:00"]
         pci = ["10de:*=1", "8086:1572"]
+        usb = ["1050:*"]
         slots = 4
         ram_mib = 8192
         vms = 3
@@ -36,6 +37,7 @@ def test_everything_that_can_be_said_is_understood(tmp_path: Path) -> None:
         users=("ann", "@lab"),
         hours=((480, 1200), (1350, 1440)),
         pci=(PciLimit("10de", "*", 1), PciLimit("8086", "1572", 1)),
+        usb=(PciLimit("1050", "*", 1),),
         slots=4,
         ram_mib=8192,
         vms=3,
@@ -70,7 +72,7 @@ def test_a_lease_may_be_seconds_and_a_span_may_go_over_midnight(tmp_path: Path) 
         ('hours = ["08:00-24:01"]', "08:00-20:00"),
         ('hours = ["25:00-26:00"]', "08:00-20:00"),
         ('hours = ["08:00-08:00"]', "no length"),
-        ('pci = ["gpu"]', "no PCI limit"),
+        ('pci = ["gpu"]', "no limit of devices"),
         ('lease_max = "soon"', "12h"),
         ("lease_max = true", "12h"),
         ("lease_max = 59", "greater than or equal to 60"),

@@ -1,6 +1,7 @@
 """What the machine's devices are is looked at again and again, and noted where a crash must not forget it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from atomd import devices as module
 from atomd.answering import Face
 from atomd.devices import LOOK_S, Devices
 from atomd.functions import Functions
-from atomd.inventory.facts import PciDevice
+from atomd.inventory.facts import PciDevice, UsbDevice
+from atomd.inventory.usb import IN_A_PROGRAM
 from atomd.journal import JournalError
 from atomd.lent import RETURN_S
 from matcher.net.audit import Audit
-from tests.unit.test_atomd_capacity_fit import HOST
+from tests.unit.test_atomd_capacity_fit import HOST, token
 from tests.unit.test_atomd_lent import HELD, NIC, WITH_GUEST
 
 USED = replace(NIC, assignable=False, why_not="carries the host's network link eth0, which is up")
@@ -29,6 +31,7 @@ class Machine:
     def __init__(self, folder: Path, audit: Audit) -> None:
         self.path = folder / "devices.json"
         self.there: tuple[PciDevice, ...] = (NIC,)
+        self.plugged: tuple[UsbDevice, ...] = ()
         self.held: set[str] = set()
         self.face = Face("h1", 7766, replace(HOST, pci=(NIC,)), False)
         self._audit = audit
@@ -43,6 +46,7 @@ class Machine:
             audit=self._audit,
             functions=Functions({}),
             reads=lambda: self.there,
+            reads_usb=lambda: self.plugged,
         )
         return self.devices
 
@@ -171,3 +175,55 @@ def test_a_damaged_note_stops_the_daemon(machine: Machine) -> None:
     machine.path.write_text("[{")
     with pytest.raises(JournalError, match="makes no sense"):
         machine.restarted()
+
+
+TOKEN, PORT, KIND = token("3-1"), "3-1", ("1050", "0407")
+OPEN = replace(TOKEN, assignable=False, why_not=IN_A_PROGRAM)
+
+
+async def test_what_is_plugged_in_is_offered_and_what_is_pulled_out_is_not(machine: Machine) -> None:
+    machine.plugged = (TOKEN, replace(OPEN, address="3-2"))
+    await machine.devices.look()
+    assert machine.face.hardware.usb == (TOKEN,)
+    assert [device.address for device in machine.face.hardware.usb_refused] == ["3-2"]
+    assert machine.devices.kinds[PORT] == KIND
+    machine.plugged = ()
+    await machine.devices.look()
+    assert machine.face.hardware.usb == ()
+
+
+async def test_a_usb_device_is_given_as_the_kernel_numbers_it_now(machine: Machine) -> None:
+    machine.held |= {PORT}
+    machine.plugged = (replace(TOKEN, number=99),)
+    assert await machine.devices.plug([PORT], Counter([KIND])) == machine.plugged
+    assert await machine.devices.plug([], Counter()) == ()
+
+
+async def test_a_usb_device_that_is_gone_or_used_or_another_is_no_start(machine: Machine) -> None:
+    machine.held |= {PORT}
+    assert await machine.devices.plug([PORT], Counter([KIND])) == "the USB device at 3-1 is not plugged in any more"
+    machine.plugged = (OPEN,)
+    expected = f"the USB device at 3-1 can't be given to the VM: it {IN_A_PROGRAM}"
+    assert await machine.devices.plug([PORT], Counter([KIND])) == expected
+    machine.plugged = (replace(TOKEN, model="0406"),)
+    said = await machine.devices.plug([PORT], Counter([KIND]))
+    assert said == "another USB device is plugged in at 3-1 than the one that was promised"
+
+
+async def test_what_a_vm_has_open_is_its_own_and_no_programs(machine: Machine) -> None:
+    machine.held |= {PORT}
+    machine.plugged = (OPEN,)
+    await machine.devices.look()
+    assert machine.face.hardware.usb == (TOKEN,)
+    machine.held.clear()
+    await machine.devices.look()
+    assert machine.face.hardware.usb_refused == (OPEN,)
+
+
+async def test_who_has_what_was_pulled_out_is_not_charged_for_what_came_in_its_place(machine: Machine) -> None:
+    machine.plugged = (TOKEN,)
+    await machine.devices.look()
+    machine.held |= {PORT}
+    machine.plugged = (replace(TOKEN, model="0406"),)
+    await machine.devices.look()
+    assert machine.devices.kinds[PORT] == KIND

@@ -18,6 +18,7 @@ from atomd.hypervisor.domain_xml import (
     safe_title,
     vm_id_of,
 )
+from atomd.inventory.facts import UsbDevice
 from atomd.volumes.answers import HOT_MAX
 from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
@@ -185,6 +186,21 @@ def test_sixty_four_volumes_have_sixty_four_names() -> None:
     names = [disk.find("target").get("dev") for disk in domain.iterfind("devices/disk")]
     assert [names[0], *names[25:28]] == ["vda", "vdz", "vdaa", "vdab"]
     assert len(set(names)) == 64
+
+
+def test_usb_devices_are_said_by_kind_and_by_number_and_have_a_controller() -> None:
+    token = UsbDevice("3-1.4", "1050", "0407", "000000", "", 3, 17, None, None, True, None)
+    domain = built(usb=(token,))
+    (hostdev,) = domain.iterfind("devices/hostdev")
+    assert hostdev.attrib == {"mode": "subsystem", "type": "usb", "managed": "yes"}
+    said = {each.tag: dict(each.attrib) for each in hostdev.iterfind("source/*")}
+    assert said == {
+        "vendor": {"id": "0x1050"},
+        "product": {"id": "0x0407"},
+        "address": {"bus": "3", "device": "17"},
+    }
+    assert [each.get("model") for each in domain.iterfind("devices/controller[@type='usb']")] == ["qemu-xhci"]
+    assert [each.get("model") for each in built().iterfind("devices/controller[@type='usb']")] == ["none"]
 
 
 def test_pci_addresses_are_taken_apart_and_managed() -> None:

@@ -56,6 +56,11 @@ FILE = '-blockdev {"driver":"file","filename":"/pool/x.img","auto-read-only":tru
             f"{QEMU}-blockdev {{}}: Unknown driver 'iscsi'",
             "this host's QEMU can't use volumes of other hosts: install qemu-block-extra",
         ),
+        (
+            "internal error: Did not find USB device 1050:0407 bus:3 device:17",
+            "the USB device 1050:0407 is not plugged into this host any more",
+        ),
+        ("USB device 003:017 is in use by driver QEMU, domain x", "the USB device 003:017 is in use by another domain"),
         ("something\nnew", "libvirt did not start it: something new"),
     ],
 )

@@ -1,6 +1,7 @@
 """What was decided, done: with a hypervisor and storage in memory, and a real journal."""
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import trio
 from trio.testing import MockClock
 
 from atomd import performing
+from atomd.capacity.plugged import UsbKind
 from atomd.hypervisor.disk_xml import NAME_PREFIX, secret_usage
 from atomd.hypervisor.domains import DomainSecret, DomainState, ObservedDomain
 from atomd.hypervisor.libvirt_words import TARGET_AWAY
+from atomd.inventory.facts import UsbDevice
 from atomd.journal import Journal
 from atomd.performing import Performer
 from atomd.vms.lifecycle import State, Vm
@@ -26,6 +29,7 @@ from specs.ids import HostId, VmId, dashed
 from tests.fakes.hypervisor import PORT, FakeHypervisor
 from tests.fakes.one_host import DATA, HOST, VID, OneHost, attached_all, attached_for
 from tests.unit.test_atomd_capacity_fit import HOST as HARDWARE
+from tests.unit.test_atomd_capacity_fit import token
 
 H2 = HostId("2" * 64)
 SECRET = "s1"
@@ -101,11 +105,16 @@ class FakeDevices:
     def __init__(self) -> None:
         self.lent: list[Collection[str]] = []
         self.why: str | None = None
+        self.usb: tuple[UsbDevice, ...] | str = ()
 
     async def lend(self, addresses: Collection[str]) -> str | None:
         await trio.lowlevel.checkpoint()
         self.lent.append(addresses)
         return self.why
+
+    async def plug(self, ports: Collection[str], wished: Counter[UsbKind]) -> tuple[UsbDevice, ...] | str:
+        await trio.lowlevel.checkpoint()
+        return self.usb
 
 
 class Running:
@@ -213,6 +222,25 @@ async def test_a_device_that_the_host_needs_by_now_is_why_a_start_fails(
     await running.until(lambda: running.vm(confirm).state is State.FAILED)
     assert running.vm(confirm).why == running.devices.why
     assert not running.hypervisor.starts
+
+
+async def test_a_usb_device_that_was_pulled_out_is_why_a_start_fails(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.devices.usb = "the USB device at 3-1 is not plugged in any more"
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.FAILED)
+    assert running.vm(confirm).why == running.devices.usb
+    assert not running.hypervisor.starts
+    assert not running.devices.lent, "nothing else is noted as lent"
+
+
+async def test_a_usb_device_is_in_the_domain_as_it_is_numbered_now(running: Running, autojump_clock: MockClock) -> None:
+    running.devices.usb = (replace(token("3-1"), number=99),)
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    (vm_id,) = running.hypervisor.starts
+    assert '<address bus="3" device="99"/>' in running.hypervisor.by_id[vm_id].xml
 
 
 async def test_a_start_that_fails_with_its_network_up_is_not_tried_twice(

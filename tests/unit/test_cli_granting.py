@@ -25,7 +25,7 @@ def test_what_is_not_limited_is_not_limited_but_devices_and_administration() -> 
     assert grant == DEFAULT
     assert grant.verbs == (Verb.PLEDGE, Verb.RUN, Verb.CONSOLE)
     assert (grant.slots, grant.ram_mib, grant.vms, grant.volumes_gb, grant.lease_max_s) == (None,) * 5
-    assert grant.pci == ()
+    assert (grant.pci, grant.usb) == ((), ())
 
 
 def test_every_option_finds_its_place() -> None:
@@ -35,6 +35,7 @@ def test_every_option_finds_its_place() -> None:
         vms="8",
         volumes="500GB",
         pci=("10de:*=1", "8086:24B0"),
+        usb=("1050:0407=2",),
         overprovision_min="2",
         lease_max="12h",
         groups="a,b",
@@ -49,6 +50,7 @@ def test_every_option_finds_its_place() -> None:
         vms=8,
         volumes_gb=500,
         pci=(PciLimit("10de", "*", 1), PciLimit("8086", "24b0", 1)),
+        usb=(PciLimit("1050", "0407", 2),),
         overprovision_min=2,
         lease_max_s=43_200,
         groups=("a", "b"),
@@ -94,6 +96,7 @@ def test_days_count_from_now() -> None:
         (GrantOptions(pci=("10de",)), "--pci"),
         (GrantOptions(pci=("10de:*", "10de:*=2")), "--pci"),
         (GrantOptions(pci=("",)), "--pci"),
+        (GrantOptions(usb=("1050",)), "--usb"),
         (GrantOptions(overprovision_min="0"), "--overprovision-min"),
         (GrantOptions(lease_max="12"), "--lease-max"),
         (GrantOptions(lease_max="30s"), "--lease-max"),

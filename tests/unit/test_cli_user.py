@@ -168,7 +168,7 @@ def test_i_am_told_who_i_am_what_i_may_and_what_i_use(link: Link, capsys: pytest
     said = printed(capsys)
     assert (said["name"], said["id"], said["realm"]["name"], said["context"]) == ("ada", me.id, "home", "default")
     assert said["grant"]["verbs"] == ["pledge", "run", "console", "admin"]
-    assert said["use"] == {"slots": 2, "ram_mib": 512, "vms": 1, "volumes_gb": 10, "pci": []}
+    assert said["use"] == {"slots": 2, "ram_mib": 512, "vms": 1, "volumes_gb": 10, "pci": [], "usb": []}
     assert [(host["host"], host["grant"]["slots"]) for host in said["hosts"]] == [("h0", None), ("h1", 4)]
     whoami()
     assert "slots: 4" in capsys.readouterr().out

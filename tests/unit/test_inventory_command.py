@@ -24,6 +24,11 @@ def root(tmp_path: Path) -> Path:
     (device / "vendor").write_text("0x10de\n")
     (device / "device").write_text("0x24b0\n")
     (device / "class").write_text("0x030000\n")
+    token = tmp_path / "sys/bus/usb/devices/1-2"
+    token.mkdir(parents=True)
+    said = {"idVendor": "1050", "idProduct": "0407", "product": "YubiKey", "busnum": "1", "devnum": "3"}
+    for name, text in said.items():
+        (token / name).write_text(f"{text}\n")
     return tmp_path
 
 
@@ -62,6 +67,21 @@ def test_the_document_has_exactly_the_fields_of_its_schema(root: Path) -> None:
                 "why_not": "no IOMMU (no passthrough on this host)",
             }
         ],
+        "usb": [
+            {
+                "address": "1-2",
+                "vendor": "1050",
+                "model": "0407",
+                "class": "000000",
+                "name": "YubiKey",
+                "bus": 1,
+                "number": 3,
+                "controller": None,
+                "driver": None,
+                "assignable": True,
+                "why_not": None,
+            }
+        ],
         "unknown": [
             {"fact": "cpu.caches", "path": "sys/devices/system/cpu/cpu0/cache"},
             {"fact": "memory.ecc", "path": "sys/devices/system/edac/mc"},
@@ -81,6 +101,9 @@ def test_the_table_says_the_same_to_a_person(root: Path) -> None:
         "",
         "PCI           DEVICE     CLASS   NUMA  GROUP  DRIVER  FOR VMS",
         "0000:01:00.0  10de:24b0  030000  -     -      -       no: no IOMMU (no passthrough on this host)",
+        "",
+        "USB  DEVICE     NAME     DRIVER  FOR VMS",
+        "1-2  1050:0407  YubiKey  -       yes",
         "",
         "cpu.caches is unknown: it would be told by sys/devices/system/cpu/cpu0/cache",
         "memory.ecc is unknown: it would be told by sys/devices/system/edac/mc",

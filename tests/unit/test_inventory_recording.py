@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from atomd.inventory.recording import NoRecording, Recorded, record
 PCI = "sys/devices/pci0000:00/0000:00:01.0"
 MAC = "a0:36:9f:12:34:56"
 SECRETS = (MAC, "a0369f123456", "enxa0369f123456", "S3RIAL", "vg-payroll", "nas.example.org", "10.20.30.40", "0BADCAFE",
-           "f00dfeed-1111-2222-3333-444455556666", "/srv/payroll", "tank", "payroll.conf", "ann@builder")  # fmt: skip
+           "f00dfeed-1111-2222-3333-444455556666", "/srv/payroll", "tank", "payroll.conf", "ann@builder",
+           "N4711815")  # fmt: skip
 SERIAL_CAPABILITY = bytes.fromhex("03000100") + b"S3RIAL\0\0"  # Device Serial Number, the last in the list
 ACS_CAPABILITY = bytes.fromhex("0d00") + (0x110 << 4 | 1).to_bytes(2, "little") + bytes(2) + b"\x1d\0"
 CONFIG = bytes.fromhex("86808d15") + bytes(5) + bytes.fromhex("000406") + bytes(52 + 192) + ACS_CAPABILITY + bytes(8)
+STICK = {"idVendor": "0951", "idProduct": "1666", "busnum": "1", "devnum": "3", "serial": "S3RIAL", "manufacturer":
+         "Kingston 0BADCAFE", "product": f"DataTraveler 3.0 {MAC} N4711815"}  # fmt: skip
 FILES: dict[str, str | bytes] = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: CPU\nflags\t\t: lm\nSerial\t\t: S3RIAL\n\n"
     "processor 0: version = FF,  identification = 0BADCAFE,  machine = 2964\n",
@@ -39,6 +43,7 @@ FILES: dict[str, str | bytes] = {
     f"{PCI}/class": "0x060400\n",
     f"{PCI}/net/enxa0369f123456/operstate": "up\n",
     f"{PCI}/net/enxa0369f123456/address": f"{MAC}\n",
+    **{f"{PCI}/usb1/1-1/{name}": f"{text}\n" for name, text in STICK.items()},
     "sys/devices/virtual/block/dm-0/dm/name": "vg-payroll\n",
     "sys/devices/virtual/block/dm-0/dm/uuid": f"LVM-{SECRETS[8]}\n",
     f"sys/fs/btrfs/{SECRETS[8]}/devices/sda": "",
@@ -48,6 +53,7 @@ FILES: dict[str, str | bytes] = {
 LINKS = {
     "sys/bus/pci/devices/0000:00:01.0": "../../../devices/pci0000:00/0000:00:01.0",
     "sys/class/net/enxa0369f123456": "../../devices/pci0000:00/0000:00:01.0/net/enxa0369f123456",
+    "sys/bus/usb/devices/1-1": "../../../devices/pci0000:00/0000:00:01.0/usb1/1-1",
     "sys/class/block/dm-0": "../../devices/virtual/block/dm-0",
     "sys/dev/block/253:0": "../../devices/virtual/block/dm-0",
 }
@@ -98,6 +104,7 @@ def test_a_recording_says_of_the_hardware_what_the_machine_says(machine: Path, t
         (device.address, device.acs, device.assignable) for device in told.pci
     ]
     assert again.pci[0].acs == "on"
+    assert again.usb == (replace(told.usb[0], name="Kingston DataTraveler 3.0"),)
 
 
 def test_acs_is_found_in_what_is_left_of_the_configuration(machine: Path) -> None:

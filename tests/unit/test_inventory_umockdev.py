@@ -50,7 +50,8 @@ def inventory(folder: Path, lines: list[str]) -> dict[str, Any]:
     words = [str(UMOCKDEV), "-d", str(folder / "machine.umockdev"), "--"]
     words += [sys.executable, "-m", "atomd.inventory", "-o", "json"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return {device["address"]: device for device in json.loads(done.stdout)["pci"]}
+    said = json.loads(done.stdout)
+    return {device["address"]: device for device in said["pci"] + said["usb"]}
 
 
 def test_a_card_and_its_sound_are_told_by_the_paths_of_this_machine(tmp_path: Path) -> None:
@@ -73,3 +74,17 @@ def test_a_link_that_is_switched_on_keeps_its_card(tmp_path: Path, flags: str, f
 def test_a_machine_without_groups_gives_nothing(tmp_path: Path) -> None:
     said = inventory(tmp_path, device(DISK, "144d:a80a", "010802"))
     assert said[DISK]["why_not"] == NO_IOMMU
+
+
+def test_a_stick_is_told_by_the_paths_of_this_machine_without_its_hub_and_its_interfaces(tmp_path: Path) -> None:
+    bus = "/devices/pci0000:3a/0000:3a:14.0/usb3"
+    hub = {"idVendor": "05e3", "idProduct": "0610", "busnum": "3", "devnum": "2", "bDeviceClass": "09"}
+    stick = {"idVendor": "0951", "idProduct": "1666", "busnum": "3", "devnum": "9", "product": "DataTraveler 3.0"}
+    interface = {"bInterfaceClass": "08", "bInterfaceSubClass": "06", "bInterfaceProtocol": "50"}
+    lines: list[str] = []
+    for path, files in ((f"{bus}/3-1", hub), (f"{bus}/3-1/3-1.2", stick), (f"{bus}/3-1/3-1.2/3-1.2:1.0", interface)):
+        lines += [f"P: {path}", "E: SUBSYSTEM=usb", *(f"A: {name}={text}\\n" for name, text in files.items()), ""]
+    said = inventory(tmp_path, lines)
+    assert [address for address in said if "-" in address] == ["3-1.2"]
+    expected = {"vendor": "0951", "model": "1666", "bus": 3, "number": 9, "controller": "0000:3a:14.0"}
+    assert expected.items() <= said["3-1.2"].items()

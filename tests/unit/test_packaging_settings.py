@@ -11,7 +11,7 @@ from atomd.config import Config as AtomdConfig
 from storaged.config import Config as StoragedConfig
 
 FILES = Path(__file__).resolve().parents[2] / "packaging" / "deb"
-EXAMPLES = {"inventory_root", "narrow"}  # TOML has no word for nothing: an example stands there
+EXAMPLES = {"inventory_root", "narrow", "usb"}  # TOML has no word for nothing: an example stands there
 MODELS = [("atomd.toml", AtomdConfig), ("storaged.toml", StoragedConfig)]
 
 

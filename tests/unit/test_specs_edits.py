@@ -91,6 +91,7 @@ def test_the_document_is_judged_after_the_edits_and_told_in_its_own_form() -> No
         ("cores=3", "cores is not a field of a specfile", "did you mean cpu.slots?"),
         ("ram.size=3", "ram.size is not a field of a specfile", "did you mean ram.ramsize?"),
         ("ram.slots=3", "ram.slots is not a field of a specfile", "did you mean cpu.slots?"),
+        ("usb.0.count=3", "usb.count is not a field of a specfile", "did you mean usb.0.quantity?"),
         ("pci.0.count=3", "pci.count is not a field of a specfile", "did you mean pci.0.quantity?"),
         ("zzz.y=3", "zzz is not a field of a specfile", "for example"),
         ("cpu=3", "cpu is a group of fields", "cpu.slots"),
@@ -141,3 +142,9 @@ def test_an_edit_below_something_of_another_kind_is_told_beside_it() -> None:
 def test_edits_have_a_limit() -> None:
     assert edited(FLAT, *["slots=1"] * 256).slots == 1
     assert refusals(FLAT, *["slots=1"] * 10_000) == [("--set", "is given more than 256 times", "")]
+
+
+def test_usb_devices_are_edited_as_others_are() -> None:
+    grown = edited(FLAT, "usb.0.vendor=1050", "usb.0.model=0407", "usb.0.quantity=2")
+    assert [(need.vendor, need.model, need.quantity) for need in grown.usb] == [("1050", "0407", 2)]
+    assert edited(FLAT, 'usb=[{"vendor": "1050", "model": "0407"}]', "usb-=1050:0407").usb == ()

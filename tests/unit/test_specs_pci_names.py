@@ -45,7 +45,7 @@ def asking(*names: str) -> Specfile:
     ],
 )
 def test_a_name_that_means_one_device_is_its_ids(name: str, ids: tuple[str, str]) -> None:
-    spec, told = resolved(asking(name), LISTED)
+    spec, told = resolved(asking(name), {"pci": LISTED})
     assert (spec.pci[0].vendor, spec.pci[0].model) == ids
     assert f"is {ids[0]}:{ids[1]} (" in told[0]
     assert not needs_names(spec)
@@ -53,7 +53,7 @@ def test_a_name_that_means_one_device_is_its_ids(name: str, ids: tuple[str, str]
 
 def test_the_rest_of_the_specfile_stays_and_what_is_found_is_told() -> None:
     text = '{"slots": 3, "ramsize": 512, "pci": [{"class": "nic"}, {"name": "RTX A4000", "quantity": 2}]}'
-    spec, told = resolved(parse_specfile(text), LISTED)
+    spec, told = resolved(parse_specfile(text), {"pci": LISTED})
     ids = '{"slots": 3, "ramsize": 512, "pci": [{"class": "02"}, {"vendor": "10de", "model": "24b0", "quantity": 2}]}'
     assert spec == parse_specfile(ids)
     assert told == ('pci.1: "RTX A4000" is 10de:24b0 (GA104GL [RTX A4000], NVIDIA Corporation)',)
@@ -61,7 +61,7 @@ def test_the_rest_of_the_specfile_stays_and_what_is_found_is_told() -> None:
 
 def test_names_of_no_device_and_of_several_are_told_at_once() -> None:
     with pytest.raises(SpecError) as caught:
-        resolved(asking("RTX 9090", "GeForce RTX 3060", "NVIDIA"), LISTED)
+        resolved(asking("RTX 9090", "GeForce RTX 3060", "NVIDIA"), {"pci": LISTED})
     none, several, many = caught.value.problems
     assert (none.path, none.problem) == ("pci.0.name", 'is "RTX 9090", which this machine\'s pci.ids does not know')
     assert several.problem == 'is "GeForce RTX 3060", which may be any of 2'
@@ -71,10 +71,10 @@ def test_names_of_no_device_and_of_several_are_told_at_once() -> None:
 
 def test_two_names_of_one_device_are_a_device_twice() -> None:
     with pytest.raises(SpecError, match=r"pci\.1: is 10de:24b0 again"):
-        resolved(asking("RTX A4000", "GA104GL RTX A4000"), LISTED)
+        resolved(asking("RTX A4000", "GA104GL RTX A4000"), {"pci": LISTED})
 
 
 @pytest.mark.parametrize("listed", ["", "\x00\xff", "\t24b0  A card of no maker\n"])
 def test_a_list_that_is_none_knows_nothing(listed: str) -> None:
     with pytest.raises(SpecError, match="does not know"):
-        resolved(asking("RTX A4000"), listed)
+        resolved(asking("RTX A4000"), {"pci": listed})

@@ -35,7 +35,7 @@ def test_both_forms_are_in_the_schema() -> None:
     fields = json_schema("specfile")["properties"]
     both = {**fields["cpu"]["properties"], **fields["ram"]["properties"]}
     assert all(fields[name] == inner for name, inner in both.items())
-    assert set(fields) == {*both, "info", "cpu", "ram", "pci", "misc"}
+    assert set(fields) == {*both, "info", "cpu", "ram", "pci", "usb", "misc"}
 
 
 def test_the_defaults_are_those_of_the_parser() -> None:

@@ -76,7 +76,7 @@ def test_everything_can_be_said_in_both_forms() -> None:
 def test_canonical_json_is_nested_in_one_order_with_the_defaults_written_out() -> None:
     assert parse_specfile('{ramsize: 512, slots: 1, info: {name: "x"}}').canonical_json() == (
         '{"info":{"name":"x"},"cpu":{"slots":1,"overprovision":1,"allowSMT":false,"archs":["X86_64"],"flags":[],"min_frequency":0},'
-        '"ram":{"ramsize":512,"reqECC":false},"pci":[],"misc":{"qemu_agent":false,"firmware":"bios"}}'
+        '"ram":{"ramsize":512,"reqECC":false},"pci":[],"usb":[],"misc":{"qemu_agent":false,"firmware":"bios"}}'
     )
 
 
@@ -150,6 +150,19 @@ def test_a_device_is_said_by_ids_by_class_or_by_name() -> None:
         ({"flags": ["x86_64-v3"]}, "flags.0", "not a level | the levels are x86-64-v1, x86-64-v2"),
         ({"flags": ["x86-64-v5"]}, "flags.0", "not a level"),
         ({"flags": [f"f{n}" for n in range(129)]}, "flags", "has 129 entries; the most is 128"),
+        ({"usb": {"vendor": "1050"}}, "usb", "is an object, not a list | put the object into a list"),
+        ({"usb": [{"vendor": "1050"}]}, "usb.0.model", 'is missing | four hex digits in quotes, as in "0407"; `lsusb`'),
+        ({"usb": [{"name": "YubiKey", "model": "0407"}]}, "usb.0", "says the device in two ways | a USB device"),
+        ({"usb": [{"vendor": "1050", "model": "0407", "class": "03"}]}, "usb.0.class", "is not a field of a specfile"),
+        ({"usb": [{"vendor": "1050", "model": 407}]}, "usb.0.model", "is 407, not text"),
+        ({"usb": [{"vendor": "1050", "model": "0407", "quantity": 0}]}, "usb.0.quantity", "is 0; the least is 1"),
+        ({"usb": [{"vendor": "1050", "model": "0407", "quantity": 16}]}, "usb.0.quantity", "the most is 15"),
+        (
+            {"usb": [{"vendor": "1050", "model": "0407"}, {"vendor": "0x1050", "model": "0407"}]},
+            "usb.1",
+            "is 1050:0407 again, as usb.0 is",
+        ),
+        ({"usb": [{"name": "A", "quantity": 8}, {"name": "B", "quantity": 8}]}, "usb", "asks for 16 devices; the most"),
         ({"pci": {"vendor": "10de", "model": "24b0"}}, "pci", "is an object, not a list | put the object into a list"),
         ({"pci": ["10de:24b0"]}, "pci.0", 'is "10de:24b0", not an object'),
         ({"pci": [{"vendor": "10de"}]}, "pci.0.model", "is missing | four hex digits in quotes"),
@@ -337,3 +350,13 @@ def test_a_specfile_is_frozen_and_can_be_compared_and_hashed() -> None:
     assert hash(parsed()) == hash(parsed())
     with pytest.raises(ValueError, match="frozen"):
         parsed().slots = 2
+
+
+def test_usb_devices_are_said_by_ids_or_by_name() -> None:
+    written = [{"vendor": "1050", "model": "0x0407", "quantity": 2}, {"name": "DataTraveler 3.0"}]
+    spec = parse_specfile(json.dumps({"slots": 1, "ramsize": 512, "usb": written}))
+    assert [(need.vendor, need.model, need.name, need.quantity) for need in spec.usb] == [
+        ("1050", "0407", "", 2),
+        ("", "", "DataTraveler 3.0", 1),
+    ]
+    assert parse_specfile(spec.canonical_json()) == spec

@@ -99,7 +99,7 @@ def test_a_leaf_gives_its_principal_and_the_key_that_it_certifies(kind: Principa
 def test_a_leaf_is_small_whatever_the_realms_name() -> None:
     far = Papers(name="r" * 64)
     assert len(far.leaf("host", "h1")) <= 400
-    assert len(HOME.leaf("user", "u" * 64)) <= 480
+    assert len(HOME.leaf("user", "u" * 64)) <= 490
     assert len(HOME.leaf("user", "u" * 64, grant=FULL)) <= LEAF_MAX_BYTES
 
 

@@ -31,7 +31,8 @@ FULL = Grant(
 )
 
 
-@pytest.mark.parametrize("grant", [NOTHING, FULL, Grant((Verb.RUN,), slots=0), Grant(pci=(PciLimit("*", "*", 0),))])
+@pytest.mark.parametrize("grant", [NOTHING, FULL, Grant((Verb.RUN,), slots=0), Grant(pci=(PciLimit("*", "*", 0),)),
+                                   Grant(usb=(PciLimit("1050", "0407", 1),))])  # fmt: skip
 def test_a_grant_is_read_as_it_was_written(grant: Grant) -> None:
     assert read_grant(grant_bytes(grant)) == grant
     assert grant_problem(grant) is None
@@ -66,6 +67,7 @@ def test_nothing_is_small_and_the_largest_grant_fits() -> None:
         {"d": ["10de"]},
         {"d": ["10de:*=4097"]},
         {"d": ["*:24b0=1"]},
+        {"b": ["*:0407=1"]},
         {"d": ["10de:*=1"] * 17},
         {"m": ["a b"]},
         {"m": ["g"] * 9},
@@ -95,7 +97,7 @@ def test_pci_limits_are_written_as_people_do() -> None:
         assert parse_pci_limit(text) == limit
         assert parse_pci_limit(show_pci_limit(limit)) == limit
     for bad in ("", "10de", ":", "10de:", "*:24b0", "10de:24b0=", "10de:24b0=-1", "10de:*=4097", "10de:*=²", "x:y=1"):
-        with pytest.raises(ValueError, match=r"PCI limit|how many"):
+        with pytest.raises(ValueError, match=r"limit of devices|how many"):
             parse_pci_limit(bad)
 
 
