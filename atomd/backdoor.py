@@ -194,7 +194,7 @@ class BackDoor:
                 user=self._answers.name_of(hold.user_id),
                 user_id=hold.user_id,
                 vcpus=len(hold.claim.threads),
-                ram_mib=min(RAM_MIB_MAX, sum(mib for _, mib in hold.claim.ram_mib)),
+                ram_mib=min(RAM_MIB_MAX, hold.claim.charged_mib),
                 pci=len(hold.claim.pci),
                 left_ms=max(0, int((hold.until_s - now) * 1000)),
             )

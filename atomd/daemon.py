@@ -15,7 +15,7 @@ import trio
 from atomd.accelerator import detect
 from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.backdoor import BackDoor, Drain
-from atomd.capacity.guest_cpu import hardware_of
+from atomd.capacity.guest_cpu import hardware_of, lent_pages
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.placement import admits
 from atomd.capacity.quota import Quota
@@ -91,10 +91,10 @@ async def _serve(
     inventory = _inventory(config)
     hardware = await _hardware(config, inventory, await _capabilities(hypervisor))
     face = Face(identity.principal.name, config.front_door_port, hardware, config.inventory_root is not None)
-    stored = Stored(config.storaged_socket)
-    core = _core(config, identity, hypervisor, face, audit, stored)
+    core = _core(config, identity, hypervisor, face, audit, stored := Stored(config.storaged_socket))
     compute, quota, devices = core.compute, core.quota, core.devices
     compute.restore(*remembered, moment())
+    _lend_pages(face, inventory, core.ledger)
     drain = Drain(config.state / "drained", compute)
     performer = Performer(
         compute=compute,
@@ -143,6 +143,11 @@ async def _serve(
     await nursery.start(back_door.serve, config.atomctl_socket)
     say_ready()
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
+
+
+def _lend_pages(face: Face, inventory: Inventory, ledger: Ledger[Claim]) -> None:
+    """As soon as it is known which of them VMs of ours have: others use the rest of what is not free."""
+    face.hardware = dataclasses.replace(face.hardware, pages=lent_pages(inventory.memory, ledger.committed()))
 
 
 async def _begin(performer: Performer, devices: Devices, stored: Stored, nursery: trio.Nursery) -> None:

@@ -455,6 +455,7 @@ class Performer:
             ram_mib=ask.ram_mib,
             console_log=str(self.console_log(vm.vm_id)),
             numa=claim.numa,
+            pages=claim.pages,
             pci=claim.pci,
             usb=usb,
             volumes=opened.volumes,

@@ -24,6 +24,7 @@ EXAMPLES: Mapping[str, str] = {
     "min_frequency_mhz": "in MHz, as cpufreq has it: 3000 is 3 GHz",
     "ramsize_mib": "ramsize is in MiB: 2048 is 2 GiB",
     "req_ecc": "true: only hosts with ECC memory fit",
+    "hugepages": 'as in "2M" or "1G": the host must keep pages of that size',
     "info": 'as in {"name": "Helium", "description": "…"}',
     "misc": 'as in {"os_family": "linux", "firmware": "uefi"}',
     "pci": 'as in [{"vendor": "10de", "model": "24b0", "quantity": 1}]',

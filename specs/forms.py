@@ -15,7 +15,7 @@ from specs.problems import Problem, show
 
 SECTIONS = {
     "cpu": ("slots", "overprovision", "allowSMT", "archs", "flags", "core_class", "min_frequency"),
-    "ram": ("ramsize", "reqECC"),
+    "ram": ("ramsize", "reqECC", "hugepages"),
 }
 ATTRIBUTES = {  # the name in a document → the name in code
     "slots": "slots",
@@ -27,6 +27,7 @@ ATTRIBUTES = {  # the name in a document → the name in code
     "min_frequency": "min_frequency_mhz",
     "ramsize": "ramsize_mib",
     "reqECC": "req_ecc",
+    "hugepages": "hugepages",
     "info": "info",
     "pci": "pci",
     "usb": "usb",
@@ -52,6 +53,7 @@ _WORDS = {
     "min_frequency": "frequency freq minfreq mhz minmhz minfrequencymhz ghz clock clockspeed speed cpufreq",
     "ramsize": "ram memory mem memorysize memsize rammb rammib ramsizemb ramsizemib memorymb memorymib maxmem size",
     "reqECC": "ecc requireecc requiresecc needecc needsecc eccram",
+    "hugepages": "hugepage hugetlb pagesize pages largepages",
     "pci": "gpu gpus device devices hostdev hostdevs pcie passthrough pcidevices accelerator accelerators vgpu",
     "usb": "usbdevice usbdevices usbpassthrough dongle dongles token tokens stick sticks",
     "misc.os_family": "os osfamily ostype operatingsystem",

@@ -1,7 +1,8 @@
 """JSON Schemas (2020-12) of what people write, for editors: completion, explanations, early mistakes.
 
 They say what the parsers say, with the same limits; beyond them the parsers refuse two entries for one kind of device,
-more than 64 PCI or 15 USB devices in all, and a vid named twice, none of which JSON Schema can tell.
+more than 64 PCI or 15 USB devices in all, RAM that its huge pages do not divide, and a vid named twice, none of which JSON
+Schema can tell.
 """
 
 from typing import Any, Literal
@@ -75,6 +76,10 @@ def _fields() -> dict[str, Schema]:
         ),
         "ramsize": _whole("RAM in MiB.", limits.RAM_MIB_MIN, limits.RAM_MIB_MAX),
         "reqECC": _switch("true: only hosts that are known to have ECC memory."),
+        "hugepages": {
+            "description": "All RAM is of huge pages of this size, kept for that; ramsize is a multiple.",
+            "enum": list(limits.HUGE_PAGES),
+        },
     }
 
 

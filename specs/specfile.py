@@ -9,7 +9,16 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from specs.document import read_document
@@ -33,9 +42,11 @@ FREQUENCY_MHZ_MAX = 20_000
 
 ArchName = Literal["X86_32", "X86_64", "ARM_7", "ARM_8", "PPC_64", "S390X", "RISCV_64"]
 FirmwareName = Literal["bios", "uefi"]
+HugePagesName = Literal["64K", "1M", "2M", "16M", "32M", "512M", "1G", "2G", "16G"]
 CoreClassName = Literal["performance", "efficiency", "any"]
 ARCHS: tuple[str, ...] = get_args(ArchName)
 FIRMWARES: tuple[str, ...] = get_args(FirmwareName)
+HUGE_PAGES: tuple[str, ...] = get_args(HugePagesName)
 CORE_CLASSES: tuple[str, ...] = get_args(CoreClassName)
 LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
@@ -106,6 +117,10 @@ Description = Annotated[str, Field(max_length=DESCRIPTION_MAX), AfterValidator(_
 Hex4 = Annotated[str, AfterValidator(_hex4)]
 PciClass = Annotated[str, AfterValidator(_pci_class)]
 Flag = Annotated[str, AfterValidator(_flag)]
+
+
+def _page_kib(pages: HugePagesName | None) -> int:
+    return int(pages[:-1]) * {"K": 1, "M": 1024, "G": 1024 * 1024}[pages[-1]] if pages is not None else 0
 
 
 class _Part(BaseModel):
@@ -209,11 +224,26 @@ class Specfile(_Part):
     min_frequency_mhz: Annotated[int, Field(ge=0, le=FREQUENCY_MHZ_MAX)] = 0
     ramsize_mib: Annotated[int, Field(ge=RAM_MIB_MIN, le=RAM_MIB_MAX)]
     req_ecc: bool = False
+    hugepages: HugePagesName | None = None
     pci: Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)] = ()
     usb: Annotated[
         tuple[UsbNeed, ...], Field(strict=False, max_length=USB_DEVICES_MAX), AfterValidator(_pluggable)
     ] = ()
     misc: Misc = Field(default_factory=Misc)
+
+    @property
+    def hugepages_kib(self) -> int:
+        """The size of the pages that all RAM is to be of; 0: of any."""
+        return _page_kib(self.hugepages)
+
+    @field_validator("hugepages")
+    @classmethod
+    def _divides_the_ram(cls, pages: HugePagesName | None, info: ValidationInfo) -> HugePagesName | None:
+        size_kib, ramsize_mib = _page_kib(pages), info.data.get("ramsize_mib")
+        if size_kib and ramsize_mib is not None and (rest := ramsize_mib * 1024 % size_kib):
+            fits = ramsize_mib + (size_kib - rest) // 1024
+            raise _refuse(f"is {show(pages)}, and ramsize is no multiple of that", f"as in ramsize={fits}")
+        return pages
 
     def to_document(self) -> dict[str, Any]:
         """The nested form, every default written out."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from atomd.capacity.fit import reasons_against
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Occupancy, charged_mib
+from atomd.capacity.occupancy import Occupancy, pages_of, plain_mib
 from atomd.capacity.placement import place_on
 from matcher.wire.messages import Policy, VmAsk
 from specs.ids import UserId, VmId
@@ -52,8 +52,11 @@ def copies(
 def _counted(ask: VmAsk, now: Occupancy, user_id: UserId) -> Copies:
     by_resource = {
         "slots": sum(len(units) // ask.slots for units in now.open_units(ask, user_id).values()),
-        "ram": now.free_total_mib() // charged_mib(ask.ram_mib),
+        "ram": now.free_total_mib() // plain_mib(ask),
     }
+    if ask.hugepages_kib:
+        free = (count for (size_kib, _), count in now.free_pages.items() if size_kib == ask.hugepages_kib)
+        by_resource["hugepages"] = sum(max(0, count) // pages_of(ask) for count in free)
     count = min(by_resource.values())
     if count > COPIES_MAX:
         return Copies(COPIES_MAX, True, ())
@@ -78,4 +81,6 @@ def _open_times(ask: VmAsk, claim: Claim, now: Occupancy) -> int:
         limit = now.core_limit[core] if ask.smt else min(ask.overprovision, now.core_limit[core])
         most.append(limit - now.core_vms[core])
     most += [now.free_mib[node] // mib for node, mib in claim.ram_mib]
+    if (pages := claim.pages) is not None:
+        most.append(now.free_pages[pages.size_kib, pages.node] // pages.count)
     return max(1, min(*most, COPIES_MAX))

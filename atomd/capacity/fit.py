@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, said, serves, wish_of, wishes
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Kind, Occupancy, Unit, charged_mib, uncharged_mib
+from atomd.capacity.occupancy import Kind, Occupancy, Unit, pages_of, plain_mib, uncharged_mib
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
 from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
 from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
@@ -53,7 +53,8 @@ def fit(
 def reasons_against(ask: VmAsk, now: Occupancy, user_id: UserId) -> tuple[Reason, ...]:
     """Of an ask that `place_on` finds no share for."""
     hardware = now.hardware
-    reasons = [*_trait_reasons(ask, hardware), *_core_reasons(ask, now, user_id), *_ram_reasons(ask, now)]
+    reasons = [*_trait_reasons(ask, hardware), *_core_reasons(ask, now, user_id)]
+    reasons += [*_ram_reasons(ask, now), *_pages_reasons(ask, now)]
     reasons += [*_pci_reasons(ask, now), *_usb_reasons(ask, now)]
     return _at_most(reasons) or (_not_together(ask),)
 
@@ -207,9 +208,13 @@ def _most(units: dict[Kind, list[Unit]]) -> int:
 
 
 def _ram_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
-    need = charged_mib(ask.ram_mib)
+    need = plain_mib(ask)
     free = now.free_total_mib()
     if need <= free:
+        return
+    if ask.hugepages_kib:
+        asked = f"{need} MiB, QEMU's own beside huge pages"
+        yield _reason("ram", asked, f"{_mib(free)} free", _WAIT)
         return
     total = sum(mib for _, mib in now.hardware.ram_mib)
     has = f"{_mib(total)} in all, {_mib(free)} free"
@@ -219,6 +224,26 @@ def _ram_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
     edit = f"ram.ramsize={fits}" if fits else ""
     hint = f"{_mib(fits)} would fit" if fits else _WAIT if total > free else "this host lends less than one VM needs"
     yield _reason("ram", f"{_mib(ask.ram_mib)} ({need} MiB with QEMU's own)", has, hint, edit)
+
+
+def _pages_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
+    """They are of one node, so that the node with most of them free decides."""
+    size = ask.hugepages_kib
+    if not size or now.pages_for(ask):
+        return
+    kept = sum(pages.count for pages in now.hardware.pages if pages.size_kib == size)
+    most = max((free for (each, _), free in now.free_pages.items() if each == size), default=0)
+    asked = f"{_count(pages_of(ask), 'page')} of {_page(size)} on one NUMA node"
+    has, hint = f"{kept} in all, at most {max(0, most)} free on one node", _WAIT
+    if not kept:
+        sizes = sorted({pages.size_kib for pages in now.hardware.pages})
+        has = f"none of that size: {_listed([_page(each) for each in sizes])} alone" if sizes else "none are kept here"
+        hint = "its sysadmin can have the kernel keep some: vm.nr_hugepages"
+    yield _reason("hugepages", asked, has, hint)
+
+
+def _page(kib: int) -> str:
+    return f"{kib} KiB" if kib < 1024 else _mib(kib // 1024)
 
 
 def _mib(mib: int) -> str:

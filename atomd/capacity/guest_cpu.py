@@ -5,10 +5,11 @@ can virtualise: the host's flags less those that concern power, monitoring and t
 by a few that KVM makes itself. Under TCG the guest sees QEMU's `max` model, whatever the host is.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 
-from atomd.capacity.hardware import Hardware
-from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
+from atomd.capacity.hardware import Claim, Hardware
+from atomd.inventory.facts import Core, Inventory, Memory, NumaNode, Pages
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, Firmware
 
@@ -101,6 +102,7 @@ def hardware_of(
         share_cores_between_users=share_cores_between_users,
         usb=tuple(device for device in inventory.usb if device.assignable),
         usb_refused=tuple(device for device in inventory.usb if not device.assignable),
+        pages=lent_pages(inventory.memory, ()),
     )
 
 
@@ -145,3 +147,17 @@ def _lent(memory: Memory, reserve_mib: int, *, first: int | None) -> tuple[tuple
 
 def _kept_mib(node: NumaNode) -> int:
     return sum(pages.total * pages.size_kib for pages in node.hugepages) // 1024
+
+
+def lent_pages(memory: Memory, claims: Iterable[Claim]) -> tuple[Pages, ...]:
+    """The huge pages that VMs may have: those that nobody uses, and those that these claims, of VMs that may run, use
+    already. What else on the host uses some is not asked to give them back."""
+    ours = Counter[tuple[int, int]]()
+    for pages in (claim.pages for claim in claims):
+        if pages is not None:
+            ours[pages.node, pages.size_kib] += pages.count
+    return tuple(
+        Pages(node.number, each.size_kib, min(each.total, each.free + ours[node.number, each.size_kib]))
+        for node in memory.numa
+        for each in node.hugepages
+    )

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from atomd.inventory.facts import Core, PciDevice, UsbDevice
+from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire.messages import Accelerator, Arch, Firmware
 from specs.ids import UserId, VmId
 
@@ -16,7 +16,7 @@ class Hardware:
     """`cores` are those that VMs may use (from 4 cores up, the host keeps one for itself). `ram_mib` maps each NUMA
     node to what VMs may use there, after the host's reserve. `guest_flags` are those a guest sees with `accelerator`,
     the x86-64 levels among them. `pci` and `usb` hold assignable devices alone; `pci_refused` and `usb_refused` the
-    others, with their reasons."""
+    others, with their reasons. `pages` are the huge pages that VMs may have."""
 
     archs: frozenset[Arch]
     accelerator: Accelerator
@@ -31,11 +31,13 @@ class Hardware:
     share_cores_between_users: bool = False
     usb: tuple[UsbDevice, ...] = ()
     usb_refused: tuple[UsbDevice, ...] = ()
+    pages: tuple[Pages, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One VM's share. `ram_mib` is charged: the guest's RAM and QEMU's own, by NUMA node.
+    """One VM's share. `ram_mib` is charged: the guest's RAM and QEMU's own, by NUMA node; of a guest whose RAM is in
+    huge pages (`pages`), QEMU's own alone.
 
     A claim on whole cores (`smt` false) holds every sibling in `threads`. At most `overprovision` VMs in total may
     share each unit (core or thread) of it. `spans_classes`: its cores are of more than one class, as was asked.
@@ -52,6 +54,12 @@ class Claim:
     pci: tuple[str, ...]  # addresses
     spans_classes: bool = False
     usb: tuple[str, ...] = ()  # ports
+    pages: Pages | None = None
+
+    @property
+    def charged_mib(self) -> int:
+        """All memory that it costs, of whichever pages."""
+        return sum(mib for _, mib in self.ram_mib) + (self.pages.mib if self.pages is not None else 0)
 
     def of(self, vm_id: VmId, user_id: UserId) -> "Claim":
         """The same share for another VM; `dataclasses.replace` takes half as long again, for every answer."""
@@ -67,4 +75,5 @@ class Claim:
             self.pci,
             self.spans_classes,
             self.usb,
+            self.pages,
         )

@@ -17,7 +17,7 @@ from atomd.capacity.devices import DeviceKind, kind_of
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.plugged import UsbKind, usb_kind
 from atomd.capacity.traits import may_use
-from atomd.inventory.facts import Core, PciDevice, UsbDevice
+from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire.messages import CoreClass, VmAsk
 from specs.ids import UserId
 
@@ -43,6 +43,16 @@ def uncharged_mib(free_mib: int) -> int:
     """The largest guest RAM whose charge is at most `free_mib`; 0 where not even QEMU itself fits."""
     guess = max(0, (free_mib - QEMU_MIB) * 100 // (100 + QEMU_PERCENT))
     return max((mib for mib in (guess - 1, guess, guess + 1) if mib > 0 and charged_mib(mib) <= free_mib), default=0)
+
+
+def pages_of(ask: VmAsk) -> int:
+    """How many huge pages its RAM takes."""
+    return -(-ask.ram_mib * 1024 // ask.hugepages_kib)
+
+
+def plain_mib(ask: VmAsk) -> int:
+    """What it takes of ordinary memory: QEMU's own alone, where the guest's is in huge pages."""
+    return charged_mib(ask.ram_mib) - (ask.ram_mib if ask.hugepages_kib else 0)
 
 
 def group_key(device: PciDevice) -> str:
@@ -131,6 +141,9 @@ class Occupancy:
         self.free_mib = dict(hardware.ram_mib)
         self.taken_pci: set[str] = set()
         self.taken_usb: set[str] = set()
+        self.free_pages: Counter[tuple[int, int]] = Counter()  # (size in KiB, node)
+        for pages in hardware.pages:
+            self.free_pages[pages.size_kib, pages.node] += pages.count
         self._are_alike = hardware.share_cores_between_users or all(len(core.threads) == 1 for core in hardware.cores)
         self._known: dict[Hashable, Any] = {}
         for claim in residents:
@@ -156,6 +169,8 @@ class Occupancy:
             self.free_mib[node] = self.free_mib.get(node, 0) - mib
         self.taken_pci.update(claim.pci)
         self.taken_usb.update(claim.usb)
+        if claim.pages is not None:
+            self.free_pages[claim.pages.size_kib, claim.pages.node] -= claim.pages.count
 
     def open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
         """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores; not to be
@@ -236,6 +251,12 @@ class Occupancy:
     def free_total_mib(self) -> int:
         """What is left for VMs; a node that is overdrawn (its memory was taken away) lends nothing."""
         return sum(max(0, mib) for mib in self.free_mib.values())
+
+    def pages_for(self, ask: VmAsk) -> list[Pages]:
+        """What its RAM takes, on each node that has so many huge pages left; the one with most of them first."""
+        size_kib, count = ask.hugepages_kib, pages_of(ask)
+        left = {node: free for (size, node), free in self.free_pages.items() if size == size_kib and free >= count}
+        return [Pages(node, size_kib, count) for node in sorted(left, key=lambda node: (-left[node], node))]
 
     def fullness(self, core: int) -> float:
         """Mean load of a core's threads: the VMs on each as a share of what its strictest VM allows."""

@@ -10,7 +10,7 @@ The rules, for every host and at every moment. A *whole-core* VM asked with `smt
      thread has no siblings to leak to: there overprovision alone decides.
   4. A whole-core VM holds every online thread of its cores, and all of them have equally many: its topology is uniform.
   5. No VM spans core classes (hybrid machines), unless it was asked with "any".
-  6. The MiB charged on a NUMA node never exceed what the host lends there.
+  6. The MiB charged on a NUMA node never exceed what the host lends there, and the huge pages of no size do.
   7. A device has one owner; an IOMMU group moves whole, and not at all while a device in it stays with the host.
      Nobody has a USB device of a controller that somebody has.
 
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 
 from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, charged_mib, group_key
+from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, group_key, plain_mib
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
 from atomd.capacity.score import Before, fill, score
 from atomd.capacity.traits import suits
-from atomd.inventory.facts import Core
+from atomd.inventory.facts import Core, Pages
 from matcher.wire.messages import Policy, VmAsk
 from specs.ids import UserId, VmId
 
@@ -67,13 +67,14 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         return None
     need = _Need(ask, now, policy)
     kinds = {kind: units for kind, units in now.open_units(ask, user_id).items() if len(units) >= ask.slots}
-    if not kinds or now.free_total_mib() < need.ram_mib or not need.has_devices():
+    if not kinds or now.free_total_mib() < need.ram_mib or not need.has_devices() or not need.has_pages():
         return None
     kind, units, near = _seat(need, kinds)
     taken = _in_order(units)
     nodes = {hardware.cores[unit.core].numa for unit in taken}
     ram = _ram(need.ram_mib, nodes, now.free_mib)
-    local = nodes == {node for node, _ in ram}
+    pages = need.pages(near)
+    local = nodes == {node for node, _ in ram} and (pages is None or {pages.node} == nodes)
     pci = tuple(sorted(address for group in need.devices(near) for address in group.addresses))
     if len(pci) > PCI_CLAIM_MAX:
         return None
@@ -89,6 +90,7 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         pci=pci,
         spans_classes=len({hardware.cores[unit.core].core_class for unit in taken}) > 1,
         usb=need.plugged.ports,
+        pages=pages,
     )
     fresh = sum(1 for unit in taken if not unit.core_vms)
     before = Before(
@@ -108,7 +110,8 @@ class _Need:
         self.ask = ask
         self.now = now
         self.policy = policy
-        self.ram_mib = charged_mib(ask.ram_mib)
+        self.ram_mib = plain_mib(ask)
+        self._pages = now.pages_for(ask) if ask.hugepages_kib else []
         self._free_groups = now.free_groups()
         self.plugged = NOTHING
         self.wanted = self._chosen() if ask.pci or ask.usb else Counter()  # most want none
@@ -132,6 +135,18 @@ class _Need:
                 cost[kind] = min(cost.get(kind, len(group.kinds)), len(group.kinds))
         free = Counter(kind for group in self._free_groups for kind in group.kinds)
         return chosen_kinds(wishes(self.ask), free, cost)
+
+    def has_pages(self) -> bool:
+        return bool(self._pages) or not self.ask.hugepages_kib
+
+    def pages(self, node: int) -> Pages | None:
+        """On this node, if it has enough; `None` where none are asked for."""
+        return min(self._pages, key=lambda pages: pages.node != node, default=None)
+
+    def has_memory(self, node: int) -> bool:
+        """Whether all that is asked for is on this node."""
+        pages = self.pages(node)
+        return self.ram_mib <= self.now.free_mib.get(node, 0) and (pages is None or pages.node == node)
 
     def has_devices(self) -> bool:
         return self.wanted is not None
@@ -208,7 +223,7 @@ def _node_key(need: _Need, node: int, units: list[Unit]) -> tuple[float, ...]:
     best filled as `score` means it (`pack`); or the hole that is left widest (`spread`).
     """
     slots, free_mib = need.ask.slots, max(0, need.now.free_mib.get(node, 0))
-    remote = free_mib < need.ram_mib
+    remote = not need.has_memory(node)
     if need.policy is Policy.SPREAD:
         ram_share = 1.0 if remote else need.ram_mib / free_mib
         return (remote, need.far(node), max(slots / len(units), ram_share), node)
@@ -368,7 +383,20 @@ def _has_ram(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> 
     for other in (*residents, claim):
         for node, mib in other.ram_mib:
             used[node] += mib
-    return all(mib > 0 and used[node] <= lent.get(node, 0) for node, mib in claim.ram_mib)
+    return all(mib > 0 and used[node] <= lent.get(node, 0) for node, mib in claim.ram_mib) and _has_pages(
+        hardware, residents, claim
+    )
+
+
+def _has_pages(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:
+    """Rule 6, of huge pages."""
+    if claim.pages is None:
+        return True
+    where = claim.pages.size_kib, claim.pages.node
+    lent = sum(pages.count for pages in hardware.pages if (pages.size_kib, pages.node) == where)
+    all_pages = [other.pages for other in (*residents, claim) if other.pages is not None]
+    used = sum(pages.count for pages in all_pages if (pages.size_kib, pages.node) == where)
+    return claim.pages.count > 0 and used <= lent
 
 
 def _has_devices(hardware: Hardware, residents: Collection[Claim], claim: Claim) -> bool:

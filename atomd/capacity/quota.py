@@ -75,7 +75,7 @@ def use_of(claims: Iterable[Claim], vm_ids: Collection[VmId], kinds: Kinds) -> U
     plugged: Counter[tuple[str, str]] = Counter()
     for claim in claims:
         slots += slots_of(claim)
-        ram_mib += uncharged_mib(sum(mib for _, mib in claim.ram_mib))
+        ram_mib += uncharged_mib(claim.charged_mib)
         there.add(claim.vm_id)
         if claim.pci:
             cards += _cards(claim.pci, kinds)
@@ -302,7 +302,7 @@ _VMS = _Limit("VMs", "stopped VMs count: electros rm frees one")
 
 
 def _of_claim(claim: Claim, kinds: Kinds) -> _Asked:
-    ram_mib = uncharged_mib(sum(mib for _, mib in claim.ram_mib))
+    ram_mib = uncharged_mib(claim.charged_mib)
     return _Asked(claim.vm_id, slots_of(claim), ram_mib, _cards(claim.pci, kinds), _plugged(claim.usb, kinds))
 
 

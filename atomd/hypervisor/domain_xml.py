@@ -13,7 +13,7 @@ from unicodedata import bidirectional, category
 from lxml import etree
 
 from atomd.hypervisor.disk_xml import NAME_PREFIX, Element, add, add_disks, add_folders, parse
-from atomd.inventory.facts import UsbDevice
+from atomd.inventory.facts import Pages, UsbDevice
 from atomd.inventory.levels import LEVELS
 from atomd.volumes.answers import HOT_MAX, is_folder
 from matcher.wire.messages import USB_DEVICES_MAX, Accelerator, Arch, Firmware
@@ -50,6 +50,7 @@ class DomainSpec:
     numa: int = -1
     pci: tuple[str, ...] = ()
     usb: tuple[UsbDevice, ...] = ()
+    pages: Pages | None = None
     volumes: tuple[AttachedVolume, ...] = ()
     flags: tuple[str, ...] = ()
     firmware: Firmware = Firmware.BIOS
@@ -195,14 +196,17 @@ def _memory(domain: Element, spec: DomainSpec) -> None:
     add(domain, "currentMemory", str(spec.ram_mib), unit="MiB")
     # No page merging: by its timing, one user's guest could learn what another's holds.
     backing = add(domain, "memoryBacking")
+    if spec.pages is not None:
+        add(add(backing, "hugepages"), "page", size=spec.pages.size_kib, unit="KiB")
     add(backing, "nosharepages")
     if any(is_folder(volume) for volume in spec.volumes):
         add(backing, "source", type="memfd")  # virtiofsd reads and writes the guest's memory
         add(backing, "access", mode="shared")
-    if spec.numa >= 0:
+    node = spec.pages.node if spec.pages is not None else spec.numa
+    if node >= 0:
         # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
         # guest with some distant memory is better than a guest killed for the lack of near memory.
-        add(add(domain, "numatune"), "memory", mode="preferred", nodeset=spec.numa)
+        add(add(domain, "numatune"), "memory", mode="preferred", nodeset=node)
 
 
 def _threads(domain: Element, spec: DomainSpec) -> None:

@@ -46,6 +46,10 @@ _START_HINTS = tuple(
             r"missing features: (.+)$",
             "guests on this host do not get the CPU flags {0}: something has changed since it made the offer",
         ),
+        (
+            r"hugetlbfs|[Hh]uge pages|preallocat",
+            "this host's huge pages are used by something else, or libvirt sees none: mount | grep hugetlbfs",
+        ),
         (r"[Cc]annot (?:allocate|set up guest) memory", "this host has not enough free memory for it now"),
         (
             r"doesn't support passthrough",

@@ -63,6 +63,19 @@ class HugePages:
 
 
 @dataclass(frozen=True, slots=True)
+class Pages:
+    """So many huge pages of one size on one node."""
+
+    node: int
+    size_kib: int
+    count: int
+
+    @property
+    def mib(self) -> int:
+        return self.count * self.size_kib // 1024
+
+
+@dataclass(frozen=True, slots=True)
 class NumaNode:
     """`distances` maps nodes to how far they are, 10 being this node itself, as the firmware says (ACPI's SLIT)."""
 

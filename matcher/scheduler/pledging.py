@@ -73,6 +73,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAs
         lease_s=lease_s,
         core_class=CoreClass(spec.core_class) if spec.core_class else None,
         min_frequency_mhz=spec.min_frequency_mhz,
+        hugepages_kib=spec.hugepages_kib,
     )
 
 

@@ -69,6 +69,7 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names += ["class"] if ask.core_class not in (None, CoreClass.ANY) else []
     names += ["frequency"] if ask.min_frequency_mhz else []
     names += ["ecc"] if ask.ecc else []
+    names += ["hugepages"] if ask.hugepages_kib else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
     names += [f"pci {each.vendor}:{each.model}" for each in ask.pci]
     names += [f"usb {each.vendor}:{each.model}" for each in ask.usb]
@@ -93,6 +94,7 @@ def words(name: str, ask: VmAsk) -> str:
         "class": f"{ask.core_class} cores",
         "frequency": f"{ask.min_frequency_mhz} MHz",
         "ecc": "ECC memory",
+        "hugepages": f"{ask.ram_mib} MiB in pages of {ask.hugepages_kib} KiB",
         "firmware": ask.firmware.value,
         "accelerator": "KVM",
     }

@@ -19,6 +19,7 @@ DATAGRAM_MAX_BYTES = 1200  # IPv6's minimum MTU, less headers: never a fragment
 SLOTS_MAX = 4096
 RAM_MIB_MAX = 64 * 1024 * 1024
 FREQUENCY_MHZ_MAX = 20_000
+PAGE_KIB_MAX = 16 * 1024 * 1024
 VOLUMES_MAX = 64
 VOLUME_MIB_MAX = 64 * 1024 * 1024
 PCI_ASKS_MAX = 32
@@ -181,6 +182,7 @@ class VmAsk(Message):
     lease_s: Count = 0
     core_class: CoreClass | None = None
     min_frequency_mhz: Annotated[int, Strict(), Ge(0), Le(FREQUENCY_MHZ_MAX)] = 0
+    hugepages_kib: Annotated[int, Strict(), Ge(0), Le(PAGE_KIB_MAX)] = 0  # the size of all its pages; 0: any
     usb: Annotated[tuple[UsbAsk, ...], MaxLen(USB_DEVICES_MAX)] = ()
 
 

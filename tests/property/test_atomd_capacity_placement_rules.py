@@ -13,7 +13,7 @@ from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import charged_mib, uncharged_mib
 from atomd.capacity.placement import admits, place
-from atomd.inventory.facts import Core, PciDevice, UsbDevice
+from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire import codec
 from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, Reason, UsbAsk, VmAsk
 from specs.ids import UserId, VmId
@@ -30,6 +30,7 @@ def broken(hardware: Hardware, claims: Sequence[Claim]) -> set[str]:
         *(_broken_on(core, claims, hardware) for core in hardware.cores),
         *(_broken_by(claim, hardware) for claim in claims),
         "memory" if _overdrawn(hardware, claims) else "",
+        "huge pages" if _overfilled(hardware, claims) else "",
         "devices" if _torn_apart(hardware, claims) else "",
         "plugged" if _pulled_apart(hardware, claims) else "",
     } - {""}
@@ -66,6 +67,13 @@ def _overdrawn(hardware: Hardware, claims: Sequence[Claim]) -> bool:
     for claim in claims:
         used.update(dict(claim.ram_mib))
     return any(mib > dict(hardware.ram_mib).get(node, 0) for node, mib in used.items())
+
+
+def _overfilled(hardware: Hardware, claims: Sequence[Claim]) -> bool:
+    left = Counter({(pages.node, pages.size_kib): pages.count for pages in hardware.pages})
+    for pages in (claim.pages for claim in claims if claim.pages is not None):
+        left[pages.node, pages.size_kib] -= pages.count
+    return any(count < 0 for count in left.values())
 
 
 def _torn_apart(hardware: Hardware, claims: Sequence[Claim]) -> bool:
@@ -127,6 +135,11 @@ def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None)
         share_cores_between_users=draw(st.booleans()) if shares is None else shares,
         usb=tuple(device for device in plugged if device.assignable),
         usb_refused=tuple(device for device in plugged if not device.assignable),
+        pages=tuple(
+            Pages(node, size_kib, draw(st.sampled_from([0, 3, 150, 2000])))
+            for node in draw(st.sets(st.sampled_from(nodes)))
+            for size_kib in draw(st.sets(st.sampled_from([2048, 65536])))
+        ),
     )
 
 
@@ -174,6 +187,7 @@ def asks(draw: st.DrawFn, *, slots_max: int = 6) -> VmAsk:
         firmware=Firmware.BIOS,
         allow_emulation=False,
         core_class=draw(st.sampled_from([None, None, *CoreClass])),
+        hugepages_kib=draw(st.sampled_from([0, 0, 0, 2048, 65536])),
         min_frequency_mhz=draw(st.sampled_from([0, 0, 0, 1, 2500, 5000, 5001])),
         usb=tuple(UsbAsk(vendor, model, draw(st.sampled_from([1, 1, 2]))) for vendor, model in plugged),
     )
@@ -234,13 +248,18 @@ def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     assert all(_is_wanted(core, ask) for core in cores)
     assert len(claim.threads) == ask.slots * claim.threads_per_core
     assert len(set(claim.threads)) == len(claim.threads)
-    assert sum(mib for _, mib in claim.ram_mib) == charged_mib(ask.ram_mib)
+    in_pages = 0 if claim.pages is None else claim.pages.mib
+    assert (claim.pages.size_kib if claim.pages else 0) == ask.hugepages_kib
+    assert ask.ram_mib <= in_pages < ask.ram_mib + 64 or not ask.hugepages_kib
+    plain = charged_mib(ask.ram_mib) - (ask.ram_mib if ask.hugepages_kib else 0)
+    assert sum(mib for _, mib in claim.ram_mib) == plain
     if not ask.smt:
         assert {len(core.threads) for core in cores} == {claim.threads_per_core}
         for at in range(0, len(claim.threads), claim.threads_per_core):
             assert claim.threads[at : at + claim.threads_per_core] in [core.threads for core in cores]
     if claim.numa >= 0:
         assert {core.numa for core in cores} == {claim.numa} == {node for node, _ in claim.ram_mib}
+        assert claim.pages is None or claim.pages.node == claim.numa
     assert _serve(ask, [device for device in hardware.pci if device.address in claim.pci])
     if not ask.pci:
         assert not claim.pci
@@ -296,6 +315,7 @@ def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
         replace(base, pci=addresses),
         replace(base, pci=base.pci[1:]),
         replace(base, threads=some, threads_per_core=1, smt=True, spans_classes=True),
+        replace(base, pages=draw(st.builds(Pages, st.integers(0, 5), st.just(2048), st.integers(1, 200)))),
         replace(base, usb=ports),
         replace(base, usb=ports[:1]),
         replace(base, usb=ports[:1], pci=()),
@@ -326,7 +346,7 @@ TestPlacementRules.settings = settings(max_examples=40, stateful_step_count=20, 
 
 def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], user_id: UserId) -> bool:
     """Try everything, and let the judge decide: every set of units, RAM in every node, every set of devices."""
-    need = charged_mib(ask.ram_mib)
+    need = charged_mib(ask.ram_mib) - (ask.ram_mib if ask.hugepages_kib else 0)
     used = Counter[int]()
     for claim in residents:
         used.update(dict(claim.ram_mib))
@@ -351,6 +371,13 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
     if need or not devices:
         return False
     empty = Claim(vm(0), user_id, (), 1, ask.smt, ask.overprovision, tuple(ram), -1, ())
+    if ask.hugepages_kib:
+        count = -(-ask.ram_mib * 1024 // ask.hugepages_kib)
+        wanted = [Pages(each.node, ask.hugepages_kib, count) for each in hardware.pages]
+        found = [pages for pages in wanted if not _overfilled(hardware, [*residents, replace(empty, pages=pages)])]
+        if not found:
+            return False
+        empty = replace(empty, pages=found[0])
     empty = replace(empty, spans_classes=ask.core_class is CoreClass.ANY)
     for some in itertools.combinations(units, ask.slots):
         threads = tuple(thread for unit in some for thread in unit)

@@ -8,7 +8,7 @@ import pytest
 from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.placement import admits
-from atomd.inventory.facts import Core, PciDevice, UsbDevice
+from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire.codec import decode, encode
 from matcher.wire.messages import (
     PCI_ASKS_MAX,
@@ -235,6 +235,20 @@ def test_a_frequency_that_nobody_tells_is_unknown() -> None:
     reason = only(replace(ASK, min_frequency_mhz=1000), replace(HOST, cores=(Core((0,), 0, 0),)))
     assert (reason.resource, reason.has) == ("frequency", "unknown: this machine does not say")
     assert (reason.unknown, reason.edit) == (True, "cpu.min_frequency=0")
+
+
+def test_huge_pages_that_are_not_there() -> None:
+    ask = replace(ASK, ram_mib=4096, hugepages_kib=2048)
+    reason = only(ask, HOST)
+    assert (reason.resource, reason.asked) == ("hugepages", "2048 pages of 2 MiB on one NUMA node")
+    assert (reason.has, reason.edit) == ("none are kept here", "")
+    assert only(ask, replace(HOST, pages=(Pages(0, 1024 * 1024, 8),))).has == "none of that size: 1024 MiB alone"
+    few = replace(HOST, pages=(Pages(0, 2048, 2047), Pages(1, 2048, 2047)))
+    assert only(ask, few).has == "4094 in all, at most 2047 free on one node"
+    enough = replace(HOST, pages=(Pages(0, 2048, 2048),))
+    taken = claim(ask, enough)
+    assert taken.pages == Pages(0, 2048, 2048)
+    assert only(ask, enough, [taken]).has == "2048 in all, at most 0 free on one node"
 
 
 def test_firmware_that_the_host_lacks() -> None:

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
-from atomd.capacity.guest_cpu import TCG_X86_FLAGS, hardware_of
-from atomd.inventory.facts import Core, Cpu, HugePages, Inventory, Memory, NumaNode, PciDevice, Withheld
+from atomd.capacity.guest_cpu import TCG_X86_FLAGS, hardware_of, lent_pages
+from atomd.capacity.hardware import Claim
+from atomd.inventory.facts import Core, Cpu, HugePages, Inventory, Memory, NumaNode, Pages, PciDevice, Withheld
 from matcher.wire.messages import Accelerator, Arch, Firmware
+from specs.ids import UserId, VmId
 
 V2 = "lm cmov cx8 fpu fxsr mmx syscall sse sse2 cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
 NIC = PciDevice("0000:01:00.0", "8086", "1572", "020000", 0, 4, "i40e", True, None)
@@ -70,6 +72,15 @@ def test_what_is_kept_for_huge_pages_is_not_lent_as_other_memory() -> None:
     assert hardware(replace(machine(), memory=memory), ram_reserve_mib=1024).ram_mib == ((0, 1024), (1, 5120))
     too_many = replace(machine().memory, numa=(replace(first, hugepages=(HugePages(2048, 10**6, 0),)), second))
     assert dict(hardware(replace(machine(), memory=too_many), ram_reserve_mib=0).ram_mib)[0] == 0
+
+
+def test_huge_pages_are_lent_that_nobody_uses_or_a_vm_does() -> None:
+    first, second = machine().memory.numa
+    memory = replace(machine().memory, numa=(replace(first, hugepages=(HugePages(2048, 512, 100),)), second))
+    resident = Claim(VmId("2" * 32), UserId("a" * 64), (0,), 1, True, 1, ((0, 140),), 0, (), pages=Pages(0, 2048, 64))
+    assert hardware(replace(machine(), memory=memory)).pages == (Pages(0, 2048, 100),)
+    assert lent_pages(memory, [resident]) == (Pages(0, 2048, 164),)
+    assert lent_pages(memory, [resident] * 9) == (Pages(0, 2048, 512),), "no more than there are"
 
 
 def test_levels_count_as_flags() -> None:

@@ -8,6 +8,7 @@ import pytest
 from atomd.capacity.hardware import Claim
 from atomd.capacity.occupancy import charged_mib, uncharged_mib
 from atomd.capacity.quota import VMS_MAX, Elsewhere, Quota, Want, use_of
+from atomd.inventory.facts import Pages
 from matcher.trust.grants import Narrowing, parse_pci_limit
 from matcher.trust.principal import Principal
 from matcher.wire.messages import Arch, Firmware, PciAsk, Reason, UsbAsk, VmAsk
@@ -257,6 +258,13 @@ def test_a_vm_that_was_stopped_elsewhere_may_start_here() -> None:
 
 
 # ---- the ledger's judge
+
+
+def test_ram_in_huge_pages_counts_as_any_other() -> None:
+    huge = replace(claim(1), ram_mib=((0, charged_mib(512) - 512),), pages=Pages(0, 2048, 256))
+    assert use_of([huge], (), {}).ram_mib == 512
+    assert not quota().allows((), huge, ann(ram_mib=511))
+    assert quota().allows((), huge, ann(ram_mib=512))
 
 
 def test_the_judge_says_no_where_a_reason_would() -> None:

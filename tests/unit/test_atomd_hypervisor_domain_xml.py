@@ -18,7 +18,7 @@ from atomd.hypervisor.domain_xml import (
     safe_title,
     vm_id_of,
 )
-from atomd.inventory.facts import UsbDevice
+from atomd.inventory.facts import Pages, UsbDevice
 from atomd.volumes.answers import HOT_MAX
 from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
@@ -217,6 +217,13 @@ def test_pci_addresses_are_taken_apart_and_managed() -> None:
 def test_memory_prefers_its_node_only_where_there_is_one() -> None:
     assert built(numa=1).find("numatune/memory").attrib == {"mode": "preferred", "nodeset": "1"}
     assert built(numa=-1).find("numatune") is None
+
+
+def test_huge_pages_are_of_their_size_and_their_node_wherever_the_threads_are() -> None:
+    domain = built(numa=-1, pages=Pages(2, 1024 * 1024, 4))
+    assert domain.find("memoryBacking/hugepages/page").attrib == {"size": "1048576", "unit": "KiB"}
+    assert domain.find("numatune/memory").attrib == {"mode": "preferred", "nodeset": "2"}
+    assert built(numa=1).find("memoryBacking/hugepages") is None
 
 
 def test_uefi_is_asked_for_where_the_architecture_has_it() -> None:

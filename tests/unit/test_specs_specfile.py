@@ -73,6 +73,16 @@ def test_everything_can_be_said_in_both_forms() -> None:
     assert parse_specfile(flat.canonical_json()) == flat
 
 
+def test_ram_in_huge_pages_is_a_multiple_of_them() -> None:
+    assert parse_specfile('{"slots": 1, "ramsize": 2048, "hugepages": "1G"}').hugepages_kib == 1024 * 1024
+    assert parse_specfile('{"slots": 1, "ramsize": 17, "hugepages": "64K"}').hugepages_kib == 64
+    with pytest.raises(SpecError) as caught:
+        parse_specfile('{"slots": 1, "ramsize": 1500, "hugepages": "1G"}')
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.hint) == ("hugepages", "as in ramsize=2048")
+    assert problem.problem == 'is "1G", and ramsize is no multiple of that'
+
+
 def test_canonical_json_is_nested_in_one_order_with_the_defaults_written_out() -> None:
     assert parse_specfile('{ramsize: 512, slots: 1, info: {name: "x"}}').canonical_json() == (
         '{"info":{"name":"x"},"cpu":{"slots":1,"overprovision":1,"allowSMT":false,"archs":["X86_64"],"flags":[],"min_frequency":0},'
