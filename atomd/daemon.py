@@ -28,6 +28,8 @@ from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLi
 from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
+from atomd.inventory.memory import mounted_page_sizes
+from atomd.inventory.tree import Tree
 from atomd.journal import Journal
 from atomd.performing import Performer, local_minute, moment
 from atomd.service import Service
@@ -146,8 +148,11 @@ async def _serve(
 
 
 def _lend_pages(face: Face, inventory: Inventory, ledger: Ledger[Claim]) -> None:
-    """As soon as it is known which of them VMs of ours have: others use the rest of what is not free."""
-    face.hardware = dataclasses.replace(face.hardware, pages=lent_pages(inventory.memory, ledger.committed()))
+    """As soon as it is known which of them VMs of ours have: others use the rest of what is not free. A recorded
+    machine starts none, and has no mounts to look at."""
+    mounted = None if face.pretended else mounted_page_sizes(Tree(Path("/")))
+    lent = lent_pages(inventory.memory, ledger.committed(), mounted)
+    face.hardware = dataclasses.replace(face.hardware, pages=lent)
 
 
 async def _begin(performer: Performer, devices: Devices, stored: Stored, nursery: trio.Nursery) -> None:

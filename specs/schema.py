@@ -1,7 +1,7 @@
 """JSON Schemas (2020-12) of what people write, for editors: completion, explanations, early mistakes.
 
 They say what the parsers say, with the same limits; beyond them the parsers refuse two entries for one kind of device,
-more than 64 PCI or 15 USB devices in all, RAM that its huge pages do not divide, and a vid named twice, none of which JSON
+more than 64 PCI or 15 USB devices in all, RAM that huge pages do not divide, and a vid named twice, none of which JSON
 Schema can tell.
 """
 

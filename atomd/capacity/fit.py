@@ -238,7 +238,7 @@ def _pages_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
     if not kept:
         sizes = sorted({pages.size_kib for pages in now.hardware.pages})
         has = f"none of that size: {_listed([_page(each) for each in sizes])} alone" if sizes else "none are kept here"
-        hint = "its sysadmin can have the kernel keep some: vm.nr_hugepages"
+        hint = "its sysadmin can have some kept (vm.nr_hugepages), and a hugetlbfs of that size mounted"
     yield _reason("hugepages", asked, has, hint)
 
 

@@ -149,9 +149,12 @@ def _kept_mib(node: NumaNode) -> int:
     return sum(pages.total * pages.size_kib for pages in node.hugepages) // 1024
 
 
-def lent_pages(memory: Memory, claims: Iterable[Claim]) -> tuple[Pages, ...]:
+def lent_pages(
+    memory: Memory, claims: Iterable[Claim], mounted_kib: Collection[int] | None = None
+) -> tuple[Pages, ...]:
     """The huge pages that VMs may have: those that nobody uses, and those that these claims, of VMs that may run, use
-    already. What else on the host uses some is not asked to give them back."""
+    already. What else on the host uses some is not asked to give them back. `mounted_kib`: QEMU can have those of these
+    sizes alone; `None`: of all."""
     ours = Counter[tuple[int, int]]()
     for pages in (claim.pages for claim in claims):
         if pages is not None:
@@ -160,4 +163,5 @@ def lent_pages(memory: Memory, claims: Iterable[Claim]) -> tuple[Pages, ...]:
         Pages(node.number, each.size_kib, min(each.total, each.free + ours[node.number, each.size_kib]))
         for node in memory.numa
         for each in node.hugepages
+        if mounted_kib is None or each.size_kib in mounted_kib
     )

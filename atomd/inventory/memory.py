@@ -17,6 +17,8 @@ HUGE_PAGES_DIR = "sys/kernel/mm/hugepages"
 
 _TOTAL = re.compile(r"^(?:Node +\d+ +)?MemTotal: +(\d+) kB", re.MULTILINE)
 _KIB_MAX = 1 << 50  # an exbibyte: more is garbage
+_MOUNTS_BYTES = 1 << 20
+_PAGESIZE = re.compile(r"\bpagesize=([0-9]{1,9})([KMG])\b")
 _PAGES_NAME = re.compile(r"hugepages-([0-9]{1,9})kB$")
 _PAGES_MAX = 1 << 40
 _DISTANCE_MAX = 255  # "out of reach"
@@ -41,6 +43,14 @@ def _node(tree: Tree, number: int, total_mib: int, nodes: int) -> NumaNode:
     folder = f"{NODE_DIR}/node{number}"
     pages = _huge_pages(tree, f"{folder}/hugepages") or (_huge_pages(tree, HUGE_PAGES_DIR) if nodes == 1 else ())
     return NumaNode(number, total_mib, pages, _distances(tree, folder))
+
+
+def mounted_page_sizes(tree: Tree) -> frozenset[int]:
+    """In KiB: those of which QEMU can have huge pages, as a hugetlbfs of that size is mounted where libvirtd sees it.
+    The kernel writes the size there as "pagesize=2M" (mm/hugetlb, fs/hugetlbfs/inode.c)."""
+    mounts = tree.text("proc/1/mounts", _MOUNTS_BYTES) or tree.text("proc/self/mounts", _MOUNTS_BYTES) or ""
+    sizes = (_PAGESIZE.search(line) for line in mounts.splitlines() if " hugetlbfs " in line)
+    return frozenset(int(size[1]) * {"K": 1, "M": 1024, "G": 1024 * 1024}[size[2]] for size in sizes if size)
 
 
 def _huge_pages(tree: Tree, folder: str) -> tuple[HugePages, ...]:

@@ -66,6 +66,7 @@ def furnish(plan: Plan, host: Host) -> None:
     _furnish_folders(plan, host)
     if not host.is_client:
         _own_kvm()
+        _mount_huge_pages()
 
 
 def _connect(host: Host) -> None:
@@ -142,6 +143,13 @@ def _configure_libvirt(host: Host) -> None:
     Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
     for folder in ("boot", "images", "dnsmasq", "qemu"):
         Path("/var/lib/libvirt", folder).mkdir()
+
+
+def _mount_huge_pages() -> None:
+    """As systemd does (dev-hugepages.mount): libvirt uses huge pages of those sizes alone that it sees mounted."""
+    os.mkdir("/run/hugepages")
+    with contextlib.suppress(OSError):  # a kernel without them
+        mount("hugetlbfs", "/run/hugepages", "hugetlbfs")
 
 
 def _own_kvm() -> None:

@@ -80,6 +80,8 @@ def test_huge_pages_are_lent_that_nobody_uses_or_a_vm_does() -> None:
     resident = Claim(VmId("2" * 32), UserId("a" * 64), (0,), 1, True, 1, ((0, 140),), 0, (), pages=Pages(0, 2048, 64))
     assert hardware(replace(machine(), memory=memory)).pages == (Pages(0, 2048, 100),)
     assert lent_pages(memory, [resident]) == (Pages(0, 2048, 164),)
+    assert lent_pages(memory, (), {1024 * 1024}) == (), "QEMU could not have them"
+    assert lent_pages(memory, (), {2048}) == (Pages(0, 2048, 100),)
     assert lent_pages(memory, [resident] * 9) == (Pages(0, 2048, 512),), "no more than there are"
 
 
