@@ -19,15 +19,17 @@ files.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2s
 from random import Random
 from typing import Protocol
 
 from matcher.trust.bundle import Bundle
 from matcher.trust.certificates import Scope
 from matcher.trust.documents import Signed, read_documents
+from matcher.trust.tag_keys import OVERLAP_S
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Message
-from matcher.wire.realm import News, TagKey, UserUse
+from matcher.wire.realm import KEY_HINT_BYTES, News, TagKey, UserUse
 from specs.ids import HostId
 
 TELL_S = 30.0
@@ -134,7 +136,7 @@ class Spreading:
         self._was_said = False  # by another, since the last telling or turn, and nothing else was
         self._tell_on_s, self._told_by_others = float("inf"), 0  # what was heard from another, and how often
         self._fetch_at_s: dict[HostId, float] = {}
-        self._wanted: dict[HostId, tuple[bytes, int]] = {}  # what they said that they know
+        self._wanted: dict[HostId, tuple[bytes, int, bytes]] = {}  # what they said that they know
         self._fetched_s: dict[HostId, float] = {}
         self._known_of_s: dict[HostId, float] = {}  # when a host was heard, or asked because it was not
         self._ask_at_s = now_s + 5.0  # a host that starts soon asks somebody who has not told yet
@@ -163,10 +165,11 @@ class Spreading:
             self._known_of_s[host_id] = now_s
         effects = self._heard_of(read_documents(news.fresh), now_s, wall_s)
         knowing = self._knowing
-        self._was_said = (news.digest, news.key_number) == (knowing.bundle.digest, knowing.key_number)
-        if self._is_behind(news.digest, news.key_number) and host_id in self.peers:
+        told = news.digest, news.key_number, news.key_hint
+        self._was_said = told[:2] == (knowing.bundle.digest, knowing.key_number) and not self._is_behind(*told)
+        if self._is_behind(*told) and host_id in self.peers:
             self._fetch_soon(host_id, now_s)
-            self._wanted[host_id] = news.digest, news.key_number
+            self._wanted[host_id] = told
         else:
             self._fetch_at_s.pop(host_id, None)
             self._count_telling()
@@ -210,9 +213,12 @@ class Spreading:
         within_s = max(FETCH_WITHIN_S, FETCH_TURN_S * self._hosts_known())
         self._fetch_at_s.setdefault(host_id, max(now_s + self._random.uniform(0, within_s), earliest_s))
 
-    def _is_behind(self, digest: bytes, key_number: int) -> bool:
+    def _is_behind(self, digest: bytes, key_number: int, key_hint: bytes) -> bool:
         """Ourselves, behind one who knows this; or that one is, which can't be told apart."""
-        return digest != self._knowing.bundle.digest or key_number > self._knowing.key_number
+        knowing = self._knowing
+        if digest != knowing.bundle.digest or key_number > knowing.key_number:
+            return True
+        return key_number == knowing.key_number and key_hint not in (b"", hint_of(knowing.tag_key.says.key))
 
     def _count_telling(self) -> None:
         """Another says what we were about to pass on."""
@@ -269,7 +275,14 @@ class Spreading:
             front_door_port=self._port,
             fresh=self._fresh(now_s),
             uses=self._some_uses(),
+            key_hint=self._key_hint(wall_s),
         )
+
+    def _key_hint(self, wall_s: float) -> bytes:
+        """Two issuers may each have made a key of one number, and their hosts understand each other by the one before;
+        when that is over, those who have not heard of the other key hear nothing of it any more, and ask."""
+        today = self._knowing.tag_key.says
+        return hint_of(today.key) if abs(wall_s - today.at_ms / 1000) <= OVERLAP_S else b""
 
     def _some_uses(self) -> tuple[UserUse, ...]:
         """Those whose turn it is."""
@@ -318,3 +331,8 @@ class Spreading:
             self._fetched_s.pop(gone, None)
             self._known_of_s.pop(gone, None)
         self.peers[peer.host_id] = peer
+
+
+def hint_of(key: bytes) -> bytes:
+    """Tells one tag key from another, and nothing of either."""
+    return blake2s(key, digest_size=KEY_HINT_BYTES, person=b"atm-hint").digest()

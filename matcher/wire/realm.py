@@ -32,6 +32,7 @@ DER_MAX = 4096
 BUNDLE_MAX_BYTES = 8 << 20  # with as many revocations as a realm can have, and its links
 MEMBERS_MAX = 10_000  # in one answer
 USERS_IN_NEWS_MAX = 8
+KEY_HINT_BYTES = 4
 HOST_USES_MAX = 256  # hosts that are told of in one answer
 
 ShortId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -165,6 +166,7 @@ class News(Message):
     `digest` is that of its bundle: who has another one asks at `front_door_port` (0: this daemon has none). `fresh` are
     the newest signed documents, framed, so that a revocation is everywhere at once. `uses` are what users have on this
     host: the first 16 digits of each user's id, with their use; what is not named here has not changed.
+    `key_hint` tells today's tag key from another one of its number, as long as some may not have heard of it.
     """
 
     host: Label
@@ -174,6 +176,7 @@ class News(Message):
     front_door_port: Annotated[int, Strict(), Ge(0), Le(65535)]
     fresh: Annotated[bytes, Strict(), MaxLen(512)]
     uses: Annotated[tuple[UserUse, ...], MaxLen(USERS_IN_NEWS_MAX)] = ()
+    key_hint: Annotated[bytes, Strict(), MaxLen(KEY_HINT_BYTES)] = b""
 
 
 # ---- joining: over an ALPN of its own, see `matcher.trust.joining`

@@ -3,11 +3,13 @@
 import pytest
 
 from matcher.trust.certificates import BACKDATE_S
+from matcher.trust.spreading import RECENT_S, TELL_S
+from matcher.wire.envelope import TAG_KEY_BYTES
 from specs.ids import UserId
 from tests.sim import invariants, papers
 from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.host import Host
-from tests.sim.invariants import Violation
+from tests.sim.invariants import SETTLES_S, Violation
 from tests.sim.papers import WALL_S
 from tests.sim.world import World
 
@@ -106,3 +108,32 @@ def test_who_comes_back_with_less_and_saves_it_at_once_is_a_violation(world: Wor
     first.home.restore()
     with pytest.raises(Violation, match="h1 has forgotten 1 revocations that it had on its disk"):
         wait(world, SPREADS_S)
+
+
+def test_where_two_hosts_made_a_key_of_one_number_all_come_to_tag_with_the_same_while_both_are_understood(
+    world: World,
+) -> None:
+    """Long after both were told: what they know besides is the same, and so is what they say of it."""
+    first, _, last = world.hosts
+    last.is_cut = True
+    for host in (first, last):
+        make_key(host)
+    wait(world, RECENT_S + TELL_S)
+    assert len(keys_of(world)) == 2
+    last.is_cut = False
+    wait(world, SETTLES_S)
+    assert len(keys_of(world)) == 1
+
+
+def make_key(host: Host) -> None:
+    upkeep = upkeep_of(host)
+    assert upkeep.issuer is not None
+    key, number = host.random.randbytes(TAG_KEY_BYTES), upkeep.identity.key_number + 1
+    upkeep.publish([upkeep.issuer.new_tag_key(key, number=number, wall_s=host.wall_s)])
+
+
+def keys_of(world: World) -> set[bytes]:
+    """Today's, of all hosts; all of one number."""
+    identities = [upkeep_of(host).identity for host in world.hosts]
+    assert len({identity.key_number for identity in identities}) == 1
+    return {identity.tag_key.says.key for identity in identities}

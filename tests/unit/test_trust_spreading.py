@@ -24,7 +24,9 @@ from matcher.trust.spreading import (
     Spreading,
     Tell,
 )
+from matcher.trust.tag_keys import OVERLAP_S
 from matcher.wire.codec import encode
+from matcher.wire.envelope import TAG_KEY_BYTES
 from matcher.wire.framing import frame, unframe
 from matcher.wire.messages import Message
 from matcher.wire.realm import News, Revocation, TagKey, UserUse
@@ -202,6 +204,28 @@ def test_what_another_has_just_said_is_not_said_again(realm: Realm) -> None:
 def test_whoever_hears_what_differs_does_speak(realm: Realm, digest: bytes | None, key_number: int) -> None:
     host = a_host(realm, "h1")
     assert tells_beside(host, digest or knows(host).bundle.digest, key_number=key_number) > 15
+
+
+@pytest.mark.parametrize(("after_s", "asks"), [(OVERLAP_S - 1, True), (OVERLAP_S + 1, False)])
+def test_whoever_tags_with_another_key_of_the_same_number_is_asked_for_it(
+    realm: Realm, after_s: float, asks: bool
+) -> None:
+    """While both are understood; later those who have not heard of the other one do not hear its news either."""
+    one, two = a_host(realm, "h1"), a_host(realm, "h2")
+    knowing = knows(two)
+    other = replace(knowing.tag_key.says, key=bytes(TAG_KEY_BYTES))
+    knowing.tag_key = replace(knowing.tag_key, says=other)
+    (news,) = told(two.tick(TELL_S * 1.2, other.at_ms / 1000 + after_s))
+    one.heard(news, HostId("2".rjust(64, "0")), "10.0.0.2", 0.0, WALL_S)
+    assert any(isinstance(effect, Fetch) for _, effect in ticks(one, 2 * FETCH_PAUSE_S)) is asks
+
+
+def test_whoever_tags_with_the_same_key_is_not_asked(realm: Realm) -> None:
+    one, two = a_host(realm, "h1"), a_host(realm, "h2")
+    (news,) = told(two.tick(TELL_S * 1.2, knows(two).tag_key.says.at_ms / 1000))
+    assert news.key_hint
+    one.heard(news, HostId("2".rjust(64, "0")), "10.0.0.2", 0.0, WALL_S)
+    assert not any(isinstance(effect, Fetch) for _, effect in ticks(one, 2 * FETCH_PAUSE_S))
 
 
 def test_a_host_with_users_speaks_whatever_others_say(realm: Realm) -> None:
