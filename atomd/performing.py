@@ -20,6 +20,7 @@ from atomd.capacity.plugged import UsbKind, usb_wishes
 from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
 from atomd.effects import Effects
+from atomd.hypervisor.cells import by_node, cells_of
 from atomd.hypervisor.disk_xml import domain_secrets
 from atomd.hypervisor.domain_xml import DomainSpec, domain_xml
 from atomd.hypervisor.domains import (
@@ -441,6 +442,8 @@ class Performer:
 
     def _spec(self, vm: Vm, opened: Attached, usb: tuple[UsbDevice, ...]) -> DomainSpec:
         ask, claim = vm.confirm.vm, vm.claim
+        node_of = {thread: core.numa for core in self._hardware.cores for thread in core.threads}
+        threads = by_node(claim.threads, node_of)
         return DomainSpec(
             vm_id=vm.vm_id,
             generation=vm.generation,
@@ -449,13 +452,14 @@ class Performer:
             accelerator=self._hardware.accelerator,
             arch=arch_for(ask, self._hardware) or Arch.X86_64,
             vcpus=len(claim.threads),
-            threads=claim.threads,
+            threads=threads,
             exclusive=claim.overprovision == 1,
             threads_per_core=claim.threads_per_core,
             ram_mib=ask.ram_mib,
             console_log=str(self.console_log(vm.vm_id)),
             numa=claim.numa,
             pages=claim.pages,
+            cells=cells_of(threads, node_of, claim.ram_mib, ask.ram_mib) if claim.pages is None else (),
             pci=claim.pci,
             usb=usb,
             volumes=opened.volumes,

@@ -12,6 +12,7 @@ from unicodedata import bidirectional, category
 
 from lxml import etree
 
+from atomd.hypervisor.cells import Cell, sockets
 from atomd.hypervisor.disk_xml import NAME_PREFIX, Element, add, add_disks, add_folders, parse
 from atomd.inventory.facts import Pages, UsbDevice
 from atomd.inventory.levels import LEVELS
@@ -32,7 +33,7 @@ class DomainSpec:
     `threads` are the host's hardware threads of the claim. `exclusive`: vCPU n stays on `threads[n]`; else every vCPU
     floats over all of `threads` and nowhere else. `emulator_threads` is where QEMU's own threads may run (`None`: with
     the vCPUs); the caller keeps them off other VMs' exclusive threads. `flags` are the kernel's names. `numa` is -1
-    where the VM spans nodes. `volumes` are in the user's order.
+    where the VM spans nodes; `cells` are what its guest is told of them. `volumes` are in the user's order.
     """
 
     vm_id: VmId
@@ -48,6 +49,7 @@ class DomainSpec:
     ram_mib: int
     console_log: str
     numa: int = -1
+    cells: tuple[Cell, ...] = ()
     pci: tuple[str, ...] = ()
     usb: tuple[UsbDevice, ...] = ()
     pages: Pages | None = None
@@ -64,6 +66,8 @@ class DomainSpec:
         assert self.vcpus % self.threads_per_core == 0, "guest cores are whole"
         assert len(set(self.threads)) == len(self.threads) > 0, "a claim names each thread once"
         assert not self.exclusive or len(self.threads) == self.vcpus, "one thread for each pinned vCPU"
+        assert not self.cells or sum(cell.vcpus for cell in self.cells) == self.vcpus, "each vCPU is in one cell"
+        assert not self.cells or sum(cell.ram_mib for cell in self.cells) == self.ram_mib, "cells have all the RAM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Tag:
 @dataclass(frozen=True, slots=True)
 class _Platform:
     """How libvirt names an architecture, and its least surprising machine. `uefi_only`: it knows no other firmware.
-    `has_ports`: it is a PCI Express machine."""
+    `has_ports`: it is a PCI Express machine. `has_cells`: NUMA guests were tried there; the others see one node."""
 
     libvirt_arch: str
     machine: str
@@ -86,11 +90,12 @@ class _Platform:
     uefi_only: bool = False
     has_uefi: bool = False
     has_ports: bool = False
+    has_cells: bool = False
 
 
 PLATFORMS = {
     Arch.X86_32: _Platform("i686", "q35", is_x86=True, has_ports=True),
-    Arch.X86_64: _Platform("x86_64", "q35", is_x86=True, has_uefi=True, has_ports=True),
+    Arch.X86_64: _Platform("x86_64", "q35", is_x86=True, has_uefi=True, has_ports=True, has_cells=True),
     Arch.ARM_7: _Platform("armv7l", "virt", has_ports=True),
     Arch.ARM_8: _Platform("aarch64", "virt", uefi_only=True, has_uefi=True, has_ports=True),
     Arch.PPC_64: _Platform("ppc64le", "pseries"),
@@ -202,11 +207,21 @@ def _memory(domain: Element, spec: DomainSpec) -> None:
     if any(is_folder(volume) for volume in spec.volumes):
         add(backing, "source", type="memfd")  # virtiofsd reads and writes the guest's memory
         add(backing, "access", mode="shared")
+    cells = _cells(spec)
     node = spec.pages.node if spec.pages is not None else spec.numa
-    if node >= 0:
+    if node >= 0 or cells:
         # Preferred, not strict: the ledger keeps room on the node, but the host itself may have grown there, and a
         # guest with some distant memory is better than a guest killed for the lack of near memory.
-        add(add(domain, "numatune"), "memory", mode="preferred", nodeset=node)
+        tune = add(domain, "numatune")
+        if not cells:
+            add(tune, "memory", mode="preferred", nodeset=node)
+        for number, cell in enumerate(cells):
+            add(tune, "memnode", cellid=number, mode="preferred", nodeset=cell.node)
+
+
+def _cells(spec: DomainSpec) -> tuple[Cell, ...]:
+    """A vCPU that floats over the nodes is near none of them: telling its guest a cell would be a lie."""
+    return spec.cells if spec.exclusive and PLATFORMS[spec.arch].has_cells else ()
 
 
 def _threads(domain: Element, spec: DomainSpec) -> None:
@@ -250,10 +265,20 @@ def _cpu(domain: Element, spec: DomainSpec) -> None:
     flags = enforced_flags(spec.flags) if PLATFORMS[spec.arch].is_x86 else ()
     mode = "host-passthrough" if kvm else "maximum"
     cpu = add(domain, "cpu", mode=mode, check="full" if flags else "none")
-    cores = spec.vcpus // spec.threads_per_core
-    add(cpu, "topology", sockets=1, dies=1, cores=cores, threads=spec.threads_per_core)
+    cells = _cells(spec)
+    packages = sockets(cells, spec.threads_per_core)
+    cores = spec.vcpus // spec.threads_per_core // packages
+    add(cpu, "topology", sockets=packages, dies=1, cores=cores, threads=spec.threads_per_core)
     for flag in flags:
         add(cpu, "feature", policy="require", name=flag)
+    if cells:
+        _numa(add(cpu, "numa"), cells)
+
+
+def _numa(numa: Element, cells: tuple[Cell, ...]) -> None:
+    for number, cell in enumerate(cells):
+        vcpus = {"cpus": f"{cell.first}-{cell.first + cell.vcpus - 1}"} if cell.vcpus else {}
+        add(numa, "cell", id=number, memory=cell.ram_mib, unit="MiB", **vcpus)
 
 
 def _clock(domain: Element, spec: DomainSpec) -> None:

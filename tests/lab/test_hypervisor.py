@@ -16,6 +16,7 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
+from atomd.hypervisor.cells import Cell
 from atomd.hypervisor.connection import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX
 from atomd.hypervisor.disk_xml import secret_usage, secret_xml
 from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
@@ -142,6 +143,23 @@ class TestLibvirt(HypervisorContract):
         assert "--a,</title> <b>\ufffdtsal" in world.lab.virsh(HOST, "list", "--title")
         assert world.lab.virsh(HOST, "list", "--autostart", "--name").split() == []
         assert world.lab.virsh(HOST, "list", "--persistent", "--name").split() == []
+
+    async def test_a_guest_boots_on_a_machine_with_its_cells_one_of_them_without_vcpus(self, world: LabWorld) -> None:
+        threads = tuple(sorted(os.sched_getaffinity(0)))[:2]
+        if len(threads) < 2:
+            pytest.skip("one hardware thread is too few to pin two vCPUs")
+        # One host node stands for all three: what is tried is the machine that QEMU makes, not the distance.
+        cells = (Cell(0, 0, 1, 40), Cell(0, 1, 1, 16), Cell(0, 2, 0, 8))
+        world.spec = dataclasses.replace(world.spec, vcpus=2, threads=threads, exclusive=True, cells=cells)
+        await started(world)
+        name = domain_name(world.spec.vm_id)
+        said = world.lab.virsh(HOST, "qemu-monitor-command", name, "--hmp", "info numa").split("\n")
+        shown = [line.strip() for line in said if "cpus:" in line or "size:" in line]
+        assert shown == [
+            "node 0 cpus: 0", "node 0 size: 40 MB",
+            "node 1 cpus: 1", "node 1 size: 16 MB",
+            "node 2 cpus:", "node 2 size: 8 MB",
+        ]  # fmt: skip
 
     async def test_secrets_of_a_start_that_was_cut_short_go_with_the_next_connection(self, world: LabWorld) -> None:
         await world.leave_secret(secret_usage(world.spec.vm_id, "a" * 32))

@@ -28,6 +28,7 @@ PURE_MODULES = (
     "atomd.capacity.placement",
     "atomd.vms.lifecycle",
     "atomd.vms.reconcile",
+    "atomd.hypervisor.cells",
     "atomd.hypervisor.domain_xml",
 )
 WORDS = ("atomd.hypervisor.domains",)  # values, and a Protocol whose methods wait: there is nothing in it that runs

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from atomd.hypervisor.cells import Cell
 from atomd.hypervisor.disk_xml import Disks, domain_secrets, one_disk_xml, secret_usage, secret_xml
 from atomd.hypervisor.domain_xml import (
     DomainSpec,
@@ -69,6 +70,31 @@ def test_qemus_own_threads_stay_with_the_vcpus_where_no_other_place_is_given() -
 
 def test_the_guest_sees_the_cores_that_it_was_promised() -> None:
     assert dict(built().find("cpu/topology").attrib) == {"sockets": "1", "dies": "1", "cores": "2", "threads": "2"}
+
+
+CELLS = (Cell(0, 0, 2, 1500), Cell(3, 2, 2, 500), Cell(2, 4, 0, 48))
+
+
+def test_the_guest_sees_its_cells_each_with_its_memory_near_and_in_sockets_of_its_own() -> None:
+    domain = built(cells=CELLS)
+    assert [dict(cell.attrib) for cell in domain.iterfind("cpu/numa/cell")] == [
+        {"id": "0", "memory": "1500", "unit": "MiB", "cpus": "0-1"},
+        {"id": "1", "memory": "500", "unit": "MiB", "cpus": "2-3"},
+        {"id": "2", "memory": "48", "unit": "MiB"},
+    ]
+    assert [(m.get("cellid"), m.get("nodeset")) for m in domain.iterfind("numatune/memnode")] == [
+        ("0", "0"),
+        ("1", "3"),
+        ("2", "2"),
+    ]
+    assert dict(domain.find("cpu/topology").attrib) == {"sockets": "2", "dies": "1", "cores": "1", "threads": "2"}
+
+
+def test_vcpus_that_float_and_machines_where_it_was_not_tried_get_no_cells() -> None:
+    for changes in ({"exclusive": False}, {"arch": Arch.S390X}, {"arch": Arch.ARM_8}):
+        domain = built(cells=CELLS, **changes)
+        assert domain.find("cpu/numa") is domain.find("numatune") is None
+        assert domain.find("cpu/topology").get("sockets") == "1"
 
 
 def test_kvm_passes_the_hosts_cpu_and_tcg_gives_all_that_it_can() -> None:

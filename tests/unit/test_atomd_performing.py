@@ -197,6 +197,20 @@ async def test_a_domain_starts_with_the_secret_of_its_volume(running: Running, a
     assert not running.performer._secrets
 
 
+async def test_a_vm_that_spans_nodes_is_told_so_and_each_vcpu_stays_on_its_cells_node(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    vm = running.vm(running.confirm())
+    first, second = HARDWARE.cores[:2]
+    running.performer._hardware = replace(HARDWARE, cores=(replace(first, numa=1), replace(second, numa=0)))
+    far, near = first.threads[0], second.threads[0]
+    claim = replace(vm.claim, threads=(far, near), threads_per_core=1, numa=-1, ram_mib=((0, 1000), (1, 1000)))
+    spec = running.performer._spec(replace(vm, claim=claim), Attached((), ()), ())
+    half = vm.confirm.vm.ram_mib // 2
+    assert spec.threads == (near, far)
+    assert [(c.node, c.first, c.vcpus, c.ram_mib) for c in spec.cells] == [(0, 0, 1, half), (1, 1, 1, half)]
+
+
 async def test_a_network_that_is_down_is_started_and_then_the_domain(
     running: Running, autojump_clock: MockClock
 ) -> None:
