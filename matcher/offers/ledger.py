@@ -65,11 +65,16 @@ class Ledger(Generic[C]):
         self._admits, self._allows = admits, allows
         self._holds: dict[OfferId, Hold[C]] = {}
         self._committed: dict[OfferId, C] = {}
+        self._leaving: dict[OfferId, C] = {}  # readmitted, and overlapping with others
 
-    def residents(self, now_s: float) -> tuple[C, ...]:
-        """All that is held or committed at `now_s`: what a new claim has to stand beside."""
+    def promised(self, now_s: float) -> tuple[C, ...]:
+        """All that is held or committed at `now_s`."""
         self.lapse(now_s)
         return (*self._committed.values(), *(hold.claim for hold in self._holds.values()))
+
+    def residents(self, now_s: float) -> tuple[C, ...]:
+        """What a new claim has to stand beside: all that is promised, and what may not be gone yet."""
+        return (*self.promised(now_s), *self._leaving.values())
 
     def committed(self) -> tuple[C, ...]:
         return tuple(self._committed.values())
@@ -80,12 +85,12 @@ class Ledger(Generic[C]):
         """Reserve `claim` for `for_s` seconds (at most `HOLD_MAX_S`); `None` when it is held."""
         assert offer_id not in self._holds, "an offer id is made once"
         assert offer_id not in self._committed, "an offer id is made once"
-        others, user_id = self.residents(now_s), UserId(user.id)
+        promised, user_id = self.promised(now_s), UserId(user.id)
         if len(self._holds) >= HOLDS_MAX or self._is_greedy(user_id, pledge_id):
             return Refusal.TOO_MANY_HOLDS
-        if not self._allows(others, claim, user):
+        if not self._allows(promised, claim, user):
             return Refusal.OVER_GRANT
-        if not self._admits(others, claim):
+        if not self._admits(self.residents(now_s), claim):
             return Refusal.NO_CAPACITY
         self._holds[offer_id] = Hold(claim, pledge_id, user_id, now_s + min(for_s, HOLD_MAX_S))
         return None
@@ -114,15 +119,19 @@ class Ledger(Generic[C]):
         self._committed[offer_id] = claim
 
     def readmit(self, offer_id: OfferId, claim: C) -> None:
-        """As `restore`, but only where it still fits: for what was about to be released when the host went down, and
-        may have been released and given to another."""
+        """For what was about to be released when the host went down: it may be in use still, and it may have been
+        released and given to another. Where it fits it stands; where it does not, one of those that overlap has it in
+        use, nobody knows which, and so nobody new gets any of it before each of them is released."""
         if self._admits(self.committed(), claim):
             self._committed[offer_id] = claim
+        else:
+            self._leaving[offer_id] = claim
 
     def release(self, offer_id: OfferId) -> None:
         """Free what the offer took, held or committed; nothing when it took nothing."""
         self._holds.pop(offer_id, None)
         self._committed.pop(offer_id, None)
+        self._leaving.pop(offer_id, None)
 
     def lapse(self, now_s: float) -> None:
         for offer_id in [o for o, hold in self._holds.items() if hold.until_s <= now_s]:

@@ -130,7 +130,7 @@ class LedgerRules(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_there_is(self) -> None:
-        assert total(self.ledger.residents(self.now_s)) <= CAPACITY
+        assert total(self.ledger.promised(self.now_s)) <= CAPACITY
 
     @invariant()
     def holds_lapse_in_time_and_not_before(self) -> None:

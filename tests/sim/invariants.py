@@ -384,7 +384,7 @@ class Judge:
         now_s = self._timeline.now_s
         for host in hosts:
             self._see(host)
-            promised = host.daemon.ledger.residents(now_s) if host.daemon is not None else ()
+            promised = host.daemon.ledger.promised(now_s) if host.daemon is not None else ()
             if not (promised or host.libvirt.domains or self._acknowledged[host.name]):
                 continue  # as most hosts of a large realm: what has nothing has not too much
             self._check_claims(host, tuple(domain.claim for domain in host.libvirt.domains.values()), "in use")

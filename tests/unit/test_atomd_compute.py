@@ -31,7 +31,7 @@ def state(answer: Vm | Refused | None) -> State | None:
 
 
 def free_threads(host: OneHost) -> int:
-    return THREADS - sum(len(claim.threads) for claim in host.ledger.residents(host.now_s))
+    return THREADS - len({thread for claim in host.ledger.residents(host.now_s) for thread in claim.threads})
 
 
 # ---- confirm

@@ -2,7 +2,7 @@
 
 from atomd import effects as wanted
 from atomd.effects import Effect
-from atomd.vms.lifecycle import State
+from atomd.vms.lifecycle import State, Vm
 from atomd.volumes.answers import Silent
 from matcher.wire.messages import Confirm, Reason, Refused
 from specs.ids import HostId
@@ -120,3 +120,31 @@ def test_a_life_that_a_storage_host_has_not_let_go_of_does_not_come_again() -> N
     host.tick()
     host.detach()
     assert not isinstance(host.confirm(host.offered(host.pledge(vm_id=confirm.vm_id, volumes=[VID]))), Refused)
+
+
+def test_a_thread_is_nobodys_while_one_of_those_that_are_removed_may_be_on_it() -> None:
+    """Two have had it, one after the other, and the host went down while both were being removed: the first waits for
+    its volumes alone, and the second's domain is still there."""
+    host = OneHost()
+    first = host.stopped(volumes=[DATA])
+    second = host.running()
+    (thread,) = the(host.vm(second)).claim.threads
+    assert the(host.vm(first)).claim.threads == (thread,)
+    for confirm in (first, second):
+        host.do(host.compute.remove(the(host.vm(confirm))))
+    host.crash()
+    host.reconcile()
+    host.detach()
+    assert host.vm(first) is None
+    assert the(host.vm(second)).state is State.REMOVING
+    assert host.offered(host.pledge()).offer_id
+    (held,) = (hold.claim for hold in host.ledger.holds(host.now_s).values())
+    assert held.threads != (thread,)
+    host.destroy()
+    assert host.vm(second) is None
+    assert all(thread not in claim.threads for claim in host.ledger.residents(host.now_s))
+
+
+def the(vm: Vm | None) -> Vm:
+    assert vm is not None
+    return vm

@@ -272,13 +272,18 @@ def test_no_hold_is_longer_than_the_longest() -> None:
     assert ledger.held(OfferId(f"{1:032x}"), NOW_S + HOLD_MAX_S) is None
 
 
-def test_a_restored_commitment_stands_even_where_it_no_longer_fits_and_a_readmitted_one_does_not() -> None:
+def test_a_restored_commitment_stands_even_where_it_no_longer_fits_and_a_readmitted_one_keeps_others_out() -> None:
     ledger = Ledger[int](lambda residents, claim: sum(residents) + claim <= 2, anybody)
     ledger.restore(OfferId("a"), 2)
     ledger.restore(OfferId("b"), 1)
     ledger.readmit(OfferId("c"), 1)
     assert ledger.committed() == (2, 1)
+    assert ledger.residents(NOW_S) == (2, 1, 1)
     ledger.release(OfferId("a"))
+    assert _hold(ledger, 1, ANN) is Refusal.NO_CAPACITY, "what it may still use is nobody's"
+    ledger.release(OfferId("c"))
+    assert _hold(ledger, 1, ANN) is None
+    ledger.release(OfferId(f"{1:032x}"))
     ledger.readmit(OfferId("c"), 1)
     assert ledger.committed() == (1, 1)
 
