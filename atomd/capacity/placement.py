@@ -27,7 +27,7 @@ from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, group_key, plain_mib
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
-from atomd.capacity.score import Before, fill, score
+from atomd.capacity.score import Before, fill, packed, score
 from atomd.capacity.traits import suits
 from atomd.inventory.facts import Core, Pages
 from matcher.wire.messages import Policy, VmAsk
@@ -71,10 +71,11 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         return None
     kind, units, near = _seat(need, kinds)
     taken = _in_order(units)
-    nodes = {hardware.cores[unit.core].numa for unit in taken}
+    nodes = Counter(hardware.cores[unit.core].numa for unit in taken)
     ram = _ram(need.ram_mib, nodes, now.free_mib)
     pages = need.pages(near)
-    local = nodes == {node for node, _ in ram} and (pages is None or {pages.node} == nodes)
+    local = len(nodes) == 1 and nodes.keys() == {node for node, _ in ram}
+    local = local and (pages is None or pages.node in nodes)
     pci = tuple(sorted(address for group in need.devices(near) for address in group.addresses))
     if len(pci) > PCI_CLAIM_MAX:
         return None
@@ -86,7 +87,7 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         smt=ask.smt,
         overprovision=ask.overprovision,
         ram_mib=ram,
-        numa=nodes.pop() if local and len(nodes) == 1 else SPANS,
+        numa=next(iter(nodes)) if local else SPANS,
         pci=pci,
         spans_classes=len({hardware.cores[unit.core].core_class for unit in taken}) > 1,
         usb=need.plugged.ports,
@@ -190,7 +191,7 @@ def _seat(need: _Need, kinds: Mapping[Kind, list[Unit]]) -> tuple[Kind, list[Uni
         for node, here in by_node.items():
             if len(here) < need.ask.slots:
                 continue
-            key = (_class_rank(kind), *_node_key(need, node, here))
+            key = (_class_rank(kind), *_node_key(need, kinds, kind, node, here))
             if best is None or key < best[0]:
                 best = (key, kind, here, node)
     if best is not None:
@@ -216,19 +217,29 @@ def _class_rank(kind: Kind) -> int:
     return 1 if kind.core_class == "efficiency" else 0
 
 
-def _node_key(need: _Need, node: int, units: list[Unit]) -> tuple[float, ...]:
+def _node_key(
+    need: _Need, kinds: Mapping[Kind, list[Unit]], kind: Kind, node: int, units: list[Unit]
+) -> tuple[float, ...]:
     """What to prefer among nodes that have the units; lower is better.
 
-    RAM on the node; devices on the node; then idle cores left idle and devices left reachable, and the hole that is
-    best filled as `score` means it (`pack`); or the hole that is left widest (`spread`).
+    RAM on the node; devices on the node; of several kinds of cores the one that scores best; then idle cores left idle
+    and devices left reachable, and the hole best filled as `score` means it (`pack`), or left widest (`spread`).
     """
     slots, free_mib = need.ask.slots, max(0, need.now.free_mib.get(node, 0))
     remote = not need.has_memory(node)
     if need.policy is Policy.SPREAD:
         ram_share = 1.0 if remote else need.ram_mib / free_mib
-        return (remote, need.far(node), max(slots / len(units), ram_share), node)
+        return (remote, need.far(node), kind.threads_per_core, max(slots / len(units), ram_share), node)
     filled = slots / len(units) if remote else fill(slots, need.ram_mib, len(units), free_mib)
-    return (remote, need.far(node), _fresh(slots, units), need.begrudged(node), -filled, node)
+    worth = 0.0 if len(kinds) == 1 else _worth(need, len(kinds[kind]), _fresh(slots, units))
+    return (remote, need.far(node), -worth, _fresh(slots, units), need.begrudged(node), -filled, node)
+
+
+def _worth(need: _Need, open_units: int, fresh: int) -> float:
+    """What of the score depends on the kind of cores."""
+    ask = need.ask
+    filled = fill(ask.slots, need.ram_mib, open_units, need.now.free_total_mib())
+    return packed(ask, filled, fresh)
 
 
 def _fresh(slots: int, units: list[Unit]) -> int:
@@ -280,9 +291,14 @@ def _in_order(units: list[Unit]) -> list[Unit]:
     return sorted(units, key=lambda unit: (unit.core, unit.threads))
 
 
-def _ram(need_mib: int, nodes: Collection[int], free_mib: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
-    """The VM's own nodes first, then the emptiest: few nodes, and the far ones last. The total must suffice."""
-    shares: dict[int, int] = {}
+def _ram(need_mib: int, nodes: Mapping[int, int], free_mib: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    """Divided as the units are, where each of the VM's nodes has that much: so each vCPU has its memory near. Else the
+    VM's own nodes first, then the emptiest: few nodes, and the far ones last. The total must suffice."""
+    shares = {node: need_mib * units // sum(nodes.values()) for node, units in nodes.items()}
+    shares[max(shares, key=lambda node: (shares[node], -node))] += need_mib - sum(shares.values())
+    if all(0 < mib <= free_mib.get(node, 0) for node, mib in shares.items()):
+        return tuple(sorted(shares.items()))
+    shares = {}
     for node in sorted(free_mib, key=lambda node: (node not in nodes, -free_mib[node], node)):
         share = min(need_mib, max(0, free_mib[node]))
         if share:

@@ -70,11 +70,16 @@ def fill(slots: int, mib: int, open_units: int, free_mib: int, device_shares: tu
     return (tight + kept(slots, mib, open_units, free_mib)) / 2
 
 
+def packed(ask: VmAsk, filled: float, fresh_units: int) -> float:
+    """`filled`, and what sitting down beside others gives on top."""
+    saved = 1 - fresh_units / ask.slots if ask.overprovision > 1 else 0.0
+    return filled + (1 - filled) * saved / 2
+
+
 def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
     mib = sum(mib for _, mib in claim.ram_mib)
     filled = fill(ask.slots, mib, before.open_units, before.free_mib, before.device_shares)
-    saved = 1 - before.fresh_units / ask.slots if ask.overprovision > 1 else 0.0
-    return (filled + (1 - filled) * saved / 2) * _left_for_others(ask, claim, now)
+    return packed(ask, filled, before.fresh_units) * _left_for_others(ask, claim, now)
 
 
 def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:

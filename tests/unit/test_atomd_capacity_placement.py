@@ -175,6 +175,17 @@ def test_ram_is_split_where_no_node_has_enough_and_the_vm_then_spans() -> None:
     assert len({thread % 4 // 2 for thread in claim.threads}) == 1
 
 
+def test_ram_lies_where_the_threads_do_in_the_same_proportion_where_it_can() -> None:
+    claim = sit(
+        replace(ASK, slots=6, smt=True, ram_mib=1024),
+        host(*smt2(8, nodes=4), ram=tuple((node, 4096) for node in range(4))),
+    ).claim
+    assert claim.numa == -1
+    assert dict(claim.ram_mib) == {0: 782, 1: 391}, "four threads there, and two here"
+    small = host(*smt2(8, nodes=4), ram=((0, 4096), (1, 300), (2, 4096), (3, 4096)))
+    assert sum(mib for _, mib in sit(replace(ASK, slots=8, ram_mib=2048), small).claim.ram_mib) == charged_mib(2048)
+
+
 def test_a_vm_larger_than_a_node_takes_as_few_nodes_as_can_be() -> None:
     hardware = host(*smt2(8, nodes=4), ram=((0, 4096), (1, 4096), (2, 4096), (3, 4096)))
     claim = sit(replace(ASK, slots=3), hardware).claim
