@@ -134,6 +134,7 @@ class Proposer:
             accelerator=face.hardware.accelerator,
             pretended=face.pretended,
             usb=claim.usb,
+            ecc_source=face.hardware.ecc_source if ask.ecc else "",
         )
 
 

@@ -103,6 +103,7 @@ def hardware_of(
         usb=tuple(device for device in inventory.usb if device.assignable),
         usb_refused=tuple(device for device in inventory.usb if not device.assignable),
         pages=lent_pages(inventory.memory, ()),
+        ecc_source=inventory.memory.ecc_source,
     )
 
 

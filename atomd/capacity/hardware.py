@@ -32,6 +32,7 @@ class Hardware:
     usb: tuple[UsbDevice, ...] = ()
     usb_refused: tuple[UsbDevice, ...] = ()
     pages: tuple[Pages, ...] = ()
+    ecc_source: str = ""  # who says so, as the inventory has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ def _offer(choice: Choice) -> dict[str, Any]:
         "numa": offer.numa if offer.numa >= 0 else None,
         "pci": list(offer.pci),
         "usb": list(offer.usb),
+        "ecc_source": offer.ecc_source or None,
         "volumes": [claim.vid for claim in choice.claims],
         "expires_in_s": offer.expires_in_ms / 1000,
         "arch": offer.arch.value,
@@ -75,6 +76,8 @@ def _table(choices: tuple[Choice, ...], unfits: tuple[HostReasons, ...]) -> Tabl
             what += f", {', '.join(offer.pci)}"
         if offer.usb:
             what += f", USB {', '.join(offer.usb)}"
+        if offer.ecc_source:
+            what += f", ECC (by {offer.ecc_source})"
         emulated = "pretended" if offer.pretended else offer.accelerator.value
         rows.append((offer.host, "offers", f"{offer.score:.2f}", emulated, what))
     for said in unfits:

@@ -121,6 +121,19 @@ def test_a_grant_counts_before_the_host_is_full(proposer: Proposer) -> None:
     assert (counted.offer.copies, counted.offer.runs_out) == (3, ("grant slots",))
 
 
+def test_an_offer_of_ecc_memory_says_by_what_it_is_known() -> None:
+    face = Face("h1", 7443, replace(HARDWARE, ecc=True, ecc_source="edac"), False)
+    admission = Admission(Quota(host="h1", kinds={}, vms=lambda user_id: []), is_member=lambda user_id: True)
+    proposer = Proposer(face, lambda: None, admission, lambda: 0)
+    sources = []
+    for ecc in (True, False):
+        made = proposer.propose(replace(pledge(1), vm=replace(ask(1), ecc=ecc)), ANN, ())
+        assert isinstance(made, Proposal)
+        assert isinstance(made.offer, VmOffer)
+        sources.append(made.offer.ecc_source)
+    assert sources == ["edac", ""]
+
+
 def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> None:
     said, unsaid = proposer.propose(pledge(9, dry=True), ANN, ()), proposer.propose(pledge(9), ANN, ())
     assert isinstance(said, Nothing)
