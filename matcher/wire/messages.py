@@ -244,8 +244,8 @@ class VmOffer(Message):
 
     `threads` are hardware thread numbers, ascending. `numa` is -1 when the VM spans nodes. `pretended`: the inventory
     is a recording, so that no VM can run here. Where it was asked how many such VMs fit now: `copies`, this one among
-    them, of which there may be more where `copies_at_least`, and what runs out first. `ecc_source`, where ECC memory was
-    asked for: by what the host knows that it has some ("edac", "udev", "smbios").
+    them, of which there may be more where `copies_at_least`, and what runs out first. `ecc_source`, where ECC memory
+    was asked for: by what the host knows that it has some ("edac", "udev", "smbios").
     """
 
     pledge_id: Id
