@@ -4,10 +4,11 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from atomd.capacity.copies import Copies, copies
+from atomd.capacity.devices import alternatives
 from atomd.capacity.fit import reasons_against
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import LastOccupancy, capacity
-from atomd.capacity.placement import place_on
+from atomd.capacity.placement import Placed, place_on
 from atomd.capacity.quota import Want
 from atomd.capacity.traits import arch_for
 from atomd.compute import Compute
@@ -71,25 +72,27 @@ class Proposer:
         if closed is not None and not pledge.dry:
             return closed
         now, vm_id, user_id = self._now.of(residents, self._face.hardware), VmId(pledge.vm_id), UserId(user.id)
-        placed = place_on(pledge.vm, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
-        claim = placed.claim if placed is not None else None
-        want = Want(vm_id, pledge.vm, claim, pledge.generation)
-        over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
+        for choice, ask in enumerate(alternatives(pledge.vm)):  # noqa: B007  it is the last one's, or the first's that fits
+            placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
+            want = Want(vm_id, ask, placed.claim if placed is not None else None, pledge.generation)
+            over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
+            if placed is not None and not over:
+                break
         if closed is not None:
-            against = reasons_against(pledge.vm, now, user_id) if placed is None else ()
-            return Nothing((*closed.reasons, *over, *against), aloud=closed.aloud)
+            against = reasons_against(ask, now, user_id) if placed is None else ()
+            return Nothing((*closed.reasons, *_told((*over, *against), pledge.vm)), aloud=closed.aloud)
         if placed is None:
             is_said = pledge.dry or bool(over)
-            against = reasons_against(pledge.vm, now, user_id) if is_said else ()
-            return Nothing((*over, *against), aloud=bool(over))
+            against = reasons_against(ask, now, user_id) if is_said else ()
+            return Nothing(_told((*over, *against), pledge.vm), aloud=bool(over))
         if over:
-            return Nothing(over, aloud=True)
+            return Nothing(_told(over, pledge.vm), aloud=True)
         # What a score does not tell: the VM was here before, or its volumes are.
         stored = self._stored() if pledge.volumes else ()
         at_once = any(vid in stored for vid in pledge.volumes) or self._admission.quota.has(vm_id, user)
-        offer = self._offer(pledge, pledge.vm, placed.claim, placed.score)
+        offer = self._offer(pledge, ask, placed, choice)
         if pledge.dry and pledge.counts:
-            offer = self._with_copies(offer, pledge, pledge.vm, placed.claim, user, residents)
+            offer = self._with_copies(offer, pledge, ask, placed.claim, user, residents)
         return Proposal(placed.claim, offer, at_once=at_once)
 
     def _with_copies(
@@ -116,8 +119,8 @@ class Proposer:
             return Nothing((Reason("hypervisor", "libvirt", down[:120], hint),))
         return None
 
-    def _offer(self, pledge: Pledge, ask: VmAsk, claim: Claim, score: float) -> VmOffer:
-        face = self._face
+    def _offer(self, pledge: Pledge, ask: VmAsk, placed: Placed, choice: int) -> VmOffer:
+        face, claim = self._face, placed.claim
         return VmOffer(
             pledge_id=pledge.pledge_id,
             offer_id="",
@@ -125,7 +128,7 @@ class Proposer:
             front_door_port=face.front_door_port,
             hosts_known=0,
             expires_in_ms=0,
-            score=score,
+            score=placed.score,
             threads=tuple(sorted(claim.threads)),
             threads_per_core=claim.threads_per_core,
             numa=claim.numa,
@@ -134,8 +137,16 @@ class Proposer:
             accelerator=face.hardware.accelerator,
             pretended=face.pretended,
             usb=claim.usb,
+            choice=choice,
             ecc_source=face.hardware.ecc_source if ask.ecc else "",
         )
+
+
+def _told(reasons: Sequence[Reason], ask: VmAsk) -> tuple[Reason, ...]:
+    """Against the last of several alternatives: its entries have other places in the specfile than edits here say."""
+    if not ask.pci_else:
+        return tuple(reasons)
+    return tuple(replace(reason, edit="") if reason.edit.startswith("pci") else reason for reason in reasons)
 
 
 class ComputeAnswers:

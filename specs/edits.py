@@ -125,6 +125,9 @@ def _inside(name: str, rest: list[str]) -> _Where:
         return [_member(name, rest[0])]
     if not rest:
         return []
+    if name == "pci" and rest[0] == "any_of" and len(rest) <= 4:
+        numbers, members = rest[1:3], rest[3:]
+        return [rest[0], *(_index(name, step) for step in numbers), *(_member(name, step) for step in members)]
     if name in ("pci", "usb") and len(rest) <= 2:
         return [_index(name, rest[0]), *(_member(name, step) for step in rest[1:])]
     if name in ("archs", "flags") and len(rest) == 1:

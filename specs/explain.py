@@ -27,7 +27,8 @@ EXAMPLES: Mapping[str, str] = {
     "hugepages": 'as in "2M" or "1G": the host must keep pages of that size',
     "info": 'as in {"name": "Helium", "description": "…"}',
     "misc": 'as in {"os_family": "linux", "firmware": "uefi"}',
-    "pci": 'as in [{"vendor": "10de", "model": "24b0", "quantity": 1}]',
+    "pci": 'as in [{"vendor": "10de", "model": "24b0", "quantity": 1}]; or {"any_of": [[…], […]]}',
+    "pci_any_of": 'lists of devices, the best first: [[{"vendor": "10de", "model": "24b0"}], []]',
     "usb": 'as in [{"vendor": "1050", "model": "0407", "quantity": 1}]',
     "usb.vendor": 'four hex digits in quotes, as in "1050"; `lsusb` shows them as ID vendor:model',
     "usb.model": 'four hex digits in quotes, as in "0407"; `lsusb` shows them as ID vendor:model',
@@ -57,7 +58,8 @@ def explain(error: ErrorDetails, found: Gathered) -> Problem:
     loc = error["loc"]
     path = place_of(loc, found)
     if error["type"] == "extra_forbidden":
-        return unknown(str(loc[-1]), str(loc[0]), nested=found.nested, path=place_of(loc[:-1], found))
+        section = str(loc[0]).removesuffix("_any_of")
+        return unknown(str(loc[-1]), section, nested=found.nested, path=place_of(loc[:-1], found))
     problem, hint = _sentences(error)
     return Problem(path, problem, hint)
 

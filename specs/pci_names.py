@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from specs.problems import Problem, SpecError, show
 from specs.specfile import PciNeed, Specfile, UsbNeed, parse_specfile
@@ -35,7 +35,8 @@ class Named:
 def needs_names(spec: Specfile) -> tuple[Bus, ...]:
     """The lists that it takes."""
     buses: tuple[Bus, ...] = ("pci", "usb")
-    return tuple(bus for bus in buses if any(need.name for need in _needs(spec, bus)))
+    document = spec.to_document()
+    return tuple(bus for bus in buses if any(need.name for *_, need in _needs(spec, bus, document)))
 
 
 def resolved(spec: Specfile, listed: Mapping[Bus, str]) -> tuple[Specfile, tuple[str, ...]]:
@@ -46,22 +47,33 @@ def resolved(spec: Specfile, listed: Mapping[Bus, str]) -> tuple[Specfile, tuple
     document = spec.to_document()
     for bus, text in listed.items():
         devices = tuple(_devices(text))
-        for index, need in enumerate(_needs(spec, bus)):
+        for path, entries, index, need in _needs(spec, bus, document):
             if not need.name:
                 continue
             found = find(need.name, devices)
             if len(found) == 1:
-                document[bus][index] = _by_ids(need, found[0])
-                told.append(f"{bus}.{index}: {show(need.name)} is {found[0]}")
+                entries[index] = _by_ids(need, found[0])
+                told.append(f"{path}: {show(need.name)} is {found[0]}")
             else:
-                problems.append(_unclear(bus, index, need.name, found))
+                problems.append(_unclear(bus, path, need.name, found))
     if problems:
         raise SpecError(problems)
     return parse_specfile(json.dumps(document)), tuple(told)
 
 
-def _needs(spec: Specfile, bus: Bus) -> Sequence[PciNeed | UsbNeed]:
-    return spec.pci if bus == "pci" else spec.usb
+def _needs(
+    spec: Specfile, bus: Bus, document: dict[str, Any]
+) -> Iterator[tuple[str, list[Any], int, PciNeed | UsbNeed]]:
+    """Each with its path, and where the document has it: in this list, at this index."""
+    lists: list[tuple[str, list[Any], Sequence[PciNeed | UsbNeed]]]
+    if bus == "pci" and spec.pci_any_of:
+        written = zip(document["pci"]["any_of"], spec.pci_any_of, strict=True)
+        lists = [(f"pci.any_of.{number}", entries, needs) for number, (entries, needs) in enumerate(written)]
+    else:
+        lists = [(bus, document[bus], spec.pci if bus == "pci" else spec.usb)]
+    for path, entries, needs in lists:
+        for index, need in enumerate(needs):
+            yield f"{path}.{index}", entries, index, need
 
 
 def find(name: str, devices: Sequence[Named]) -> tuple[Named, ...]:
@@ -101,8 +113,8 @@ def _by_ids(need: PciNeed | UsbNeed, named: Named) -> dict[str, object]:
     return {"vendor": named.vendor, "model": named.model, "quantity": need.quantity}
 
 
-def _unclear(bus: Bus, index: int, name: str, found: Sequence[Named]) -> Problem:
-    path = f"{bus}.{index}.name"
+def _unclear(bus: Bus, path: str, name: str, found: Sequence[Named]) -> Problem:
+    path = f"{path}.name"
     if not found:
         shows = "lspci -nn" if bus == "pci" else "lsusb"
         hint = f"`{shows}` on its host shows vendor and model: write those; or mend the name"

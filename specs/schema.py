@@ -1,7 +1,8 @@
 """JSON Schemas (2020-12) of what people write, for editors: completion, explanations, early mistakes.
 
 They say what the parsers say, with the same limits; beyond them the parsers refuse two entries for one kind of device,
-more than 64 PCI or 15 USB devices in all, RAM that huge pages do not divide, and a vid named twice, none of which JSON
+more than 64 PCI or 15 USB devices in all, RAM that huge pages do not divide, alternatives that are empty before
+the last or named twice, and a vid named twice, none of which JSON
 Schema can tell.
 """
 
@@ -93,10 +94,8 @@ def _shared() -> dict[str, Schema]:
             },
         ),
         "pci": {
-            "description": "Devices that the VM gets for itself.",
-            "type": "array",
-            "items": _pci(),
-            "maxItems": limits.PCI_KINDS_MAX,
+            "description": "Devices that the VM gets for itself; or alternatives in order, of which it gets one.",
+            "anyOf": [_pci_list(), _alternatives()],
             "default": [],
         },
         "usb": {
@@ -116,6 +115,17 @@ def _shared() -> dict[str, Schema]:
             },
         ),
     }
+
+
+def _pci_list() -> Schema:
+    return {"type": "array", "items": _pci(), "maxItems": limits.PCI_KINDS_MAX}
+
+
+def _alternatives() -> Schema:
+    lists = {"description": "Each as the list that stands alone.", "type": "array", "items": _pci_list()}
+    limited = {**lists, "minItems": 2, "maxItems": limits.ALTERNATIVES_MAX}
+    either = _object("The best first; an empty list, none at all, comes last.", {"any_of": limited})
+    return {**either, "required": ["any_of"]}
 
 
 def _pci() -> Schema:

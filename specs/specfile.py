@@ -35,6 +35,7 @@ FLAGS_MAX = 128
 ARCHS_MAX = 32
 PCI_KINDS_MAX = 32
 PCI_DEVICES_MAX = 64
+ALTERNATIVES_MAX = 8
 USB_DEVICES_MAX = 15  # ports of the guest's controller
 NAME_MAX = 64
 DESCRIPTION_MAX = 1024
@@ -202,6 +203,20 @@ def _pluggable(needs: tuple[UsbNeed, ...]) -> tuple[UsbNeed, ...]:
     return needs
 
 
+PciNeeds = Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)]
+
+
+def _in_order(alternatives: tuple[PciNeeds, ...]) -> tuple[PciNeeds, ...]:
+    """None of them would never be taken."""
+    if len(alternatives) < 2:
+        raise _refuse(f"has {len(alternatives)} alternatives; the least is 2", 'one alone is "pci": […] itself')
+    if () in alternatives[:-1]:
+        raise _refuse("goes on after an empty alternative", "none at all is always to be had: put it last")
+    if len(set(alternatives)) < len(alternatives):
+        raise _refuse("names one alternative twice", "leave one of them out")
+    return alternatives
+
+
 class Specfile(_Part):
     """One VM's hardware, with nothing left implicit.
 
@@ -225,11 +240,25 @@ class Specfile(_Part):
     ramsize_mib: Annotated[int, Field(ge=RAM_MIB_MIN, le=RAM_MIB_MAX)]
     req_ecc: bool = False
     hugepages: HugePagesName | None = None
-    pci: Annotated[tuple[PciNeed, ...], Field(strict=False, max_length=PCI_KINDS_MAX), AfterValidator(_countable)] = ()
+    pci: PciNeeds = ()
+    pci_any_of: Annotated[
+        tuple[PciNeeds, ...], Field(strict=False, max_length=ALTERNATIVES_MAX), AfterValidator(_in_order)
+    ] = ()
     usb: Annotated[
         tuple[UsbNeed, ...], Field(strict=False, max_length=USB_DEVICES_MAX), AfterValidator(_pluggable)
     ] = ()
     misc: Misc = Field(default_factory=Misc)
+
+    @property
+    def pci_alternatives(self) -> tuple[tuple[PciNeed, ...], ...]:
+        """At least one, best first."""
+        return self.pci_any_of or (self.pci,)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether some device is said by its name: see `specs.pci_names`."""
+        pci = (need.name for needs in self.pci_alternatives for need in needs)
+        return any(pci) or any(need.name for need in self.usb)
 
     @property
     def hugepages_kib(self) -> int:
@@ -252,9 +281,9 @@ class Specfile(_Part):
         for name, attribute in ATTRIBUTES.items():
             if (section := SECTION_OF.get(name)) and attribute in values:
                 document.setdefault(section, {})[name] = values[attribute]
-        pci = [need.model_dump(by_alias=True, exclude_defaults=True) | {"quantity": need.quantity} for need in self.pci]
-        usb = [need.model_dump(exclude_defaults=True) | {"quantity": need.quantity} for need in self.usb]
-        return document | {"pci": pci, "usb": usb, "misc": values["misc"]}
+        pci = [_written(needs) for needs in self.pci_alternatives]
+        said = {"any_of": pci} if self.pci_any_of else pci[0]
+        return document | {"pci": said, "usb": _written(self.usb), "misc": values["misc"]}
 
     def canonical_json(self) -> str:
         """One text for each meaning; parsing it gives an equal `Specfile`."""
@@ -272,9 +301,8 @@ def parse_specfile(text: str | bytes, *, edits: Sequence[str] = ()) -> Specfile:
     edited, problems = apply_edits(document.value, edits)
     found = gather(edited)
     problems += document.problems + found.problems
-    for field in ("pci", "usb"):
-        needs = found.values.get(field)
-        problems += [*_unsaid(field, needs), *_repeated(field, needs)]
+    for path, needs in _lists_of_devices(found):
+        problems += [*_unsaid(path, needs), *_repeated(path, needs)]
     try:
         specfile = Specfile.model_validate(found.values)
     except ValidationError as error:
@@ -287,6 +315,23 @@ def parse_specfile(text: str | bytes, *, edits: Sequence[str] = ()) -> Specfile:
     return specfile
 
 
+def _written(needs: Sequence[PciNeed | UsbNeed]) -> list[dict[str, Any]]:
+    return [need.model_dump(by_alias=True, exclude_defaults=True) | {"quantity": need.quantity} for need in needs]
+
+
+def _lists_of_devices(found: Gathered) -> Iterator[tuple[str, Any]]:
+    """(path, entries); alternatives are set apart from a plain list, so that each verdict finds its own place."""
+    pci = found.values.get("pci")
+    if isinstance(pci, dict) and pci.keys() == {"any_of"}:
+        found.values["pci_any_of"] = found.values.pop("pci")["any_of"]
+        found.paths["pci_any_of"] = "pci.any_of"
+    yield "pci", found.values.get("pci")
+    alternatives = found.values.get("pci_any_of")
+    for number, needs in enumerate(alternatives if isinstance(alternatives, list) else []):
+        yield f"pci.any_of.{number}", needs
+    yield "usb", found.values.get("usb")
+
+
 def _not_an_object(value: Any) -> Problem:
     problem = f"is {show(value)}, not an object"
     if isinstance(value, list) and any(isinstance(item, dict) and "vid" in item for item in value):
@@ -294,18 +339,19 @@ def _not_an_object(value: Any) -> Problem:
     return Problem("", f"the document {problem}", 'the least is {"slots": 1, "ramsize": 512}')
 
 
-def _unsaid(kind: str, needs: Any) -> Iterator[Problem]:
+def _unsaid(path: str, needs: Any) -> Iterator[Problem]:
     """Half a kind of device, told at the half that is missing."""
     for index, need in enumerate(needs if isinstance(needs, list) else []):
         if isinstance(need, dict) and "name" not in need:
-            said = need.keys() & ({"vendor", "model", "class"} if kind == "pci" else {"vendor", "model"})
-            example, which = ("", _WHICH) if kind == "pci" else ("usb.", _WHICH_USB)
+            is_pci = path != "usb"
+            said = need.keys() & ({"vendor", "model", "class"} if is_pci else {"vendor", "model"})
+            example, which = ("", _WHICH) if is_pci else ("usb.", _WHICH_USB)
             for field in ("vendor", "model"):
                 if field not in said and ("class" not in said or (field == "vendor" and "model" in said)):
-                    yield Problem(f"{kind}.{index}.{field}", "is missing", f"{EXAMPLES[example + field]}; {which}")
+                    yield Problem(f"{path}.{index}.{field}", "is missing", f"{EXAMPLES[example + field]}; {which}")
 
 
-def _repeated(field: str, needs: Any) -> Iterator[Problem]:
+def _repeated(path: str, needs: Any) -> Iterator[Problem]:
     """Kinds of devices named twice, found even where other fields are wrong."""
     first: dict[tuple[str, str], int] = {}
     for index, need in enumerate(needs if isinstance(needs, list) else []):
@@ -314,8 +360,8 @@ def _repeated(field: str, needs: Any) -> Iterator[Problem]:
             vendor, model = (str(part)[-4:].lower() for part in kind)
             earlier = first.setdefault((vendor, model), index)
             if earlier != index:
-                problem = f"is {vendor}:{model} again, as {field}.{earlier} is"
-                yield Problem(f"{field}.{index}", problem, "write one entry with the sum as its quantity")
+                problem = f"is {vendor}:{model} again, as {path}.{earlier} is"
+                yield Problem(f"{path}.{index}", problem, "write one entry with the sum as its quantity")
 
 
 def _is_known(detail: ErrorDetails, found: Gathered, known: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ where any choice of kinds serves all entries, one is found.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from atomd.inventory.facts import PciDevice
 from matcher.wire.messages import PciAsk, VmAsk
@@ -34,6 +35,13 @@ def wishes(ask: VmAsk) -> Counter[Wish]:
     for each in ask.pci:
         wanted[wish_of(each)] += each.quantity
     return wanted
+
+
+def alternatives(ask: VmAsk) -> tuple[VmAsk, ...]:
+    """The ask with each of its lists of devices, best first."""
+    if not ask.pci_else:
+        return (ask,)
+    return tuple(replace(ask, pci=pci, pci_else=()) for pci in (ask.pci, *ask.pci_else))
 
 
 def said(wish: Wish) -> str:

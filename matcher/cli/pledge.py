@@ -52,6 +52,7 @@ def _offer(choice: Choice) -> dict[str, Any]:
         "threads": list(offer.threads),
         "threads_per_core": offer.threads_per_core,
         "numa": offer.numa if offer.numa >= 0 else None,
+        "choice": offer.choice,
         "pci": list(offer.pci),
         "usb": list(offer.usb),
         "ecc_source": offer.ecc_source or None,
@@ -76,6 +77,8 @@ def _table(choices: tuple[Choice, ...], unfits: tuple[HostReasons, ...]) -> Tabl
             what += f", {', '.join(offer.pci)}"
         if offer.usb:
             what += f", USB {', '.join(offer.usb)}"
+        if offer.choice:
+            what += f" (alternative {offer.choice + 1})"
         if offer.ecc_source:
             what += f", ECC (by {offer.ecc_source})"
         emulated = "pretended" if offer.pretended else offer.accelerator.value

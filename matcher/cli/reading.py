@@ -26,8 +26,7 @@ def read_specfile(name: str, edits: Sequence[str] = ()) -> "Specfile":
 
     try:
         spec = parse_specfile(read_text(name), edits=edits)
-        has_names = any(need.name for need in spec.pci) or any(need.name for need in spec.usb)
-        return _by_ids(spec) if has_names else spec
+        return _by_ids(spec) if spec.has_names else spec
     except SpecError as error:
         raise malformed(name, error) from None
 

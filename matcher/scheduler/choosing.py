@@ -2,8 +2,9 @@
 
     feasible: every asked volume is on the VM's own host, or can be reached from there: its server exports it, and was
               heard at an address that means the same to other hosts
-    rank:     a real host before a pretended one, the preferred host, then the user's expression; without one,
-              volumes at home, KVM before emulation, and the score that each host gave itself under the policy
+    rank:     a real host before a pretended one, the preferred host, the earliest of the alternatives asked for, then
+              the user's expression; without one, volumes at home, KVM before emulation, and the score that each host
+              gave itself under the policy
 
 Equals are told apart by a hash of (pledge, host), which differs from pledge to pledge: clients that ask at the same
 moment spread over equal hosts instead of racing for one. Pure.
@@ -87,10 +88,11 @@ def ranked(
 ) -> list[Choice]:
     """Best first. `prefer` is where a stopped VM ran before; hosts in `last` (they refused already) come at the end."""
 
-    def key(choice: Choice) -> tuple[bool, bool, bool, tuple[float, ...], bytes]:
+    def key(choice: Choice) -> tuple[bool, bool, bool, int, tuple[float, ...], bytes]:
         offer, host_id = choice.vm.offer, choice.host_id
         merit = _merit(choice) if value is None else (-value(choice),)
-        return offer.pretended, host_id in last, host_id != prefer, merit, tie(PledgeId(offer.pledge_id), host_id)
+        place = offer.pretended, host_id in last, host_id != prefer, offer.choice
+        return *place, merit, tie(PledgeId(offer.pledge_id), host_id)
 
     return sorted(complete, key=key)
 

@@ -57,6 +57,10 @@ class Errand:
 
 def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAsk:
     """What the specfile asks of one host, with nothing left implicit."""
+    first, *others = (
+        tuple(PciAsk(need.vendor, need.model, need.quantity, need.device_class) for need in needs)
+        for needs in spec.pci_alternatives
+    )
     return VmAsk(
         slots=spec.slots,
         smt=spec.allow_smt,
@@ -65,7 +69,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAs
         flags=tuple(sorted({flag.lower() for flag in spec.flags})),
         ram_mib=spec.ramsize_mib,
         ecc=spec.req_ecc,
-        pci=tuple(PciAsk(need.vendor, need.model, need.quantity, need.device_class) for need in spec.pci),
+        pci=first,
         usb=tuple(UsbAsk(need.vendor, need.model, need.quantity) for need in spec.usb),
         firmware=Firmware(spec.misc.firmware),
         allow_emulation=allow_emulation,
@@ -74,6 +78,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAs
         core_class=CoreClass(spec.core_class) if spec.core_class else None,
         min_frequency_mhz=spec.min_frequency_mhz,
         hugepages_kib=spec.hugepages_kib,
+        pci_else=tuple(others),
     )
 
 

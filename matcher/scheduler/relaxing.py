@@ -71,7 +71,7 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names += ["ecc"] if ask.ecc else []
     names += ["hugepages"] if ask.hugepages_kib else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
-    names += [f"pci {each.vendor}:{each.model}" for each in ask.pci]
+    names += [f"pci {each.vendor}:{each.model}" for each in (ask.pci_else or (ask.pci,))[-1]]  # which hosts speak of
     names += [f"usb {each.vendor}:{each.model}" for each in ask.usb]
     names += [f"volume {vid}" for vid in volumes]
     names += [reason.resource for unfit in unfits for reason in unfit.reasons if reason.resource != "more"]
@@ -82,7 +82,9 @@ def words(name: str, ask: VmAsk) -> str:
     """What was asked for, for a person."""
     what, _, kind = name.partition(" ")
     if what == "pci":
-        return str(sum(each.quantity for each in ask.pci if f"{each.vendor}:{each.model}" == kind))
+        return str(
+            sum(each.quantity for each in (ask.pci_else or (ask.pci,))[-1] if f"{each.vendor}:{each.model}" == kind)
+        )
     if what == "usb":
         return str(sum(each.quantity for each in ask.usb if f"{each.vendor}:{each.model}" == kind))
     noun = "thread" if ask.smt else "core"

@@ -20,6 +20,7 @@ SLOTS_MAX = 4096
 RAM_MIB_MAX = 64 * 1024 * 1024
 FREQUENCY_MHZ_MAX = 20_000
 PAGE_KIB_MAX = 16 * 1024 * 1024
+ALTERNATIVES_MAX = 8
 VOLUMES_MAX = 64
 VOLUME_MIB_MAX = 64 * 1024 * 1024
 PCI_ASKS_MAX = 32
@@ -165,7 +166,7 @@ class VmAsk(Message):
 
     `slots` counts whole cores when `smt` is false, hardware threads when it is true. `lease_s` is how long the VM is to
     live; 0: for as long as the user's grant allows. Cores are of one class unless `core_class` says "any", of whichever
-    where it says nothing.
+    where it says nothing. `pci_else` are alternatives to `pci`, in the order in which they are wanted.
     """
 
     slots: Slots
@@ -183,6 +184,9 @@ class VmAsk(Message):
     core_class: CoreClass | None = None
     min_frequency_mhz: Annotated[int, Strict(), Ge(0), Le(FREQUENCY_MHZ_MAX)] = 0
     hugepages_kib: Annotated[int, Strict(), Ge(0), Le(PAGE_KIB_MAX)] = 0  # the size of all its pages; 0: any
+    pci_else: Annotated[
+        tuple[Annotated[tuple[PciAsk, ...], MaxLen(PCI_ASKS_MAX)], ...], MaxLen(ALTERNATIVES_MAX - 1)
+    ] = ()
     usb: Annotated[tuple[UsbAsk, ...], MaxLen(USB_DEVICES_MAX)] = ()
 
 
@@ -267,6 +271,7 @@ class VmOffer(Message):
     runs_out: Annotated[tuple[Annotated[str, Strict(), StringConstraints(max_length=80)], ...], MaxLen(8)] = ()
     usb: Annotated[tuple[UsbPort, ...], MaxLen(USB_DEVICES_MAX)] = ()
     ecc_source: Annotated[str, Strict(), StringConstraints(max_length=16)] = ""
+    choice: Annotated[int, Strict(), Ge(0), Le(ALTERNATIVES_MAX - 1)] = 0  # of the alternatives that were asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,9 @@ def is_spread(hosts_known: int) -> bool:
 
 
 def slot_of(offer: VmOffer) -> int:
-    """The slot of the offer's class, 0 for the best. Emulation costs a guest so much that its hosts come last."""
-    if offer.accelerator is not Accelerator.KVM:
+    """The slot of the offer's class, 0 for the best. Emulation costs a guest so much that its hosts come last, as do
+    those that have a later alternative alone."""
+    if offer.accelerator is not Accelerator.KVM or offer.choice:
         return LAST
     return next((slot for slot, floor in enumerate(FLOORS) if offer.score >= floor), LAST)
 

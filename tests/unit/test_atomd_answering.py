@@ -10,14 +10,15 @@ from atomd.capacity.hardware import Claim
 from atomd.capacity.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
 from atomd.capacity.placement import admits, place, place_on
 from atomd.capacity.quota import Quota
-from atomd.inventory.facts import Core
+from atomd.inventory.facts import Core, PciDevice
 from atomd.vms.admission import Admission
 from matcher.offers.ledger import Ledger
 from matcher.offers.offering import Nothing, Offering, Proposal
 from matcher.trust.principal import Principal
 from matcher.trust.realm import EVERYTHING
-from matcher.wire.messages import Pledge, Policy, Role, VmAsk, VmOffer
-from matcher.wire.slots import SURVEY_MAX_S, slot_of, survey_s
+from matcher.wire.messages import PciAsk, Pledge, Policy, Role, VmAsk, VmOffer
+from matcher.wire.realm import PciLimit
+from matcher.wire.slots import LAST, SURVEY_MAX_S, slot_of, survey_s
 from specs.ids import UserId, VmId
 from tests.bench.packing.realm import machine, vm_ask
 from tests.bench.packing.workload import Vm
@@ -132,6 +133,47 @@ def test_an_offer_of_ecc_memory_says_by_what_it_is_known() -> None:
         assert isinstance(made.offer, VmOffer)
         sources.append(made.offer.ecc_source)
     assert sources == ["edac", ""]
+
+
+GPU, LESSER = PciAsk("10de", "24b0", 1), PciAsk("10de", "2531", 1)
+
+
+def card(slot: int, model: str) -> PciDevice:
+    return PciDevice(f"0000:{slot:02x}:00.0", "10de", model, "030000", 0, slot, None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("cards", "granted", "choice", "taken"),
+    [
+        ((card(1, "24b0"), card(2, "2531")), (), 0, "0000:01:00.0"),
+        ((card(2, "2531"),), (), 1, "0000:02:00.0"),
+        ((card(1, "24b0"), card(2, "2531")), (PciLimit("10de", "2531", 1),), 1, "0000:02:00.0"),
+        ((), (), 2, ""),
+        ((card(1, "24b0"),), (PciLimit("10de", "2531", 1),), 2, ""),
+    ],
+)
+def test_the_first_alternative_that_is_there_and_granted_is_offered(
+    cards: tuple[PciDevice, ...], granted: tuple[PciLimit, ...], choice: int, taken: str
+) -> None:
+    face = Face("h1", 7443, replace(HARDWARE, pci=cards), False)
+    kinds = {device.address: (device.vendor, device.model) for device in cards}
+    admission = Admission(Quota(host="h1", kinds=kinds, vms=lambda user_id: []), is_member=lambda user_id: True)
+    user = Principal("user", "a" * 64, "ann", replace(EVERYTHING, pci=granted) if granted else EVERYTHING)
+    asked = replace(ask(1), pci=(GPU,), pci_else=((LESSER,), ()))
+    made = Proposer(face, lambda: None, admission, lambda: 0).propose(replace(pledge(1), vm=asked), user, ())
+    assert isinstance(made, Proposal)
+    assert isinstance(made.offer, VmOffer)
+    assert (made.offer.choice, made.offer.pci) == (choice, (taken,) if taken else ())
+    assert (slot_of(made.offer) == LAST) is (choice > 0)
+
+
+def test_where_no_alternative_fits_the_last_one_is_explained_without_edits_that_would_miss_it() -> None:
+    face = Face("h1", 7443, HARDWARE, False)
+    admission = Admission(Quota(host="h1", kinds={}, vms=lambda user_id: []), is_member=lambda user_id: True)
+    asked = replace(pledge(1, dry=True), vm=replace(ask(1), pci=(GPU,), pci_else=((LESSER,),)))
+    said = Proposer(face, lambda: None, admission, lambda: 0).propose(asked, ANN, ())
+    assert isinstance(said, Nothing)
+    assert [(reason.resource, reason.edit) for reason in said.reasons] == [("pci 10de:2531", "")]
 
 
 def test_reasons_are_looked_for_where_they_will_be_said(proposer: Proposer) -> None:

@@ -113,6 +113,13 @@ def test_a_pretended_host_comes_after_every_real_one() -> None:
     assert order(answers, prefer=H1) == [H2, H1]
 
 
+def test_an_earlier_alternative_beats_all_that_speaks_for_a_later_one() -> None:
+    offers = {H1: vm(H1, score=0.9, choice=1), H2: vm(H2, score=0.1), H3: vm(H3, choice=2)}
+    assert order(heard(offers, {})) == [H2, H1, H3]
+    assert order(heard(offers, {}), value=lambda choice: choice.vm.offer.score) == [H2, H1, H3]
+    assert order(heard(offers, {}), prefer=H3)[0] == H3, "where it ran before"
+
+
 def test_a_persons_ranking_decides_alone() -> None:
     answers = heard({H1: vm(H1, score=0.9), H2: vm(H2, score=0.1), H3: vm(H3, score=0.5)}, {})
     assert order(answers, value=compile_ranking("-score").value) == [H2, H3, H1]

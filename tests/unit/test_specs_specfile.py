@@ -73,6 +73,40 @@ def test_everything_can_be_said_in_both_forms() -> None:
     assert parse_specfile(flat.canonical_json()) == flat
 
 
+A4000, A2000 = {"vendor": "10de", "model": "24b0"}, {"vendor": "10de", "model": "2531"}
+
+
+def test_devices_may_be_alternatives_in_order() -> None:
+    spec = parsed(pci={"any_of": [[A4000], [A2000, {"class": "nic"}], []]})
+    assert [[need.model for need in needs] for needs in spec.pci_alternatives] == [["24b0"], ["2531", ""], []]
+    assert spec.pci == ()
+    assert parse_specfile(spec.canonical_json()) == spec
+    assert parsed(pci=[A4000]).pci_alternatives == (parsed(pci=[A4000]).pci,)
+    edited = parsed("pci.any_of.1.0.quantity=2", pci={"any_of": [[A4000], [A2000]]})
+    assert edited.pci_alternatives[1][0].quantity == 2
+
+
+@pytest.mark.parametrize(
+    ("pci", "path", "problem"),
+    [
+        ({"any_of": []}, "pci.any_of", "has 0 alternatives; the least is 2"),
+        ({"any_of": [[A4000]]}, "pci.any_of", "has 1 alternatives; the least is 2"),
+        ({"any_of": [[], [A4000]]}, "pci.any_of", "goes on after an empty alternative"),
+        ({"any_of": [[A4000], [A4000]]}, "pci.any_of", "names one alternative twice"),
+        ({"any_of": [[A4000], [{"vendor": "10de"}]]}, "pci.any_of.1.0.model", "is missing"),
+        ({"any_of": [[A4000], [A2000 | {"quantity": 0}]]}, "pci.any_of.1.0.quantity", "is 0; the least is 1"),
+        ({"any_of": [[A4000], [A2000 | {"count": 1}]]}, "pci.any_of.1.0.count", "is not a field of a specfile"),
+        ({"any_of": {}}, "pci.any_of", "is an object, not a list"),
+        ({"any_of": [[A4000]] * 9}, "pci.any_of", "has 9 entries; the most is 8"),
+        ({"one_of": [[A4000], []]}, "pci", "is an object, not a list"),
+    ],
+)
+def test_what_is_no_choice_is_told_where_it_stands(pci: Any, path: str, problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parsed(pci=pci)
+    assert [(each.path, each.problem) for each in caught.value.problems] == [(path, problem)]
+
+
 def test_ram_in_huge_pages_is_a_multiple_of_them() -> None:
     assert parse_specfile('{"slots": 1, "ramsize": 2048, "hugepages": "1G"}').hugepages_kib == 1024 * 1024
     assert parse_specfile('{"slots": 1, "ramsize": 17, "hugepages": "64K"}').hugepages_kib == 64

@@ -90,7 +90,7 @@ def test_the_snippets_of_the_tech_pack_load_as_they_are_printed_there() -> None:
 def test_the_documents_in_the_manual_load() -> None:
     manual = (ROOT / "docs" / "specfile.md").read_text()
     documents = re.findall(r"^```json5?\n(.*?)^```", manual, re.M | re.S)
-    assert len(documents) == 3
+    assert len(documents) == 4
     for document in documents:
         (parse_volumespec if is_volumespec(document) else parse_specfile)(document)
 

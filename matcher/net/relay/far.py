@@ -103,7 +103,8 @@ def is_likely(digest: Digest, pledge: Pledge) -> bool:
 
 
 def _has_free(digest: Digest, ask: VmAsk) -> bool:
-    devices = sum(each.quantity for each in ask.pci) + sum(each.quantity for each in ask.usb)
+    fewest = min(sum(each.quantity for each in pci) for pci in (ask.pci, *ask.pci_else))
+    devices = fewest + sum(each.quantity for each in ask.usb)
     may_share = ask.overprovision > 1
     return (
         ask.ram_mib <= digest.ram_free_mib
