@@ -180,7 +180,7 @@ class BackDoor:
             why=self._compute.why(vm)[:240],
             vcpus=len(vm.claim.threads),
             ram_mib=vm.confirm.vm.ram_mib,
-            pci=len(vm.claim.pci),
+            devices=len(_addresses(vm.claim)),
             lease_s=-1 if lease is None else max(0, int(lease.ends_s(moment()) - moment().wall_s)),
         )
 
@@ -195,7 +195,7 @@ class BackDoor:
                 user_id=hold.user_id,
                 vcpus=len(hold.claim.threads),
                 ram_mib=min(RAM_MIB_MAX, hold.claim.charged_mib),
-                pci=len(hold.claim.pci),
+                devices=len(_addresses(hold.claim)),
                 left_ms=max(0, int((hold.until_s - now) * 1000)),
             )
             for offer_id, hold in self._ledger.holds(now).items()
@@ -204,7 +204,7 @@ class BackDoor:
 
     def _device_rows(self, after: str) -> asked.DeviceRows:
         """Those in quarantine that are gone from the machine as well."""
-        vm_of = {address: vm.vm_id for vm in self._compute.vms.values() for address in _addresses(vm)}
+        vm_of = {address: vm.vm_id for vm in self._compute.vms.values() for address in _addresses(vm.claim)}
         held = self._devices.held()
         broken = {lent.address: lent.why for lent in self._devices.quarantined}
         rows = {device.address: _device_row(device, broken) for device in self._devices.rows()}
@@ -299,8 +299,8 @@ def _usb_row(device: UsbDevice) -> asked.DeviceRow:
     )
 
 
-def _addresses(vm: Vm) -> tuple[str, ...]:
-    return (*vm.claim.pci, *vm.claim.usb)
+def _addresses(claim: Claim) -> tuple[str, ...]:
+    return (*claim.pci, *claim.usb)
 
 
 def _gone_row(address: str, why: str) -> asked.DeviceRow:

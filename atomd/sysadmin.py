@@ -69,9 +69,9 @@ class Desktop:
 
     def ps(self) -> None:
         rows = self._rows()
-        heads = ("ID", "NAME", "USER", "STATE", "VCPUS", "RAM", "PCI", "LEASE", "WHY")
+        heads = ("ID", "NAME", "USER", "STATE", "VCPUS", "RAM", "DEVICES", "LEASE", "WHY")
         table = [
-            (dashed(r.id), r.name, r.user, r.state, r.vcpus, f"{r.ram_mib} MiB", r.pci, left(r.lease_s), r.why)
+            (dashed(r.id), r.name, r.user, r.state, r.vcpus, f"{r.ram_mib} MiB", r.devices, left(r.lease_s), r.why)
             for r in rows
         ]
         self._show({"vms": [as_dict(row) for row in rows]}, heads, table)
@@ -83,7 +83,7 @@ class Desktop:
 
     def holds(self) -> None:
         rows = self._ask(asked.ListHolds(), asked.HoldRows).rows
-        heads = ("OFFER", "VM", "USER", "VCPUS", "RAM", "PCI", "LEFT")
+        heads = ("OFFER", "VM", "USER", "VCPUS", "RAM", "DEVICES", "LEFT")
         table = [
             (
                 r.offer_id,
@@ -91,7 +91,7 @@ class Desktop:
                 r.user or r.user_id[:16],
                 r.vcpus,
                 f"{r.ram_mib} MiB",
-                r.pci,
+                r.devices,
                 f"{r.left_ms} ms",
             )
             for r in rows

@@ -30,7 +30,7 @@ def vm_detail(vm: VmView) -> dict[str, Any]:
         "host_id": vm.host_id,
         "arch": vm.arch,
         "vcpus": vm.vcpus,
-        "topology": {"sockets": 1, "cores": vm.vcpus // max(1, vm.threads_per_core), "threads": vm.threads_per_core},
+        "topology": {"cores": vm.vcpus // max(1, vm.threads_per_core), "threads": vm.threads_per_core},
         "threads": list(vm.threads),
         "exclusive": vm.overprovision == 1,
         "overprovision": vm.overprovision,

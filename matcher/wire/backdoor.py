@@ -91,7 +91,7 @@ class VmRow(Message):
     why: Line
     vcpus: Count
     ram_mib: Mib
-    pci: Count
+    devices: Count  # of PCI and USB
     lease_s: Seconds = -1
 
 
@@ -128,7 +128,7 @@ class HoldRow(Message):
     user_id: Fingerprint
     vcpus: Count
     ram_mib: Mib
-    pci: Count
+    devices: Count  # of PCI and USB
     left_ms: Count
 
 
