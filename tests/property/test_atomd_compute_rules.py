@@ -457,7 +457,7 @@ class HostRules(RuleBasedStateMachine):
     def no_thread_is_promised_or_used_twice(self) -> None:
         if not hasattr(self, "host"):
             return
-        promised = [thread for claim in self.host.ledger.residents(self.host.now_s) for thread in claim.threads]
+        promised = [thread for claim in self.host.ledger.promised(self.host.now_s) for thread in claim.threads]
         assert len(promised) == len(set(promised)), "I1"
         rows = [self.host.rows[life] for life in self.host.up.items() if life in self.host.rows]
         used = [thread for row in rows for thread in row.claim.threads]
