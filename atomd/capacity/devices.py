@@ -44,13 +44,6 @@ def alternatives(ask: VmAsk) -> tuple[VmAsk, ...]:
     return tuple(replace(ask, pci=pci, pci_else=()) for pci in (ask.pci, *ask.pci_else))
 
 
-def said(wish: Wish) -> str:
-    """As reasons name it: "10de:24b0", "class 03", "10de class 03"."""
-    vendor, model, device_class = wish
-    named = f"{vendor or '*'}:{model or '*'}" if model or not device_class else vendor
-    return " ".join(filter(None, (named, device_class and f"class {device_class}")))
-
-
 def chosen_kinds(
     wanted: Counter[Wish], free: Mapping[DeviceKind, int], cost: Mapping[DeviceKind, int]
 ) -> Counter[DeviceKind] | None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, said, serves, wish_of, wishes
+from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, serves, wish_of, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.occupancy import Kind, Occupancy, Unit, pages_of, plain_mib, uncharged_mib
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
@@ -21,6 +21,7 @@ from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
 from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, Policy, Reason, VmAsk
+from matcher.wire.naming import device_kind
 from specs.ids import UserId, VmId
 
 OVERPROVISION_MAX = 64
@@ -265,7 +266,7 @@ def _pci_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
             lacks = True
             has, hint = _devices_there(now, wish, able)
             edit = "" if overlap(now.hardware.pci, wanted) else _fewer(ask, wish, able)
-            yield _reason(f"pci {said(wish)}", str(quantity), has, hint, edit)
+            yield _reason(f"pci {device_kind(*wish)}", str(quantity), has, hint, edit)
     if not lacks and chosen_kinds(wanted, free, dict.fromkeys(free, 0)) is None:
         has = "enough for each entry alone, and too few for all: some devices would serve several entries"
         yield _reason("pci", _count(wanted.total(), "device"), has, "lower a quantity, or leave an entry out")

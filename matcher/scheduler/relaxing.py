@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from matcher.scheduler.outcomes import HostReasons
-from matcher.wire.messages import Arch, CoreClass, Firmware, Reason, VmAsk
+from matcher.wire.messages import Arch, CoreClass, Firmware, PciAsk, Reason, VmAsk
+from matcher.wire.naming import device_kind
 from specs.ids import HostId, Vid
 
 TRIED_MAX = 64  # sets of edits that are held against every host
@@ -71,7 +72,7 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names += ["ecc"] if ask.ecc else []
     names += ["hugepages"] if ask.hugepages_kib else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
-    names += [f"pci {each.vendor}:{each.model}" for each in (ask.pci_else or (ask.pci,))[-1]]  # which hosts speak of
+    names += [f"pci {_kind(each)}" for each in _explained(ask)]
     names += [f"usb {each.vendor}:{each.model}" for each in ask.usb]
     names += [f"volume {vid}" for vid in volumes]
     names += [reason.resource for unfit in unfits for reason in unfit.reasons if reason.resource != "more"]
@@ -82,9 +83,7 @@ def words(name: str, ask: VmAsk) -> str:
     """What was asked for, for a person."""
     what, _, kind = name.partition(" ")
     if what == "pci":
-        return str(
-            sum(each.quantity for each in (ask.pci_else or (ask.pci,))[-1] if f"{each.vendor}:{each.model}" == kind)
-        )
+        return str(sum(each.quantity for each in _explained(ask) if _kind(each) == kind))
     if what == "usb":
         return str(sum(each.quantity for each in ask.usb if f"{each.vendor}:{each.model}" == kind))
     noun = "thread" if ask.smt else "core"
@@ -101,6 +100,15 @@ def words(name: str, ask: VmAsk) -> str:
         "accelerator": "KVM",
     }
     return said.get(what, "")
+
+
+def _explained(ask: VmAsk) -> tuple[PciAsk, ...]:
+    """The devices that hosts give reasons about: of the last of the alternatives."""
+    return ask.pci_else[-1] if ask.pci_else else ask.pci
+
+
+def _kind(ask: PciAsk) -> str:
+    return device_kind(ask.vendor, ask.model, ask.device_class)
 
 
 def matrix(names: Sequence[str], fits: Iterable[tuple[HostId, str]], unfits: Iterable[HostReasons]) -> tuple[Row, ...]:

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from atomd.capacity.devices import DeviceKind, Wish, chosen_kinds, said, serves
+from atomd.capacity.devices import DeviceKind, Wish, chosen_kinds, serves
+from matcher.wire.naming import device_kind
 
 ONE: DeviceKind = ("10de", "24b0", "030000")
 TWO: DeviceKind = ("10de", "2230", "030200")
@@ -44,4 +45,4 @@ def test_one_entry_makes_way_for_another_that_has_no_choice() -> None:
     ],
 )
 def test_reasons_name_what_was_asked_for(wish: Wish, words: str) -> None:
-    assert said(wish) == words
+    assert device_kind(*wish) == words

@@ -52,6 +52,15 @@ def test_a_host_that_fits_has_all_and_stands_first() -> None:
     assert {cell.state for cell in rows[0].cells} == {State.HAS}
 
 
+def test_a_device_said_by_its_class_is_one_column_and_of_alternatives_the_last() -> None:
+    gpu = PciAsk("", "", 2, "03")
+    ask = replace(ASK, pci=(PciAsk("10de", "24b0", 1),), pci_else=((gpu,),))
+    lacking = Reason("pci class 03", "2", "none here", "")
+    names = asked(ask, (), [unfit("h1", lacking)])
+    assert [name for name in names if name.startswith("pci")] == ["pci class 03"]
+    assert words("pci class 03", ask) == "2"
+
+
 def test_reasons_that_no_ask_foresees_are_columns_of_their_own() -> None:
     grant = Reason("grant ram", "64 GiB", "8 GiB left", "")
     assert asked(ASK, (), [unfit("h1", grant, CUT)])[-1] == "grant ram"
