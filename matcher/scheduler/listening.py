@@ -18,7 +18,7 @@ from matcher.scheduler.choosing import Volumes
 from matcher.scheduler.heard import Answers, Heard
 from matcher.wire.messages import Pledge, Reveal, VmOffer, VolumeOffer
 from matcher.wire.seal import Seal
-from matcher.wire.slots import CLASSES, GAP_S, is_spread, slot_begins_s, slot_of
+from matcher.wire.slots import CLASSES, GAP_S, LAST, is_spread, slot_begins_s, slot_of
 from specs.ids import HostId, PledgeId, Vid
 
 OFFERS_DEADLINE_S = 0.3
@@ -74,6 +74,9 @@ class Listening:
         self._volumes = Volumes(PledgeId(pledge.pledge_id), self._asked, ())
         self._offering, self._complete = _Turns(), _Turns()
         self._is_home = False  # one has offered that has all volumes itself
+        self._has_alternatives = pledge.vm is not None and bool(pledge.vm.pci_else)
+        self._has_first = False  # one has offered the first of them: nothing that comes later is wanted more;
+        self._counts_first = False  # and that was thought of when `content_s` was set
         self._enough_s: float | None = None  # when it was said last
         self._enoughs = self._strays = 0
 
@@ -142,11 +145,13 @@ class Listening:
         claims = self._volumes.claims(heard.host_id)
         if claims is not None:
             self._complete.add(heard.host_id, slot_of(heard.offer))
-            self._is_home |= bool(claims) and all(claim.server == heard.host_id for claim in claims)
+            is_first = heard.offer.choice == 0
+            self._has_first |= is_first
+            self._is_home |= is_first and bool(claims) and all(claim.server == heard.host_id for claim in claims)
 
     def _look_again(self) -> None:
         self._volumes = Volumes(PledgeId(self.pledge.pledge_id), self._asked, self.answers.volumes.values())
-        self._complete, self._is_home = _Turns(), False
+        self._complete, self._is_home, self._has_first = _Turns(), False, False
         for heard in self.answers.vms.values():
             self._look(heard)
 
@@ -160,8 +165,10 @@ class Listening:
             self._quiet_s = self._turns_end_s(self._complete if self._complete.slots else self._offering, now_s)
         if not self._complete.slots:
             return
-        if self.content_s is None or self._prefer is not None or self.is_large:
+        waits_less = self._has_first and not self._counts_first
+        if self.content_s is None or self._prefer is not None or self.is_large or waits_less:
             self.content_s = self._chosen_turn_s(now_s) if self.is_large else self._near_s(now_s)
+            self._counts_first = self._has_first
         if self._prefer in self._complete.slots:
             self.content_s = now_s
         elif self._all_offer():
@@ -174,7 +181,7 @@ class Listening:
     def _near_s(self, now_s: float) -> float:
         """Those as near as the first are waited for. Where a person said which host is best, all are heard: on a busy
         link the best may be the last to answer."""
-        if self._prefer is not None or self._is_ranked:
+        if self._prefer is not None or self._is_ranked or (self._has_alternatives and not self._has_first):
             return self._sent_s + OFFERS_DEADLINE_S
         to_first_s = (self.answers.first_s or now_s) - self._sent_s
         return now_s + max(MARGIN_MIN_S, 2 * to_first_s)
@@ -196,7 +203,7 @@ class Listening:
         if self._is_ranked:
             return now_s if len(turns.slots) >= RANKED_PEERS else self._sent_s + OFFERS_DEADLINE_S
         best = turns.best()
-        if turns.counts[best] >= PEERS:
+        if turns.counts[best] >= PEERS and not (best == LAST and self._has_alternatives):
             return now_s
         return self._sent_s + slot_begins_s(best + 1)
 
