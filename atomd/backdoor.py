@@ -282,6 +282,7 @@ def _device_row(device: PciDevice, broken: Collection[str]) -> asked.DeviceRow:
         vm_id="",
         is_quarantined=device.address in broken,
         why_not=(device.why_not or "")[:240],
+        mdev_type=device.mdev_type,
     )
 
 

@@ -26,11 +26,12 @@ ATOMCTL_SOCKET = Path("/run/atomos/atomctl.sock")
 Port = Annotated[int, Ge(1), Le(65535)]
 
 USB_KINDS_MAX = 256
-SRIOV_MAX = 64
+SRIOV_MAX = MDEV_CARDS_MAX = 64
 LEASE_MIN_S = 60  # as in grants
 _SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]|24(?=:00)):([0-5][0-9])", re.ASCII)
 
 
+MdevType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 UsbKind = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-f]{4}:([0-9a-f]{4}|\*)$")]
 
 
@@ -128,6 +129,7 @@ class Config(BaseModel):
     reserved_cpus: Annotated[frozenset[int], BeforeValidator(_cpus)] = frozenset()
     share_cores_between_users: bool = False
     sriov: Annotated[dict[PciAddress, Annotated[int, Ge(1), Le(FUNCTIONS_MAX)]], MaxLen(SRIOV_MAX)] = {}
+    mdev: Annotated[dict[PciAddress, MdevType], MaxLen(MDEV_CARDS_MAX)] = {}
     usb: Usb = Usb()
     inventory_root: Path | None = None
     multicast_port: Port = multicast.PORT

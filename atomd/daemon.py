@@ -31,6 +31,7 @@ from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
 from atomd.inventory.memory import mounted_page_sizes
 from atomd.inventory.tree import Tree
 from atomd.journal import Journal
+from atomd.mediated import Mediated
 from atomd.performing import Performer, local_minute, moment
 from atomd.service import Service
 from atomd.telling import digest, tell_changes
@@ -202,6 +203,7 @@ def _core(
         boot_id=boot_id,
         audit=audit,
         functions=Functions(config.sriov),
+        mediated=Mediated(config.mdev),
         reads_usb=partial(read_usb_here, config.usb.rules()),
     )
     quota = Quota(

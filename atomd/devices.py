@@ -3,8 +3,8 @@
 What the host uses changes while atomd runs: a disk is mounted, a link comes up. So all are looked at again every
 `LOOK_S`, as soon as a VM has changed, and just before a VM with devices starts; what became the host's own meanwhile is
 neither offered nor taken away. `devices.json` holds what has to be known after a crash: see `atomd.lent`, and
-`atomd.functions` for devices that are made for VMs. A USB device that is pulled out is not there any more, and one that
-comes back has been reset by that, so that none of them is ever in quarantine.
+`atomd.functions` and `atomd.mediated` for devices that are made for VMs. A USB device that is pulled out is not there
+any more, and one that comes back has been reset by that, so that none of them is ever in quarantine.
 """
 
 import dataclasses
@@ -21,12 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 from atomd.answering import Face
 from atomd.capacity.plugged import UsbKind, usb_kind
 from atomd.functions import IDLE_S, Functions, Made
+from atomd.inventory.addresses import is_mediated
 from atomd.inventory.facts import PciDevice, UsbDevice
 from atomd.inventory.pci import read_pci
 from atomd.inventory.tree import Tree
 from atomd.inventory.usb import IN_A_PROGRAM, NO_RULES, UsbRules, read_usb
 from atomd.journal import JournalError
 from atomd.lent import Lending, Lent
+from atomd.mediated import Mediated
 from matcher.net.audit import Audit
 from matcher.net.peer import now_s
 from matcher.trust import files
@@ -72,6 +74,7 @@ class Devices:
         boot_id: str,
         audit: Audit,
         functions: Functions,
+        mediated: Mediated,
         reads: ReadsDevices = read_here,
         reads_usb: ReadsUsb = read_usb_here,
     ) -> None:
@@ -81,7 +84,7 @@ class Devices:
         self.kinds: Kinds = {d.address: (d.vendor, d.model) for d in (*hardware.pci, *hardware.pci_refused)}
         self.kinds |= {device.address: usb_kind(device) for device in (*hardware.usb, *hardware.usb_refused)}
         self._reads_usb = reads_usb
-        self._functions, self._boot_id = functions, boot_id
+        self._functions, self._mediated, self._boot_id = functions, mediated, boot_id
         self._saved = _load(path)
         self._lending = Lending(self._saved.lent, boot_id)
         self._made = {made.maker: made for made in self._saved.made if made.boot_id == boot_id}
@@ -141,6 +144,8 @@ class Devices:
                     self._audit.note("atomd", "device.quarantined", row.address, detail=row.why)
             for maker in [maker for maker in self._made if self._is_done(maker)]:
                 await self._give_back(maker)
+            if await trio.to_thread.run_sync(self._mediated.give_back, self._held()):
+                await self._read()
             self._show()
             try:
                 self._save()
@@ -155,11 +160,11 @@ class Devices:
         try:
             await self._make(addresses)
         except OSError as error:
-            return f"the virtual function that it was to have could not be made: {error.strerror}"
+            return f"the device that it was to have could not be made: {error.strerror}"
         for address in addresses:
             if (why := self._why_not(address)) is not None:
                 return f"device {address} can't be given to the VM: it {why}"
-        self._lending.lend(self._there[address] for address in addresses)
+        self._lending.lend(self._there[address] for address in addresses if not is_mediated(address))
         try:
             self._save()
         except OSError as error:
@@ -190,17 +195,19 @@ class Devices:
         return device.why_not or self._lending.why_not(address)
 
     async def _read(self) -> None:
-        there, plugged = await trio.to_thread.run_sync(
-            lambda: (self._functions.with_foretold(self._reads()), self._reads_usb())
-        )
+        there, plugged = await trio.to_thread.run_sync(self._read_now, self._held())
         self._there = {device.address: device for device in there}
         self._plugged = {device.address: device for device in plugged}
         self.kinds.update({device.address: (device.vendor, device.model) for device in there})
         held = self._held()  # who has what was pulled out is charged for that, and not for what came in its place
         self.kinds.update({device.address: usb_kind(device) for device in plugged if device.address not in held})
 
+    def _read_now(self, held: Collection[str]) -> tuple[tuple[PciDevice, ...], tuple[UsbDevice, ...]]:
+        there = self._functions.with_foretold(self._reads())
+        return self._mediated.with_foretold(there, held), self._reads_usb()
+
     async def _make(self, addresses: Collection[str]) -> None:
-        """The functions among these that are not there yet, noted before they are. Raises `OSError`."""
+        """Those among these that are not there yet; virtual functions are noted before they are. Raises `OSError`."""
         async with self._turn:
             for address in addresses:
                 maker = self._functions.maker_of(address, self._there)
@@ -210,6 +217,9 @@ class Devices:
                     await trio.to_thread.run_sync(self._functions.make, maker)
                     await self._read()
                     self._show()
+            if await trio.to_thread.run_sync(self._mediated.make, addresses):
+                await self._read()
+                self._show()
 
     def _is_done(self, maker: str) -> bool:
         """Whether nobody has had any of its functions for a while. One that is broken, or could not be given away after

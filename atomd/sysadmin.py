@@ -19,6 +19,7 @@ from matcher.net.starting import SettingsError, load_settings
 from matcher.wire import backdoor as asked
 from matcher.wire.hosts import ListMembers, MemberRow, MemberRows
 from matcher.wire.messages import Message, Refused
+from matcher.wire.naming import device_kind
 from matcher.wire.realm import Done
 from specs.ids import dashed, parse_id
 
@@ -123,7 +124,7 @@ class Desktop:
         table = [
             (
                 row.address,
-                f"{row.vendor}:{row.model}",
+                device_kind(row.vendor, row.model, "", row.mdev_type),
                 row.device_class,
                 row.group if row.group >= 0 else "-",
                 row.driver or "-",

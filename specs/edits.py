@@ -26,6 +26,7 @@ _TEXT_FIELDS = {
     "vendor",
     "model",
     "class",
+    "mdev_type",
     "archs",
     "flags",
 }

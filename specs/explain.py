@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, str] = {
     "vendor": 'four hex digits in quotes, as in "10de"; `lspci -nn` shows them as [vendor:model]',
     "model": 'four hex digits in quotes, as in "24b0"; `lspci -nn` shows them as [vendor:model]',
     "class": 'as in "gpu", "nic", "nvme", or "0302"; `lspci -nn` shows it in brackets before the name',
+    "mdev_type": 'as in "nvidia-63"; `mdevctl types` shows those of a host, and so does `atomd inventory`',
     "quantity": "how many of these devices; 1 or more",
     "os_family": 'as in "linux"',
     "os_flavour": 'as in "debian"',

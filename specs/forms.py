@@ -38,7 +38,7 @@ SHARED = ("info", "pci", "usb", "misc")  # in the same place in both forms
 INNER = {
     "info": ("name", "description"),
     "misc": ("os_family", "os_flavour", "qemu_agent", "firmware"),
-    "pci": ("vendor", "model", "class", "name", "quantity"),
+    "pci": ("vendor", "model", "class", "name", "mdev_type", "quantity"),
     "usb": ("vendor", "model", "name", "quantity"),
 }
 
@@ -65,6 +65,7 @@ _WORDS = {
     "vendor": "vendorid manufacturer vid",
     "model": "device deviceid product productid modelid id did",
     "class": "type kind category deviceclass pciclass",
+    "mdev_type": "mdev mdevtype vgputype vgpu vgpuprofile profile mediated",
     "quantity": "count qty number amount num n",
 }
 _SYNONYMS = {word: name for name, words in _WORDS.items() for word in words.split()}

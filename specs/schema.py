@@ -140,9 +140,15 @@ def _pci() -> Schema:
             "pattern": limits.PCI_CLASS_PATTERN,
         },
         "name": _text("As pci.ids has it, in place of vendor and model.", limits.NAME_MAX),
+        "mdev_type": {
+            "description": 'Not the card, but a device that it makes (vGPU), as in "nvidia-63".',
+            "type": "string",
+            "pattern": limits.MDEV_TYPE_PATTERN,
+        },
     }
     ways = [_said_by("name", but="vendor model class"), _said_by("vendor model", but="name")]
     ways.append(_said_by("class", but="name model"))
+    ways.append(_said_by("mdev_type", but="vendor model class name"))
     return {**_object("One kind of device.", {**kinds, "quantity": quantity}), "anyOf": ways}
 
 

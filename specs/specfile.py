@@ -54,6 +54,7 @@ LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 FLAG_PATTERN = r"^[A-Za-z0-9_.:+-]{1,64}$"
 PCI_CLASSES = {"accelerator": "12", "gpu": "03", "infiniband": "0207", "nic": "02", "nvme": "0108", "usb": "0c03"}
 PCI_CLASS_PATTERN = rf"^({'|'.join(PCI_CLASSES)}|(0[xX])?([0-9a-fA-F]{{2}}){{1,3}})$"
+MDEV_TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 HEX4_PATTERN = r"^(0[xX])?[0-9a-fA-F]{4}$"
 NO_LEVEL_PATTERN = r"^(?![xX]86-64-[vV][1-4]$)[xX]86[-_]?64[-_.]?[vV]?[0-9]+$"  # looks like a level and is none
 
@@ -94,6 +95,13 @@ def _pci_class(text: str) -> str:
     return PCI_CLASSES.get(text) or text.lower().removeprefix("0x")
 
 
+def _mdev_type(text: str) -> str:
+    if not re.fullmatch(MDEV_TYPE_PATTERN[1:-1], text):
+        hint = 'as the kernel names it: "nvidia-63"; `mdevctl types` shows them'
+        raise _refuse(f"is {show(text)}, not a type of mediated devices", hint)
+    return text
+
+
 def _flag(text: str) -> str:
     if not re.fullmatch(FLAG_PATTERN[1:-1], text):
         raise _refuse(f"is {show(text)}, not the name of a CPU flag", 'as /proc/cpuinfo writes them: "avx2", "sse4_1"')
@@ -117,6 +125,7 @@ Name = Annotated[str, Field(max_length=NAME_MAX), AfterValidator(_printable)]
 Description = Annotated[str, Field(max_length=DESCRIPTION_MAX), AfterValidator(_printable)]
 Hex4 = Annotated[str, AfterValidator(_hex4)]
 PciClass = Annotated[str, AfterValidator(_pci_class)]
+MdevType = Annotated[str, AfterValidator(_mdev_type)]
 Flag = Annotated[str, AfterValidator(_flag)]
 
 
@@ -140,18 +149,22 @@ class Info(_Part):
 class PciNeed(_Part):
     """`quantity` devices of one kind: `vendor` and `model` (four lowercase hex digits), or a class (the first digits of
     its code) of any vendor or of one; or a `name`, which stands for the first two: see `specs.pci_names`. What is not
-    said is empty."""
+    said is empty. `mdev_type`: devices that such a card makes, of this type (vGPU), and not the card."""
 
     vendor: Hex4 = ""
     model: Hex4 = ""
     device_class: Annotated[PciClass, Field(alias="class")] = ""
     name: Name = ""
+    mdev_type: MdevType = ""
     quantity: Annotated[int, Field(ge=1, le=PCI_DEVICES_MAX)] = 1
 
     @model_validator(mode="after")
     def _says_which(self) -> Self:
-        if bool(self.name) == bool(self.vendor or self.model or self.device_class):
-            raise _refuse("says the device in two ways" if self.name else "does not say which device", _WHICH)
+        by_ids = bool(self.vendor or self.model or self.device_class)
+        if self.name and by_ids:
+            raise _refuse("says the device in two ways", _WHICH)
+        if not (self.name or by_ids or self.mdev_type):
+            raise _refuse("does not say which device", _WHICH)
         if self.model and not self.vendor:
             raise _refuse("has a model and no vendor", _WHICH)
         if self.vendor and not (self.model or self.device_class):
@@ -186,7 +199,7 @@ class Misc(_Part):
 
 
 def _countable(needs: tuple[PciNeed, ...]) -> tuple[PciNeed, ...]:
-    kinds = [(need.vendor, need.model, need.device_class, need.name.casefold()) for need in needs]
+    kinds = [(n.vendor, n.model, n.device_class, n.name.casefold(), n.mdev_type) for n in needs]
     if len(set(kinds)) < len(kinds):
         raise _refuse("names one kind of device twice", "write one entry with the sum as its quantity")
     if (total := sum(need.quantity for need in needs)) > PCI_DEVICES_MAX:
@@ -344,21 +357,22 @@ def _unsaid(path: str, needs: Any) -> Iterator[Problem]:
     for index, need in enumerate(needs if isinstance(needs, list) else []):
         if isinstance(need, dict) and "name" not in need:
             is_pci = path != "usb"
-            said = need.keys() & ({"vendor", "model", "class"} if is_pci else {"vendor", "model"})
+            said = need.keys() & ({"vendor", "model", "class", "mdev_type"} if is_pci else {"vendor", "model"})
+            says_otherwise = bool(said & {"class", "mdev_type"})
             example, which = ("", _WHICH) if is_pci else ("usb.", _WHICH_USB)
             for field in ("vendor", "model"):
-                if field not in said and ("class" not in said or (field == "vendor" and "model" in said)):
+                if field not in said and (not says_otherwise or (field == "vendor" and "model" in said)):
                     yield Problem(f"{path}.{index}.{field}", "is missing", f"{EXAMPLES[example + field]}; {which}")
 
 
 def _repeated(path: str, needs: Any) -> Iterator[Problem]:
     """Kinds of devices named twice, found even where other fields are wrong."""
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str, str], int] = {}
     for index, need in enumerate(needs if isinstance(needs, list) else []):
         kind = (need.get("vendor"), need.get("model")) if isinstance(need, dict) else (None, None)
         if all(isinstance(part, str) and re.fullmatch(HEX4_PATTERN[1:-1], part) for part in kind):
             vendor, model = (str(part)[-4:].lower() for part in kind)
-            earlier = first.setdefault((vendor, model), index)
+            earlier = first.setdefault((vendor, model, str(need.get("mdev_type", ""))), index)
             if earlier != index:
                 problem = f"is {vendor}:{model} again, as {path}.{earlier} is"
                 yield Problem(f"{path}.{index}", problem, "write one entry with the sum as its quantity")

@@ -1,8 +1,8 @@
 """What an ask for PCI devices means on one host: which kinds will do, and which of them to take. Pure.
 
-A kind is (vendor, model, class). An ask may leave some of it open ("any GPU"), so that one device may serve several
-entries of a specfile: who gets what is a bipartite matching, found by augmenting paths (Kuhn 1955). It is complete:
-where any choice of kinds serves all entries, one is found.
+A kind is (vendor, model, class, type), the last of mediated devices alone. An ask may leave some of the others open
+("any GPU"), so that one device may serve several entries of a specfile: who gets what is a bipartite matching, found by
+augmenting paths (Kuhn 1955). It is complete: where any choice of kinds serves all entries, one is found.
 """
 
 from collections import Counter, defaultdict
@@ -12,21 +12,24 @@ from dataclasses import replace
 from atomd.inventory.facts import PciDevice
 from matcher.wire.messages import PciAsk, VmAsk
 
-DeviceKind = tuple[str, str, str]
-Wish = tuple[str, str, str]  # a kind, with what is left open empty, and the class cut short
+DeviceKind = tuple[str, str, str, str]
+Wish = tuple[
+    str, str, str, str
+]  # a kind, with what is left open empty, and the class cut short; the type is never open
 
 
 def kind_of(device: PciDevice) -> DeviceKind:
-    return device.vendor, device.model, device.device_class
+    return device.vendor, device.model, device.device_class, device.mdev_type
 
 
 def wish_of(ask: PciAsk) -> Wish:
-    return ask.vendor, ask.model, ask.device_class
+    return ask.vendor, ask.model, ask.device_class, ask.mdev_type
 
 
 def serves(kind: DeviceKind, wish: Wish) -> bool:
-    vendor, model, device_class = wish
-    return vendor in ("", kind[0]) and model in ("", kind[1]) and kind[2].startswith(device_class)
+    vendor, model, device_class, mdev_type = wish
+    is_kind = vendor in ("", kind[0]) and model in ("", kind[1]) and kind[2].startswith(device_class)
+    return is_kind and mdev_type == kind[3]
 
 
 def wishes(ask: VmAsk) -> Counter[Wish]:

@@ -307,7 +307,7 @@ def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
     for index, each in asks:
         if (left := each.quantity - (total - free)) > 0:
             return f"pci.{index}.quantity={left}"
-    vendor, model, _ = wish
+    vendor, model, *_ = wish
     of_others = any((each.vendor, each.model) == (vendor, model) for each in ask.pci if wish_of(each) != wish)
     return f"pci-={vendor}:{model}" if vendor and model and not of_others else ""
 

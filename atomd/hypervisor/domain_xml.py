@@ -14,6 +14,7 @@ from lxml import etree
 
 from atomd.hypervisor.cells import Cell, sockets
 from atomd.hypervisor.disk_xml import NAME_PREFIX, Element, add, add_disks, add_folders, parse
+from atomd.inventory.addresses import is_mediated, mdev_uuid
 from atomd.inventory.facts import Pages, UsbDevice
 from atomd.inventory.levels import LEVELS
 from atomd.volumes.answers import HOT_MAX, is_folder
@@ -356,7 +357,12 @@ def _serial(devices: Element, console_log: str) -> None:
 
 
 def _pci(devices: Element, address: str) -> None:
-    """`managed`: libvirt takes the device from its driver before the start and gives it back after the end."""
+    """`managed`: libvirt takes the device from its driver before the start and gives it back after the end. A mediated
+    device is made by then."""
+    if is_mediated(address):
+        hostdev = add(devices, "hostdev", mode="subsystem", type="mdev", model="vfio-pci")
+        add(add(hostdev, "source"), "address", uuid=mdev_uuid(address))
+        return
     domain, bus, rest = address.split(":")
     slot, function = rest.split(".")
     hostdev = add(devices, "hostdev", mode="subsystem", type="pci", managed="yes")

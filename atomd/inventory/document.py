@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from atomd.inventory.cpuset import format_list
@@ -51,6 +52,8 @@ def to_table(inventory: Inventory) -> str:
     ]
     if inventory.pci:
         page += ["", *_columns(_device_rows(inventory.pci))]
+    if any(device.mdev_types for device in inventory.pci):
+        page += ["", *_columns(_mediated_rows(inventory.pci))]
     if inventory.usb:
         page += ["", *_columns(_usb_rows(inventory.usb))]
     if notes := [*_withheld(cpu), *_missing(inventory)]:
@@ -98,6 +101,7 @@ def _device(device: PciDevice) -> dict[str, Any]:
         "iommu_group": device.iommu_group,
         "acs": device.acs,
         "driver": device.driver,
+        "mdev_types": [asdict(each) for each in device.mdev_types],
         "assignable": device.assignable,
         "why_not": device.why_not,
     }
@@ -176,6 +180,14 @@ def _device_rows(devices: Iterable[PciDevice]) -> Iterable[tuple[str, ...]]:
             _or_dash(device.driver),
             "yes" if device.assignable else f"no: {device.why_not}{_SEPARATES.get(device.acs or '', '')}",
         )
+
+
+def _mediated_rows(devices: Iterable[PciDevice]) -> Iterable[tuple[str, ...]]:
+    """What cards can make, where some can."""
+    yield "MAKES", "TYPE", "NAME", "MADE", "MORE"
+    for device in devices:
+        for each in device.mdev_types:
+            yield device.address, each.name, each.title or "-", str(each.made), str(each.available)
 
 
 def _usb_rows(devices: Iterable[UsbDevice]) -> Iterable[tuple[str, ...]]:

@@ -96,11 +96,23 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class MdevType:
+    """One type of mediated device that a card can make: `available` more of them now, beside the `made` ones."""
+
+    name: str  # "nvidia-63", as the kernel has it
+    title: str  # "GRID P40-2Q", as its driver calls it, or empty
+    api: str  # "vfio-pci"
+    available: int
+    made: int
+
+
+@dataclass(frozen=True, slots=True)
 class PciDevice:
     """`assignable` where a VM may have it; else `why_not` is a sentence for a person. `acs`, of bridges alone: whether
-    devices behind it are kept from each other ("on", "off", or "none" where it cannot)."""
+    devices behind it are kept from each other ("on", "off", or "none" where it cannot). `mdev_type` is of a mediated
+    device alone, which is otherwise as the card that makes it; `mdev_types` is what a card can make."""
 
-    address: str  # 0000:3b:00.0
+    address: str  # 0000:3b:00.0; of a mediated device 0000:3b:00.0/3
     vendor: str  # four lowercase hex digits, as `model`
     model: str
     device_class: str  # six lowercase hex digits
@@ -110,6 +122,8 @@ class PciDevice:
     assignable: bool
     why_not: str | None
     acs: str | None = None
+    mdev_type: str = ""
+    mdev_types: tuple[MdevType, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from atomd.inventory.consoles import is_boot_console
 from atomd.inventory.facts import FOR_GUESTS, SILENT, PciDevice
 from atomd.inventory.in_use import NET_DIR, behind_link, devices_in_use
 from atomd.inventory.iommu import NO_IOMMU, group_by_link, group_numbers, why_no_passthrough
+from atomd.inventory.mdev import HAS_SOME, mdev_types
 from atomd.inventory.text import printable
 from atomd.inventory.tree import Tree
 
@@ -97,6 +98,7 @@ def _device(tree: Tree, address: str, folder: str, groups: dict[str, int], use: 
         assignable=False,
         why_not=None,
         acs=acs(tree.data(f"{folder}/config", CONFIG_BYTES) or b"") if device_class.startswith(_PCI_BRIDGE) else None,
+        mdev_types=mdev_types(tree, folder),
     )
     why_not = _why_not(tree, folder, device, use) or (SILENT if config.startswith(_NO_ANSWER) else None)
     return replace(device, assignable=why_not is None, why_not=why_not)
@@ -126,6 +128,8 @@ def _why_not(tree: Tree, folder: str, device: PciDevice, use: _Use) -> str | Non
         return "is the console that the host started on"
     if tree.link(f"{folder}/virtfn0") is not None:
         return "has virtual functions, which are given away instead of it"
+    if any(each.made for each in device.mdev_types):
+        return HAS_SOME
     if device.vendor == _UNKNOWN_ID or device.vendor == "ffff":
         return "does not say what it is"
     if device.driver is None or device.driver in FOR_GUESTS:

@@ -27,6 +27,7 @@ _STAND_INS = (
     ("pool", ("sys/fs/btrfs", "proc/spl/kstat/zfs")),
     ("options", ("etc/modprobe.d",)),
 )
+_MEDIATED = re.compile(r"/mdev_supported_types/[^/]+/devices$")
 _KEPT = {"lo", "features"}  # the loopback's name, and a folder of btrfs that is there on every machine
 
 
@@ -153,6 +154,7 @@ def _cover(tree: Watched) -> Cover:
     cover = Cover()
     for kind, folders in _STAND_INS:
         cover.hide(kind, {name for folder in folders for name in tree.folders.get(folder, ())} - _KEPT)
+    cover.hide("mdev", {name for folder in tree.folders if _MEDIATED.search(folder) for name in tree.folders[folder]})
     mapped = {data.decode(errors="replace").strip() for path, data in tree.files.items() if path.endswith("/dm/name")}
     cover.hide("volume", mapped - {""})
     return cover

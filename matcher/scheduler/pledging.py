@@ -58,7 +58,7 @@ class Errand:
 def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAsk:
     """What the specfile asks of one host, with nothing left implicit."""
     first, *others = (
-        tuple(PciAsk(need.vendor, need.model, need.quantity, need.device_class) for need in needs)
+        tuple(PciAsk(need.vendor, need.model, need.quantity, need.device_class, need.mdev_type) for need in needs)
         for needs in spec.pci_alternatives
     )
     return VmAsk(

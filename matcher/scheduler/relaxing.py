@@ -108,7 +108,7 @@ def _explained(ask: VmAsk) -> tuple[PciAsk, ...]:
 
 
 def _kind(ask: PciAsk) -> str:
-    return device_kind(ask.vendor, ask.model, ask.device_class)
+    return device_kind(ask.vendor, ask.model, ask.device_class, ask.mdev_type)
 
 
 def matrix(names: Sequence[str], fits: Iterable[tuple[HostId, str]], unfits: Iterable[HostReasons]) -> tuple[Row, ...]:

@@ -12,6 +12,7 @@ from pydantic.types import Strict
 
 from matcher.wire.messages import (
     Count,
+    DeviceAddress,
     Fingerprint,
     Flag,
     Generation,
@@ -176,14 +177,14 @@ class Ended(Message):
 class ListDevices(Message):
     """`after`: the address of the last row of the page before, empty for the first."""
 
-    after: PciAddress | UsbPort | Literal[""] = ""
+    after: DeviceAddress | UsbPort | Literal[""] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow(Message):
     """`group` is -1 where it has none, `vm_id` empty where no VM has it, `why_not` empty where one may."""
 
-    address: PciAddress | UsbPort
+    address: DeviceAddress | UsbPort
     vendor: PciId
     model: PciId
     device_class: Word
@@ -192,6 +193,7 @@ class DeviceRow(Message):
     vm_id: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{32})?$")]
     is_quarantined: Flag
     why_not: Line
+    mdev_type: Label = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,9 @@ Score = Annotated[float, Strict(), Ge(0.0), Le(1.0)]
 Generation = Annotated[int, Strict(), Ge(1), Le(GENERATION_MAX)]
 PciId = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4}$")]
 PciIdOrAny = Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{4})?$")]
-PciAddress = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
-
+_PCI_ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+PciAddress = Annotated[str, Strict(), StringConstraints(pattern=rf"^{_PCI_ADDRESS}$")]
+DeviceAddress = Annotated[str, Strict(), StringConstraints(pattern=rf"^{_PCI_ADDRESS}(/[0-9]{{1,3}})?$")]  # or mediated
 UsbPort = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,5}$")]
 
 
@@ -143,12 +144,14 @@ class Address(Message):
 @dataclass(frozen=True, slots=True)
 class PciAsk(Message):
     """`quantity` devices of one kind: of this vendor, model and class, where each is said, and else of any.
-    `device_class` is the beginning of a PCI class code: "03" is any display controller, "0302" one without a screen."""
+    `device_class` is the beginning of a PCI class code: "03" is any display controller, "0302" one without a screen.
+    `mdev_type`: not such cards, but devices of this type that they make."""
 
     vendor: PciIdOrAny
     model: PciIdOrAny
     quantity: Annotated[int, Strict(), Ge(1), Le(64)]
     device_class: Annotated[str, Strict(), StringConstraints(pattern=r"^([0-9a-f]{2}){0,3}$")] = ""
+    mdev_type: Annotated[str, Strict(), StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +265,7 @@ class VmOffer(Message):
     threads: Threads
     threads_per_core: Annotated[int, Strict(), Ge(1), Le(16)]  # of the guest's topology
     numa: Annotated[int, Strict(), Ge(-1), Le(4095)]
-    pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
+    pci: Annotated[tuple[DeviceAddress, ...], MaxLen(64)]
     arch: Arch
     accelerator: Accelerator
     pretended: Flag = False
@@ -470,7 +473,7 @@ class VmView(Message):
     overprovision: Count
     numa: Annotated[int, Strict(), Ge(-1), Le(4095)]
     ram_mib: Mib
-    pci: Annotated[tuple[PciAddress, ...], MaxLen(64)]
+    pci: Annotated[tuple[DeviceAddress, ...], MaxLen(64)]
     volumes: Annotated[tuple[VmVolume, ...], MaxLen(VOLUMES_MAX)]
     specfile: Annotated[str, Strict(), StringConstraints(max_length=65_536)]
     lease_ends_s: Annotated[int, Strict(), Ge(0), Le(2**40)] = 0  # since the epoch; 0: it has no lease

@@ -20,6 +20,7 @@ from atomd.devices import Devices, read_here
 from atomd.functions import IDLE_S, Functions
 from atomd.inventory.facts import PciDevice
 from atomd.lent import RETURN_S
+from atomd.mediated import Mediated
 from matcher.net.audit import Audit
 from tests.unit.test_atomd_capacity_fit import HOST
 
@@ -99,6 +100,7 @@ class Atomd:
             boot_id="1",
             audit=self.audit,
             functions=Functions(functions),
+            mediated=Mediated({}),
         )
 
     def offers(self, address: str) -> bool:

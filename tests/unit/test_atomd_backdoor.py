@@ -15,6 +15,7 @@ from atomd.backdoor import BackDoor, Drain
 from atomd.devices import Devices, Notes
 from atomd.functions import Functions
 from atomd.lent import Lent
+from atomd.mediated import Mediated
 from atomd.vms.lifecycle import State
 from matcher.net import local
 from matcher.net.audit import Audit
@@ -67,6 +68,7 @@ def back_door(host: OneHost, tmp_path: Path) -> BackDoor:
         boot_id="1",
         audit=audit,
         functions=Functions({}),
+        mediated=Mediated({}),
         reads=lambda: (NIC,),
     )
     names = cast(Any, Names())

@@ -18,6 +18,7 @@ from atomd.inventory.facts import PciDevice, UsbDevice
 from atomd.inventory.usb import IN_A_PROGRAM
 from atomd.journal import JournalError
 from atomd.lent import RETURN_S
+from atomd.mediated import Mediated
 from matcher.net.audit import Audit
 from tests.unit.test_atomd_capacity_fit import HOST, token
 from tests.unit.test_atomd_lent import HELD, NIC, WITH_GUEST
@@ -45,6 +46,7 @@ class Machine:
             boot_id="1",
             audit=self._audit,
             functions=Functions({}),
+            mediated=Mediated({}),
             reads=lambda: self.there,
             reads_usb=lambda: self.plugged,
         )

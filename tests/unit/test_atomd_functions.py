@@ -16,6 +16,7 @@ from atomd.functions import IDLE_S, MAKES, MAY_NOT, Functions
 from atomd.inventory.facts import PciDevice
 from atomd.inventory.sriov import foretold
 from atomd.inventory.tree import Tree
+from atomd.mediated import Mediated
 from matcher.net.audit import Audit
 from tests.unit.test_atomd_capacity_fit import HOST
 
@@ -71,6 +72,7 @@ class Card:
             boot_id="1",
             audit=self.audit,
             functions=Functions({CARD.address: 2}, self.root),
+            mediated=Mediated({}),
             reads=self.there,
         )
         return self.devices
@@ -206,4 +208,4 @@ async def test_a_card_that_does_not_obey_is_why_the_vm_does_not_start(card: Card
     await card.devices.look()
     (card.root / FOLDER / "sriov_drivers_autoprobe").unlink()
     said = await card.devices.lend([FIRST])
-    assert said == "the virtual function that it was to have could not be made: No such file or directory"
+    assert said == "the device that it was to have could not be made: No such file or directory"

@@ -19,6 +19,7 @@ from atomd.hypervisor.domain_xml import (
     safe_title,
     vm_id_of,
 )
+from atomd.inventory.addresses import mdev_uuid
 from atomd.inventory.facts import Pages, UsbDevice
 from atomd.volumes.answers import HOT_MAX
 from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFormat
@@ -238,6 +239,12 @@ def test_pci_addresses_are_taken_apart_and_managed() -> None:
         "slot": "0x00",
         "function": "0x1",
     }
+
+
+def test_a_mediated_device_is_named_by_the_uuid_that_it_is_made_with() -> None:
+    (hostdev,) = built(pci=("0000:3b:00.0/3",)).iterfind("devices/hostdev")
+    assert dict(hostdev.attrib) == {"mode": "subsystem", "type": "mdev", "model": "vfio-pci"}
+    assert dict(hostdev.find("source/address").attrib) == {"uuid": mdev_uuid("0000:3b:00.0/3")}
 
 
 def test_memory_prefers_its_node_only_where_there_is_one() -> None:

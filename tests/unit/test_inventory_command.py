@@ -63,6 +63,7 @@ def test_the_document_has_exactly_the_fields_of_its_schema(root: Path) -> None:
                 "iommu_group": None,
                 "acs": None,
                 "driver": None,
+                "mdev_types": [],
                 "assignable": False,
                 "why_not": "no IOMMU (no passthrough on this host)",
             }

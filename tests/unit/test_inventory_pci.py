@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from atomd.inventory.facts import SILENT, PciDevice
+from atomd.inventory.facts import SILENT, MdevType, PciDevice
 from atomd.inventory.in_use import devices_in_use
 from atomd.inventory.iommu import NO_IOMMU
+from atomd.inventory.mdev import HAS_SOME
 from atomd.inventory.tree import Tree
 from tests.fakes.machine_files import DISK, GPU, NIC, PORT, USB, MachineFiles
 
@@ -22,6 +23,19 @@ def test_a_device_is_told_by_its_files(machine: MachineFiles) -> None:
     folder = machine.device(GPU, "030000", 7, "nouveau")
     machine.file(f"{folder}/numa_node", "1")
     assert machine.read()[GPU] == PciDevice(GPU, "10de", "24b0", "030000", 1, 7, "nouveau", True, None)
+
+
+def test_a_card_with_mediated_devices_is_not_given_away_under_them(machine: MachineFiles) -> None:
+    folder = machine.device(GPU, "030200", 7, "nvidia")
+    of_type = f"{folder}/mdev_supported_types/nvidia-63"
+    said = {"name": "GRID P40-2Q", "device_api": "vfio-pci", "available_instances": "12"}
+    for name, text in said.items():
+        machine.file(f"{of_type}/{name}", f"{text}\n")
+    assert machine.read()[GPU].assignable
+    machine.file(f"{of_type}/devices/f00dfeed-1111-2222-3333-444455556666", "")
+    card = machine.read()[GPU]
+    assert card.mdev_types == (MdevType("nvidia-63", "GRID P40-2Q", "vfio-pci", available=12, made=1),)
+    assert card.why_not == HAS_SOME
 
 
 def test_ids_come_from_the_configuration_space_where_files_lack(machine: MachineFiles) -> None:

@@ -151,6 +151,14 @@ def test_a_device_is_said_by_ids_by_class_or_by_name() -> None:
     ]
 
 
+def test_a_type_of_mediated_devices_stands_alone_or_beside_its_card() -> None:
+    card = {"vendor": "10de", "model": "1b38"}
+    written = [{"mdev_type": "nvidia-63"}, {**card, "mdev_type": "nvidia-63"}, {"class": "gpu", "mdev_type": "mtty-1"}]
+    spec = parsed(pci=[*written, card, {"name": "RTX A4000", "mdev_type": "nvidia-63"}])
+    assert [need.mdev_type for need in spec.pci] == ["nvidia-63", "nvidia-63", "mtty-1", "", "nvidia-63"]
+    assert parse_specfile(spec.canonical_json()) == spec
+
+
 @pytest.mark.parametrize(
     ("fields", "path", "told"),
     [
@@ -215,6 +223,12 @@ def test_a_device_is_said_by_ids_by_class_or_by_name() -> None:
         ({"pci": [{"class": "gpus"}]}, "pci.0.class", 'is "gpus", not a class of PCI devices | did you mean gpu?'),
         ({"pci": [{"class": "03000"}]}, "pci.0.class", "or 2, 4 or 6 hex digits"),
         ({"pci": [{"class": 3}]}, "pci.0.class", 'is 3, not text | as in "gpu"'),
+        ({"pci": [{"mdev_type": "a/b"}]}, "pci.0.mdev_type", "not a type of mediated devices | as the kernel names it"),
+        ({"pci": [{"mdev_type": ""}]}, "pci.0.mdev_type", "not a type of mediated devices"),
+        ({"pci": [{"mdev_type": 63}]}, "pci.0.mdev_type", 'is 63, not text | as in "nvidia-63"'),
+        ({"pci": [{"vendor": "10de", "model": "1b38", "vgpu": "x"}]}, "pci.0.vgpu", "mdev_type"),
+        ({"pci": [{"model": "1b38", "mdev_type": "x"}]}, "pci.0.vendor", "is missing"),
+        ({"pci": [{"mdev_type": "x"}, {"mdev_type": "x"}]}, "pci", "names one kind of device twice"),
         ({"pci": [{"name": " "}]}, "pci.0.name", "is blank"),
         ({"pci": [{"name": "RTX A4000", "vendor": "10de"}]}, "pci.0", "says the device in two ways | a device is said"),
         ({"pci": [{"name": "A2"}, {"name": "a2"}]}, "pci", "names one kind of device twice | write one entry"),
@@ -338,7 +352,7 @@ def test_an_unknown_field_is_answered_with_the_one_that_was_meant_in_the_form_of
         ({"ram": {"ecc": True}}, "ram.ecc", "did you mean ram.reqECC"),
         ({"pci": [{"device": "24b0"}]}, "pci.0.device", "did you mean model?"),
         ({"pci": [{"count": 1}]}, "pci.0.count", "did you mean quantity?"),
-        ({"pci": [{"zzz": 1}]}, "pci.0.zzz", "known here: vendor, model, class, name, quantity"),
+        ({"pci": [{"zzz": 1}]}, "pci.0.zzz", "known here: vendor, model, class, name, mdev_type, quantity"),
         ({"misc": {"os": "linux"}}, "misc.os", "did you mean misc.os_family?"),
         ({"misc": {"slots": 1}}, "misc.slots", "did you mean cpu.slots"),
         ({"info": {"title": "x"}}, "info.title", "did you mean info.name?"),
