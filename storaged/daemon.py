@@ -13,8 +13,10 @@ from matcher.net.board import Board
 from matcher.net.claiming import claimed
 from matcher.net.door import serving
 from matcher.net.gossip.member import Member
+from matcher.net.gossip.viewing import View
 from matcher.net.intake import Intake
 from matcher.net.peer import end_on_signal
+from matcher.net.relay.relays import Relays
 from matcher.net.starting import say_ready
 from matcher.net.upkeep import Upkeep
 from matcher.offers.ledger import Ledger
@@ -116,9 +118,11 @@ async def _serve(config: Config, identity: Identity, audit: Audit, nursery: trio
     await nursery.start(upkeep.run)
     await nursery.start(local.serve, config.socket, partial(_answer, attaching, pooling, catalogue))
     board = Board(upkeep, audit=audit)
-    await nursery.start(partial(serving.serve, identity, board=board, store=store, port=config.front_door_port))
+    relays, view = Relays(identity, intake, storaged=None, port=config.multicast_port), View()
+    door = partial(serving.serve, identity, board=board, store=store, relay=relays, neighbours=view)
+    await nursery.start(partial(door, port=config.front_door_port))
     await nursery.start(partial(peer.serve, intake, port=config.multicast_port))
-    _gossip(config, upkeep, offering, nursery)
+    relays.gossip = view.member = _gossip(config, upkeep, offering, nursery)
     say_ready(exports.status)
     log.info("%s of realm %s: %d volumes", host, identity.realm_name, len(catalogue.snapshot().volumes))
 
@@ -161,13 +165,15 @@ async def _answer(
     return await attaching.answer(question, peer)
 
 
-def _gossip(config: Config, upkeep: Upkeep, offering: Offering[VolumeShare], nursery: trio.Nursery) -> None:
+def _gossip(config: Config, upkeep: Upkeep, offering: Offering[VolumeShare], nursery: trio.Nursery) -> Member:
+    """Where atomd runs beside it, that speaks for the host, and this one knows of others by their answers alone."""
     room = Room([pool.path for pool in config.pools])
 
     gossip = Member(
         upkeep.identity,
         digest=lambda: room.digest,
         role=Role.STORAGE,
+        front_door_port=config.front_door_port,
         port=config.gossip_port,
         seeds=config.seeds,
         changed=lambda: setattr(offering, "hosts_known", gossip.hosts_known),
@@ -176,3 +182,4 @@ def _gossip(config: Config, upkeep: Upkeep, offering: Offering[VolumeShare], nur
     upkeep.gossip = gossip
     nursery.start_soon(gossip.run)  # a host serves, whether it hears of others or not
     nursery.start_soon(room.keep_looked, gossip.look)
+    return gossip

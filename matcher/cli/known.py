@@ -1,7 +1,7 @@
 """The hosts that were heard of before: how many answers to wait for, and where the doors of a long pledge are."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from matcher.cli import folders
@@ -32,8 +32,14 @@ class Known:
 
     def doors(self) -> tuple[Door, ...]:
         """Of compute: where a long pledge goes, and what the realm has signed can be learned."""
-        computes = (entry for entry in self._hosts.values() if entry["port"] and entry["role"] == Role.COMPUTE)
-        return tuple(Door(e["name"], e["id"], e["address"], e["port"]) for e in computes)
+        return tuple(map(_door, self._with_doors(Role.COMPUTE)))
+
+    def relays(self) -> tuple[Door, ...]:
+        """One door of each host, those heard last first; behind them, those of hosts that have storage alone."""
+        computes = list(self._with_doors(Role.COMPUTE))
+        compute_ids = {entry["id"] for entry in computes}
+        alone = [entry for entry in self._with_doors(Role.STORAGE) if entry["id"] not in compute_ids]
+        return tuple(_door(each) for hosts in (computes, alone) for each in sorted(hosts, key=lambda e: -e["seen"]))
 
     def seen(self) -> dict[str, float]:
         """When each host was heard last, by its id; on the wall clock."""
@@ -63,6 +69,9 @@ class Known:
     def forget(self, peer: tuple[str, str]) -> None:
         self._hosts.pop(f"{peer[0]}:{peer[1]}", None)
 
+    def _with_doors(self, role: Role) -> Iterator[dict[str, Any]]:
+        return (entry for entry in self._hosts.values() if entry["port"] and entry["role"] == role)
+
     def _keep(self) -> None:
         newest = sorted(self._hosts.items(), key=lambda item: -item[1]["seen"])[:HOSTS_MAX]
         folders.write_json(folders.cache_folder() / "hosts.json", dict(newest))
@@ -75,6 +84,10 @@ def door_of(said: Said, role: Role = Role.COMPUTE) -> Door | None:
     if answer.role is not role or not answer.front_door_port:
         return None
     return Door(answer.host, said.host_id, said.address, answer.front_door_port)
+
+
+def _door(entry: dict[str, Any]) -> Door:
+    return Door(entry["name"], entry["id"], entry["address"], entry["port"])
 
 
 def _is_sound(entry: Any) -> bool:

@@ -37,7 +37,7 @@ def calling(identity: Identity, known: Known) -> Calling:
     way = _way()
 
     def candidates() -> list[Door]:
-        doors = [*([way] if way is not None else []), *_doors(identity.folder), *reversed(known.doors())]
+        doors = [*([way] if way is not None else []), *_doors(identity.folder), *known.relays()]
         return list({(door.address, door.port): door for door in doors}.values())
 
     def look() -> list[Door]:

@@ -52,8 +52,8 @@ def move(lab: Lab, host: str, net: str, number: int) -> None:
     namespace(lab, host, "ip", "route", "add", "default", "via", f"{net}.1")
 
 
-def hosts_seen(lab: Lab) -> Any:
-    done = plainly(lab, "hosts", "-o", "json", code=None)
+def hosts_seen(lab: Lab, *by: str) -> Any:
+    done = plainly(lab, *by, "hosts", "-o", "json", code=None)
     return json.loads(done.out)["hosts"] if done.code == 0 else []
 
 
@@ -78,8 +78,9 @@ def specfile(tmp_path: Path) -> str:
 
 
 def test_hosts_are_found_by_a_relay_and_those_beyond_its_link_as_well(routed: Lab) -> None:
-    done = plainly(routed, "-v", "hosts", "-o", "json")
-    assert "asking through h" in done.err
+    """Once nobody has answered on the own link; a list of all hosts may come from one that is known from before."""
+    assert "asking through h" in plainly(routed, "-v", "ps").err
+    done = plainly(routed, "--relay", "10.98.0.1", "hosts", "-o", "json")
     assert names(done.document["hosts"]) == {*HOSTS}
     assert {host["address"] for host in done.document["hosts"] if host["name"] == "h3"} == {FAR}
 
@@ -152,6 +153,23 @@ def test_another_relay_is_taken_where_the_last_is_away(routed: Lab) -> None:
         assert relay_of(plainly(routed, "-v", "ps").err) != first
     finally:
         routed.start(first, "atomd")
+        until(lambda: names(hosts_seen(routed)) == {*HOSTS})
+
+
+def test_a_host_with_storage_alone_is_a_relay_as_well(routed: Lab, specfile: str) -> None:
+    """Also for hosts on other links, once it speaks for its host in atomd's place."""
+    by = ["--relay", "10.98.0.2:7767"]
+    routed.stop("h2", "atomd")
+    try:
+        until(lambda: names(hosts_seen(routed, *by)) == {*HOSTS})
+        for near in ("h1", "h3"):
+            routed.exec(near, "atomctl", "drain")
+            done = plainly(routed, *by, "run", specfile, "--name", "lent", "-o", "json")
+            assert domains(routed, done.document["vm"]["id"]) == [({"h1", "h3"} - {near}).pop()]
+            plainly(routed, *by, "rm", "--force", "lent")
+            routed.exec(near, "atomctl", "drain", "--undo")
+    finally:
+        routed.start("h2", "atomd")
         until(lambda: names(hosts_seen(routed)) == {*HOSTS})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_what_was_heard_is_known_the_next_time(cache: Path) -> None:
     assert Known().peers() == {(H1, "compute"), (H1, "storage")}
     assert [(door.host, door.address, door.port) for door in Known().doors()] == [("h1", "10.0.0.1", 7766)]
     assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_a_relay_may_be_any_host_and_those_with_storage_alone_come_last() -> None:
+    stores = replace(STORAGE, front_door_port=7767)
+    alone = Said(replace(stores, host="h3"), HostId("c" * 64), "10.0.0.3")
+    later = Said(replace(COMPUTE, host="h2"), HostId("b" * 64), "10.0.0.2")
+    Known().remember([Said(COMPUTE, H1, "10.0.0.1"), Said(stores, H1, "10.0.0.1"), alone, later])
+    assert [(door.host, door.port) for door in Known().relays()] == [("h2", 7766), ("h1", 7766), ("h3", 7767)]
 
 
 def test_a_host_not_heard_of_for_a_week_is_forgotten(cache: Path) -> None:

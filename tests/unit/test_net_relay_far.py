@@ -10,7 +10,7 @@ from matcher.gossip.roster import Record
 from matcher.net.relay.doors import DOORS_MAX, TUNNELS_PER_USER_MAX, Doors
 from matcher.net.relay.far import is_likely
 from matcher.wire.gossip import Alive, Digest, HostState
-from matcher.wire.messages import Address, PciAsk, Refused
+from matcher.wire.messages import Address, PciAsk, Refused, Role
 from specs.ids import HostId
 from tests.unit.test_net_intake import PLEDGE
 from tests.unit.test_scheduler_placing import ASK
@@ -39,6 +39,9 @@ def test_of_volumes_a_digest_tells_nothing_and_a_dry_pledge_is_for_all() -> None
     assert not is_likely(full, ASKED)
     assert is_likely(full, dataclasses.replace(ASKED, volumes=("d" * 32,)))
     assert is_likely(full, dataclasses.replace(ASKED, dry=True))
+    storage = Digest((Role.STORAGE,), disk_gb=100, disk_free_gb=50)
+    assert not is_likely(storage, dataclasses.replace(ASKED, dry=True)), "it runs no VMs"
+    assert is_likely(storage, dataclasses.replace(ASKED, volumes=("d" * 32,)))
 
 
 def test_a_tunnel_goes_to_a_port_that_the_host_has_signed_and_to_no_other() -> None:

@@ -18,7 +18,7 @@ from matcher.net.host_door import HostDoors
 from matcher.net.https import Unanswered, Unreachable
 from matcher.wire.framing import unframe
 from matcher.wire.gossip import Digest, HostState
-from matcher.wire.messages import Address, Pledge, Query, Refused, VmAsk
+from matcher.wire.messages import Address, Pledge, Query, Refused, Role, VmAsk
 
 PLEDGE_MAX = 16  # members that are asked to serve one
 QUERY_MAX = 64
@@ -99,6 +99,8 @@ def is_likely(digest: Digest, pledge: Pledge) -> bool:
     if pledge.volumes or pledge.room is not None:
         return True
     ask = pledge.vm
+    if ask is not None and digest.roles == (Role.STORAGE,):
+        return False
     return ask is None or (not digest.drained and _has_arch(digest, ask) and (pledge.dry or _has_free(digest, ask)))
 
 
