@@ -346,9 +346,9 @@ def _counted(limits: Iterable[PciLimit]) -> Counter[tuple[str, str]]:
 
 
 def _fewer(bus: Bus, want: Want | None, kinds: Collection[tuple[str, str]], left: int) -> str:
-    """One quantity, lowered; empty where no single one can do it."""
+    """One quantity, lowered; empty where no single one can do it, or where it stands in one of several alternatives."""
     asks: tuple[PciAsk | UsbAsk, ...] = ()
-    if want is not None:
+    if want is not None and not (bus == "pci" and want.ask.pci_else):
         asks = want.ask.pci if bus == "pci" else want.ask.usb
     mine = [(index, each) for index, each in enumerate(asks) if (each.vendor, each.model) in kinds]
     return f"{bus}.{mine[0][0]}.quantity={left}" if left and len(mine) == 1 and mine[0][1].quantity > left else ""

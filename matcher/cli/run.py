@@ -40,8 +40,9 @@ from matcher.scheduler.outcomes import (
 )
 from matcher.scheduler.placing import Placing
 from matcher.scheduler.pledging import Errand, vm_ask
-from matcher.wire.messages import Answer, Confirm, Pledge, Policy, Role, VmOffer, VmView, VolumeOffer
+from matcher.wire.messages import Answer, Confirm, Pledge, Policy, Role, VmAsk, VmOffer, VmView, VolumeOffer
 from matcher.wire.messages import Progress as Step
+from matcher.wire.naming import device_kind
 from specs.ids import HostId, Vid, VmId, dashed, new_id
 
 UP_S = 60.0
@@ -253,6 +254,9 @@ def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: s
     warm_up(output)
     placed = _placed(outcome, what)
     _keep(errand, placed)
+    if errand.vm is not None and errand.vm.pci_else:
+        progress.clear()
+        note(f"electros: {_taken(errand.vm, placed)}")
     progress.say(f"{placed.host} has promised it, and starts it …")
     door = Door(placed.host, placed.host_id, placed.address, placed.offer.front_door_port)
     connection = mine.client.taken if wait != "committed" else None
@@ -269,6 +273,16 @@ def _place(mine: Session, placing: Placing, errand: Errand, what: str, output: s
         ) from None
     finally:
         progress.clear()
+
+
+def _taken(ask: VmAsk, placed: Placed) -> str:
+    """Which of several alternatives it is."""
+    lists, choice = (ask.pci, *ask.pci_else), placed.offer.choice
+    devices = [
+        f"{each.quantity} x {device_kind(each.vendor, each.model, each.device_class, each.mdev_type)}"
+        for each in lists[choice]
+    ]
+    return f"alternative {choice + 1} of {len(lists)}, on {placed.host}: {', '.join(devices) or 'no device'}"
 
 
 def _last_view(connection: Connection) -> VmView | None:

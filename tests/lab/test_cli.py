@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab.vms import HELIUM, Vms, electros, plainly
+from tests.lab.vms import HELIUM, TINY, Vms, electros, plainly
 
 pytestmark = pytest.mark.lab
 
@@ -239,6 +239,13 @@ def test_a_ranking_of_ones_own_decides_and_a_wrong_one_is_a_sentence(lab: Any, v
     for rank in ("host", "__import__('os')", "score +", "1 / ", "(" * 200, "nosuch"):
         error = electros(lab, "pledge", HELIUM, "--rank", rank, code=2).error
         assert "--rank" in error["message"]
+
+
+def test_which_of_several_alternatives_a_vm_got_is_told(lab: Any, vms: Vms) -> None:
+    either = TINY | {"pci": {"any_of": [[{"vendor": "10de", "model": "24b0"}], []]}}
+    done = plainly(lab, *vms.arguments("either", either))
+    assert "alternative 2 of 2, on h" in done.err
+    assert done.err.count("no device") == 1
 
 
 def test_pack_fills_a_host_and_spread_takes_the_emptiest(lab: Any, vms: Vms) -> None:

@@ -189,6 +189,8 @@ def test_the_most_exact_pattern_counts_and_all_that_fall_under_it_together() -> 
     reason = only(reasons(quota(), user, ask=one))
     assert (reason.resource, reason.has) == ("grant pci 10de:24b0", "1 of your 1 are left on h1")
     assert reason.edit == "pci.0.quantity=1"
+    several = replace(one, pci_else=((PciAsk(*NIC, 1),),))
+    assert only(reasons(quota(), user, ask=several)).edit == "", "which of the alternatives it stands in is not said"
     assert only(reasons(quota(), user, ask=replace(ASK, pci=(PciAsk(*NIC, 1),)))).resource == "grant pci *:*"
     either = ann(pci=(PciLimit("10de", "*", 1),))
     mixed = replace(ASK, pci=(PciAsk(*GPU, 1), PciAsk("10de", "1111", 1)))
