@@ -4,10 +4,10 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from atomd.capacity.copies import Copies, copies
-from atomd.capacity.devices import alternatives
+from atomd.capacity.devices import alternatives, narrower
 from atomd.capacity.fit import reasons_against
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import LastOccupancy, capacity
+from atomd.capacity.occupancy import LastOccupancy, Occupancy, capacity
 from atomd.capacity.placement import Placed, place_on
 from atomd.capacity.quota import Want
 from atomd.capacity.traits import arch_for
@@ -49,6 +49,19 @@ class Face:
     pretended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One alternative of a pledge; `over` is what the user's grant says against it."""
+
+    choice: int
+    ask: VmAsk
+    placed: Placed | None
+    over: Sequence[Reason]
+
+    def is_given(self) -> bool:
+        return self.placed is not None and not self.over
+
+
 class Proposer:
     """What this host would give for a pledge. `down` says why nothing can start here now, or `None`; `minute` is
     that of the local day; `stored` are the volumes that this host's storaged has."""
@@ -72,12 +85,8 @@ class Proposer:
         if closed is not None and not pledge.dry:
             return closed
         now, vm_id, user_id = self._now.of(residents, self._face.hardware), VmId(pledge.vm_id), UserId(user.id)
-        for choice, ask in enumerate(alternatives(pledge.vm)):  # noqa: B007  it is the last one's, or the first's that fits
-            placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
-            want = Want(vm_id, ask, placed.claim if placed is not None else None, pledge.generation)
-            over = self._admission.quota.against_offer(want, user, residents, dry=pledge.dry, minute=self._minute())
-            if placed is not None and not over:
-                break
+        judged = self._judged(pledge, pledge.vm, user, residents, now)
+        ask, placed, over = judged.ask, judged.placed, judged.over
         if closed is not None:
             against = reasons_against(ask, now, user_id) if placed is None else ()
             return Nothing((*closed.reasons, *_told((*over, *against), pledge.vm)), aloud=closed.aloud)
@@ -90,10 +99,32 @@ class Proposer:
         # What a score does not tell: the VM was here before, or its volumes are.
         stored = self._stored() if pledge.volumes else ()
         at_once = any(vid in stored for vid in pledge.volumes) or self._admission.quota.has(vm_id, user)
-        offer = self._offer(pledge, ask, placed, choice)
+        offer = self._offer(pledge, ask, placed, judged.choice)
         if pledge.dry and pledge.counts:
             offer = self._with_copies(offer, pledge, ask, placed.claim, user, residents)
         return Proposal(placed.claim, offer, at_once=at_once)
+
+    def _judged(
+        self, pledge: Pledge, asked: VmAsk, user: User, residents: Sequence[Claim], now: Occupancy
+    ) -> "_Judged":
+        """The first of the alternatives that has a place and is granted; the last one where none is. Where it leaves
+        open which device, and not every one is granted, those that are come next."""
+        vm_id, user_id = VmId(pledge.vm_id), UserId(user.id)
+
+        def judge(choice: int, ask: VmAsk) -> _Judged:
+            placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=Policy(pledge.policy))
+            want = Want(vm_id, ask, placed.claim if placed is not None else None, pledge.generation)
+            against = self._admission.quota.against_offer
+            return _Judged(choice, ask, placed, against(want, user, residents, dry=pledge.dry, minute=self._minute()))
+
+        for choice, ask in enumerate(alternatives(asked)):
+            judged = judge(choice, ask)
+            if judged.placed is not None and judged.over:
+                others = (judge(choice, each) for each in narrower(ask, now.hardware.pci))
+                judged = next(filter(_Judged.is_given, others), judged)
+            if judged.is_given():
+                break
+        return judged
 
     def _with_copies(
         self, offer: VmOffer, pledge: Pledge, ask: VmAsk, claim: Claim, user: User, residents: Sequence[Claim]

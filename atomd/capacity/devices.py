@@ -6,11 +6,14 @@ augmenting paths (Kuhn 1955). It is complete: where any choice of kinds serves a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice, product
 
 from atomd.inventory.facts import PciDevice
 from matcher.wire.messages import PciAsk, VmAsk
+
+NARROWER_MAX = 32
 
 DeviceKind = tuple[str, str, str, str]
 Wish = tuple[
@@ -45,6 +48,24 @@ def alternatives(ask: VmAsk) -> tuple[VmAsk, ...]:
     if not ask.pci_else:
         return (ask,)
     return tuple(replace(ask, pci=pci, pci_else=()) for pci in (ask.pci, *ask.pci_else))
+
+
+def narrower(ask: VmAsk, devices: Iterable[PciDevice]) -> Iterator[VmAsk]:
+    """The ask with each kind of these devices in place of what it leaves open, for users who may not have every kind;
+    `NARROWER_MAX` of them at most, none where nothing is open."""
+    if all(each.model for each in ask.pci):
+        return
+    kinds = sorted({kind_of(device) for device in devices})
+    ways = [
+        [each] if each.model else [_said(each, kind) for kind in kinds if serves(kind, wish_of(each))]
+        for each in ask.pci
+    ]
+    for pci in islice(product(*ways), NARROWER_MAX):
+        yield replace(ask, pci=pci)
+
+
+def _said(ask: PciAsk, kind: DeviceKind) -> PciAsk:
+    return replace(ask, vendor=kind[0], model=kind[1])
 
 
 def chosen_kinds(

@@ -167,6 +167,33 @@ def test_the_first_alternative_that_is_there_and_granted_is_offered(
     assert (slot_of(made.offer) == LAST) is (choice > 0)
 
 
+@pytest.mark.parametrize(
+    ("granted", "taken"),
+    [
+        ((), ("0000:02:00.0",)),
+        ((PciLimit("10de", "24b0", 1),), ("0000:01:00.0", "0000:01:00.1")),
+        ((PciLimit("10de", "24b0", 1), PciLimit("10de", "2531", 1)), ("0000:02:00.0",)),
+        ((PciLimit("10de", "1111", 1),), None),
+    ],
+)
+def test_who_leaves_the_model_open_gets_one_that_they_may_have(
+    granted: tuple[PciLimit, ...], taken: tuple[str, ...] | None
+) -> None:
+    """Though another one would bring less along."""
+    sound = replace(card(1, "228b"), address="0000:01:00.1", device_class="040300")
+    cards = (card(1, "24b0"), sound, card(2, "2531"))
+    face = Face("h1", 7443, replace(HARDWARE, pci=cards), False)
+    kinds = {device.address: (device.vendor, device.model) for device in cards}
+    admission = Admission(Quota(host="h1", kinds=kinds, vms=lambda user_id: []), is_member=lambda user_id: True)
+    user = Principal("user", "a" * 64, "ann", replace(EVERYTHING, pci=granted) if granted else EVERYTHING)
+    asked = replace(pledge(1), vm=replace(ask(1), pci=(PciAsk("", "", 1, "03"),)))
+    made = Proposer(face, lambda: None, admission, lambda: 0).propose(asked, user, ())
+    assert (made.offer.pci if isinstance(made, Proposal) and isinstance(made.offer, VmOffer) else None) == taken
+    if taken is None:
+        assert isinstance(made, Nothing)
+        assert [reason.resource for reason in made.reasons] == ["grant pci 10de:2531"]
+
+
 def test_where_no_alternative_fits_the_last_one_is_explained_without_edits_that_would_miss_it() -> None:
     face = Face("h1", 7443, HARDWARE, False)
     admission = Admission(Quota(host="h1", kinds={}, vms=lambda user_id: []), is_member=lambda user_id: True)
