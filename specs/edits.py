@@ -1,6 +1,7 @@
 """`--set path=value`: changes to a document before it is judged, in whichever form it is written.
 
-`--set path-=value` takes entries out of a list, by what they say: "cpu.flags-=avx512f,amx-tile", "pci-=10de:24b0".
+`--set path-=value` takes entries out of a list, by what they say: "cpu.flags-=avx512f,amx-tile", "pci-=10de:24b0",
+"pci-=gpu", "pci-=nvidia-63".
 
 A path is a field of either form, or one inside it: "ramsize", "ram.ramsize", "pci.0.quantity", "flags.1". A value is
 JSON if it reads as JSON, else the text itself; where a field takes text, digits stay text ("pci.0.model=24e0").
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from specs.document import is_text, read_document
-from specs.forms import ATTRIBUTES, INNER, SECTION_OF, SECTIONS, guess, is_nested
+from specs.forms import ATTRIBUTES, INNER, PCI_CLASSES, SECTION_OF, SECTIONS, guess, is_nested
 from specs.problems import Problem, SpecError, shorten, show
 
 EDITS_MAX = 256
@@ -78,7 +79,9 @@ def _without(document: dict[str, Any], where: _Where, text: str) -> dict[str, An
         entries = entries.get(step) if isinstance(entries, dict) else None
     kept = list(_expect(list, [] if entries is None else entries, str(field)))
     for name in text.split(","):
-        rest = [entry for entry in kept if _called(entry) != name.strip().lower()]
+        meant = name.strip().lower()
+        meant = PCI_CLASSES.get(meant, meant) if field == "pci" else meant
+        rest = [entry for entry in kept if _called(entry) != meant]
         if len(rest) == len(kept):
             there = ", ".join(shorten(_called(entry)) for entry in kept[:NAMED_MAX])
             raise _Refused(f'"{shorten(name)}" is not among them', f"there is: {there}" if there else "there is none")
@@ -89,9 +92,16 @@ def _without(document: dict[str, Any], where: _Where, text: str) -> dict[str, An
 
 
 def _called(entry: Any) -> str:
-    """What people and hosts call it: of a device, "10de:24b0"."""
+    """What people and hosts call it: of a device "10de:24b0", its type if it is a mediated one, or else its name or
+    class."""
     if not isinstance(entry, dict):
         return str(entry).lower()
+    for named in ("mdev_type", "name"):
+        if named in entry:
+            return str(entry[named]).lower()
+    if "class" in entry and "vendor" not in entry:
+        said = str(entry["class"])
+        return PCI_CLASSES.get(said) or said.lower().removeprefix("0x")
     return ":".join(str(entry.get(part, ""))[-4:].lower() for part in ("vendor", "model"))
 
 

@@ -42,6 +42,8 @@ INNER = {
     "usb": ("vendor", "model", "name", "quantity"),
 }
 
+PCI_CLASSES = {"accelerator": "12", "gpu": "03", "infiniband": "0207", "nic": "02", "nvme": "0108", "usb": "0c03"}
+
 # What people write instead, without case, dashes and underscores.
 _WORDS = {
     "slots": "cpu cpus vcpu vcpus core cores thread threads ncpu ncpus numcpus cpucount processors slot nproc",

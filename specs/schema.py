@@ -9,7 +9,7 @@ Schema can tell.
 from typing import Any, Literal
 
 from specs import specfile as limits
-from specs.forms import SECTION_OF, SECTIONS
+from specs.forms import PCI_CLASSES, SECTION_OF, SECTIONS
 from specs.volumespec import VOLUMES_MAX
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -135,7 +135,7 @@ def _pci() -> Schema:
         "vendor": {"description": 'Four hex digits, as in "10de".', **hex4},
         "model": {"description": 'Four hex digits, as in "24b0".', **hex4},
         "class": {
-            "description": f"{', '.join(limits.PCI_CLASSES)}; or the first 2, 4 or 6 digits of its code.",
+            "description": f"{', '.join(PCI_CLASSES)}; or the first 2, 4 or 6 digits of its code.",
             "type": "string",
             "pattern": limits.PCI_CLASS_PATTERN,
         },

@@ -24,7 +24,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from specs.document import read_document
 from specs.edits import apply_edits
 from specs.explain import EXAMPLES, explain, place_of
-from specs.forms import ATTRIBUTES, SECTION_OF, Gathered, gather, list_of_choices
+from specs.forms import ATTRIBUTES, PCI_CLASSES, SECTION_OF, Gathered, gather, list_of_choices
 from specs.problems import Problem, SpecError, show
 
 SLOTS_MAX = 4096
@@ -52,7 +52,6 @@ CORE_CLASSES: tuple[str, ...] = get_args(CoreClassName)
 LEVELS = ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 FLAG_PATTERN = r"^[A-Za-z0-9_.:+-]{1,64}$"
-PCI_CLASSES = {"accelerator": "12", "gpu": "03", "infiniband": "0207", "nic": "02", "nvme": "0108", "usb": "0c03"}
 PCI_CLASS_PATTERN = rf"^({'|'.join(PCI_CLASSES)}|(0[xX])?([0-9a-fA-F]{{2}}){{1,3}})$"
 MDEV_TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 HEX4_PATTERN = r"^(0[xX])?[0-9a-fA-F]{4}$"

@@ -11,9 +11,10 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from specs.document import read_document
+from specs.forms import PCI_CLASSES
 from specs.problems import SpecError
 from specs.schema import json_schema
-from specs.specfile import ARCHS, PCI_CLASSES, parse_specfile
+from specs.specfile import ARCHS, parse_specfile
 from specs.volumespec import parse_volumespec
 
 SPECFILE, VOLUMESPEC = json_schema("specfile"), json_schema("volumespec")

@@ -57,6 +57,11 @@ def test_entries_are_taken_out_by_what_they_say(document: dict[str, Any]) -> Non
     assert edited(document, flags, "flags-=aes").flags == ("avx2", "avx512f")
     assert edited(document, 'pci.1={"vendor": "0x8086", "model": "1572"}', "pci-=8086:1572").pci == edited(document).pci
     assert edited(document, "pci-=10DE:24B0").pci == ()
+    others = (
+        'pci=[{"class": "gpu"}, {"class": "0x0207"}, {"vendor": "10de", "model": "24b0", "mdev_type": "nvidia-63"}]'
+    )
+    assert [need.mdev_type for need in edited(document, others, "pci-=gpu,0207").pci] == ["nvidia-63"]
+    assert [need.device_class for need in edited(document, others, "pci-=03,nvidia-63").pci] == ["0207"]
 
 
 @pytest.mark.parametrize("model", ["24e0", "1234", "0001", "1e99", '"24b1"', "0x24b1"])
