@@ -62,6 +62,7 @@ def test_entries_are_taken_out_by_what_they_say(document: dict[str, Any]) -> Non
     )
     assert [need.mdev_type for need in edited(document, others, "pci-=gpu,0207").pci] == ["nvidia-63"]
     assert [need.device_class for need in edited(document, others, "pci-=03,nvidia-63").pci] == ["0207"]
+    assert edited(document, 'usb=[{"name": "YubiKey 5"}]', "usb-=yubikey 5").usb == ()
 
 
 @pytest.mark.parametrize("model", ["24e0", "1234", "0001", "1e99", '"24b1"', "0x24b1"])
