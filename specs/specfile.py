@@ -43,7 +43,7 @@ FREQUENCY_MHZ_MAX = 20_000
 
 ArchName = Literal["X86_32", "X86_64", "ARM_7", "ARM_8", "PPC_64", "S390X", "RISCV_64"]
 FirmwareName = Literal["bios", "uefi"]
-HugePagesName = Literal["64K", "1M", "2M", "16M", "32M", "512M", "1G", "2G", "16G"]
+HugePagesName = Literal["none", "64K", "1M", "2M", "16M", "32M", "512M", "1G", "2G", "16G"]
 CoreClassName = Literal["performance", "efficiency", "any"]
 ARCHS: tuple[str, ...] = get_args(ArchName)
 FIRMWARES: tuple[str, ...] = get_args(FirmwareName)
@@ -129,7 +129,9 @@ Flag = Annotated[str, AfterValidator(_flag)]
 
 
 def _page_kib(pages: HugePagesName | None) -> int:
-    return int(pages[:-1]) * {"K": 1, "M": 1024, "G": 1024 * 1024}[pages[-1]] if pages is not None else 0
+    if pages in (None, "none"):
+        return 0
+    return int(pages[:-1]) * {"K": 1, "M": 1024, "G": 1024 * 1024}[pages[-1]]
 
 
 class _Part(BaseModel):
@@ -284,7 +286,7 @@ class Specfile(_Part):
         if size_kib and ramsize_mib is not None and (rest := ramsize_mib * 1024 % size_kib):
             fits = ramsize_mib + (size_kib - rest) // 1024
             raise _refuse(f"is {show(pages)}, and ramsize is no multiple of that", f"as in ramsize={fits}")
-        return pages
+        return pages if size_kib else None
 
     def to_document(self) -> dict[str, Any]:
         """The nested form, every default written out."""

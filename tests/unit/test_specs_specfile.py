@@ -110,6 +110,7 @@ def test_what_is_no_choice_is_told_where_it_stands(pci: Any, path: str, problem:
 def test_ram_in_huge_pages_is_a_multiple_of_them() -> None:
     assert parse_specfile('{"slots": 1, "ramsize": 2048, "hugepages": "1G"}').hugepages_kib == 1024 * 1024
     assert parse_specfile('{"slots": 1, "ramsize": 17, "hugepages": "64K"}').hugepages_kib == 64
+    assert parse_specfile('{"slots": 1, "ramsize": 17, "hugepages": "none"}') == parsed(slots=1, ramsize=17)
     with pytest.raises(SpecError) as caught:
         parse_specfile('{"slots": 1, "ramsize": 1500, "hugepages": "1G"}')
     (problem,) = caught.value.problems
