@@ -38,7 +38,7 @@ def copies(
     if ask.overprovision == 1 and not (ask.pci or ask.usb):
         return _counted(ask, now, user_id)
     count, looks = 0, 0
-    each = len(now.thread_vms) + len(hardware.pci) + len(hardware.usb) + 1
+    each = len(now.seats.thread_vms) + len(hardware.pci) + len(hardware.usb) + 1
     while True:
         placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=policy)
         if placed is None:
@@ -52,7 +52,7 @@ def copies(
 def _counted(ask: VmAsk, now: Occupancy, user_id: UserId) -> Copies:
     by_resource = {
         "slots": sum(len(units) // ask.slots for units in now.open_units(ask, user_id).values()),
-        "ram": now.free_total_mib() // plain_mib(ask),
+        "ram": now.free_total_mib // plain_mib(ask),
     }
     if ask.hugepages_kib:
         free = (count for (size_kib, _), count in now.free_pages.items() if size_kib == ask.hugepages_kib)
@@ -74,12 +74,12 @@ def _again(ask: VmAsk, claim: Claim, now: Occupancy) -> int:
 def _open_times(ask: VmAsk, claim: Claim, now: Occupancy) -> int:
     if claim.pci or claim.usb:
         return 1
-    cores = {now.layout.core_of[thread] for thread in claim.threads}
+    seats, cores = now.seats, {now.layout.core_of[thread] for thread in claim.threads}
     threads = claim.threads
-    most = [min(ask.overprovision, now.thread_limit[thread]) - now.thread_vms[thread] for thread in threads]
+    most = [min(ask.overprovision, seats.thread_limit[thread]) - seats.thread_vms[thread] for thread in threads]
     for core in cores:
-        limit = now.core_limit[core] if ask.smt else min(ask.overprovision, now.core_limit[core])
-        most.append(limit - now.core_vms[core])
+        limit = seats.core_limit[core] if ask.smt else min(ask.overprovision, seats.core_limit[core])
+        most.append(limit - seats.core_vms[core])
     most += [now.free_mib[node] // mib for node, mib in claim.ram_mib]
     if (pages := claim.pages) is not None:
         most.append(now.free_pages[pages.size_kib, pages.node] // pages.count)

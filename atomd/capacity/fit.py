@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 
 from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, serves, wish_of, wishes
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Kind, Occupancy, Unit, pages_of, plain_mib, uncharged_mib
+from atomd.capacity.layout import Unit
+from atomd.capacity.occupancy import Occupancy, pages_of, plain_mib, uncharged_mib
+from atomd.capacity.openings import Kind
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
 from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
 from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
@@ -46,7 +48,11 @@ def fit(
     ask: VmAsk, hardware: Hardware, residents: Collection[Claim], *, vm_id: VmId, user_id: UserId, policy: Policy
 ) -> Fit | Misfit:
     """The placement of one more VM beside these residents, or all the reasons against it."""
-    now = Occupancy(hardware, residents)
+    return fit_on(ask, Occupancy(hardware, residents), vm_id=vm_id, user_id=user_id, policy=policy)
+
+
+def fit_on(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: Policy) -> Fit | Misfit:
+    """`fit`, where the residents have been counted already."""
     placed = place_on(ask, now, vm_id=vm_id, user_id=user_id, policy=policy)
     return Misfit(reasons_against(ask, now, user_id)) if placed is None else Fit(placed)
 
@@ -158,7 +164,7 @@ def _slots_there(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, 
     weight = {index: len(core.threads) if ask.smt else 1 for index, core in enumerate(cores) if may_use(core, ask)}
     total = sum(weight.values())
     free = sum(len(of_kind) for of_kind in units.values())
-    shut = sum(number for index, number in weight.items() if now.shut_for_user(index, user_id))
+    shut = sum(number for index, number in weight.items() if now.seats.is_shut(index, user_id))
     parts = [f"{total} in all", f"{free} free"]
     if len(units) > 1:
         kinds = sorted(units, key=lambda kind: (kind.core_class or "", kind.threads_per_core))
@@ -197,7 +203,7 @@ def _way_out(ask: VmAsk, now: Occupancy, user_id: UserId, units: dict[Kind, list
 
 def _sharing_that(helps: Callable[[int], bool], above: int, now: Occupancy) -> int | None:
     """The smallest overprovision that helps: only as many VMs as sit on one core already can be in the way."""
-    fullest = max(now.core_vms, default=0) + 1
+    fullest = max(now.seats.core_vms, default=0) + 1
     return next((n for n in range(above + 1, min(fullest, OVERPROVISION_MAX) + 1) if helps(n)), None)
 
 
@@ -210,7 +216,7 @@ def _most(units: dict[Kind, list[Unit]]) -> int:
 
 def _ram_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
     need = plain_mib(ask)
-    free = now.free_total_mib()
+    free = now.free_total_mib
     if need <= free:
         return
     if ask.hugepages_kib:

@@ -1,36 +1,40 @@
-"""Who sits where on a host, and what that leaves open to one more VM. Pure.
+"""What the residents of a host take, and what that leaves open to one more VM. Pure.
 
 Capacity is counted here once, for `placement` (which takes it) and for `fit` (which explains it). Units are independent
 of each other: whether a core or thread is open to an ask depends on nothing else that the ask takes. That is what makes
 counting exact: a host with enough open units of one kind always has a placement.
 
-A `Layout` is what never changes while a `Hardware` lasts; it is built once for each and kept.
+Residents come and go one by one, and so they are counted: what each of them changes is changed, and nothing else is
+looked at again. The same residents give the same count, in whatever order they came, and whoever came and went between.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress, count
+from operator import is_not
 from typing import Any, TypeVar
 
-from atomd.capacity.devices import DeviceKind, kind_of
+from atomd.capacity.devices import DeviceKind
 from atomd.capacity.hardware import Claim, Hardware
+from atomd.capacity.layout import PciGroup, Unit, layout_of
+from atomd.capacity.openings import Kind, Openings
 from atomd.capacity.plugged import UsbKind, usb_kind
-from atomd.capacity.traits import may_use
-from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
-from matcher.wire.messages import CoreClass, VmAsk
+from atomd.capacity.seats import Seats
+from atomd.inventory.facts import Pages, UsbDevice
+from matcher.wire.messages import VmAsk
 from specs.ids import UserId
 
 QEMU_MIB = 128  # QEMU's own memory, measured: a base and a share that grows with the guest's page tables
 QEMU_PERCENT = 2
-LAYOUTS_MAX = 256
-KNOWN_MAX = 64  # answers kept by one `Occupancy`
+KNOWN_MAX = 64  # answers kept by one `Occupancy`, and sets of rules of which the open units are
+CHANGES_MAX = 4096  # of cores, remembered for those who keep what they found
 SIZES_MAX = 256  # VMs come in few sizes
-NO_LIMIT = 1 << 30
+
+_UNKNOWN: Any = object()
 
 T = TypeVar("T")
-
-_BRIDGES = ("0600", "0604")  # VFIO lets host and PCI-to-PCI bridges stay with the host (kernel, vfio.rst)
 
 
 def charged_mib(ram_mib: int) -> int:
@@ -55,181 +59,93 @@ def plain_mib(ask: VmAsk) -> int:
     return charged_mib(ask.ram_mib) - (ask.ram_mib if ask.hugepages_kib else 0)
 
 
-def group_key(device: PciDevice) -> str:
-    """The IOMMU group of a device; one without a group is alone in its own."""
-    return device.address if device.iommu_group is None else f"group {device.iommu_group}"
-
-
-def blocks_group(device: PciDevice) -> bool:
-    """Whether a device that stays with the host keeps its whole IOMMU group there."""
-    return device.iommu_group is not None and not device.device_class.startswith(_BRIDGES)
-
-
-@dataclass(frozen=True, slots=True)
-class PciGroup:
-    """Devices that move together: every assignable function of one IOMMU group."""
-
-    addresses: tuple[str, ...]
-    kinds: tuple[DeviceKind, ...]  # of each address
-    numa: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Cores that one VM may combine: of one class on hybrid machines, unless it takes any (`None`); with equally many
-    threads, where it asks for whole cores."""
-
-    core_class: str | None
-    threads_per_core: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What one slot takes: a core with all its threads, or one thread. `vms` sit on it, `core_vms` on its core."""
-
-    threads: tuple[int, ...]
-    core: int  # index in `Hardware.cores`
-    vms: int
-    core_vms: int
-    limit: int  # the strictest overprovision on it so far
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A `Hardware`, indexed."""
-
-    core_of: dict[int, int]  # thread -> index in `Hardware.cores`
-    groups: tuple[PciGroup, ...]  # usable ones alone
-    blocked: dict[str, PciDevice]  # assignable address -> the device of the host that keeps its group
-
-
-@lru_cache(maxsize=LAYOUTS_MAX)
-def layout_of(hardware: Hardware) -> Layout:
-    core_of = {thread: index for index, core in enumerate(hardware.cores) for thread in core.threads}
-    blockers = {group_key(device): device for device in hardware.pci_refused if blocks_group(device)}
-    members: defaultdict[str, list[PciDevice]] = defaultdict(list)
-    for device in hardware.pci:
-        members[group_key(device)].append(device)
-    return Layout(
-        core_of=core_of,
-        groups=tuple(_group(devices) for key, devices in members.items() if key not in blockers),
-        blocked={device.address: blockers[key] for key in members.keys() & blockers.keys() for device in members[key]},
-    )
-
-
-def _group(devices: list[PciDevice]) -> PciGroup:
-    ordered = sorted(devices, key=lambda device: device.address)
-    nodes = {device.numa for device in devices}
-    return PciGroup(
-        addresses=tuple(device.address for device in ordered),
-        kinds=tuple(kind_of(device) for device in ordered),
-        numa=nodes.pop() if len(nodes) == 1 else None,
-    )
-
-
 class Occupancy:
     """The residents of a host, counted: for each thread, core, NUMA node and device."""
 
     def __init__(self, hardware: Hardware, residents: Collection[Claim]) -> None:
         self.hardware = hardware
         self.layout = layout_of(hardware)
-        self.thread_vms: dict[int, int] = dict.fromkeys(self.layout.core_of, 0)
-        self.thread_limit: dict[int, int] = dict.fromkeys(self.layout.core_of, NO_LIMIT)  # of VMs that ask for threads
-        self.core_vms = [0] * len(hardware.cores)
-        self.core_limit = [NO_LIMIT] * len(hardware.cores)  # of VMs that ask for whole cores
-        self.core_users: list[set[UserId]] = [set() for _ in hardware.cores]
+        self.seats = Seats(hardware, self.layout)
         self.free_mib = dict(hardware.ram_mib)
-        self.taken_pci: set[str] = set()
-        self.taken_usb: set[str] = set()
+        self.free_total_mib = (
+            self.layout.total_mib
+        )  # a node that is overdrawn (its memory was taken away) lends nothing
+        self.taken_pci: Counter[str] = Counter()
+        self.taken_usb: Counter[str] = Counter()
         self.free_pages: Counter[tuple[int, int]] = Counter()  # (size in KiB, node)
         for pages in hardware.pages:
             self.free_pages[pages.size_kib, pages.node] += pages.count
-        self._are_alike = hardware.share_cores_between_users or all(len(core.threads) == 1 for core in hardware.cores)
+        self._lent = frozenset(self.free_mib)
+        self._openings: dict[Hashable, Openings] = {}
         self._known: dict[Hashable, Any] = {}
+        self._known_of_devices: dict[Hashable, Any] = {}
         for claim in residents:
-            self._seat(claim)
+            self.add(claim)
 
     def add(self, claim: Claim) -> None:
-        """One resident more. For whoever counts for themselves: what was found before is found anew."""
-        self._known.clear()
-        self._seat(claim)
+        """One resident more."""
+        self.seats.add(claim)
+        self._take(claim, 1)
 
-    def _seat(self, claim: Claim) -> None:
-        here = [thread for thread in claim.threads if thread in self.layout.core_of]  # one may have gone offline
-        for thread in here:
-            self.thread_vms[thread] += 1
-            if claim.smt:
-                self.thread_limit[thread] = min(self.thread_limit[thread], claim.overprovision)
-        for core in {self.layout.core_of[thread] for thread in here}:
-            self.core_vms[core] += 1
-            self.core_users[core].add(claim.user_id)
-            if not claim.smt:
-                self.core_limit[core] = min(self.core_limit[core], claim.overprovision)
+    def remove(self, claim: Claim) -> None:
+        """One resident less: one of those that are here."""
+        self.seats.remove(claim)
+        self._take(claim, -1)
+
+    def _take(self, claim: Claim, times: int) -> None:
         for node, mib in claim.ram_mib:
-            self.free_mib[node] = self.free_mib.get(node, 0) - mib
-        self.taken_pci.update(claim.pci)
-        self.taken_usb.update(claim.usb)
+            self._free(node, -mib * times)
         if claim.pages is not None:
-            self.free_pages[claim.pages.size_kib, claim.pages.node] -= claim.pages.count
+            self.free_pages[claim.pages.size_kib, claim.pages.node] -= claim.pages.count * times
+        if claim.pci or claim.usb:
+            _put(self.taken_pci, claim.pci, times)
+            _put(self.taken_usb, claim.usb, times)
+            self._known_of_devices.clear()
+        if self._known:
+            self._known.clear()
+        if len(self.seats.changed) > CHANGES_MAX:
+            self._openings.clear()
+            self.seats.forget_changes()
+
+    def _free(self, node: int, mib: int) -> None:
+        before = self.free_mib.get(node, 0)
+        self.free_mib[node] = now = before + mib
+        self.free_total_mib += max(0, now) - max(0, before)
+        if not now and node not in self._lent:
+            del self.free_mib[node]
+
+    def openings(self, ask: VmAsk, user_id: UserId) -> Openings:
+        """Every unit that may carry one more VM with this ask's rules; kept, for the next who asks by the same."""
+        key = (ask.smt, ask.overprovision, ask.core_class, ask.min_frequency_mhz, self.whose(user_id))
+        if (known := self._openings.get(key)) is not None:
+            return known.now()
+        if len(self._openings) >= KNOWN_MAX:
+            del self._openings[next(iter(self._openings))]
+        return self._openings.setdefault(key, Openings(ask, user_id, self.seats))
 
     def open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
-        """Every unit that may carry one more VM with this ask's rules, by kind, in the order of the cores; not to be
-        changed, since it is kept for the next one who asks by the same rules."""
-        key = (ask.smt, ask.overprovision, ask.core_class, ask.min_frequency_mhz, self.whose(user_id))
-        return self.once(key, lambda: self._open_units(ask, user_id))
+        """The same, one by one."""
+        return self.openings(ask, user_id).units()
 
     def whose(self, user_id: UserId) -> UserId | None:
         """Whose VMs may go where: `None` where that is the same for all users."""
-        return None if self._are_alike else user_id
+        return None if self.seats.are_alike else user_id
 
     def once(self, key: Hashable, found: Callable[[], T]) -> T:
-        """What `found` says, the first time that it is asked for by this key: nothing here changes any more, and VMs
-        come in few sizes, so that the next pledge often asks what the last one did."""
-        if key not in self._known:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            self._known[key] = found()
-        known: T = self._known[key]
-        return known
+        """What `found` says, the first time that it is asked for by this key since somebody came or went: VMs come in
+        few sizes, so that the next pledge often asks what the last one did."""
+        return _once(self._known, key, found)
 
-    def _open_units(self, ask: VmAsk, user_id: UserId) -> dict[Kind, list[Unit]]:
-        found: defaultdict[Kind, list[Unit]] = defaultdict(list)
-        for index, core in enumerate(self.hardware.cores):
-            if self.shut_for_user(index, user_id) or not may_use(core, ask):
-                continue
-            core_class = None if ask.core_class is CoreClass.ANY else core.core_class
-            kind = Kind(core_class, 1 if ask.smt else len(core.threads))
-            found[kind] += self._open_on(index, core, ask)
-        return {kind: units for kind, units in found.items() if units}
-
-    def _open_on(self, index: int, core: Core, ask: VmAsk) -> list[Unit]:
-        vms = self.core_vms[index]
-        limit = self.core_limit[index]
-        if not vms:
-            whole = Unit(core.threads, index, 0, 0, NO_LIMIT)
-            return [Unit((thread,), index, 0, 0, NO_LIMIT) for thread in core.threads] if ask.smt else [whole]
-        if vms + 1 > limit:
-            return []
-        if ask.smt:
-            return [
-                Unit((thread,), index, self.thread_vms[thread], vms, min(limit, self.thread_limit[thread]))
-                for thread in core.threads
-                if self.thread_vms[thread] + 1 <= min(ask.overprovision, self.thread_limit[thread])
-            ]
-        if vms + 1 > ask.overprovision or any(self.thread_vms[t] + 1 > self.thread_limit[t] for t in core.threads):
-            return []
-        return [Unit(core.threads, index, vms, vms, min(limit, *(self.thread_limit[t] for t in core.threads)))]
-
-    def shut_for_user(self, core: int, user_id: UserId) -> bool:
-        """Whether a core with sibling threads already serves another user."""
-        return (
-            not self.hardware.share_cores_between_users
-            and len(self.hardware.cores[core].threads) > 1
-            and not self.core_users[core] <= {user_id}
-        )
+    def once_of_devices(self, key: Hashable, found: Callable[[], T]) -> T:
+        """The same, for what hangs on devices alone; most VMs have none."""
+        return _once(self._known_of_devices, key, found)
 
     def free_groups(self) -> list[PciGroup]:
-        taken = self.taken_pci | self._bound() if self.taken_usb else self.taken_pci
+        """Not to be changed."""
+        return self.once_of_devices("groups", self._free_groups)
+
+    def _free_groups(self) -> list[PciGroup]:
+        taken = self.taken_pci.keys() | self._bound()
         return [group for group in self.layout.groups if taken.isdisjoint(group.addresses)]
 
     def _bound(self) -> set[str]:
@@ -248,37 +164,62 @@ class Occupancy:
         """How many devices of each kind a VM could have now."""
         return Counter(kind for group in self.free_groups() for kind in group.kinds)
 
-    def free_total_mib(self) -> int:
-        """What is left for VMs; a node that is overdrawn (its memory was taken away) lends nothing."""
-        return sum(max(0, mib) for mib in self.free_mib.values())
-
     def pages_for(self, ask: VmAsk) -> list[Pages]:
         """What its RAM takes, on each node that has so many huge pages left; the one with most of them first."""
         size_kib, count = ask.hugepages_kib, pages_of(ask)
         left = {node: free for (size, node), free in self.free_pages.items() if size == size_kib and free >= count}
         return [Pages(node, size_kib, count) for node in sorted(left, key=lambda node: (-left[node], node))]
 
-    def fullness(self, core: int) -> float:
-        """Mean load of a core's threads: the VMs on each as a share of what its strictest VM allows."""
-        threads = self.hardware.cores[core].threads
-        whole = self.core_vms[core] / self.core_limit[core]
-        return sum(max(whole, self.thread_vms[t] / self.thread_limit[t]) for t in threads) / len(threads)
+
+def _once(known: dict[Hashable, Any], key: Hashable, found: Callable[[], T]) -> T:
+    it: T = known.get(key, _UNKNOWN)
+    if it is _UNKNOWN:
+        if len(known) >= KNOWN_MAX:
+            known.clear()
+        it = known[key] = found()
+    return it
+
+
+def _put(taken: Counter[str], names: Collection[str], times: int) -> None:
+    for name in names:
+        taken[name] += times
+        if not taken[name]:
+            del taken[name]
 
 
 class LastOccupancy:
-    """One host's, counted anew only when its residents or its hardware have changed: most pledges find what the last
-    one found."""
+    """One host's, kept up: those who have gone since the last pledge are taken out, those who have come are put in."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._residents: tuple[Claim, ...] = ()
         self._now = Occupancy(hardware, ())
 
     def of(self, residents: Collection[Claim], hardware: Hardware | None = None) -> Occupancy:
-        now = hardware or self._now.hardware
-        if now is not self._now.hardware or tuple(residents) != self._residents:
-            self._residents = tuple(residents)
+        """Good until it is asked for again."""
+        residents, now = tuple(residents), hardware or self._now.hardware
+        if now is not self._now.hardware:
             self._now = Occupancy(now, residents)
+        else:
+            gone, come = _unlike(self._residents, residents)
+            for claim in gone:
+                self._now.remove(claim)
+            for claim in come:
+                self._now.add(claim)
+        self._residents = residents
         return self._now
+
+
+def _unlike(before: Sequence[Claim], now: Sequence[Claim]) -> tuple[Sequence[Claim], Sequence[Claim]]:
+    """What of each stands between what they begin and what they end with alike. A ledger keeps its order, so that most
+    often this is who has gone, or who has come. The same claims are the same objects there: nothing is compared."""
+    start = _alike(before, now)
+    end = _alike(before[start:][::-1], now[start:][::-1])
+    return before[start : len(before) - end], now[start : len(now) - end]
+
+
+def _alike(some: Sequence[Claim], others: Sequence[Claim]) -> int:
+    """How many they begin with."""
+    return next(compress(count(), map(is_not, some, others)), min(len(some), len(others)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +235,8 @@ class Capacity:
 def capacity(hardware: Hardware, residents: Collection[Claim]) -> Capacity:
     now = Occupancy(hardware, residents)
     return Capacity(
-        threads_total=len(now.thread_vms),
-        threads_free=sum(1 for vms in now.thread_vms.values() if not vms),
+        threads_total=len(now.seats.thread_vms),
+        threads_free=sum(1 for vms in now.seats.thread_vms.values() if not vms),
         ram_total_mib=sum(mib for _, mib in hardware.ram_mib),
-        ram_free_mib=now.free_total_mib(),
+        ram_free_mib=now.free_total_mib,
     )

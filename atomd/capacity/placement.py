@@ -19,13 +19,15 @@ of counting, and *where* is a matter of taste: one NUMA node for threads and RAM
 breaking as few idle cores as possible, in the hole that it fills best (`pack`) or the widest (`spread`).
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Kind, Occupancy, PciGroup, Unit, blocks_group, group_key, plain_mib
+from atomd.capacity.layout import PciGroup, Unit, blocks_group, group_key
+from atomd.capacity.occupancy import Occupancy, plain_mib
+from atomd.capacity.openings import Cell, Kind, Openings
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
 from atomd.capacity.score import Before, fill, packed, score
 from atomd.capacity.traits import suits
@@ -66,10 +68,11 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
     if not suits(ask, hardware):
         return None
     need = _Need(ask, now, policy)
-    kinds = {kind: units for kind, units in now.open_units(ask, user_id).items() if len(units) >= ask.slots}
-    if not kinds or now.free_total_mib() < need.ram_mib or not need.has_devices() or not need.has_pages():
+    openings = now.openings(ask, user_id)
+    kinds = [kind for kind, count in openings.count.items() if count >= ask.slots]
+    if not kinds or now.free_total_mib < need.ram_mib or not need.has_devices() or not need.has_pages():
         return None
-    kind, units, near = _seat(need, kinds)
+    kind, units, near = _seat(need, openings, kinds)
     taken = _in_order(units)
     nodes = Counter(hardware.cores[unit.core].numa for unit in taken)
     ram = _ram(need.ram_mib, nodes, now.free_mib)
@@ -95,10 +98,10 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
     )
     fresh = sum(1 for unit in taken if not unit.core_vms)
     before = Before(
-        open_units=len(kinds[kind]),
+        open_units=openings.count[kind],
         fresh_units=fresh,
-        free_mib=now.free_total_mib(),
-        total_mib=sum(mib for _, mib in hardware.ram_mib),
+        free_mib=now.free_total_mib,
+        total_mib=now.layout.total_mib,
         device_shares=need.device_shares(),
     )
     return Placed(claim, score(ask, claim, now, before, policy))
@@ -117,6 +120,7 @@ class _Need:
         self.plugged = NOTHING
         self.wanted = self._chosen() if ask.pci or ask.usb else Counter()  # most want none
         self._near: dict[int, list[PciGroup]] = {}
+        self._begrudged: Counter[int | None] | None = None
 
     def _chosen(self) -> Counter[DeviceKind] | None:
         """By the first way to have the USB devices that leaves the others to be had."""
@@ -146,8 +150,9 @@ class _Need:
 
     def has_memory(self, node: int) -> bool:
         """Whether all that is asked for is on this node."""
-        pages = self.pages(node)
-        return self.ram_mib <= self.now.free_mib.get(node, 0) and (pages is None or pages.node == node)
+        if self.ram_mib > self.now.free_mib.get(node, 0):
+            return False
+        return not self._pages or any(pages.node == node for pages in self._pages)
 
     def has_devices(self) -> bool:
         return self.wanted is not None
@@ -171,45 +176,29 @@ class _Need:
 
     def far(self, node: int) -> int:
         """How many of the VM's devices would hang off another node."""
+        if not self.wanted:
+            return 0
         return sum(len(group.addresses) for group in self.devices(node) if group.numa not in (None, node))
 
     def begrudged(self, node: int) -> int:
         """Free devices of a node that a VM without any would sit in front of."""
-        if self.wanted:
-            return 0
-        return sum(len(group.addresses) for group in self._free_groups if group.numa == node)
+        if self._begrudged is None:
+            near = [] if self.wanted else self._free_groups
+            self._begrudged = Counter(group.numa for group in near for _ in group.addresses)
+        return self._begrudged[node]
 
 
-def _seat(need: _Need, kinds: Mapping[Kind, list[Unit]]) -> tuple[Kind, list[Unit], int]:
+def _seat(need: _Need, openings: Openings, kinds: Sequence[Kind]) -> tuple[Kind, list[Unit], int]:
     """The units to take, their kind, and the node that devices should be near to."""
-    cores = need.now.hardware.cores
-    best: tuple[tuple[float, ...], Kind, list[Unit], int] | None = None
-    for kind, units in kinds.items():
-        by_node: defaultdict[int, list[Unit]] = defaultdict(list)
-        for unit in units:
-            by_node[cores[unit.core].numa].append(unit)
-        for node, here in by_node.items():
-            if len(here) < need.ask.slots:
-                continue
-            key = (_class_rank(kind), *_node_key(need, kinds, kind, node, here))
-            if best is None or key < best[0]:
-                best = (key, kind, here, node)
-    if best is not None:
-        _, kind, here, node = best
-        return kind, _take(need, _by_socket(here, cores)), node
-    kind = min(kinds, key=lambda kind: (_class_rank(kind), -len(kinds[kind])))
-    return _spanning(need, kind, kinds[kind])
-
-
-def _spanning(need: _Need, kind: Kind, units: list[Unit]) -> tuple[Kind, list[Unit], int]:
-    """No node has all the units: as few nodes as can be, and devices near the one that gives most."""
-    cores = need.now.hardware.cores
-    cells: defaultdict[int, list[Unit]] = defaultdict(list)
-    for unit in units:
-        cells[cores[unit.core].numa].append(unit)
-    taken = _take(need, list(cells.values()))
-    shares = Counter(cores[unit.core].numa for unit in taken)
-    return kind, taken, max(shares, key=lambda node: (shares[node], -node))
+    slots = need.ask.slots
+    enough = [cell for kind in kinds for cell in openings.cells[kind] if cell.count >= slots]
+    if enough:
+        cell = _best_cell(need, enough, openings.count, is_one_kind=len(kinds) == 1)
+        return cell.kind, _take(need, [cell], slots), cell.node
+    kind = min(kinds, key=lambda kind: (_class_rank(kind), -openings.count[kind]))
+    units = _take(need, openings.cells[kind], slots)
+    shares = Counter(need.now.hardware.cores[unit.core].numa for unit in units)
+    return kind, units, max(shares, key=lambda node: (shares[node], -node))  # devices near the one that gives most
 
 
 def _class_rank(kind: Kind) -> int:
@@ -217,64 +206,75 @@ def _class_rank(kind: Kind) -> int:
     return 1 if kind.core_class == "efficiency" else 0
 
 
-def _node_key(
-    need: _Need, kinds: Mapping[Kind, list[Unit]], kind: Kind, node: int, units: list[Unit]
-) -> tuple[float, ...]:
-    """What to prefer among nodes that have the units; lower is better.
+def _best_cell(need: _Need, cells: Sequence[Cell], count: Mapping[Kind, int], *, is_one_kind: bool) -> Cell:
+    """Of those that have the units: RAM on the node; devices on the node; of several kinds of cores the one that scores
+    best; then idle cores left idle and devices left reachable, and the hole best filled as `score` means it (`pack`),
+    or left widest (`spread`)."""
 
-    RAM on the node; devices on the node; of several kinds of cores the one that scores best; then idle cores left idle
-    and devices left reachable, and the hole best filled as `score` means it (`pack`), or left widest (`spread`).
-    """
-    slots, free_mib = need.ask.slots, max(0, need.now.free_mib.get(node, 0))
-    remote = not need.has_memory(node)
+    def near(cell: Cell) -> tuple[float, ...]:
+        return _class_rank(cell.kind), not need.has_memory(cell.node), need.far(cell.node)
+
+    def worth(cell: Cell) -> float:
+        filled = fill(need.ask.slots, need.ram_mib, count[cell.kind], need.now.free_total_mib)
+        return packed(need.ask, filled, cell.fresh(need.ask.slots))
+
+    def spares(cell: Cell) -> tuple[float, ...]:
+        return 0.0 if is_one_kind else -worth(cell), cell.fresh(need.ask.slots), need.begrudged(cell.node)
+
+    cells = _least(cells, near)
     if need.policy is Policy.SPREAD:
-        ram_share = 1.0 if remote else need.ram_mib / free_mib
-        return (remote, need.far(node), kind.threads_per_core, max(slots / len(units), ram_share), node)
-    filled = slots / len(units) if remote else fill(slots, need.ram_mib, len(units), free_mib)
-    worth = 0.0 if len(kinds) == 1 else _worth(need, len(kinds[kind]), _fresh(slots, units))
-    return (remote, need.far(node), -worth, _fresh(slots, units), need.begrudged(node), -filled, node)
+        return min(cells, key=lambda cell: (cell.kind.threads_per_core, _taken(need, cell), cell.node))
+    return min(_least(cells, spares), key=lambda cell: (-_filled(need, cell), cell.node))
 
 
-def _worth(need: _Need, open_units: int, fresh: int) -> float:
-    """What of the score depends on the kind of cores."""
-    ask = need.ask
-    filled = fill(ask.slots, need.ram_mib, open_units, need.now.free_total_mib())
-    return packed(ask, filled, fresh)
+def _least(cells: Sequence[Cell], key: Callable[[Cell], tuple[float, ...]]) -> Sequence[Cell]:
+    """All that are least: what comes after costs more to know."""
+    if len(cells) == 1:
+        return cells
+    keys = [key(cell) for cell in cells]
+    least = min(keys)
+    return [cell for cell, each in zip(cells, keys, strict=True) if each == least]
 
 
-def _fresh(slots: int, units: list[Unit]) -> int:
-    """How many units on idle cores would have to be broken into."""
-    return max(0, slots - sum(1 for unit in units if unit.core_vms))
+def _taken(need: _Need, cell: Cell) -> float:
+    """What share of the scarcer of threads and RAM it would take."""
+    ram_share = need.ram_mib / need.now.free_mib[cell.node] if need.has_memory(cell.node) else 1.0
+    return max(need.ask.slots / cell.count, ram_share)
 
 
-def _by_socket(units: list[Unit], cores: tuple[Core, ...]) -> list[list[Unit]]:
-    cells: defaultdict[int, list[Unit]] = defaultdict(list)
-    for unit in units:
-        cells[cores[unit.core].socket].append(unit)
-    return list(cells.values())
+def _filled(need: _Need, cell: Cell) -> float:
+    if not need.has_memory(cell.node):
+        return need.ask.slots / cell.count
+    return fill(need.ask.slots, need.ram_mib, cell.count, need.now.free_mib[cell.node])
 
 
-def _take(need: _Need, cells: list[list[Unit]]) -> list[Unit]:
-    """`slots` units from as few cells as a greedy choice gives: whole cells, largest first, then the one best hole."""
+def _take(need: _Need, cells: Sequence[Cell], slots: int) -> list[Unit]:
+    """From as few nodes as a greedy choice gives, and on the last of them from as few sockets: whole ones, largest
+    first, and then a part of the one best hole."""
     taken: list[Unit] = []
-    rest = list(cells)
-    while True:
-        missing = need.ask.slots - len(taken)
-        enough = [cell for cell in rest if len(cell) >= missing]
-        if enough:
-            return taken + _preferred(need, _hole(need, enough, missing))[:missing]
-        largest = max(rest, key=len)
-        rest.remove(largest)
-        taken += largest
+    for level in (None, need.now.layout.socket_of):
+        cells = cells if level is None else cells[0].parts(level)
+        whole, cells = _whole(need, cells, slots - len(taken))
+        taken += whole
+    return taken + _preferred(need, cells[0].units)[: slots - len(taken)]
 
 
-def _hole(need: _Need, cells: list[list[Unit]], missing: int) -> list[Unit]:
+def _whole(need: _Need, cells: Sequence[Cell], slots: int) -> tuple[list[Unit], Sequence[Cell]]:
+    """The units of cells that are taken whole, and the hole that the rest comes from."""
+    if len(cells) == 1:
+        return [], cells
+    largest_first, taken, whole = sorted(cells, key=lambda cell: -cell.count), list[Unit](), 0
+    while largest_first[whole].count < slots - len(taken):
+        taken += largest_first[whole].units
+        whole += 1
+    missing = slots - len(taken)
     if need.policy is Policy.SPREAD:
-        return max(cells, key=len)
-    return min(cells, key=lambda cell: (_fresh(missing, cell), len(cell)))
+        return taken, [largest_first[whole]]
+    enough = [cell for cell in largest_first[whole:] if cell.count >= missing]
+    return taken, [min(enough, key=lambda cell: (cell.fresh(missing), cell.count))]
 
 
-def _preferred(need: _Need, units: list[Unit]) -> list[Unit]:
+def _preferred(need: _Need, units: Sequence[Unit]) -> list[Unit]:
     """Best first. `pack`: the fullest units, of like-minded VMs; then broken cores; then whole cores one by one, so
     that siblings are filled before the next core is opened. `spread`: the emptiest."""
     sign = 1 if need.policy is Policy.SPREAD else -1
@@ -283,7 +283,8 @@ def _preferred(need: _Need, units: list[Unit]) -> list[Unit]:
         unlike = abs(unit.limit - need.ask.overprovision) if unit.vms else 0
         return (sign * unit.vms, unlike, sign * unit.core_vms, unit.core, unit.threads[0])
 
-    return sorted(units, key=key)
+    used, idle = sorted((unit for unit in units if unit.core_vms), key=key), [u for u in units if not u.core_vms]
+    return idle + used if need.policy is Policy.SPREAD else used + idle
 
 
 def _in_order(units: list[Unit]) -> list[Unit]:

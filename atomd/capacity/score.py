@@ -25,6 +25,7 @@ by half. Then each scarce thing that the host has and the VM did not ask for cos
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from atomd.capacity.devices import is_wished
@@ -39,6 +40,7 @@ KEEP_ACCELERATOR = 0.6
 KEEP_DEVICE = 0.9
 KEEP_ECC = 0.9
 KEEP_WIDE_ISA = 0.9
+FLAGS_MAX = 256  # sets of flags, kept with whether they are wide
 
 _ACCELERATORS = ("03", "0b40", "12")  # PCI classes: display, co-processor, processing accelerator
 _WIDE_LEVEL = "x86-64-v4"
@@ -85,15 +87,8 @@ def _pack(ask: VmAsk, claim: Claim, now: Occupancy, before: Before) -> float:
 def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
     """What is to be kept for others: a factor for each scarce trait that this VM did not ask for."""
     hardware = now.hardware
-    gone = now.taken_pci.union(claim.pci)
-    spare = [d for d in hardware.pci if d.address not in gone and not is_wished(d, ask.pci)]
-    accelerators = [device for device in spare if device.device_class.startswith(_ACCELERATORS)]
-    plugged = any(d.address not in claim.usb and usb_kind(d) not in usb_wishes(ask) for d in now.free_usb())
-    factor = 1.0
-    if accelerators:
-        factor *= KEEP_ACCELERATOR
-    if len(spare) > len(accelerators) or plugged:
-        factor *= KEEP_DEVICE
+    key = ("left", ask.pci, ask.usb, claim.pci, claim.usb)
+    factor = now.once_of_devices(key, lambda: _devices_left(ask, claim, now))
     if hardware.ecc and not ask.ecc:
         factor *= KEEP_ECC
     if _is_wide(hardware.guest_flags) and not _is_wide(frozenset(flag.lower() for flag in ask.flags)):
@@ -101,14 +96,22 @@ def _left_for_others(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
     return factor
 
 
+def _devices_left(ask: VmAsk, claim: Claim, now: Occupancy) -> float:
+    free = (d for d in now.hardware.pci if d.address not in now.taken_pci and d.address not in claim.pci)
+    spare = [device for device in free if not is_wished(device, ask.pci)]
+    accelerators = [device for device in spare if device.device_class.startswith(_ACCELERATORS)]
+    plugged = any(d.address not in claim.usb and usb_kind(d) not in usb_wishes(ask) for d in now.free_usb())
+    others = len(spare) > len(accelerators) or plugged
+    return (KEEP_ACCELERATOR if accelerators else 1.0) * (KEEP_DEVICE if others else 1.0)
+
+
+@lru_cache(maxsize=FLAGS_MAX)
 def _is_wide(flags: frozenset[str]) -> bool:
     return not flags.isdisjoint(_WIDE_FLAGS) or any(flag.startswith(_WIDE_PREFIXES) for flag in flags)
 
 
 def _spread(claim: Claim, now: Occupancy, before: Before) -> float:
-    threads = len(now.thread_vms)
-    load = sum(now.fullness(index) * len(core.threads) for index, core in enumerate(now.hardware.cores))
     mine = len(claim.threads) / claim.overprovision
-    cpu = max(0.0, 1 - (load + mine) / threads)
+    cpu = max(0.0, 1 - (now.seats.load() + mine) / len(now.seats.thread_vms))
     ram = max(0.0, (before.free_mib - sum(mib for _, mib in claim.ram_mib)) / before.total_mib)
     return min(cpu, ram) / 2 + (cpu + ram) / 4

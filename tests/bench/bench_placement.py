@@ -1,25 +1,45 @@
-"""How long one answer takes: `fit` on machines full of residents. Run: `python tests/bench/bench_placement.py`.
+"""Fits a second on one core, on machines full of residents. Run: `python tests/bench/bench_placement.py`.
 
-Prints a table and judges nothing: times drift with the machine.
+*same*: nobody comes or goes between two fits. *changing*: before each of them one resident goes or comes back. *anew*:
+the same, and all residents are counted for each fit, as they were before the count was kept up. They take turns, each
+with the same asks, which all differ; a second is one of the process, since the machine has other things to do. Last
+what one answer takes: the median of a fit with all reasons against it, and of `admits`, which the ledger asks before it
+holds what was found. Prints a table and judges nothing: times drift with the machine.
 """
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from atomd.capacity.fit import Fit, fit
+from atomd.capacity.fit import Fit, fit, fit_on
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.placement import admits
+from atomd.capacity.occupancy import LastOccupancy, Occupancy
+from atomd.capacity.placement import admits, place_on
 from atomd.inventory.facts import Core, PciDevice
 from matcher.wire.messages import Accelerator, Arch, Firmware, PciAsk, Policy, VmAsk
 from specs.ids import UserId, VmId
 
-ROUNDS = 200
+FITS = 400  # in each turn
+TURNS = 5
 USER = UserId("a" * 64)
+WHOSE: dict[str, Any] = {"vm_id": VmId("f" * 32), "user_id": USER, "policy": Policy.PACK}
+SHAPES = (  # cores, threads of each, NUMA nodes, residents; 256 threads on 64 nodes is the largest that was recorded
+    (2, 1, 1, 1),
+    (16, 2, 1, 10),
+    (48, 2, 8, 40),
+    (32, 8, 4, 20),
+    (128, 2, 2, 100),
+    (128, 2, 64, 100),
+    (256, 1, 64, 100),
+)
+Claims = tuple[Claim, ...]
 
 
 def machine(cores: int, smt: int, nodes: int) -> Hardware:
@@ -71,25 +91,60 @@ def settle(hardware: Hardware, residents: int, random: Random) -> list[Claim]:
     return claims
 
 
-def measure(cores: int, smt: int, nodes: int, residents: int) -> None:
-    random = Random(7)
-    hardware = machine(cores, smt, nodes)
-    claims = settle(hardware, residents, random)
-    fits, judged = [], []
-    for _ in range(ROUNDS):
-        ask = an_ask(random, slots_max=8)
+def comings_and_goings(claims: Sequence[Claim], random: Random) -> Iterator[tuple[Claim, ...]]:
+    """Who is there: all, without one, all, without another one. Who comes back sits at the end, as in a ledger."""
+    here = list(claims)
+    while here:
+        gone = here.pop(random.randrange(len(here)))
+        yield tuple(here)
+        here.append(gone)
+        yield tuple(here)
+
+
+def fits_per_s(counted: Callable[[Claims], Occupancy], asks: Sequence[VmAsk], whos: Sequence[Claims]) -> float:
+    start = process_time()
+    for ask, residents in zip(asks, whos, strict=True):
+        place_on(ask, counted(residents), **WHOSE)
+    return len(asks) / (process_time() - start)
+
+
+def answer_ms(hardware: Hardware, asks: Sequence[VmAsk], whos: Sequence[Claims]) -> tuple[float, float]:
+    fits, judged, last = [], [], LastOccupancy(hardware)
+    for ask, residents in zip(asks, whos, strict=True):
         start = perf_counter()
-        answer = fit(ask, hardware, claims, vm_id=VmId("f" * 32), user_id=USER, policy=Policy.PACK)
+        answer = fit_on(ask, last.of(residents), **WHOSE)
         fits.append(perf_counter() - start)
         if isinstance(answer, Fit):
             start = perf_counter()
-            assert admits(hardware, claims, answer.placed.claim)
+            assert admits(hardware, residents, answer.placed.claim)
             judged.append(perf_counter() - start)
-    row = [cores * smt, nodes, len(claims), median(fits) * 1e3, max(fits) * 1e3, median(judged or [0.0]) * 1e3]
-    print("{:>7} {:>5} {:>9} {:>9.3f} {:>9.3f} {:>11.3f}".format(*row))
+    return median(fits) * 1e3, median(judged or [0.0]) * 1e3
+
+
+def measure(cores: int, smt: int, nodes: int, residents: int) -> None:
+    random = Random(7)
+    hardware = machine(cores, smt, nodes)
+    claims = tuple(settle(hardware, residents, random))
+    kept_up, changes = LastOccupancy(hardware), comings_and_goings(claims, random)
+    turns: list[tuple[float, float, float]] = []
+    for _ in range(TURNS):
+        asks = [an_ask(random, slots_max=8) for _ in range(FITS)]
+        changing = list(islice(changes, FITS))
+        same = [changing[-1]] * FITS
+        turns.append(
+            (
+                fits_per_s(kept_up.of, asks, same),
+                fits_per_s(kept_up.of, asks, changing),
+                fits_per_s(lambda residents: Occupancy(hardware, residents), asks, changing),
+            )
+        )
+    each = [median(turn[way] for turn in turns) for way in range(3)]
+    row = [cores * smt, nodes, len(claims), *each, *answer_ms(hardware, asks, changing)]
+    print("{:>7} {:>5} {:>9} {:>8.0f} {:>9.0f} {:>8.0f} {:>8.3f} {:>10.3f}".format(*row))
 
 
 if __name__ == "__main__":
-    print("threads nodes residents  fit, ms   max, ms  admits, ms")
-    for shape in ((2, 1, 1, 1), (16, 2, 1, 10), (48, 2, 8, 40), (128, 2, 2, 100), (128, 2, 64, 100), (32, 8, 4, 20)):
+    print("                        fits/s:                      median, ms:")
+    print("threads nodes residents     same  changing     anew      fit     admits")
+    for shape in SHAPES:
         measure(*shape)

@@ -47,7 +47,7 @@ def scored(ask: VmAsk, claim: Claim, units: Sequence[Unit], open_units: int, now
     before = Before(
         open_units=open_units,
         fresh_units=sum(not unit.core_vms for unit in units),
-        free_mib=now.free_total_mib(),
+        free_mib=now.free_total_mib,
         total_mib=sum(mib for _, mib in now.hardware.ram_mib),
         device_shares=(),
     )

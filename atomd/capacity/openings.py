@@ -1,0 +1,127 @@
+"""The cores and threads that are open to one more VM of certain rules, by kind and node. Pure.
+
+They are looked for once for each set of rules, and afterwards only on cores where somebody has come or gone since.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from atomd.capacity.layout import Unit
+from atomd.capacity.seats import Seats
+from atomd.capacity.traits import may_use
+from matcher.wire.messages import CoreClass, VmAsk
+from specs.ids import UserId
+
+
+class Kind(NamedTuple):
+    """Cores that one VM may combine: of one class on hybrid machines, unless it takes any (`None`); with equally many
+    threads, where it asks for whole cores."""
+
+    core_class: str | None
+    threads_per_core: int
+
+
+class Cell:
+    """Open units of one kind on one node: `count` of them, `used` of these on cores where somebody is already."""
+
+    __slots__ = ("_on", "_parts", "_units", "count", "kind", "node", "used")
+
+    def __init__(self, kind: Kind, node: int) -> None:
+        self.kind, self.node = kind, node
+        self.count = self.used = 0
+        self._on: dict[int, Sequence[Unit]] = {}  # of each core, in their order
+        self._units: list[Unit] | None = None
+        self._parts: dict[Sequence[int], Sequence[Cell]] = {}
+
+    def put(self, core: int, units: Sequence[Unit]) -> int:
+        """In place of those that the core had before; how many more there are now."""
+        before = self._on.get(core, ())
+        self._on[core], self._units = units, None
+        self._parts.clear()
+        self.used += _used(units) - _used(before)
+        self.count += len(units) - len(before)
+        return len(units) - len(before)
+
+    @property
+    def units(self) -> list[Unit]:
+        """In the order of the cores; not to be changed."""
+        if self._units is None:
+            self._units = [unit for units in self._on.values() for unit in units]
+        return self._units
+
+    def parts(self, of: Sequence[int]) -> "Sequence[Cell]":
+        """Divided by what its cores are of: their sockets, say."""
+        if of not in self._parts:
+            parts: dict[int, Cell] = {}
+            for core, units in self._on.items():
+                if units:
+                    parts.setdefault(of[core], Cell(self.kind, self.node)).put(core, units)
+            self._parts[of] = tuple(parts.values()) if len(parts) > 1 else (self,)
+        return self._parts[of]
+
+    def fresh(self, slots: int) -> int:
+        """How many units on idle cores so many slots would have to break into."""
+        return max(0, slots - self.used)
+
+
+def _used(units: Sequence[Unit]) -> int:
+    return len(units) if units and units[0].core_vms else 0  # those of one core have that in common
+
+
+class Openings:
+    """For VMs with the rules of `ask`, of this user. `count` is the number of open units of each kind."""
+
+    def __init__(self, ask: VmAsk, user_id: UserId, seats: Seats) -> None:
+        self._smt, self._overprovision, self._user_id = ask.smt, ask.overprovision, user_id
+        self._seats = seats
+        self._seen = len(seats.changed)
+        self._cell_of: dict[int, Cell] = {}
+        self.cells: dict[Kind, list[Cell]] = {}
+        self.count: dict[Kind, int] = {}
+        cells: dict[tuple[Kind, int], Cell] = {}
+        for index, core in enumerate(seats.cores):
+            if may_use(core, ask):
+                core_class = None if ask.core_class is CoreClass.ANY else core.core_class
+                kind = Kind(core_class, 1 if ask.smt else len(core.threads))
+                self._cell_of[index] = cells.setdefault((kind, core.numa), Cell(kind, core.numa))
+        for cell in cells.values():
+            self.cells.setdefault(cell.kind, []).append(cell)
+            self.count[cell.kind] = 0
+        self._look(self._cell_of)
+
+    def now(self) -> "Openings":
+        """The same, as the seats are now."""
+        changed = self._seats.changed
+        if self._seen < len(changed):
+            self._look(self._cell_of.keys() & changed[self._seen :])
+            self._seen = len(changed)
+        return self
+
+    def units(self) -> dict[Kind, list[Unit]]:
+        """All that are open, by kind and node by node."""
+        return {kind: [u for cell in self.cells[kind] for u in cell.units] for kind, n in self.count.items() if n}
+
+    def _look(self, cores: Iterable[int]) -> None:
+        for core in cores:
+            cell = self._cell_of[core]
+            self.count[cell.kind] += cell.put(core, self._open_on(core))
+
+    def _open_on(self, core: int) -> Sequence[Unit]:
+        seats = self._seats
+        vms, limit, threads = seats.core_vms[core], seats.core_limit[core], seats.cores[core].threads
+        if not vms:
+            return seats.layout.idle_threads[core] if self._smt else seats.layout.idle_cores[core]
+        if vms + 1 > limit or seats.is_shut(core, self._user_id):
+            return ()
+        if self._smt:
+            return [
+                Unit((thread,), core, seats.thread_vms[thread], vms, min(limit, seats.thread_limit[thread]))
+                for thread in threads
+                if seats.thread_vms[thread] + 1 <= min(self._overprovision, seats.thread_limit[thread])
+            ]
+        limits = [seats.thread_limit[thread] for thread in threads]
+        if vms + 1 > self._overprovision or any(
+            seats.thread_vms[thread] + 1 > most for thread, most in zip(threads, limits, strict=True)
+        ):
+            return ()
+        return (Unit(threads, core, vms, vms, min(limit, *limits)),)
