@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 from atomd.capacity.devices import Wish, chosen_kinds, kind_of, overlap, serves, wish_of, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.layout import Unit
-from atomd.capacity.occupancy import Occupancy, pages_of, plain_mib, uncharged_mib
+from atomd.capacity.occupancy import Occupancy, charged_mib, pages_of, plain_mib, uncharged_mib
 from atomd.capacity.openings import Kind
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
 from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
 from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
 from atomd.inventory.facts import Core, PciDevice
-from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, Policy, Reason, VmAsk
+from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, PciAsk, Policy, Reason, VmAsk
 from matcher.wire.naming import device_kind
+from specs.forms import PCI_CLASSES
 from specs.ids import UserId, VmId
 
 OVERPROVISION_MAX = 64
@@ -246,7 +247,8 @@ def _pages_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:
         sizes = sorted({pages.size_kib for pages in now.hardware.pages})
         has = f"none of that size: {_listed([_page(each) for each in sizes])} alone" if sizes else "none are kept here"
         hint = "its sysadmin can have some kept (vm.nr_hugepages), and a hugetlbfs of that size mounted"
-    yield _reason("hugepages", asked, has, hint)
+    edit = "ram.hugepages=none" if charged_mib(ask.ram_mib) <= now.free_total_mib else ""
+    yield _reason("hugepages", asked, has, hint, edit)
 
 
 def _page(kib: int) -> str:
@@ -313,9 +315,17 @@ def _fewer(ask: VmAsk, wish: Wish, free: int) -> str:
     for index, each in asks:
         if (left := each.quantity - (total - free)) > 0:
             return f"pci.{index}.quantity={left}"
-    vendor, model, *_ = wish
-    of_others = any((each.vendor, each.model) == (vendor, model) for each in ask.pci if wish_of(each) != wish)
-    return f"pci-={vendor}:{model}" if vendor and model and not of_others else ""
+    named = _named(asks[0][1])
+    of_others = any(_named(each) == named for each in ask.pci if wish_of(each) != wish)
+    return f"pci-={named}" if named and not of_others else ""
+
+
+def _named(ask: PciAsk) -> str:
+    """As edits of a specfile name the entry; empty where they have no name for it."""
+    if ask.mdev_type or ask.model:
+        return ask.mdev_type or f"{ask.vendor}:{ask.model}"
+    words = {code: word for word, code in PCI_CLASSES.items()}
+    return "" if ask.vendor else words.get(ask.device_class, ask.device_class)
 
 
 def _usb_reasons(ask: VmAsk, now: Occupancy) -> Iterator[Reason]:

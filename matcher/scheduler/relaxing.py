@@ -203,7 +203,7 @@ def _cost(need: Need) -> tuple[int, int, list[float]]:
 def _weight(path: str) -> int:
     if path in _LESS or path.endswith(".quantity"):
         return 1
-    if path in _MORE or path.startswith(("misc.", "cpu.flags-", "cpu.core_class")):
+    if path in _MORE or path.startswith(("misc.", "cpu.flags-", "cpu.core_class", "ram.hugepages")):
         return 2
     return 4  # ECC, a device, KVM
 

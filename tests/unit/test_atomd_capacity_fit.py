@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from atomd.capacity.devices import wish_of
 from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.placement import admits
@@ -24,6 +25,7 @@ from matcher.wire.messages import (
     UsbAsk,
     VmAsk,
 )
+from matcher.wire.naming import device_kind
 from specs.ids import UserId, VmId
 
 ANN, BOB = UserId("a" * 64), UserId("b" * 64)
@@ -241,7 +243,9 @@ def test_huge_pages_that_are_not_there() -> None:
     ask = replace(ASK, ram_mib=4096, hugepages_kib=2048)
     reason = only(ask, HOST)
     assert (reason.resource, reason.asked) == ("hugepages", "2048 pages of 2 MiB on one NUMA node")
-    assert (reason.has, reason.edit) == ("none are kept here", "")
+    assert (reason.has, reason.edit) == ("none are kept here", "ram.hugepages=none")
+    full = replace(HOST, ram_mib=tuple((node, 512) for node, _ in HOST.ram_mib))
+    assert [each.edit for each in reasons(ask, full) if each.resource == "hugepages"] == [""], "nor is there other RAM"
     assert only(ask, replace(HOST, pages=(Pages(0, 1024 * 1024, 8),))).has == "none of that size: 1024 MiB alone"
     few = replace(HOST, pages=(Pages(0, 2048, 2047), Pages(1, 2048, 2047)))
     assert only(ask, few).has == "4094 in all, at most 2047 free on one node"
@@ -272,6 +276,20 @@ def test_the_edit_names_the_ask_that_can_be_lowered() -> None:
     assert by_kind["pci 10de:24b0"].asked == "3"
     assert by_kind["pci 10de:24b0"].edit == "pci.2.quantity=1"
     assert (by_kind["pci 8086:1572"].has, by_kind["pci 8086:1572"].edit) == ("none here", "pci-=8086:1572")
+
+
+@pytest.mark.parametrize(
+    ("asked", "edit"),
+    [
+        (PciAsk("", "", 1, "03"), "pci-=gpu"),
+        (PciAsk("", "", 1, "0c8000"), "pci-=0c8000"),
+        (PciAsk("10de", "", 1, "03"), ""),
+        (PciAsk("10de", "24b0", 1, "", "nvidia-63"), "pci-=nvidia-63"),
+    ],
+)
+def test_the_edit_does_without_a_device_by_the_name_that_its_entry_has(asked: PciAsk, edit: str) -> None:
+    here = {reason.resource: reason.edit for reason in reasons(replace(ASK, pci=(asked, GPU)), HOST)}
+    assert here == {f"pci {device_kind(*wish_of(asked))}": edit, "pci 10de:24b0": "pci-=10de:24b0"}
 
 
 def test_no_edit_takes_away_what_another_entry_names_as_well() -> None:
