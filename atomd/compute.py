@@ -22,6 +22,7 @@ from atomd.effects import (
     DetachVolumes,
     Durable,
     Effects,
+    EraseState,
     Journal,
     JournalAbandoned,
     JournalForget,
@@ -313,6 +314,14 @@ class Compute:
         self.owed.add(vm)
         return [Changed(vm_id)]
 
+    def erased(self, vm_id: VmId, generation: int, *, done: bool) -> Effects:
+        """libvirt keeps nothing of the VM any more (`done`); else reconcile has it asked again."""
+        vm = self._table.at(vm_id, generation)
+        if vm is None or vm.state is not State.REMOVING:
+            return []
+        self._table.busy.discard(vm_id)
+        return self._let_go(vm) if done else []
+
     def tick(self, now_s: float) -> list[Effects]:
         """Power buttons pressed again, leases ended, storage hosts told again; a list for each VM, as the journal may
         fail one of them."""
@@ -393,6 +402,12 @@ class Compute:
     def _detach(self, vm: Vm) -> Effects:
         """Compute is free at once: a storage host that is gone keeps its volumes, and nothing else."""
         self._ledger.release(vm.offer_id)
+        if vm.may_keep_state:
+            self._table.busy.add(vm.vm_id)
+            return [EraseState(vm)]
+        return self._let_go(vm)
+
+    def _let_go(self, vm: Vm) -> Effects:
         if vm.claims:
             self._table.busy.add(vm.vm_id)
             return [DetachVolumes(vm)]

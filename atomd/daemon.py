@@ -274,6 +274,7 @@ async def _hardware(config: Config, inventory: Inventory, capabilities: Capabili
         inventory,
         accelerator=accelerator,
         firmwares=capabilities.firmwares,
+        tpm=capabilities.tpm,
         seen_flags=seen_flags,
         ram_reserve_mib=config.ram_reserve_mib,
         reserved_core=config.reserved_core,

@@ -39,6 +39,13 @@ class DetachVolumes:
 
 
 @dataclass(frozen=True, slots=True)
+class EraseState:
+    """Remove what UEFI and TPM have kept for a VM that is being removed, and has no domain any more."""
+
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
 class ReachVolumes:
     """Attach again what a running VM has already, to learn whether it still has it."""
 
@@ -122,6 +129,7 @@ Effect = (
     Durable
     | AttachVolumes
     | DetachVolumes
+    | EraseState
     | ReachVolumes
     | AttachVolume
     | PlugVolume

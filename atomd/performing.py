@@ -22,7 +22,7 @@ from atomd.compute import Compute
 from atomd.effects import Effects
 from atomd.hypervisor.cells import by_node, cells_of
 from atomd.hypervisor.disk_xml import domain_secrets
-from atomd.hypervisor.domain_xml import DomainSpec, domain_xml
+from atomd.hypervisor.domain_xml import DomainSpec, domain_xml, state_xml
 from atomd.hypervisor.domains import (
     ConnectionLost,
     DomainEvent,
@@ -250,6 +250,8 @@ class Performer:
                 await self._attach(vm)
             case wanted.DetachVolumes(vm=vm):
                 await self._detach(vm)
+            case wanted.EraseState(vm=vm):
+                await self._erase(vm)
             case wanted.ReachVolumes(vm=vm):
                 await self._reach(vm)
             case wanted.AttachVolume() | wanted.PlugVolume() | wanted.UnplugVolume() | wanted.DetachVolume():
@@ -258,10 +260,9 @@ class Performer:
                 await self._start(vm)
             case wanted.DestroyDomain(vm=vm):
                 await self._destroy(vm)
-            case wanted.ShutDownDomain(vm=vm):
-                await self._tell(vm, self._hypervisor.shutdown)
-            case wanted.RebootDomain(vm=vm):
-                await self._tell(vm, self._hypervisor.reboot)
+            case wanted.ShutDownDomain(vm=vm) | wanted.RebootDomain(vm=vm):
+                again = isinstance(effect, wanted.RebootDomain)
+                await self._tell(vm, self._hypervisor.reboot if again else self._hypervisor.shutdown)
             case wanted.ResumeDomain(vm=vm):
                 await self._resume(vm)
 
@@ -278,6 +279,17 @@ class Performer:
         done = await self._shares.unmount((vm.vm_id, vm.generation)) and await self._storage.detach(vm)
         self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
         if not done and (vm.vm_id, vm.generation) not in self.compute.owed:  # else time tells again
+            await self._soon()
+
+    async def _erase(self, vm: Vm) -> None:
+        ask, done = vm.confirm.vm, True
+        try:
+            await self._hypervisor.erase(state_xml(vm.vm_id, self._arch(vm), ask.firmware, tpm=ask.tpm))
+        except HypervisorError as error:
+            log.warning("%s: what its firmware and TPM have kept is not removed yet: %s", vm.vm_id, error)
+            done = False
+        self.apply(self.compute.erased(vm.vm_id, vm.generation, done=done))
+        if not done:
             await self._soon()
 
     async def _reach(self, vm: Vm) -> None:
@@ -440,6 +452,9 @@ class Performer:
             log.error("domain atomos-%s carries our name and no commitment explains it; left alone", dashed(vm_id))
             self._audit.note("atomd", "vm.quarantined", dashed(vm_id), detail="no commitment explains this domain")
 
+    def _arch(self, vm: Vm) -> Arch:
+        return arch_for(vm.confirm.vm, self._hardware) or Arch.X86_64
+
     def _spec(self, vm: Vm, opened: Attached, usb: tuple[UsbDevice, ...]) -> DomainSpec:
         ask, claim = vm.confirm.vm, vm.claim
         node_of = {thread: core.numa for core in self._hardware.cores for thread in core.threads}
@@ -450,7 +465,7 @@ class Performer:
             title=vm.confirm.name,
             user_id=vm.user_id,
             accelerator=self._hardware.accelerator,
-            arch=arch_for(ask, self._hardware) or Arch.X86_64,
+            arch=self._arch(vm),
             vcpus=len(claim.threads),
             threads=threads,
             exclusive=claim.overprovision == 1,
@@ -465,6 +480,7 @@ class Performer:
             volumes=opened.volumes,
             flags=ask.flags,
             firmware=ask.firmware,
+            tpm=ask.tpm,
             qemu_agent=ask.qemu_agent,
             network=self._network,
             emulator_threads=tuple(sorted({*claim.threads} | self._host_threads)),

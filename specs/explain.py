@@ -40,7 +40,8 @@ EXAMPLES: Mapping[str, str] = {
     "os_family": 'as in "linux"',
     "os_flavour": 'as in "debian"',
     "qemu_agent": "true: the guest runs the QEMU guest agent",
-    "firmware": "known: bios, uefi",
+    "firmware": "known: bios, uefi, uefi-secure",
+    "tpm": "true: the guest gets a TPM 2.0 of its own",
 }
 _TYPES = {
     "int_type": "a whole number",
@@ -106,6 +107,7 @@ _ARCH_ALIASES = {
     "S390X": "s390 z s390x",
     "RISCV_64": "riscv riscv64 rv64 rv64gc",
     "uefi": "efi ovmf edk2 aavmf",
+    "uefi-secure": "secure secureboot secure-boot uefi-secureboot uefi-secure-boot efi-secure",
     "bios": "seabios legacy csm",
     "performance": "p pcore p-core pcores big fast core",
     "efficiency": "e ecore e-core ecores little small atom efficient",
@@ -128,7 +130,7 @@ def _cure(field: str, given: Any) -> str:
             return f"write {int(given)}"
         case str() if re.fullmatch(r"[0-9]{1,9}|true|false", given.strip().lower()):
             return f"write {given.strip().lower()} without the quotes"
-        case 0 | 1 if field in ("allow_smt", "req_ecc", "qemu_agent"):
+        case 0 | 1 if field in ("allow_smt", "req_ecc", "qemu_agent", "tpm"):
             return f"write {'true' if given else 'false'}"
         case dict() if field in ("pci", "usb"):
             return "put the object into a list: [{…}]"

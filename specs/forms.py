@@ -37,7 +37,7 @@ SECTION_OF = {name: section for section, names in SECTIONS.items() for name in n
 SHARED = ("info", "pci", "usb", "misc")  # in the same place in both forms
 INNER = {
     "info": ("name", "description"),
-    "misc": ("os_family", "os_flavour", "qemu_agent", "firmware"),
+    "misc": ("os_family", "os_flavour", "qemu_agent", "firmware", "tpm"),
     "pci": ("vendor", "model", "class", "name", "mdev_type", "quantity"),
     "usb": ("vendor", "model", "name", "quantity"),
 }
@@ -61,7 +61,8 @@ _WORDS = {
     "misc.os_family": "os osfamily ostype operatingsystem",
     "misc.os_flavour": "osflavour osflavor flavour flavor distro distribution osname osversion",
     "misc.qemu_agent": "qemuagent agent guestagent qemuguestagent",
-    "misc.firmware": "uefi bios efi boot loader",
+    "misc.firmware": "uefi bios efi boot loader secureboot secure uefisecure efisecureboot",
+    "misc.tpm": "tpm2 tpmversion vtpm swtpm trustedplatformmodule",
     "info.name": "name title label",
     "info.description": "description desc summary comment notes",
     "vendor": "vendorid manufacturer vid",
@@ -86,6 +87,7 @@ _NOTES = {
     "min_frequency": ", in MHz",
     "allowSMT": ", true or false",
     "slots": ", in cores, or in threads with allowSMT",
+    "firmware": ": bios, uefi, or uefi-secure for secure boot",
 }
 
 

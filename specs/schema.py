@@ -111,7 +111,12 @@ def _shared() -> dict[str, Schema]:
                 "os_family": _text("The guest's family, as in linux or windows.", limits.NAME_MAX),
                 "os_flavour": _text("The guest's flavour, as in debian.", limits.NAME_MAX),
                 "qemu_agent": _switch("true: the guest runs the QEMU guest agent."),
-                "firmware": {"description": "How it boots.", "enum": list(limits.FIRMWARES), "default": "bios"},
+                "firmware": {
+                    "description": "How it boots; uefi-secure: only what is signed, by Microsoft's keys.",
+                    "enum": list(limits.FIRMWARES),
+                    "default": "bios",
+                },
+                "tpm": _switch("true: a TPM 2.0 of its own, whose keys stay on the VM's host."),
             },
         ),
     }

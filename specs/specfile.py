@@ -42,7 +42,7 @@ DESCRIPTION_MAX = 1024
 FREQUENCY_MHZ_MAX = 20_000
 
 ArchName = Literal["X86_32", "X86_64", "ARM_7", "ARM_8", "PPC_64", "S390X", "RISCV_64"]
-FirmwareName = Literal["bios", "uefi"]
+FirmwareName = Literal["bios", "uefi", "uefi-secure"]
 HugePagesName = Literal["none", "64K", "1M", "2M", "16M", "32M", "512M", "1G", "2G", "16G"]
 CoreClassName = Literal["performance", "efficiency", "any"]
 ARCHS: tuple[str, ...] = get_args(ArchName)
@@ -191,12 +191,14 @@ class UsbNeed(_Part):
 
 
 class Misc(_Part):
-    """What the VM will be. `firmware` "bios" is whatever the machine starts by itself."""
+    """What the VM will be. `firmware` "bios" is whatever the machine starts by itself; "uefi-secure" boots what is
+    signed alone. `tpm`: a TPM 2.0 of its own."""
 
     os_family: Name | None = None
     os_flavour: Name | None = None
     qemu_agent: bool = False
     firmware: FirmwareName = "bios"
+    tpm: bool = False
 
 
 def _countable(needs: tuple[PciNeed, ...]) -> tuple[PciNeed, ...]:

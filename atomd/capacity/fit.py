@@ -20,9 +20,28 @@ from atomd.capacity.occupancy import Occupancy, charged_mib, pages_of, plain_mib
 from atomd.capacity.openings import Kind
 from atomd.capacity.placement import PCI_CLAIM_MAX, Placed, place_on
 from atomd.capacity.plugged import UsbKind, usb_kind, usb_wishes
-from atomd.capacity.traits import arch_for, is_fast, is_of_class, may_run_so, may_use, missing_flags, wanted_archs
+from atomd.capacity.traits import (
+    UEFI_ARCHS,
+    firmwares_there,
+    is_fast,
+    is_of_class,
+    may_run_so,
+    may_use,
+    missing_flags,
+    wanted_archs,
+)
 from atomd.inventory.facts import Core, PciDevice
-from matcher.wire.messages import RAM_MIB_MAX, REASONS_MAX, Accelerator, CoreClass, PciAsk, Policy, Reason, VmAsk
+from matcher.wire.messages import (
+    RAM_MIB_MAX,
+    REASONS_MAX,
+    Accelerator,
+    CoreClass,
+    Firmware,
+    PciAsk,
+    Policy,
+    Reason,
+    VmAsk,
+)
 from matcher.wire.naming import device_kind
 from specs.forms import PCI_CLASSES
 from specs.ids import UserId, VmId
@@ -73,7 +92,7 @@ def reasons_against(ask: VmAsk, now: Occupancy, user_id: UserId) -> tuple[Reason
 def _trait_reasons(ask: VmAsk, hardware: Hardware) -> Iterator[Reason]:
     if not may_run_so(ask, hardware):
         yield _reason("accelerator", "KVM", "emulation only (TCG)", "electros run … --allow-emulation")
-    if arch_for(ask, hardware) is None:
+    if not any(arch in hardware.archs for arch in wanted_archs(ask)):
         asked = " or ".join(wanted_archs(ask))
         has = _listed(sorted(hardware.archs)) or "no guest architecture that AtomOS knows"
         yield _reason("arch", asked, has, "cpu.archs names the alternatives; the image must be made for one of them")
@@ -83,10 +102,23 @@ def _trait_reasons(ask: VmAsk, hardware: Hardware) -> Iterator[Reason]:
         has = "no ECC" if hardware.ecc is False else "unknown: this machine does not say"
         reason = _reason("ecc", "ECC memory", has, "only memory that is known to be ECC counts", "ram.reqECC=false")
         yield replace(reason, unknown=hardware.ecc is None)
-    if ask.firmware not in hardware.firmwares:
-        firmwares = sorted(hardware.firmwares)
-        edit = f"misc.firmware={firmwares[0]}" if firmwares else ""
-        yield _reason("firmware", ask.firmware, _listed(firmwares) or "none", "the image must boot with it", edit)
+    if ask.firmware not in (firmwares := firmwares_there(ask, hardware)):
+        yield _firmware_reason(ask, firmwares)
+    if ask.tpm and not hardware.tpm:
+        hint = "a host gets them by its packages swtpm and swtpm-tools"
+        yield _reason("tpm", "TPM 2.0", "no TPM for guests", hint, "misc.tpm=false")
+
+
+def _firmware_reason(ask: VmAsk, there: Collection[Firmware]) -> Reason:
+    """What is nearest to what was asked for is told as the edit."""
+    nearest = [firmware for firmware in (Firmware.UEFI, Firmware.BIOS) if firmware in there]
+    edit = f"misc.firmware={nearest[0]}" if nearest else ""
+    hint = "the image must boot with it"
+    if UEFI_ARCHS.isdisjoint(wanted_archs(ask)):
+        hint = f"guests of {' and '.join(sorted(UEFI_ARCHS))} alone can have UEFI; {hint}"
+    elif ask.firmware is not Firmware.BIOS:
+        hint = f"a host gets it by its package ovmf; with another one, {hint}"
+    return _reason("firmware", ask.firmware, _listed(sorted(there)) or "none", hint, edit)
 
 
 def _flags_reason(missing: Sequence[str], hardware: Hardware) -> Reason:

@@ -73,6 +73,7 @@ def hardware_of(
     *,
     accelerator: Accelerator,
     firmwares: Collection[Firmware],
+    tpm: bool = False,
     seen_flags: frozenset[str] | None = None,
     ram_reserve_mib: int = RAM_RESERVE_MIB,
     reserved_core: bool = True,
@@ -104,6 +105,7 @@ def hardware_of(
         usb_refused=tuple(device for device in inventory.usb if not device.assignable),
         pages=lent_pages(inventory.memory, ()),
         ecc_source=inventory.memory.ecc_source,
+        tpm=tpm,
     )
 
 

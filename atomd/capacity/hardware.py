@@ -33,6 +33,7 @@ class Hardware:
     usb_refused: tuple[UsbDevice, ...] = ()
     pages: tuple[Pages, ...] = ()
     ecc_source: str = ""  # who says so, as the inventory has it
+    tpm: bool = False  # whether guests can have one of their own
 
 
 @dataclass(frozen=True, slots=True)

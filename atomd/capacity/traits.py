@@ -1,11 +1,13 @@
-"""What a host is, held against what an ask wants it to be: architecture, flags, ECC, firmware, cores. Pure.
+"""What a host is, held against what an ask wants it to be: architecture, flags, ECC, firmware, TPM, cores. Pure.
 
 Nothing here depends on who else sits on the host. A trait is there or it is not; unknown counts as not there.
 """
 
 from atomd.capacity.hardware import Hardware
 from atomd.inventory.facts import Core
-from matcher.wire.messages import Accelerator, Arch, CoreClass, VmAsk
+from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, VmAsk
+
+UEFI_ARCHS = frozenset({Arch.X86_64, Arch.ARM_8})  # of guests
 
 
 def wanted_archs(ask: VmAsk) -> tuple[Arch, ...]:
@@ -14,8 +16,19 @@ def wanted_archs(ask: VmAsk) -> tuple[Arch, ...]:
 
 
 def arch_for(ask: VmAsk, hardware: Hardware) -> Arch | None:
-    """The first of the ask's alternatives that guests can have here."""
-    return next((arch for arch in wanted_archs(ask) if arch in hardware.archs), None)
+    """The first of the ask's alternatives that guests can have here, and that boots by the firmware asked for."""
+    here = (arch for arch in wanted_archs(ask) if arch in hardware.archs)
+    return next((arch for arch in here if ask.firmware in firmwares_for(arch, hardware)), None)
+
+
+def firmwares_for(arch: Arch, hardware: Hardware) -> frozenset[Firmware]:
+    return hardware.firmwares if arch in UEFI_ARCHS else hardware.firmwares & {Firmware.BIOS}
+
+
+def firmwares_there(ask: VmAsk, hardware: Hardware) -> frozenset[Firmware]:
+    """Those that some alternative of the ask has here; where none is at home here, the host's."""
+    here = [firmwares_for(arch, hardware) for arch in wanted_archs(ask) if arch in hardware.archs]
+    return frozenset[Firmware]().union(*here) if here else hardware.firmwares
 
 
 def missing_flags(ask: VmAsk, hardware: Hardware) -> tuple[str, ...]:
@@ -50,6 +63,6 @@ def suits(ask: VmAsk, hardware: Hardware) -> bool:
         and arch_for(ask, hardware) is not None
         and not missing_flags(ask, hardware)
         and (hardware.ecc is True or not ask.ecc)
-        and ask.firmware in hardware.firmwares
+        and (hardware.tpm or not ask.tpm)
         and any(may_use(core, ask) for core in hardware.cores)
     )

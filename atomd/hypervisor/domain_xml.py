@@ -57,6 +57,7 @@ class DomainSpec:
     volumes: tuple[AttachedVolume, ...] = ()
     flags: tuple[str, ...] = ()
     firmware: Firmware = Firmware.BIOS
+    tpm: bool = False
     network: str = "default"
     emulator_threads: tuple[int, ...] | None = None
     qemu_agent: bool = False
@@ -240,23 +241,40 @@ def _cpuset(threads: tuple[int, ...]) -> str:
 
 
 def _boot(domain: Element, spec: DomainSpec) -> None:
-    platform = PLATFORMS[spec.arch]
-    wants_uefi = spec.firmware is Firmware.UEFI and platform.has_uefi
-    uefi = platform.uefi_only or wants_uefi
-    os = add(domain, "os", **({"firmware": "efi"} if uefi else {}))
-    add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
-    if uefi:
-        # No vendor's keys: an unsigned system boots too, since the image is the user's own.
-        add(add(os, "firmware"), "feature", name="enrolled-keys", enabled="no")
-    elif platform.is_x86:
+    os, uefi = _firmware(domain, spec.arch, spec.firmware), is_uefi(spec.arch, spec.firmware)
+    if PLATFORMS[spec.arch].is_x86 and not uefi:
         # The BIOS speaks on the serial port: without it, "No bootable device" would be an empty console.
         add(os, "bios", useserial="yes")
     features = add(domain, "features")
-    if platform.is_x86 or uefi:  # on ARM, ACPI comes with UEFI alone
+    if PLATFORMS[spec.arch].is_x86 or uefi:  # on ARM, ACPI comes with UEFI alone
         add(features, "acpi")
-    if platform.is_x86:
+    if PLATFORMS[spec.arch].is_x86:
         add(features, "apic")
         add(features, "vmport", state="off")  # VMware's back door: nobody here needs it
+        if spec.firmware is Firmware.UEFI_SECURE:
+            add(features, "smm", state="on")  # else the guest's kernel could rewrite the firmware's variables
+
+
+def _firmware(domain: Element, arch: Arch, firmware: Firmware) -> Element:
+    """libvirt chooses the file by QEMU's descriptors, and makes the VM's own variables in its folder."""
+    platform, secure = PLATFORMS[arch], firmware is Firmware.UEFI_SECURE
+    uefi = is_uefi(arch, firmware)
+    os = add(domain, "os", **({"firmware": "efi"} if uefi else {}))
+    add(os, "type", "hvm", arch=platform.libvirt_arch, machine=platform.machine)
+    if uefi:
+        features = add(os, "firmware")
+        # Without secure boot no vendor's keys either: an unsigned system boots too, since the image is the user's own.
+        # With it their keys are in: without any, firmware that could be secure boots whatever there is.
+        add(features, "feature", name="enrolled-keys", enabled="yes" if secure else "no")
+        if secure:
+            add(features, "feature", name="secure-boot", enabled="yes")
+    return os
+
+
+def is_uefi(arch: Arch, firmware: Firmware) -> bool:
+    """Whether such a guest starts by UEFI, whatever it has asked for."""
+    platform = PLATFORMS[arch]
+    return platform.uefi_only or (firmware is not Firmware.BIOS and platform.has_uefi)
 
 
 def _cpu(domain: Element, spec: DomainSpec) -> None:
@@ -321,6 +339,8 @@ def _devices(domain: Element, spec: DomainSpec) -> None:
         _pci(devices, address)
     for device in spec.usb:
         _usb(devices, device)
+    if spec.tpm:
+        _tpm(devices)
     # No graphics: nothing of a guest ever listens on a TCP port. The serial console is the way in.
     add(add(devices, "video"), "model", type="none")
     add(devices, "memballoon", model="none")  # RAM is promised whole; nobody will ever ask for it back
@@ -377,6 +397,34 @@ def _usb(devices: Element, device: UsbDevice) -> None:
     add(source, "vendor", id=f"0x{device.vendor}")
     add(source, "product", id=f"0x{device.model}")
     add(source, "address", bus=device.bus or 0, device=device.number or 0)
+
+
+def _tpm(devices: Element) -> None:
+    """swtpm's, one process for each VM, in the model that is the machine's default. Its state outlives the domain, for
+    all that ours are transient: what was sealed by it opens after the next start too."""
+    add(add(devices, "tpm"), "backend", type="emulator", version="2.0", persistent_state="yes")
+
+
+# ---- what outlives the domain
+
+
+def state_xml(vm_id: VmId, arch: Arch, firmware: Firmware, *, tpm: bool) -> str:
+    """A domain that is never started: by it libvirt finds what it keeps for the VM beyond its domain, which are UEFI's
+    variables and the TPM's state, to remove that."""
+    domain = etree.Element("domain", type="qemu")
+    add(domain, "name", domain_name(vm_id))
+    add(domain, "uuid", dashed(vm_id))
+    add(domain, "memory", "64", unit="MiB")
+    _firmware(domain, arch, firmware)
+    features = add(domain, "features")
+    if is_uefi(arch, firmware):
+        add(features, "acpi")
+    if firmware is Firmware.UEFI_SECURE and PLATFORMS[arch].is_x86:
+        add(features, "smm", state="on")
+    devices = add(domain, "devices")
+    if tpm:
+        _tpm(devices)
+    return etree.tostring(domain, pretty_print=True, encoding="unicode")
 
 
 # ---- reading back

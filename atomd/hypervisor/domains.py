@@ -100,13 +100,15 @@ Event = DomainEvent | Resync | ConnectionLost
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """`archs` are those whose emulator is installed, `firmwares` those that the host's own architecture can boot."""
+    """`archs` are those whose emulator is installed; `firmwares` those that guests of the host's own architecture can
+    boot by, and `tpm` whether they can have a TPM 2.0."""
 
     hypervisor_version: str
     libvirt_version: str
     host_arch: str
     archs: frozenset[Arch]
     firmwares: frozenset[Firmware]
+    tpm: bool = False
 
 
 class HypervisorError(Exception):
@@ -199,6 +201,10 @@ class HypervisorLike(Protocol):
     async def unplug(self, vm_id: VmId, vid: str, *, asks: bool) -> bool:
         """Whether the domain has this disk no more. With `asks`, the guest is asked to let go of it, and has
         `UNPLUG_S`. A domain that is not there has no disks."""
+
+    async def erase(self, xml: str) -> None:
+        """Forget what firmware and TPM have kept here for a VM that has no domain: see `state_xml`. Nothing where
+        there is none. Raises `NotNow` where something can't be removed."""
 
     async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
         """Numeric, as far as known: none before the guest has asked for one."""

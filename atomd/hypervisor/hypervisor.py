@@ -30,7 +30,7 @@ from atomd.hypervisor.domains import (
     NotNow,
     ObservedDomain,
 )
-from atomd.hypervisor.life import addresses, create, destroy, find, observe_all
+from atomd.hypervisor.life import addresses, create, destroy, erase, find, observe_all
 from atomd.hypervisor.machine import capabilities, start_network
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import VmId
@@ -110,6 +110,11 @@ class Hypervisor:
 
     async def _on_domain(self, doing: str, vm_id: VmId, work: Callable[[Any], object]) -> None:
         await self._connection.call(f"{doing} {domain_name(vm_id)}", lambda c: work(find(c, vm_id)), changes=True)
+
+    async def erase(self, xml: str) -> None:
+        vm_id = vm_id_of(xml)
+        doing = f"removing what {domain_name(vm_id)} has kept"
+        await self._connection.call(doing, partial(erase, xml=xml, vm_id=vm_id), changes=True)
 
     async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
         """From the DHCP leases of the VM's network; where there are none, from the guest's agent, if it has one."""

@@ -71,7 +71,11 @@ _START_HINTS = tuple(
         (r"virtlogd-sock", "virtlogd does not answer on this host: systemctl start virtlogd.socket"),
         (
             r"any firmware|to find .*efi|firmware .*not found|No suitable firmware",
-            "this host has no UEFI firmware for guests: install ovmf (edk2-ovmf on Red Hat)",
+            "this host has no such UEFI firmware for guests: install ovmf (edk2-ovmf on Red Hat)",
+        ),
+        (
+            r"swtpm|TPM emulator",
+            "this host can't give the VM a TPM: install swtpm-tools, or read /var/log/swtpm/libvirt/qemu",
         ),
         (
             r"[Ff]ailed to initialize kvm|KVM kernel module|kvm\.c:|is not supported by .*virt.?type.*kvm",

@@ -5,7 +5,7 @@
         | refused, crash       '--start refused--> FAILED <--crashed--'  domain gone --> STOPPED |
         v                                            |                                          |
     REMOVING <---------------------- rm -------------+------------------------------------------'
-        '--detached, or its storage host is silent, and is told later--> (forgotten)
+        '--erased, detached (or its storage host is silent, and is told later)--> (forgotten)
 
 PREPARED and REMOVING are not promises: a crash in either ends in (forgotten). COMMITTED is the commit point, after
 which the VM exists until its user says `rm`. STOPPED and FAILED keep name and volumes and take no compute.
@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 
 from atomd.capacity.hardware import Claim
 from atomd.vms.lease import Lease
-from matcher.wire.messages import Confirm, ConfirmVolume, VolumeClaim
+from matcher.wire.messages import Arch, Confirm, ConfirmVolume, Firmware, VolumeClaim
 from matcher.wire.volumes import AttachedVolume
 from specs.ids import OfferId, UserId, VmId
 
@@ -152,6 +152,13 @@ class Vm:
         added = tuple(added for added in self.added if added.confirm.volume.vid != vid)
         volumes = tuple(volume for volume in self.volumes if volume.vid != vid)
         return replace(self, added=added, volumes=volumes, dropped=(*self.dropped, vid))
+
+    @property
+    def may_keep_state(self) -> bool:
+        """Whether something of it may outlive its domain on this host: UEFI's variables, or its TPM's state."""
+        ask = self.confirm.vm
+        is_uefi = ask.firmware is not Firmware.BIOS or Arch.ARM_8 in ask.archs
+        return bool(self.boot_id) and (is_uefi or ask.tpm)  # one that was never promised has had no domain
 
     @property
     def ends_because(self) -> str:

@@ -31,6 +31,9 @@ def not_next(vm: Vm, confirm: Confirm, user_id: UserId, *, busy: bool, undone: b
         return too_old(vm.generation, confirm.generation)
     if vm.state not in AT_REST or busy:
         return refused("running", "vm", "a new start", f"it is {vm.state} here", "electros stop it first")
+    if (vm.confirm.vm.firmware, vm.confirm.vm.tpm) != (confirm.vm.firmware, confirm.vm.tpm):
+        # What they keep is found by the VM's id: secure boot must not meet the variables of a firmware without it.
+        return refused("not-now", "vm", "another firmware or TPM", "a VM keeps its own", "rm it, and run it anew")
     return None
 
 

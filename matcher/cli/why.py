@@ -16,6 +16,12 @@ from matcher.wire.messages import VmAsk
 HOSTS_NAMED_MAX = 8
 CELL_CHARS = 44
 
+_DONE_WITHOUT = {
+    "ram.reqECC=false": "without ECC",
+    "misc.firmware=uefi": "without secure boot",  # hosts that have no other than UEFI take it for "bios" as well
+    "misc.tpm=false": "without a TPM",
+}
+
 
 def why(
     specfile: str,
@@ -119,7 +125,7 @@ def _in_words(edit: str) -> str:
     _, minus, entries = edit.partition("-=")
     if minus:
         return f"without {' and '.join(entries.split(','))}"
-    return "without ECC" if edit == "ram.reqECC=false" else f"with {edit}"
+    return _DONE_WITHOUT.get(edit, f"with {edit}")
 
 
 def _counted(way: Relaxation) -> str:

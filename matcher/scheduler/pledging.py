@@ -73,6 +73,7 @@ def vm_ask(spec: "Specfile", *, allow_emulation: bool, lease_s: int = 0) -> VmAs
         usb=tuple(UsbAsk(need.vendor, need.model, need.quantity) for need in spec.usb),
         firmware=Firmware(spec.misc.firmware),
         allow_emulation=allow_emulation,
+        tpm=spec.misc.tpm,
         qemu_agent=spec.misc.qemu_agent,
         lease_s=lease_s,
         core_class=CoreClass(spec.core_class) if spec.core_class else None,

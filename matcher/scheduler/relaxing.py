@@ -72,6 +72,7 @@ def asked(ask: VmAsk, volumes: Sequence[Vid], unfits: Iterable[HostReasons]) -> 
     names += ["ecc"] if ask.ecc else []
     names += ["hugepages"] if ask.hugepages_kib else []
     names += ["firmware"] if ask.firmware is not Firmware.BIOS else []
+    names += ["tpm"] if ask.tpm else []
     names += [f"pci {_kind(each)}" for each in _explained(ask)]
     names += [f"usb {each.vendor}:{each.model}" for each in ask.usb]
     names += [f"volume {vid}" for vid in volumes]
@@ -97,6 +98,7 @@ def words(name: str, ask: VmAsk) -> str:
         "ecc": "ECC memory",
         "hugepages": f"{ask.ram_mib} MiB in pages of {ask.hugepages_kib} KiB",
         "firmware": ask.firmware.value,
+        "tpm": "TPM 2.0",
         "accelerator": "KVM",
     }
     return said.get(what, "")
@@ -180,7 +182,7 @@ def _serves(trial: Need, need: Need) -> bool:
 
 def _is_harmless(path: str) -> bool:
     """What asks for less can shut out nobody; another firmware can."""
-    less = ("cpu.flags-", "cpu.core_class", "pci", "usb", "ram.reqECC", EMULATE)
+    less = ("cpu.flags-", "cpu.core_class", "pci", "usb", "ram.reqECC", "misc.tpm", EMULATE)
     return path.startswith(less) or path in (*_LESS, *_MORE)
 
 
@@ -203,9 +205,9 @@ def _cost(need: Need) -> tuple[int, int, list[float]]:
 def _weight(path: str) -> int:
     if path in _LESS or path.endswith(".quantity"):
         return 1
-    if path in _MORE or path.startswith(("misc.", "cpu.flags-", "cpu.core_class", "ram.hugepages")):
+    if path in _MORE or path.startswith(("misc.firmware", "cpu.flags-", "cpu.core_class", "ram.hugepages")):
         return 2
-    return 4  # ECC, a device, KVM
+    return 4  # ECC, a device, a TPM, KVM
 
 
 def _amount(path: str, value: str) -> float:

@@ -92,8 +92,9 @@ class Arch(StrEnum):
 
 
 class Firmware(StrEnum):
-    BIOS = "bios"
+    BIOS = "bios"  # whatever the machine starts by itself, which is UEFI on 64-bit ARM
     UEFI = "uefi"
+    UEFI_SECURE = "uefi-secure"  # boots what is signed alone
 
 
 class Accelerator(StrEnum):
@@ -191,6 +192,7 @@ class VmAsk(Message):
         tuple[Annotated[tuple[PciAsk, ...], MaxLen(PCI_ASKS_MAX)], ...], MaxLen(ALTERNATIVES_MAX - 1)
     ] = ()
     usb: Annotated[tuple[UsbAsk, ...], MaxLen(USB_DEVICES_MAX)] = ()
+    tpm: Flag = False  # a TPM 2.0 of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +207,9 @@ class VolumeAsk(Message):
 class Pledge(Message):
     """One call for resources: the VM ask and the volume asks together. Signed by a user, padded, multicast.
 
-    `volumes` are to be found, `room` is for one to be made; its vid is then `vm_id`, and there is no VM.
-
-    `dry`: every host answers, with offers or with all its reasons, and nothing is held. `reply` holds one address for
-    each family at most; an answer goes nowhere else. `seal` is H(H(x)): see `Reveal`. `counts`, of a dry one: who fits
-    says how many more such VMs would.
+    `volumes` are to be found, `room` is for one to be made; its vid is then `vm_id`, and there is no VM. `dry`: every
+    host answers, with offers or with all its reasons, and nothing is held; with `counts`, who fits says how many more
+    such VMs would. `reply` holds one address for each family at most. `seal` is H(H(x)): see `Reveal`.
     """
 
     pledge_id: Id

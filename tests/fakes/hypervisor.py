@@ -25,6 +25,7 @@ from atomd.hypervisor.domains import (
     HypervisorDown,
     NoDomain,
     NoNetwork,
+    NotNow,
     NotPlugged,
     ObservedDomain,
     Resync,
@@ -93,6 +94,7 @@ class FakeHypervisor:
         self.by_id: dict[VmId, FakeDomain] = {}
         self.networks = {"default": False}  # name: active
         self.starts: list[VmId] = []
+        self.states: set[VmId] = set()  # VMs of which UEFI or a TPM keeps something
         self.secrets: dict[VmId, tuple[DomainSecret, ...]] = {}  # as each start came with
         self.kept: set[str] = set()  # usages of secrets that are there now
         self.down: str | None = None
@@ -188,6 +190,7 @@ class FakeHypervisor:
         if reason is not None:
             raise StartFailed(reason)
         self.starts.append(vm_id)
+        self.states |= {vm_id} if _keeps_state(xml) else set()
         serials = {serial.text or "" for serial in etree.fromstring(xml).iterfind("devices/disk/serial")}
         self.by_id[vm_id] = FakeDomain(_observed(vm_id, xml), xml, disks=serials)
         if paused:
@@ -245,6 +248,15 @@ class FakeHypervisor:
             domain.disks.discard(vid[:DISK_SERIAL_MAX])
         return vid[:DISK_SERIAL_MAX] not in domain.disks
 
+    async def erase(self, xml: str) -> None:
+        vm_id = vm_id_of(xml)
+        await self._ask()
+        if vm_id in self.by_id and self.by_id[vm_id].seen.name != domain_name(vm_id):
+            return
+        if vm_id in self.by_id:
+            raise NotNow(f"{domain_name(vm_id)} runs")
+        self.states.discard(vm_id)
+
     async def addresses(self, vm_id: VmId) -> tuple[str, ...]:
         return (await self._find(vm_id)).addresses
 
@@ -297,6 +309,11 @@ class FakeHypervisor:
     def _end_console(self, domain: FakeDomain) -> None:
         if domain.console is not None:
             domain.console.end()
+
+
+def _keeps_state(xml: str) -> bool:
+    domain = etree.fromstring(xml)
+    return domain.find("os[@firmware]") is not None or domain.find("devices/tpm") is not None
 
 
 def _observed(vm_id: VmId, xml: str) -> ObservedDomain:

@@ -13,7 +13,7 @@ import trio
 from lxml import etree
 
 from atomd.hypervisor.disk_xml import secret_usage
-from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml, state_xml
 from atomd.hypervisor.domains import (
     ConnectionLost,
     Console,
@@ -27,13 +27,14 @@ from atomd.hypervisor.domains import (
     HypervisorLike,
     NoDomain,
     NoNetwork,
+    NotNow,
     NotPlugged,
     Resync,
     StartFailed,
     What,
     Why,
 )
-from matcher.wire.messages import Address, ImageFormat
+from matcher.wire.messages import Address, Firmware, ImageFormat
 from matcher.wire.volumes import AttachedVolume, IscsiTarget
 from specs.ids import VmId
 
@@ -290,6 +291,26 @@ class HypervisorContract:
     async def test_an_unknown_network_is_said_to_be_missing(self, world: World) -> None:
         with pytest.raises(NoNetwork, match="nowhere"):
             await world.hypervisor.ensure_network("nowhere")
+
+    async def test_erasing_what_was_never_kept_is_no_mistake_and_leaves_no_domain(self, world: World) -> None:
+        erases = state_xml(world.spec.vm_id, world.spec.arch, Firmware.BIOS, tpm=True)
+        for _ in range(2):
+            await world.hypervisor.erase(erases)
+        assert not any(domain.vm_id == world.spec.vm_id for domain in await world.hypervisor.domains())
+
+    async def test_nothing_is_erased_under_a_domain_that_runs(self, world: World) -> None:
+        await started(world)
+        with pytest.raises(NotNow, match="runs"):
+            await world.hypervisor.erase(state_xml(world.spec.vm_id, world.spec.arch, Firmware.BIOS, tpm=True))
+        (domain,) = [each for each in await world.hypervisor.domains() if each.vm_id == world.spec.vm_id]
+        assert domain.state is DomainState.RUNNING
+        await world.hypervisor.destroy(world.spec.vm_id)
+
+    async def test_a_sysadmins_domain_of_the_same_uuid_keeps_what_it_has(self, world: World) -> None:
+        await world.add_foreign(world.spec.vm_id, "payroll")
+        await world.hypervisor.erase(state_xml(world.spec.vm_id, world.spec.arch, Firmware.BIOS, tpm=True))
+        (domain,) = [each for each in await world.hypervisor.domains() if each.vm_id == world.spec.vm_id]
+        assert (domain.name, domain.state) == ("payroll", DomainState.RUNNING)
 
     async def test_capabilities_name_the_hosts_own_architecture(self, world: World) -> None:
         assert world.spec.arch in (await world.hypervisor.capabilities()).archs

@@ -65,6 +65,7 @@ class OneHost:
 
     def __init__(self, seed: int = 1) -> None:
         self.random = Random(seed)
+        self.ask = ASK
         self.now_s = 100.0
         self.wall_s = 1_000_000.0
         self.grants: dict[UserId, Grant] = {}  # everything, where none is given
@@ -125,7 +126,7 @@ class OneHost:
     ) -> Pledge:
         vm_id = vm_id or new_id(self.random)
         return Pledge(
-            new_id(self.random), 0, (), False, vm_id, generation, replace(ASK, lease_s=lease_s), tuple(volumes),
+            new_id(self.random), 0, (), False, vm_id, generation, replace(self.ask, lease_s=lease_s), tuple(volumes),
             self.seal.sealed, 3000, 0, Policy.PACK,
         )  # fmt: skip
 
@@ -241,6 +242,10 @@ class OneHost:
     def detach(self, *, done: bool = True) -> Refused | None:
         vm = self.take(wanted.DetachVolumes)
         return self.apply(self.compute.detached(vm.vm_id, vm.generation, done=done))
+
+    def erase(self, *, done: bool = True) -> Refused | None:
+        vm = self.take(wanted.EraseState)
+        return self.apply(self.compute.erased(vm.vm_id, vm.generation, done=done))
 
     def start(self, failure: str | None = None) -> Refused | None:
         vm = self.take(wanted.StartDomain)

@@ -60,6 +60,7 @@ def specs(draw: st.DrawFn) -> DomainSpec:
         volumes=tuple(draw(st.lists(volumes, max_size=6))),
         flags=tuple(draw(st.lists(any_text | st.sampled_from(["avx2", "x86-64-v4", "sse4_1"]), max_size=5))),
         firmware=draw(st.sampled_from(Firmware)),
+        tpm=draw(st.booleans()),
         emulator_threads=draw(st.none() | st.lists(st.integers(0, 255), max_size=4, unique=True).map(tuple)),
         qemu_agent=draw(st.booleans()),
     )

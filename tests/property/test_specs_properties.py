@@ -14,7 +14,7 @@ from specs.document import read_document
 from specs.forms import PCI_CLASSES
 from specs.problems import SpecError
 from specs.schema import json_schema
-from specs.specfile import ARCHS, parse_specfile
+from specs.specfile import ARCHS, FIRMWARES, parse_specfile
 from specs.volumespec import parse_volumespec
 
 SPECFILE, VOLUMESPEC = json_schema("specfile"), json_schema("volumespec")
@@ -37,7 +37,7 @@ CPU: dict[str, st.SearchStrategy[Any]] = {
     "flags": st.lists(words, max_size=5),
 }
 RAM: dict[str, st.SearchStrategy[Any]] = {"ramsize": st.integers(16, 2**26), "reqECC": st.booleans()}
-MISC = {"os_family": texts, "qemu_agent": st.booleans(), "firmware": st.sampled_from(["bios", "uefi"])}
+MISC = {"os_family": texts, "qemu_agent": st.booleans(), "firmware": st.sampled_from(FIRMWARES), "tpm": st.booleans()}
 CLASSES = st.sampled_from([*PCI_CLASSES, "0302", "0x030000", "0C", "3", "gpus"])
 MANY = {"quantity": st.integers(1, 3)}
 PCI = (

@@ -254,6 +254,8 @@ class Daemon:
                 self._opening.attach(vm)
             case wanted.DetachVolumes(vm=vm):
                 self._opening.detach(vm)
+            case wanted.EraseState():
+                raise AssertionError("VMs of the simulator boot by BIOS")
             case wanted.ReachVolumes(vm=vm):
                 self._opening.reach(vm)
             case wanted.StartDomain(vm=vm):

@@ -9,6 +9,8 @@ from atomd.capacity.devices import wish_of
 from atomd.capacity.fit import Fit, Misfit, fit
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.placement import admits
+from atomd.capacity.traits import UEFI_ARCHS, arch_for
+from atomd.hypervisor.domain_xml import PLATFORMS
 from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire.codec import decode, encode
 from matcher.wire.messages import (
@@ -258,6 +260,30 @@ def test_huge_pages_that_are_not_there() -> None:
 def test_firmware_that_the_host_lacks() -> None:
     reason = only(replace(ASK, firmware=Firmware.UEFI), HOST)
     assert (reason.asked, reason.has, reason.edit) == ("uefi", "bios", "misc.firmware=bios")
+    assert "package ovmf" in reason.hint
+
+
+def test_without_secure_boot_the_nearest_is_uefi() -> None:
+    secure = replace(ASK, firmware=Firmware.UEFI_SECURE)
+    host = replace(HOST, firmwares=frozenset({Firmware.BIOS, Firmware.UEFI}))
+    reason = only(secure, host)
+    assert (reason.asked, reason.has, reason.edit) == ("uefi-secure", "bios, uefi", "misc.firmware=uefi")
+    assert isinstance(answer(secure, replace(HOST, firmwares=frozenset(Firmware))), Fit)
+
+
+def test_guests_of_other_architectures_have_no_uefi_whatever_the_host_has() -> None:
+    host = replace(HOST, firmwares=frozenset(Firmware))
+    reason = only(replace(ASK, archs=(Arch.X86_32,), firmware=Firmware.UEFI), host)
+    assert (reason.resource, reason.has, reason.edit) == ("firmware", "bios", "misc.firmware=bios")
+    assert "ARM_8 and X86_64 alone" in reason.hint
+    assert arch_for(replace(ASK, archs=(Arch.X86_32, Arch.X86_64), firmware=Firmware.UEFI), host) is Arch.X86_64
+    assert {arch for arch, platform in PLATFORMS.items() if platform.has_uefi} == UEFI_ARCHS
+
+
+def test_a_tpm_that_the_host_cannot_give() -> None:
+    reason = only(replace(ASK, tpm=True), HOST)
+    assert (reason.resource, reason.asked, reason.edit) == ("tpm", "TPM 2.0", "misc.tpm=false")
+    assert isinstance(answer(replace(ASK, tpm=True), replace(HOST, tpm=True)), Fit)
 
 
 def test_devices_free_and_in_use_are_counted() -> None:

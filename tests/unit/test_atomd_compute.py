@@ -9,7 +9,7 @@ from atomd import effects as wanted
 from atomd.vms.closed import ABANDONED_MAX, REFUSALS_MAX
 from atomd.vms.lifecycle import State, Vm
 from atomd.vms.stopping import PRESS_AGAIN_S, STOP_S
-from matcher.wire.messages import Confirm, Reason, Refused, VolumeClaim
+from matcher.wire.messages import Arch, Confirm, Firmware, Reason, Refused, VolumeClaim
 from specs.ids import OfferId, VmId, new_id
 from tests.fakes.one_host import ANN, BOB, HOST, THREADS, VID, OneHost, again
 
@@ -969,3 +969,69 @@ def test_what_is_off_needs_no_eviction_and_what_is_starting_none_yet(host: OneHo
     starting = host.offered(host.pledge())
     host.confirm(starting)
     assert code(evict(host, starting)) == "not-now"
+
+
+# ---- what outlives the domain
+
+
+@pytest.fixture(params=[{"firmware": Firmware.UEFI}, {"tpm": True}, {"archs": (Arch.ARM_8,)}])
+def keeping(host: OneHost, request: pytest.FixtureRequest) -> OneHost:
+    """Its VMs keep something beside their volumes."""
+    host.ask = replace(host.ask, **request.param)
+    return host
+
+
+def test_what_firmware_and_tpm_keep_goes_before_the_vm_is_forgotten(keeping: OneHost) -> None:
+    confirm = keeping.running(volumes=[VID])
+    keeping.do(keeping.compute.remove(keeping.vm(confirm)))
+    keeping.destroy()
+    assert keeping.slow == [wanted.EraseState(keeping.vm(confirm))]
+    keeping.erase(done=False)
+    assert state(keeping.vm(confirm)) is State.REMOVING
+    keeping.reconcile()
+    keeping.erase()
+    keeping.detach()
+    assert keeping.vm(confirm) is None
+    assert not keeping.rows
+
+
+def test_a_crash_before_it_is_erased_does_not_forget_it(keeping: OneHost) -> None:
+    confirm = keeping.stopped()
+    keeping.do(keeping.compute.remove(keeping.vm(confirm)))
+    keeping.crash()
+    keeping.reconcile()
+    keeping.erase()
+    assert not keeping.rows
+
+
+def test_it_stays_for_the_next_start_on_this_host(keeping: OneHost) -> None:
+    first = keeping.stopped()
+    keeping.confirm(keeping.offered(keeping.pledge(vm_id=first.vm_id, generation=2)))
+    keeping.start()
+    assert keeping.slow == []
+
+
+def test_a_try_that_is_undone_takes_nothing_from_the_stopped_generation(keeping: OneHost) -> None:
+    first = keeping.stopped(volumes=[VID])
+    keeping.confirm(keeping.offered(keeping.pledge(vm_id=first.vm_id, generation=2, volumes=[VID])))
+    keeping.attach(silent=True)
+    keeping.detach()
+    assert state(keeping.vm(first)) is State.STOPPED
+    assert keeping.slow == []
+
+
+def test_a_vm_of_plain_hardware_keeps_nothing(host: OneHost) -> None:
+    confirm = host.stopped()
+    host.do(host.compute.remove(host.vm(confirm)))
+    assert not host.rows
+
+
+@pytest.mark.parametrize("other", [{"firmware": Firmware.UEFI_SECURE}, {"tpm": True}])
+def test_a_vm_keeps_its_firmware_and_tpm_from_generation_to_generation(host: OneHost, other: dict[str, object]) -> None:
+    """Else secure boot would meet the variables of a firmware without it, and boot what it likes."""
+    host.ask = replace(host.ask, firmware=Firmware.UEFI)
+    first = host.stopped()
+    host.ask = replace(host.ask, **other)
+    refusal = host.confirm(host.offered(host.pledge(vm_id=first.vm_id, generation=2)))
+    assert code(refusal) == "not-now"
+    assert state(host.vm(first)) is State.STOPPED

@@ -17,6 +17,7 @@ from atomd.hypervisor.domain_xml import (
     mac_address,
     read_tag,
     safe_title,
+    state_xml,
     vm_id_of,
 )
 from atomd.inventory.addresses import mdev_uuid
@@ -26,6 +27,7 @@ from matcher.wire.messages import Accelerator, Address, Arch, Firmware, ImageFor
 from matcher.wire.volumes import AttachedVolume, ChapSecret, IscsiTarget
 from specs.ids import UserId, VmId
 
+LIBVIRTS_OWN = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/domain.rng"))
 VM_ID = VmId("5a" * 16)
 SPEC = DomainSpec(
     vm_id=VM_ID,
@@ -264,6 +266,43 @@ def test_uefi_is_asked_for_where_the_architecture_has_it() -> None:
     assert built().find("os").get("firmware") is None
     assert built(arch=Arch.ARM_8).find("os").get("firmware") == "efi", "ARM has no other firmware"
     assert built(arch=Arch.S390X, firmware=Firmware.UEFI).find("os").get("firmware") is None
+
+
+def features(os: Any) -> dict[str, str]:
+    return {each.get("name"): each.get("enabled") for each in os.iterfind("firmware/feature")}
+
+
+def test_secure_boot_has_keys_and_keeps_its_variables_from_the_guests_kernel() -> None:
+    secure = built(firmware=Firmware.UEFI_SECURE)
+    assert features(secure.find("os")) == {"secure-boot": "yes", "enrolled-keys": "yes"}
+    assert secure.find("features/smm").get("state") == "on"
+    plain = built(firmware=Firmware.UEFI)
+    assert features(plain.find("os")) == {"enrolled-keys": "no"}, "an unsigned system boots"
+    assert plain.find("features/smm") is None
+
+
+def test_a_tpm_is_an_emulated_one_whose_state_outlives_the_transient_domain() -> None:
+    backend = built(tpm=True).find("devices/tpm/backend")
+    assert dict(backend.attrib) == {"type": "emulator", "version": "2.0", "persistent_state": "yes"}
+    assert built().find("devices/tpm") is None
+
+
+@pytest.mark.parametrize("firmware", Firmware)
+@pytest.mark.parametrize("tpm", [False, True])
+@pytest.mark.parametrize("arch", [Arch.X86_64, Arch.ARM_8, Arch.PPC_64])
+def test_what_erases_a_vms_state_speaks_of_the_same_firmware_and_of_nothing_else(
+    arch: Arch, firmware: Firmware, tpm: bool
+) -> None:
+    xml = state_xml(VM_ID, arch, firmware, tpm=tpm)
+    state, domain = etree.fromstring(xml), built(arch=arch, firmware=firmware, tpm=tpm)
+    for place in ("name", "uuid", "os/type", "os/firmware", "features/smm", "devices/tpm"):
+        assert [etree.tostring(each, method="c14n", exclusive=True).split() for each in state.iterfind(place)] == [
+            etree.tostring(each, method="c14n", exclusive=True).split() for each in domain.iterfind(place)
+        ]
+    assert state.find("os").get("firmware") == domain.find("os").get("firmware")
+    assert [each.tag for each in state.find("devices")] == ["tpm"] * tpm
+    for written in (xml, domain_xml(dataclasses.replace(SPEC, arch=arch, firmware=firmware, tpm=tpm))):
+        LIBVIRTS_OWN.assertValid(etree.fromstring(written))
 
 
 @pytest.mark.parametrize("arch", Arch)

@@ -23,7 +23,7 @@ from atomd.vms.stopping import STOP_S
 from atomd.volumes.answers import Answer, Silent
 from atomd.volumes.shares import Life, NotMounted
 from matcher.net.audit import Audit
-from matcher.wire.messages import Address, Confirm, ConfirmVolume, ImageFormat, Reason, Refused
+from matcher.wire.messages import Address, Confirm, ConfirmVolume, Firmware, ImageFormat, Reason, Refused
 from matcher.wire.volumes import Attached, AttachedVolume, NfsFolder
 from specs.ids import HostId, VmId, dashed
 from tests.fakes.hypervisor import PORT, FakeHypervisor
@@ -646,3 +646,21 @@ async def test_a_mount_that_no_vm_explains_is_swept_at_the_start(running: Runnin
     running.shares.lives = {(VmId("9" * 32), 3)}
     confirm = await up(running)
     await running.until(lambda: running.shares.lives == {(VmId(confirm.vm_id), 1)})
+
+
+async def test_what_uefi_keeps_of_a_vm_stays_when_it_stops_and_is_erased_when_it_is_removed(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    running.host.ask = replace(running.host.ask, firmware=Firmware.UEFI)
+    confirm = running.confirm()
+    await running.until(lambda: running.vm(confirm).state is State.RUNNING)
+    running.performer.apply(running.host.compute.stop(running.vm(confirm), trio.current_time(), force=True))
+    await running.until(lambda: running.vm(confirm).state is State.STOPPED)
+    assert running.hypervisor.states == {confirm.vm_id}
+    running.hypervisor.lose()
+    running.performer.apply(running.host.compute.remove(running.vm(confirm)))
+    await trio.sleep(60)
+    assert running.vm(confirm).state is State.REMOVING, "libvirt is away, and keeps it still"
+    running.hypervisor.come_back()
+    await running.until(lambda: confirm.vm_id not in running.host.compute.vms)
+    assert not running.hypervisor.states

@@ -81,3 +81,16 @@ def test_where_nothing_helps_that_is_said(
     text, failure = told(capsys, monkeypatch, tmp_path, [[BUSY]])
     assert text.splitlines()[-1] == "no change of the specfile would make a host fit now"
     assert failure.helps == ""
+
+
+def test_secure_boot_and_a_tpm_are_done_without_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secure = Reason("firmware", "uefi-secure", "bios, uefi", "", "misc.firmware=uefi")
+    tpm = Reason("tpm", "TPM 2.0", "no TPM for guests", "", "misc.tpm=false")
+    text, failure = told(capsys, monkeypatch, tmp_path, [[secure], [secure, tpm]], allow_emulation=True)
+    assert text.splitlines()[-2:] == [
+        "without secure boot: 1 host (h1)",
+        "without secure boot, without a TPM: 2 hosts (h1, h2)",
+    ]
+    assert failure.helps.endswith("--allow-emulation --set misc.firmware=uefi")

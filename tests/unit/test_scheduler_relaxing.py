@@ -132,6 +132,19 @@ def test_another_firmware_is_not_said_to_suit_who_did_not_ask_for_it() -> None:
     )
 
 
+def test_without_secure_boot_and_without_a_tpm_are_edits_and_the_milder_comes_first() -> None:
+    ask = replace(ASK, firmware=Firmware.UEFI_SECURE, tpm=True)
+    assert {"firmware", "tpm"} <= set(asked(ask, (), ()))
+    assert [words(name, ask) for name in ("firmware", "tpm")] == ["uefi-secure", "TPM 2.0"]
+    secure = Reason("firmware", "uefi-secure", "bios, uefi", "", "misc.firmware=uefi")
+    tpm = Reason("tpm", "TPM 2.0", "no TPM for guests", "", "misc.tpm=false")
+    assert ways(unfit("h1", secure), unfit("h2", tpm), unfit("h3", tpm), unfit("h4", secure, tpm)) == [
+        (("misc.firmware=uefi",), ["h1"]),
+        (("misc.tpm=false",), ["h2", "h3"]),
+        (("misc.firmware=uefi", "misc.tpm=false"), ["h1", "h4"]),
+    ]
+
+
 def test_many_amounts_are_told_by_three_and_all_is_bounded() -> None:
     found = ways(*(unfit(f"h{n}", ram(1000 + n)) for n in range(40)))
     assert len(found) == EQUAL_MAX

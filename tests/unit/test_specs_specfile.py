@@ -121,7 +121,7 @@ def test_ram_in_huge_pages_is_a_multiple_of_them() -> None:
 def test_canonical_json_is_nested_in_one_order_with_the_defaults_written_out() -> None:
     assert parse_specfile('{ramsize: 512, slots: 1, info: {name: "x"}}').canonical_json() == (
         '{"info":{"name":"x"},"cpu":{"slots":1,"overprovision":1,"allowSMT":false,"archs":["X86_64"],"flags":[],"min_frequency":0},'
-        '"ram":{"ramsize":512,"reqECC":false},"pci":[],"usb":[],"misc":{"qemu_agent":false,"firmware":"bios"}}'
+        '"ram":{"ramsize":512,"reqECC":false},"pci":[],"usb":[],"misc":{"qemu_agent":false,"firmware":"bios","tpm":false}}'
     )
 
 
@@ -245,6 +245,16 @@ def test_a_type_of_mediated_devices_stands_alone_or_beside_its_card() -> None:
         ({"pci": [{"vendor": "10de", "model": "24b0", "quantity": True}]}, "pci.0.quantity", "is true, not a whole"),
         ({"misc": []}, "misc", "is a list, not an object"),
         ({"misc": {"firmware": "efi"}}, "misc.firmware", "did you mean uefi?"),
+        ({"misc": {"firmware": "secure-boot"}}, "misc.firmware", "did you mean uefi-secure?"),
+        (
+            {"misc": {"secure_boot": True}},
+            "misc.secure_boot",
+            "misc.firmware: bios, uefi, or uefi-secure for secure boot",
+        ),
+        ({"misc": {"vTPM": True}}, "misc.vTPM", "did you mean misc.tpm?"),
+        ({"misc": {"tpm": "2.0"}}, "misc.tpm", "true: the guest gets a TPM 2.0 of its own"),
+        ({"misc": {"tpm": 1}}, "misc.tpm", "write true"),
+        ({"tpm": True}, "tpm", "did you mean misc.tpm?"),
         ({"misc": {"qemu_agent": "true"}}, "misc.qemu_agent", "write true without the quotes"),
         ({"misc": {"os_family": 3}}, "misc.os_family", "is 3, not text"),
         ({"info": "Helium"}, "info", 'is "Helium", not an object'),

@@ -55,12 +55,17 @@ def test_the_pci_example_loads_with_its_comments() -> None:
     )
 
 
+def test_the_example_with_secure_boot_and_a_tpm_loads() -> None:
+    misc = parse_specfile(example("secure.json")).misc
+    assert (misc.firmware, misc.tpm) == ("uefi-secure", True)
+
+
 def test_the_volumes_example_loads() -> None:
     assert parse_volumespec(example("volumes.json")) == ("4f3c2d1e0b9a48f7a6d5c4b3a2918070",)
 
 
 def test_every_example_is_proven_here() -> None:
-    known = {f"{name}.json" for name in TEMPLATES} | {"linux.json", "gpu.json5", "volumes.json"}
+    known = {f"{name}.json" for name in TEMPLATES} | {"linux.json", "gpu.json5", "secure.json", "volumes.json"}
     assert {path.name for path in EXAMPLES.iterdir()} == known
 
 
