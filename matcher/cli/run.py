@@ -3,13 +3,13 @@
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from matcher.cli import records
+from matcher.cli import records, tpm_stays
 from matcher.cli.asking import (
     Edits,
     Emulation,
@@ -57,6 +57,9 @@ WaitFor = Annotated[
 Elsewhere = Annotated[bool, Parameter(help="its host is gone: start it on another one", negative="")]
 HostIsDead = Annotated[
     bool, Parameter(help="with --elsewhere: you say that its host is off, whatever others have heard", negative="")
+]
+NewTpm = Annotated[
+    bool, Parameter(help="its TPM's keys may be lost: where it starts on another host, its TPM is empty", negative="")
 ]
 Timeout = Annotated[float, Parameter(help="how many seconds to wait for that; the VM stays, whatever comes")]
 
@@ -150,6 +153,7 @@ def start(
     lease: Lease = None,
     elsewhere: Elsewhere = False,
     host_is_dead: HostIsDead = False,
+    new_tpm: NewTpm = False,
     wait: WaitFor = "running",
     timeout: Timeout = UP_S,
     output: Output = "table",
@@ -159,6 +163,8 @@ def start(
     A VM whose host is gone is started on another one with --elsewhere, if its volumes are not on the dead host. Where
     other hosts do not hold it for gone, you are asked to say so. Should that host live after all, the VM there has lost
     its volumes and ends.
+
+    What a TPM holds stays on its host. So a VM that has one starts there alone, and elsewhere with --new-tpm.
 
     Parameters
     ----------
@@ -170,7 +176,7 @@ def start(
         found = _still_there(mine, vm, elsewhere=elsewhere, host_is_dead=host_is_dead)
         if isinstance(found, records.Record):
             with records.alone(found.vm_id):
-                errand = _again(found, policy, allows_emulation(allow_emulation), lease_s)
+                errand = _again(found, policy, allows_emulation(allow_emulation), lease_s, new_tpm=new_tpm)
                 placed = _place(mine, Placing(errand, random=mine.random), errand, found.name, output, wait)
             now = _await_up(mine, placed, wait, timeout)
             emit(output, {"vm": vm_document(now)}, vms_table([now]))
@@ -182,8 +188,10 @@ def start(
             return
         with records.alone(VmId(found.vm.id)):
             errand = _again(found.vm, policy, allows_emulation(allow_emulation), lease_s)
-            placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id))
-            placed = _place(mine, placing, errand, found.vm.name, output, wait)
+            stays = errand.vm is not None and errand.vm.tpm and not new_tpm
+            placing = Placing(errand, random=mine.random, prefer=HostId(found.vm.host_id), stays=stays)
+            with tpm_stays.at_home(found.vm) if stays else nullcontext():
+                placed = _place(mine, placing, errand, found.vm.name, output, wait)
         _forget_older(mine, found, placed.vm)
         now = _await_up(mine, placed, wait, timeout)
         emit(output, {"vm": vm_document(now)}, vms_table([now]))
@@ -209,7 +217,9 @@ def _still_there(mine: Session, meant: str, *, elsewhere: bool, host_is_dead: bo
     return kept
 
 
-def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, lease_s: int) -> Errand:
+def _again(
+    vm: VmView | records.Record, policy: Policy, allow_emulation: bool, lease_s: int, *, new_tpm: bool = True
+) -> Errand:
     """The same VM, one generation on; noted before anybody hears of it. Raises `Failure`."""
     from specs.problems import SpecError
     from specs.specfile import parse_specfile
@@ -220,6 +230,8 @@ def _again(vm: VmView | records.Record, policy: Policy, allow_emulation: bool, l
         said = f"{vm.host} keeps a specfile of {vm.name} that can't be read"
         raise Failure(Exit.FAILED, said, helps="run it anew: electros run SPECFILE, with its volumes") from None
     ask = vm_ask(spec, allow_emulation=allow_emulation, lease_s=lease_s)
+    if ask.tpm and not new_tpm:
+        raise tpm_stays.lost(vm.name, vm.host)
     if isinstance(vm, records.Record):
         vm_id, vids, readonly, cdroms = vm.vm_id, vm.volumes, vm.readonly, vm.cdroms
     else:

@@ -85,15 +85,23 @@ class _Doubt:
 class Placing:
     """One errand; perform the effects that each call returns, in order, and call `tick` at `next_deadline_s`.
 
-    `prefer` is the host where a stopped VM ran before; `value` a person's own ranking.
+    `prefer` is the host where a stopped VM ran before; `stays`: it has something there that no other host has, and no
+    other one's offer is heard. `value` is a person's own ranking.
     """
 
     def __init__(
-        self, errand: Errand, *, random: Random, prefer: HostId | None = None, value: Value | None = None
+        self,
+        errand: Errand,
+        *,
+        random: Random,
+        prefer: HostId | None = None,
+        stays: bool = False,
+        value: Value | None = None,
     ) -> None:
         assert errand.vm is not None, "there is a VM to place"
         self._errand, self._vm = errand, errand.vm
         self._random, self._prefer, self._value = random, prefer, value
+        self._only = prefer if stays else None
         self._rounds = 0
         self._round: Listening | None = None
         self._doubt: _Doubt | None = None
@@ -113,7 +121,7 @@ class Placing:
         return self._pledge(now_s)
 
     def heard_vm(self, offer: VmOffer, host_id: HostId, address: str, now_s: float) -> Effects:
-        if not self._listens:
+        if not self._listens or self._only not in (None, host_id):
             return []
         if self._survey is not None:
             self._survey.answers.vm(offer, host_id, address, now_s)

@@ -62,11 +62,12 @@ class Client:
         *,
         volumes: tuple[Vid, ...] = (),
         prefer: HostId | None = None,
+        stays: bool = False,
         value: Value | None = None,
         hosts_known: int = 0,
     ) -> None:
         errand = Errand(VmId("f" * 32), 2, ASK, volumes, hosts_known=hosts_known, name="web", specfile="{}")
-        self.placing = Placing(errand, random=Random(1), prefer=prefer, value=value)
+        self.placing = Placing(errand, random=Random(1), prefer=prefer, stays=stays, value=value)
         self.now_s = 50.0
         self.sent: list[Effect] = []
         self.do(self.placing.start(self.now_s, wall_ms=1_000_000))
@@ -229,6 +230,20 @@ def test_a_stopped_vm_goes_back_to_its_host() -> None:
     client.vm(H2, O2, score=0.1)
     client.on()
     assert client.confirms[0].host_id == H2
+
+
+def test_a_vm_that_stays_is_placed_on_its_host_or_nowhere() -> None:
+    client = Client(prefer=H2, stays=True)
+    client.vm(H1, O1)
+    client.vm(H2, O2)
+    client.on()
+    assert [confirm.host_id for confirm in client.confirms] == [H2]
+    alone = Client(prefer=H2, stays=True)
+    while alone.placing.next_deadline_s() is not None:
+        alone.vm(H1, O1)
+        alone.on()
+    assert alone.confirms == []
+    assert isinstance(alone.outcome, NoHostFits | NoHostInReach)
 
 
 def test_a_pledge_that_was_not_answered_is_sent_once_more() -> None:
