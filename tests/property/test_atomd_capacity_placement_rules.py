@@ -16,6 +16,7 @@ from atomd.capacity.placement import admits, place
 from atomd.inventory.facts import Core, Pages, PciDevice, UsbDevice
 from matcher.wire import codec
 from matcher.wire.messages import Accelerator, Arch, CoreClass, Firmware, PciAsk, Policy, Reason, UsbAsk, VmAsk
+from specs.forms import PCI_CLASSES
 from specs.ids import UserId, VmId
 
 USERS = [UserId(letter * 64) for letter in "ab"]
@@ -413,8 +414,14 @@ _EDITED: dict[str, Callable[[VmAsk, str], VmAsk]] = {
     "ram.reqECC": lambda ask, value: replace(ask, ecc=value == "true"),
     "cpu.core_class": lambda ask, value: replace(ask, core_class=CoreClass(value)),
     "cpu.min_frequency": lambda ask, value: replace(ask, min_frequency_mhz=int(value)),
+    "ram.hugepages": lambda ask, value: replace(ask, hugepages_kib={"none": 0}[value]),
+    "misc.tpm": lambda ask, value: replace(ask, tpm=value == "true"),
     "misc.firmware": lambda ask, value: replace(ask, firmware=Firmware(value)),
 }
+
+
+def _named(ask: PciAsk) -> str:
+    return f"{ask.vendor}:{ask.model}" if ask.model else ask.device_class
 
 
 def edited(ask: VmAsk, edit: str) -> VmAsk:
@@ -423,7 +430,8 @@ def edited(ask: VmAsk, edit: str) -> VmAsk:
     if path == "cpu.flags-":
         return replace(ask, flags=tuple(flag for flag in ask.flags if flag not in value.split(",")))
     if path == "pci-":
-        return replace(ask, pci=tuple(each for each in ask.pci if f"{each.vendor}:{each.model}" != value))
+        names = {value, PCI_CLASSES.get(value)}
+        return replace(ask, pci=tuple(each for each in ask.pci if _named(each) not in names))
     if path == "usb-":
         return replace(ask, usb=tuple(each for each in ask.usb if f"{each.vendor}:{each.model}" != value))
     if path in _EDITED:
