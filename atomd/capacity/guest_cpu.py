@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.inventory.facts import Core, Inventory, Memory, NumaNode, Pages
+from atomd.inventory.facts import Core, Cpu, Inventory, Memory, NumaNode, Pages
 from atomd.inventory.levels import LEVELS
 from matcher.wire.messages import Accelerator, Arch, Firmware
 
@@ -106,7 +106,17 @@ def hardware_of(
         pages=lent_pages(inventory.memory, ()),
         ecc_source=inventory.memory.ecc_source,
         tpm=tpm,
+        caches=_shared_caches(inventory.cpu),
     )
+
+
+def _shared_caches(cpu: Cpu) -> tuple[tuple[int, ...], ...]:
+    """Those of the last level, if it is one that cores share: what a core has for itself says nothing of neighbours."""
+    holding = [cache for cache in cpu.caches if cache.kind != "instruction"]
+    last = max((cache.level for cache in holding), default=0)
+    caches = tuple(cache.threads for cache in holding if cache.level == last)
+    owns = {core.threads for core in cpu.cores}
+    return () if owns.issuperset(caches) else caches
 
 
 def _reserved(cores: tuple[Core, ...], chosen: frozenset[int]) -> Core | None:

@@ -16,7 +16,8 @@ class Hardware:
     """`cores` are those that VMs may use (from 4 cores up, the host keeps one for itself). `ram_mib` maps each NUMA
     node to what VMs may use there, after the host's reserve. `guest_flags` are those a guest sees with `accelerator`,
     the x86-64 levels among them. `pci` and `usb` hold assignable devices alone; `pci_refused` and `usb_refused` the
-    others, with their reasons. `pages` are the huge pages that VMs may have."""
+    others, with their reasons. `pages` are the huge pages that VMs may have. `caches` are the threads that share each
+    last-level cache; empty where that is unknown, or where every core has one of its own."""
 
     archs: frozenset[Arch]
     accelerator: Accelerator
@@ -34,6 +35,7 @@ class Hardware:
     pages: tuple[Pages, ...] = ()
     ecc_source: str = ""  # who says so, as the inventory has it
     tpm: bool = False  # whether guests can have one of their own
+    caches: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,13 @@ class Unit:
     limit: int  # the strictest overprovision on it so far
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """What divides a node further: which socket, or which last-level cache, each core is of."""
+
+    of: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """A `Hardware`, indexed; what is of each core stands in the order of `Hardware.cores`."""
@@ -51,7 +58,7 @@ class Layout:
     core_of: dict[int, int]  # thread -> index in `Hardware.cores`
     idle_cores: tuple[tuple[Unit, ...], ...]  # each core as a unit, with nobody on it
     idle_threads: tuple[tuple[Unit, ...], ...]  # and its threads
-    socket_of: tuple[int, ...]
+    levels: tuple[Level, ...]  # sockets, then caches: those that divide some node here
     total_mib: int
     groups: tuple[PciGroup, ...]  # usable ones alone
     blocked: dict[str, PciDevice]  # assignable address -> the device of the host that keeps its group
@@ -70,11 +77,26 @@ def layout_of(hardware: Hardware) -> Layout:
         idle_threads=tuple(
             tuple(Unit((each,), index, 0, 0, NO_LIMIT) for each in core.threads) for index, core in cores
         ),
-        socket_of=tuple(core.socket for _, core in cores),
+        levels=tuple(Level(of) for of in (_sockets(hardware), _caches(hardware)) if _divides(of, hardware)),
         total_mib=sum(mib for _, mib in hardware.ram_mib),
         groups=tuple(_group(devices) for key, devices in members.items() if key not in blockers),
         blocked={device.address: blockers[key] for key in members.keys() & blockers.keys() for device in members[key]},
     )
+
+
+def _sockets(hardware: Hardware) -> tuple[int, ...]:
+    return tuple(core.socket for core in hardware.cores)
+
+
+def _caches(hardware: Hardware) -> tuple[int, ...]:
+    """Cores of which it is not known are as if they shared one."""
+    cache_of = {thread: number for number, threads in enumerate(hardware.caches) for thread in threads}
+    return tuple(cache_of.get(core.threads[0], -1) for core in hardware.cores)
+
+
+def _divides(of: tuple[int, ...], hardware: Hardware) -> bool:
+    nodes = [core.numa for core in hardware.cores]
+    return len(set(zip(nodes, of, strict=True))) > len(set(nodes))
 
 
 def _idle_threads(index: int, core: Core) -> tuple[Unit, ...]:

@@ -6,7 +6,7 @@ They are looked for once for each set of rules, and afterwards only on cores whe
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from atomd.capacity.layout import Unit
+from atomd.capacity.layout import Level, Unit
 from atomd.capacity.seats import Seats
 from atomd.capacity.traits import may_use
 from matcher.wire.messages import CoreClass, VmAsk
@@ -31,7 +31,7 @@ class Cell:
         self.count = self.used = 0
         self._on: dict[int, Sequence[Unit]] = {}  # of each core, in their order
         self._units: list[Unit] | None = None
-        self._parts: dict[Sequence[int], Sequence[Cell]] = {}
+        self._parts: dict[Level, Sequence[Cell]] = {}
 
     def put(self, core: int, units: Sequence[Unit]) -> int:
         """In place of those that the core had before; how many more there are now."""
@@ -49,15 +49,30 @@ class Cell:
             self._units = [unit for units in self._on.values() for unit in units]
         return self._units
 
-    def parts(self, of: Sequence[int]) -> "Sequence[Cell]":
-        """Divided by what its cores are of: their sockets, say."""
-        if of not in self._parts:
+    def parts(self, level: Level) -> "Sequence[Cell]":
+        """Divided by the sockets or the caches of its cores; the largest first."""
+        if level not in self._parts:
             parts: dict[int, Cell] = {}
             for core, units in self._on.items():
                 if units:
-                    parts.setdefault(of[core], Cell(self.kind, self.node)).put(core, units)
-            self._parts[of] = tuple(parts.values()) if len(parts) > 1 else (self,)
-        return self._parts[of]
+                    parts.setdefault(level.of[core], Cell(self.kind, self.node)).put(core, units)
+            largest_first = tuple(sorted(parts.values(), key=lambda part: -part.count))
+            self._parts[level] = largest_first if len(parts) > 1 else (self,)
+        return self._parts[level]
+
+    def spans(self, levels: Sequence[Level], slots: int) -> tuple[int, ...]:
+        """How few sockets, and how few caches, so many slots can lie in, and how many units on idle cores they then
+        break into. What comes later counts within one of what comes before, if one will do. It has as many units."""
+        if not levels:
+            return (self.fresh(slots),)
+        level, rest = levels[0], levels[1:]
+        parts, missing, fewest = self.parts(level), slots, 0
+        while missing > 0:
+            missing -= parts[fewest].count
+            fewest += 1
+        if fewest > 1:
+            return fewest, *self.spans(rest, slots)
+        return fewest, *min(part.spans(rest, slots) for part in parts if part.count >= slots)
 
     def fresh(self, slots: int) -> int:
         """How many units on idle cores so many slots would have to break into."""

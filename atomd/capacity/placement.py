@@ -16,7 +16,8 @@ The rules, for every host and at every moment. A *whole-core* VM asked with `smt
 
 Rules 1 to 3 speak about one core at a time and 6 and 7 don't speak about cores, so that *whether* a VM fits is a matter
 of counting, and *where* is a matter of taste: one NUMA node for threads and RAM when that can be, near its devices,
-breaking as few idle cores as possible, in the hole that it fills best (`pack`) or the widest (`spread`).
+within one last-level cache, breaking as few idle cores as possible, in the hole that it fills best (`pack`) or the
+widest (`spread`).
 """
 
 from collections import Counter
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 
 from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.layout import PciGroup, Unit, blocks_group, group_key
+from atomd.capacity.layout import Level, PciGroup, Unit, blocks_group, group_key
 from atomd.capacity.occupancy import Occupancy, plain_mib
 from atomd.capacity.openings import Cell, Kind, Openings
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
@@ -207,19 +208,22 @@ def _class_rank(kind: Kind) -> int:
 
 
 def _best_cell(need: _Need, cells: Sequence[Cell], count: Mapping[Kind, int], *, is_one_kind: bool) -> Cell:
-    """Of those that have the units: RAM on the node; devices on the node; of several kinds of cores the one that scores
-    best; then idle cores left idle and devices left reachable, and the hole best filled as `score` means it (`pack`),
-    or left widest (`spread`)."""
+    """Of those that have the units: RAM on the node; devices on the node; as few sockets and last-level caches as can
+    be; of several kinds of cores the one that scores best; then idle cores left idle and devices left reachable, and
+    the hole best filled as `score` means it (`pack`), or left widest (`spread`)."""
+
+    slots, levels = need.ask.slots, need.now.layout.levels
 
     def near(cell: Cell) -> tuple[float, ...]:
-        return _class_rank(cell.kind), not need.has_memory(cell.node), need.far(cell.node)
+        together = cell.spans(levels, slots)[:-1] if levels else ()
+        return _class_rank(cell.kind), not need.has_memory(cell.node), need.far(cell.node), *together
 
     def worth(cell: Cell) -> float:
-        filled = fill(need.ask.slots, need.ram_mib, count[cell.kind], need.now.free_total_mib)
-        return packed(need.ask, filled, cell.fresh(need.ask.slots))
+        filled = fill(slots, need.ram_mib, count[cell.kind], need.now.free_total_mib)
+        return packed(need.ask, filled, cell.spans(levels, slots)[-1])
 
     def spares(cell: Cell) -> tuple[float, ...]:
-        return 0.0 if is_one_kind else -worth(cell), cell.fresh(need.ask.slots), need.begrudged(cell.node)
+        return 0.0 if is_one_kind else -worth(cell), cell.spans(levels, slots)[-1], need.begrudged(cell.node)
 
     cells = _least(cells, near)
     if need.policy is Policy.SPREAD:
@@ -249,29 +253,30 @@ def _filled(need: _Need, cell: Cell) -> float:
 
 
 def _take(need: _Need, cells: Sequence[Cell], slots: int) -> list[Unit]:
-    """From as few nodes as a greedy choice gives, and on the last of them from as few sockets: whole ones, largest
-    first, and then a part of the one best hole."""
+    """From as few nodes as a greedy choice gives; on the last of them from as few sockets, and there from as few
+    caches: whole ones, largest first, and then a part of the one best hole."""
     taken: list[Unit] = []
-    for level in (None, need.now.layout.socket_of):
-        cells = cells if level is None else cells[0].parts(level)
-        whole, cells = _whole(need, cells, slots - len(taken))
+    levels = need.now.layout.levels
+    for depth in range(len(levels) + 1):
+        whole, hole = _whole(need, cells, slots - len(taken), levels[depth:])
         taken += whole
-    return taken + _preferred(need, cells[0].units)[: slots - len(taken)]
+        cells = hole.parts(levels[depth]) if depth < len(levels) else [hole]
+    return taken + _preferred(need, hole.units)[: slots - len(taken)]
 
 
-def _whole(need: _Need, cells: Sequence[Cell], slots: int) -> tuple[list[Unit], Sequence[Cell]]:
-    """The units of cells that are taken whole, and the hole that the rest comes from."""
+def _whole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> tuple[list[Unit], Cell]:
+    """The units of cells that are taken whole, and the hole that the rest comes from; `levels` divide that further."""
     if len(cells) == 1:
-        return [], cells
+        return [], cells[0]
     largest_first, taken, whole = sorted(cells, key=lambda cell: -cell.count), list[Unit](), 0
     while largest_first[whole].count < slots - len(taken):
         taken += largest_first[whole].units
         whole += 1
     missing = slots - len(taken)
-    if need.policy is Policy.SPREAD:
-        return taken, [largest_first[whole]]
     enough = [cell for cell in largest_first[whole:] if cell.count >= missing]
-    return taken, [min(enough, key=lambda cell: (cell.fresh(missing), cell.count))]
+    if need.policy is Policy.SPREAD:
+        return taken, min(enough, key=lambda cell: (cell.spans(levels, missing)[:-1], -cell.count))
+    return taken, min(enough, key=lambda cell: (cell.spans(levels, missing), cell.count))
 
 
 def _preferred(need: _Need, units: Sequence[Unit]) -> list[Unit]:

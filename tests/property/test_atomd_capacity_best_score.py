@@ -1,5 +1,6 @@
 """What `place` finds, held against every share that there is: first comes what no score weighs up (performance cores,
-and all on one node), and among those its score is as good as the best, or nearly."""
+and all on one node, there in one socket, and there in one cache), and among those its score is as good as the best, or
+nearly."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atomd.capacity.hardware import Claim, Hardware
-from atomd.capacity.occupancy import Occupancy, Unit, plain_mib
+from atomd.capacity.layout import Unit
+from atomd.capacity.occupancy import Occupancy, plain_mib
 from atomd.capacity.placement import admits, place
 from atomd.capacity.score import Before, score
+from atomd.inventory.facts import Core
 from matcher.wire.messages import CoreClass, Policy, VmAsk
 from specs.ids import UserId
-from tests.property.test_atomd_capacity_placement_rules import asks, machines, policies, settled, users, vm
+from tests.property.test_atomd_capacity_placement_rules import (
+    USERS,
+    asks,
+    machines,
+    machines_of_caches,
+    policies,
+    settled,
+    users,
+    vm,
+)
 
 SHARE_OF_BEST = 0.95
 SETS_MAX = 3000
@@ -33,14 +45,21 @@ def every_share(
             yield replace(like, threads=threads, threads_per_core=per_core, spans_classes=mixed), some, len(units)
 
 
-def rank(ask: VmAsk, units: Sequence[Unit], now: Occupancy) -> tuple[bool, bool, bool]:
+def rank(ask: VmAsk, units: Sequence[Unit], now: Occupancy) -> tuple[int, ...]:
     """What comes before the score; lower is better."""
     cores = [now.hardware.cores[unit.core] for unit in units]
     nodes = {core.numa for core in cores}
     pages = {pages.node for pages in now.pages_for(ask)} if ask.hugepages_kib else nodes
     is_near = len(nodes) == 1 and nodes <= pages and now.free_mib.get(*nodes, 0) >= plain_mib(ask)
     is_slow = ask.core_class is not CoreClass.ANY and any(core.core_class == "efficiency" for core in cores)
-    return len(nodes) > 1, is_slow, not is_near
+    sockets = len({core.socket for core in cores}) if len(nodes) == 1 else 0
+    caches = len({cache_of(core, now.hardware) for core in cores}) if sockets == 1 else 0
+    return len(nodes) > 1, is_slow, not is_near, sockets, caches
+
+
+def cache_of(core: Core, hardware: Hardware) -> int:
+    """Cores of which nobody knows are as if they shared one."""
+    return next((number for number, each in enumerate(hardware.caches) if core.threads[0] in each), -1)
 
 
 def scored(ask: VmAsk, claim: Claim, units: Sequence[Unit], open_units: int, now: Occupancy, policy: Policy) -> float:
@@ -65,7 +84,10 @@ def scored(ask: VmAsk, claim: Claim, units: Sequence[Unit], open_units: int, now
 def test_the_score_is_within_five_percent_of_the_best(
     hardware: Hardware, before: list[tuple[VmAsk, UserId]], ask: VmAsk, user_id: UserId, policy: Policy
 ) -> None:
-    residents = settled(before, hardware, policy)
+    is_among_the_best(ask, hardware, settled(before, hardware, policy), user_id, policy)
+
+
+def is_among_the_best(ask: VmAsk, hardware: Hardware, residents: list[Claim], user_id: UserId, policy: Policy) -> None:
     found = place(ask, hardware, residents, vm_id=vm(99), user_id=user_id, policy=policy)
     if found is None:
         return
@@ -77,3 +99,31 @@ def test_the_score_is_within_five_percent_of_the_best(
     alike = [each for each in shares if rank(ask, each[1], now) == first]
     best = max(scored(ask, claim, units, count, now, policy) for claim, units, count in alike)
     assert found.score >= SHARE_OF_BEST * best
+
+
+plain = st.builds(
+    replace,
+    asks(),
+    slots=st.integers(1, 3),
+    ram_mib=st.integers(1, 600),
+    core_class=st.none(),
+    hugepages_kib=st.just(0),
+    min_frequency_mhz=st.just(0),
+    pci=st.just(()),
+    usb=st.just(()),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    hardware=machines_of_caches(),
+    before=st.lists(st.tuples(plain, users), min_size=1, max_size=5),
+    gone=st.sets(st.integers(0, 4), max_size=2),
+    ask=plain,
+    policy=policies,
+)
+def test_so_it_is_where_only_the_caches_tell_cores_apart(
+    hardware: Hardware, before: list[tuple[VmAsk, UserId]], gone: set[int], ask: VmAsk, policy: Policy
+) -> None:
+    residents = [claim for at, claim in enumerate(settled(before, hardware, policy)) if at not in gone]
+    is_among_the_best(ask, hardware, residents, USERS[0], policy)

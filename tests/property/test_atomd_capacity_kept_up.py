@@ -16,7 +16,15 @@ from atomd.capacity.occupancy import LastOccupancy, Occupancy
 from atomd.capacity.placement import place_on
 from matcher.wire.messages import Policy, VmAsk
 from specs.ids import UserId
-from tests.property.test_atomd_capacity_placement_rules import asks, claims_on, machines, policies, users, vm
+from tests.property.test_atomd_capacity_placement_rules import (
+    asks,
+    claims_on,
+    machines,
+    machines_of_caches,
+    policies,
+    users,
+    vm,
+)
 
 
 def told(now: Occupancy, wanted: list[tuple[VmAsk, UserId, Policy]]) -> dict[str, Any]:
@@ -46,7 +54,7 @@ class KeptUp(RuleBasedStateMachine):
     wanted: list[tuple[VmAsk, UserId, Policy]]
 
     @initialize(
-        hardware=machines(cores_max=2) | machines(cores_max=6),
+        hardware=machines(cores_max=2) | machines(cores_max=6) | machines_of_caches(),
         wanted=st.lists(st.tuples(asks(slots_max=3), users, policies), min_size=1, max_size=4),
         remembers=st.sampled_from([2, 4096]),
     )

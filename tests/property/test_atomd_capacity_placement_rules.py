@@ -1,7 +1,7 @@
 """In whatever order VMs come and go, on whatever machine, nothing is promised twice, and what can be placed is."""
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -141,7 +141,35 @@ def machines(draw: st.DrawFn, *, cores_max: int = 8, shares: bool | None = None)
             for node in draw(st.sets(st.sampled_from(nodes)))
             for size_kib in draw(st.sets(st.sampled_from([2048, 65536])))
         ),
+        caches=draw(_caches(cores)),
     )
+
+
+@st.composite
+def _caches(draw: st.DrawFn, cores: list[Core]) -> tuple[tuple[int, ...], ...]:
+    """Each within a socket, some over nodes; some machines don't say, and some of some cores alone."""
+    if draw(st.booleans()):
+        return ()
+    shared: dict[tuple[int, int], tuple[int, ...]] = {}
+    for core in cores:
+        number = draw(st.sampled_from([0, 0, 1, 1, 2, None]))
+        if number is not None:
+            shared[core.socket, number] = *shared.get((core.socket, number), ()), *core.threads
+    return tuple(shared.values())
+
+
+@st.composite
+def machines_of_caches(draw: st.DrawFn) -> Hardware:
+    """One or two nodes, each with cores of one kind in up to two caches, and memory enough."""
+    smt, cores, caches = draw(st.sampled_from([1, 1, 2])), [], defaultdict[tuple[int, int], tuple[int, ...]](tuple)
+    nodes = draw(st.sampled_from([1, 2, 2]))
+    for number in range(draw(st.integers(3, 7))):
+        core = Core(tuple(range(number * smt, (number + 1) * smt)), 0, draw(st.integers(0, nodes - 1)))
+        caches[core.numa, draw(st.integers(0, 1))] += core.threads
+        cores.append(core)
+    ram = tuple((node, 16384) for node in range(nodes))
+    base = draw(machines(cores_max=1, shares=True))
+    return replace(base, cores=tuple(cores), ram_mib=ram, caches=tuple(caches.values()), pci=(), usb=(), pages=())
 
 
 @st.composite

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from atomd.capacity.guest_cpu import TCG_X86_FLAGS, hardware_of, lent_pages
 from atomd.capacity.hardware import Claim
-from atomd.inventory.facts import Core, Cpu, HugePages, Inventory, Memory, NumaNode, Pages, PciDevice, Withheld
+from atomd.inventory.facts import Cache, Core, Cpu, HugePages, Inventory, Memory, NumaNode, Pages, PciDevice, Withheld
 from matcher.wire.messages import Accelerator, Arch, Firmware
 from specs.ids import UserId, VmId
 
@@ -83,6 +83,21 @@ def test_huge_pages_are_lent_that_nobody_uses_or_a_vm_does() -> None:
     assert lent_pages(memory, (), {1024 * 1024}) == (), "QEMU could not have them"
     assert lent_pages(memory, (), {2048}) == (Pages(0, 2048, 100),)
     assert lent_pages(memory, [resident] * 9) == (Pages(0, 2048, 512),), "no more than there are"
+
+
+def test_the_caches_of_the_last_level_are_known_where_cores_share_them() -> None:
+    cores = tuple(Core((2 * n, 2 * n + 1), 0, 0) for n in range(4))
+    own = tuple(Cache(2, "unified", 512, core.threads) for core in cores)
+    shared = tuple(Cache(3, "unified", 8192, cores[n].threads + cores[n + 1].threads) for n in (0, 2))
+    code = (Cache(4, "instruction", 64, tuple(range(8))),)
+
+    def caches(*levels: tuple[Cache, ...]) -> tuple[tuple[int, ...], ...]:
+        cpu = Cpu("Some CPU", frozenset(), None, cores, tuple(cache for level in levels for cache in level))
+        known: tuple[tuple[int, ...], ...] = hardware(replace(machine(), cpu=cpu)).caches
+        return known
+
+    assert caches(own, shared) == caches(own, shared, code) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert caches(own) == caches() == ()
 
 
 def test_levels_count_as_flags() -> None:

@@ -423,3 +423,34 @@ def test_a_shared_vm_scores_higher_beside_others() -> None:
     shared = replace(ASK, overprovision=4)
     first = sit(shared, hardware)
     assert sit(shared, hardware, first.claim).score > first.score
+
+
+def test_cores_of_one_cache_are_rather_taken_than_what_is_left_of_two() -> None:
+    """On the first node it would fill a hole, and break up nothing."""
+    cores = smt2(8, nodes=2)
+    pairs = tuple(cores[n].threads + cores[n + 1].threads for n in range(0, 8, 2))
+    apart, near = (replace(host(*cores, ram=((0, 16384), (1, 16384))), caches=caches) for caches in ((), pairs))
+    residents = [
+        replace(sit(ASK, apart).claim, vm_id=VmId(f"{number:032x}"), threads=cores[number].threads) for number in (0, 2)
+    ]
+    assert sit(replace(ASK, slots=2), apart, *residents).claim.threads == (1, 9, 3, 11)
+    assert sit(replace(ASK, slots=2), near, *residents).claim.threads == (4, 12, 5, 13)
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_shared_vms_float_over_the_threads_of_one_cache(policy: Policy) -> None:
+    cores = smt2(4)
+    hardware = replace(host(*cores), caches=tuple(cores[n].threads + cores[n + 1].threads for n in (0, 2)))
+    claims: list[Claim] = []
+    for _ in range(4):
+        claims.append(sit(replace(ASK, slots=3, smt=True, overprovision=2), hardware, *claims, policy=policy).claim)
+        assert any(set(claims[-1].threads) <= set(cache) for cache in hardware.caches)
+
+
+def test_a_vm_larger_than_a_cache_takes_as_few_as_can_be_and_leaves_the_begun_one() -> None:
+    cores = smt2(9)
+    caches = tuple(tuple(t for core in cores[n : n + 3] for t in core.threads) for n in (0, 3, 6))
+    hardware = replace(host(*cores), caches=caches)
+    one = sit(ASK, hardware).claim
+    large = sit(replace(ASK, slots=6), hardware, one).claim
+    assert set(large.threads) == {*caches[1], *caches[2]}
