@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from atomd.capacity.devices import DeviceKind, kind_of
 from atomd.capacity.hardware import Hardware
-from atomd.inventory.facts import Core, PciDevice
+from atomd.inventory.facts import PciDevice
 
 LAYOUTS_MAX = 256
 NO_LIMIT = 1 << 30
@@ -97,10 +97,6 @@ def _caches(hardware: Hardware) -> tuple[int, ...]:
 def _divides(of: tuple[int, ...], hardware: Hardware) -> bool:
     nodes = [core.numa for core in hardware.cores]
     return len(set(zip(nodes, of, strict=True))) > len(set(nodes))
-
-
-def _idle_threads(index: int, core: Core) -> tuple[Unit, ...]:
-    return tuple(Unit((thread,), index, 0, 0, NO_LIMIT) for thread in core.threads)
 
 
 def _group(devices: list[PciDevice]) -> PciGroup:

@@ -67,9 +67,7 @@ class Occupancy:
         self.layout = layout_of(hardware)
         self.seats = Seats(hardware, self.layout)
         self.free_mib = dict(hardware.ram_mib)
-        self.free_total_mib = (
-            self.layout.total_mib
-        )  # a node that is overdrawn (its memory was taken away) lends nothing
+        self.free_total_mib = self.layout.total_mib  # an overdrawn node (its memory was taken away) lends nothing
         self.taken_pci: Counter[str] = Counter()
         self.taken_usb: Counter[str] = Counter()
         self.free_pages: Counter[tuple[int, int]] = Counter()  # (size in KiB, node)
