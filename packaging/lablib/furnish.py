@@ -43,6 +43,8 @@ DEFAULT_NETWORK = """\
 </network>
 """
 
+TPM_AUTHORITY = "/var/lib/swtpm-localca"  # signs the certificates of guests' TPMs
+
 SYSCTLS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/accept_dad": "0",  # addresses that nobody else can have need no second of waiting
@@ -85,11 +87,15 @@ def _connect(host: Host) -> None:
 def _furnish_folders(plan: Plan, host: Host) -> None:
     own = plan.folder(host)
     farm("/etc", folders={"atomos": own / "etc", "libvirt": None}, files=_etc_files(plan, host))
-    farm("/var/lib", folders={"atomos": own / "lib", "libvirt": None})
+    authority = os.stat(TPM_AUTHORITY) if os.path.isdir(TPM_AUTHORITY) else None
+    farm("/var/lib", folders={"atomos": own / "lib", "libvirt": None} | ({"swtpm-localca": None} if authority else {}))
+    if authority:
+        os.chown(TPM_AUTHORITY, authority.st_uid, authority.st_gid)
+        os.chmod(TPM_AUTHORITY, authority.st_mode & 0o777)
     farm("/srv", folders={"atomos": own / "srv"})
     if Path("/usr/sbin/libvirtd").exists():
         mount("host", "/var/cache/libvirt", "tmpfs", options="mode=711")
-        bind(str(own / "log" / "libvirt"), "/var/log/libvirt")
+        farm("/var/log", folders={"libvirt": own / "log" / "libvirt", "swtpm": None})
         _configure_libvirt(host)
 
 

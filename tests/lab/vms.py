@@ -118,14 +118,14 @@ def boots(lab: Any, vm: dict[str, Any]) -> list[int]:
     return [int(number) for number in re.findall(r"ATOMOS-GUEST-UP boots=(\d+) ", serial_of(lab, vm))]
 
 
-def booted(lab: Any, until: Any, vm: dict[str, Any], *, since: int = 0) -> dict[str, Any]:
+def booted(lab: Any, until: Any, vm: dict[str, Any], *, since: int = 0, within_s: float = BOOT_S) -> dict[str, Any]:
     """Wait until the guest has announced its page, past `since` characters of its output; the VM as it stands then."""
 
     def is_up() -> bool:
         said = serial_of(lab, vm)[since:]
         return -1 < said.rfind("ATOMOS-GUEST-UP ") < said.rfind("ATOMOS-HTTP ")
 
-    until(is_up, within_s=BOOT_S)
+    until(is_up, within_s=within_s)
     return dict(electros(lab, "inspect", vm["id"]).document["vm"])
 
 

@@ -648,10 +648,11 @@ async def test_a_mount_that_no_vm_explains_is_swept_at_the_start(running: Runnin
     await running.until(lambda: running.shares.lives == {(VmId(confirm.vm_id), 1)})
 
 
-async def test_what_uefi_keeps_of_a_vm_stays_when_it_stops_and_is_erased_when_it_is_removed(
-    running: Running, autojump_clock: MockClock
+@pytest.mark.parametrize("asked", [{"firmware": Firmware.UEFI}, {"tpm": True}])
+async def test_what_is_kept_of_a_vm_stays_when_it_stops_and_is_erased_when_it_is_removed(
+    running: Running, autojump_clock: MockClock, asked: dict[str, object]
 ) -> None:
-    running.host.ask = replace(running.host.ask, firmware=Firmware.UEFI)
+    running.host.ask = replace(running.host.ask, **asked)
     confirm = running.confirm()
     await running.until(lambda: running.vm(confirm).state is State.RUNNING)
     running.performer.apply(running.host.compute.stop(running.vm(confirm), trio.current_time(), force=True))
