@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import threading
 import time
@@ -16,10 +17,11 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
+from atomd.accelerator import find_qemu, guest_flags
 from atomd.hypervisor.cells import Cell
 from atomd.hypervisor.connection import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX
 from atomd.hypervisor.disk_xml import secret_usage, secret_xml
-from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml, enforced_flags
 from atomd.hypervisor.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
 from atomd.hypervisor.hypervisor import Hypervisor
 from matcher.wire.messages import Accelerator, Arch, ImageFormat
@@ -31,6 +33,8 @@ from tests.fakes.tiny_guest import DISK
 pytestmark = pytest.mark.lab
 
 HOST = "h1"
+LIBVIRTS_FLAGS = Path("/usr/share/libvirt/cpu_map/x86_features.xml")
+NAMED_MAX = 8  # flags that a sentence has room for
 FOREIGN = """
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><memballoon model='none'/></devices></domain>
@@ -117,6 +121,10 @@ def left_clean(bare_lab: Any) -> Iterator[None]:
         bare_lab.virsh(HOST, "destroy", name, check=False)
 
 
+def libvirts_flags() -> tuple[str, ...]:
+    return tuple(re.findall(r"<feature name='([^']+)'", LIBVIRTS_FLAGS.read_text()))
+
+
 def uri_of(lab: Any) -> str:
     return f"qemu+unix:///system?socket=/run/atomos-lab/{lab.name}/{HOST}.libvirt/libvirt-sock"
 
@@ -190,6 +198,19 @@ class TestLibvirt(HypervisorContract):
                 await world.hypervisor.start(domain_xml(dataclasses.replace(world.spec, **wrong)))
             assert str(caught.value).startswith(sentence)
         assert await world.hypervisor.domains() == ()
+
+    async def test_a_guest_gets_every_flag_that_its_host_offers_or_does_not_start(self, world: LabWorld) -> None:
+        offered = await guest_flags(await find_qemu(), Accelerator.TCG)
+        lacking = sorted({*enforced_flags(libvirts_flags())} - {*enforced_flags(tuple(offered or ()))})
+        assert {"avx512f", "rdseed", "topoext", "x2apic"} <= {*lacking}
+        for some in (tuple(lacking[n : n + NAMED_MAX]) for n in range(0, len(lacking), NAMED_MAX)):
+            with pytest.raises(StartFailed) as caught:
+                await world.hypervisor.start(domain_xml(dataclasses.replace(world.spec, flags=some)))
+            named = re.match("guests on this host do not get the CPU flags (.+): ", str(caught.value))
+            assert named is not None, caught.value
+            assert sorted(named[1].split(",")) == sorted(some)
+        world.spec = dataclasses.replace(world.spec, flags=tuple(offered or ()))
+        await started(world)
 
     async def test_a_volume_is_one_domains_at_a_time(self, world: LabWorld) -> None:
         await started(world)
