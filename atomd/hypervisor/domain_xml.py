@@ -34,7 +34,8 @@ class DomainSpec:
     `threads` are the host's hardware threads of the claim. `exclusive`: vCPU n stays on `threads[n]`; else every vCPU
     floats over all of `threads` and nowhere else. `emulator_threads` is where QEMU's own threads may run (`None`: with
     the vCPUs); the caller keeps them off other VMs' exclusive threads. `flags` are the kernel's names. `numa` is -1
-    where the VM spans nodes; `cells` are what its guest is told of them. `volumes` are in the user's order.
+    where the VM spans nodes; `cells` are what its guest is told of them. `topoext`: the host's CPU is AMD's, and its
+    guests learn of the threads of a core by that flag. `volumes` are in the user's order.
     """
 
     vm_id: VmId
@@ -56,6 +57,7 @@ class DomainSpec:
     pages: Pages | None = None
     volumes: tuple[AttachedVolume, ...] = ()
     flags: tuple[str, ...] = ()
+    topoext: bool = False
     firmware: Firmware = Firmware.BIOS
     tpm: bool = False
     network: str = "default"
@@ -291,7 +293,9 @@ def _cpu(domain: Element, spec: DomainSpec) -> None:
     packages = sockets(cells, spec.threads_per_core)
     cores = spec.vcpus // spec.threads_per_core // packages
     add(cpu, "topology", sockets=packages, dies=1, cores=cores, threads=spec.threads_per_core)
-    for flag in flags:
+    # Without it, a guest on AMD's CPUs takes the threads of a core for cores; QEMU gives it to whoever names it alone.
+    told = {"topoext"} if kvm and spec.topoext and spec.threads_per_core > 1 else set()
+    for flag in sorted({*flags, *told}):
         add(cpu, "feature", policy="require", name=flag)
     if cells:
         _numa(add(cpu, "numa"), cells)

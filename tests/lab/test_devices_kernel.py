@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import trio
 
-from tests.lab import test_devices_real, test_devices_usb, test_devices_vm
+from tests.lab import test_devices_cpu, test_devices_real, test_devices_usb, test_devices_vm
 from tests.lab.emulated import ENTER, ROOMY_MIB, ROOT, USB_KERNEL, VIRTIOFSD, machine, needs_kernel, this_root
 
 RUN_S = 500.0
@@ -22,7 +22,7 @@ DISK_BYTES = 64 << 20
 STICK_BYTES = 16 << 20
 MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_net", "nvme", "vfio-pci", "vfio_iommu_type1", "ext4")
 MODULES += ("crc32c_generic", "macvlan", "kvm-amd", "bridge", "tun", "xhci_pci", "usb_storage", "sd_mod")
-SUITES = (test_devices_real, test_devices_vm, test_devices_usb)
+SUITES = (test_devices_real, test_devices_vm, test_devices_usb, test_devices_cpu)
 
 pytestmark = [
     pytest.mark.lab,
