@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -29,9 +30,12 @@ from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 from tests.fakes.hypervisor_contract import HypervisorContract, read_until, started, until
 from tests.fakes.tiny_guest import DISK
+from tests.lab.test_guest_cpu import TELLS, seen
+from tests.lab.vms import BOOT_S
 
 pytestmark = pytest.mark.lab
 
+GUEST = Path(__file__).resolve().parents[2] / "packaging" / "guest"
 HOST = "h1"
 LIBVIRTS_FLAGS = Path("/usr/share/libvirt/cpu_map/x86_features.xml")
 NAMED_MAX = 8  # flags that a sentence has room for
@@ -168,6 +172,25 @@ class TestLibvirt(HypervisorContract):
             "node 1 cpus: 1", "node 1 size: 16 MB",
             "node 2 cpus:", "node 2 size: 8 MB",
         ]  # fmt: skip
+
+    async def test_linux_in_a_guest_sees_its_cells_and_a_package_in_each_that_has_vcpus(self, world: LabWorld) -> None:
+        threads = tuple(sorted(os.sched_getaffinity(0)))[:2]
+        if len(threads) < 2:
+            pytest.skip("one hardware thread is too few to pin two vCPUs")
+        built = await trio.run_process([GUEST], capture_stdout=True)
+        image = world.lab.folder(HOST) / "srv" / Path(world.spec.volumes[0].path).name
+        await world.in_thread(partial(shutil.copy, built.stdout.decode().strip(), image))
+        cells = (Cell(0, 0, 1, 112), Cell(0, 1, 1, 64), Cell(0, 2, 0, 48))
+        many = {"vcpus": 2, "threads": threads, "exclusive": True, "cells": cells, "ram_mib": 224}
+        world.spec = dataclasses.replace(world.spec, **many)
+        await world.hypervisor.start(domain_xml(world.spec))
+        console = await world.hypervisor.open_console(world.spec.vm_id)
+        await read_until(console, b"ATOMOS-GUEST-UP", BOOT_S)
+        await console.send(TELLS.encode())
+        told = seen((await read_until(console, b"\nITS-ALL\r\n", BOOT_S)).decode(errors="replace").replace("\r", ""))
+        await console.aclose()
+        assert told.cpus == ((0, 0, 0), (1, 0, 1))
+        assert told.ram_mib == {number: cell.ram_mib for number, cell in enumerate(cells)}
 
     async def test_secrets_of_a_start_that_was_cut_short_go_with_the_next_connection(self, world: LabWorld) -> None:
         await world.leave_secret(secret_usage(world.spec.vm_id, "a" * 32))
