@@ -6,7 +6,6 @@ libvirt is our own here, on the emulated machine alone: nothing of this machine'
 import dataclasses
 import glob
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -88,7 +87,7 @@ async def hypervisor(libvirt: None) -> AsyncIterator[Hypervisor]:
 def guest(folder: Path, images: str = GUESTS, **words: Any) -> DomainSpec:
     """A guest of the lab, on KVM."""
     image = folder / "guest.img"
-    shutil.copy(max(glob.glob(images), key=os.path.getmtime), image)
+    run("cp", "--sparse=always", max(glob.glob(images), key=os.path.getmtime), str(image))  # /tmp is in memory
     spec = DomainSpec(
         vm_id=VM_ID,
         generation=1,
