@@ -101,6 +101,12 @@ def inventory_of(lab: Lab) -> Any:
     return json.loads(lab.exec("h1", "atomd", "inventory", "-o", "json").stdout)
 
 
+def offers_of(lab: Lab, specfile: str) -> list[dict[str, Any]]:
+    """None, of a host that has just started and does not speak yet."""
+    pledged = electros(lab, "pledge", specfile, code=None)
+    return list(pledged.document["offers"]) if pledged.code == 0 else []
+
+
 def told_by(lab: Lab, until: Callable[..., Any], vm: dict[str, Any]) -> Seen:
     until(lambda: "ATOMOS-GUEST-UP" in serial_of(lab, vm), within_s=BOOT_S)
     console = lab.virsh("h1", "ttyconsole", vm["domain"]).strip()
@@ -124,7 +130,7 @@ def test_a_guest_sees_the_cores_threads_and_nodes_that_it_was_promised(
     cores = cores if len(cores) < RESERVED_CORE_FROM else cores[1:]
     node_of = {thread: core["numa"] for core in cores for thread in core["threads"]}
     spec = {"slots": len(cores), "ramsize": RAM_MIB * len(cores)}
-    (offer,) = electros(lab, "pledge", vms.specfile(spec)).document["offers"]
+    (offer,) = until(lambda: offers_of(lab, vms.specfile(spec)), within_s=BOOT_S)
     ran = vms.run("wide", spec, volumes=[lab.volumes("h1")["h1-boot"]])
     vm = electros(lab, "inspect", ran["id"]).document["vm"]
     assert vm["threads"] == offer["threads"] == sorted(node_of)
@@ -155,10 +161,10 @@ def promising(lab: Lab) -> Iterator[str]:
 
 
 def test_a_flag_that_went_missing_since_the_offer_fails_the_start_and_its_user_is_told(
-    lab: Lab, vms: Vms, promising: str
+    lab: Lab, vms: Vms, until: Callable[..., Any], promising: str
 ) -> None:
     spec = {"slots": 1, "ramsize": 64, "flags": [promising]}
-    (offer,) = electros(lab, "pledge", vms.specfile(spec)).document["offers"]
+    (offer,) = until(lambda: offers_of(lab, vms.specfile(spec)), within_s=BOOT_S)
     assert offer["host"] == "h1"
     failed = electros(lab, *vms.arguments("lacking", spec), code=1)
     sentence = (
