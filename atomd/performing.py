@@ -470,6 +470,7 @@ class Performer:
             threads=threads,
             exclusive=claim.overprovision == 1,
             threads_per_core=claim.threads_per_core,
+            topoext=self._hardware.topoext,
             ram_mib=ask.ram_mib,
             console_log=str(self.console_log(vm.vm_id)),
             numa=claim.numa,

@@ -107,6 +107,7 @@ def hardware_of(
         ecc_source=inventory.memory.ecc_source,
         tpm=tpm,
         caches=_shared_caches(inventory.cpu),
+        topoext="topoext" in inventory.cpu.flags,
     )
 
 

@@ -17,7 +17,8 @@ class Hardware:
     node to what VMs may use there, after the host's reserve. `guest_flags` are those a guest sees with `accelerator`,
     the x86-64 levels among them. `pci` and `usb` hold assignable devices alone; `pci_refused` and `usb_refused` the
     others, with their reasons. `pages` are the huge pages that VMs may have. `caches` are the threads that share each
-    last-level cache; empty where that is unknown, or where every core has one of its own."""
+    last-level cache; empty where that is unknown, or where every core has one of its own. `topoext`: the CPU is one of
+    AMD's, and says which threads make a core."""
 
     archs: frozenset[Arch]
     accelerator: Accelerator
@@ -36,6 +37,7 @@ class Hardware:
     ecc_source: str = ""  # who says so, as the inventory has it
     tpm: bool = False  # whether guests can have one of their own
     caches: tuple[tuple[int, ...], ...] = ()
+    topoext: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ class DomainSpec:
     `threads` are the host's hardware threads of the claim. `exclusive`: vCPU n stays on `threads[n]`; else every vCPU
     floats over all of `threads` and nowhere else. `emulator_threads` is where QEMU's own threads may run (`None`: with
     the vCPUs); the caller keeps them off other VMs' exclusive threads. `flags` are the kernel's names. `numa` is -1
-    where the VM spans nodes; `cells` are what its guest is told of them. `volumes` are in the user's order.
+    where the VM spans nodes; `cells` are what its guest is told of them. `topoext`: the host's CPU is AMD's, and its
+    guests learn of the threads of a core by that flag. `volumes` are in the user's order.
     """
 
     vm_id: VmId
@@ -56,6 +57,7 @@ class DomainSpec:
     pages: Pages | None = None
     volumes: tuple[AttachedVolume, ...] = ()
     flags: tuple[str, ...] = ()
+    topoext: bool = False
     firmware: Firmware = Firmware.BIOS
     tpm: bool = False
     network: str = "default"
@@ -106,17 +108,20 @@ PLATFORMS = {
 }
 
 # The kernel's flag names, without their separators, to libvirt's (its cpu_map/x86_features.xml). Most differ in their
-# separators alone. A flag that is not here (such as the kernel's own `constant_tsc`) was held against what guests
-# see when the offer was made, and is not checked again.
+# separators alone. A flag that is not here (the kernel's own, as `constant_tsc`; one that the kernel makes of other
+# bits on Intel's CPUs than on AMD's, as `ibrs`) was held against what guests see when the offer was made, and is not
+# checked again.
 _LIBVIRT_FLAGS = """
-    3dnow 3dnowext 3dnowprefetch abm adx aes amx-bf16 amx-int8 amx-tile apic avx avx-vnni avx2 avx512-4fmaps
-    avx512-4vnniw avx512-bf16 avx512-fp16 avx512-vp2intersect avx512-vpopcntdq avx512bitalg avx512bw avx512cd
-    avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi avx512vbmi2 avx512vl avx512vnni bmi1 bmi2 cldemote
-    clflush clflushopt clwb clzero cmov cx16 cx8 erms f16c fma fma4 fpu fsgsbase fsrm fxsr gfni invpcid la57
-    lahf_lm lm misalignsse mmx mmxext movbe movdir64b movdiri msr mtrr nx pae pat pcid pdpe1gb pge pku pni
-    popcnt pse pse36 rdpid rdrand rdseed rdtscp rtm sep serialize sha-ni smap smep sse sse2 sse4.1 sse4.2 sse4a
-    ssse3 svm syscall tbm tsc tsc-deadline umip vaes vme vmx vpclmulqdq waitpkg wbnoinvd x2apic xgetbv1 xop
-    xsave xsavec xsaveopt xsaves
+    3dnow 3dnowext 3dnowprefetch abm adx aes amd-ssbd amd-stibp amx-bf16 amx-int8 amx-tile apic arat
+    arch-capabilities avx avx-vnni avx2 avx512-4fmaps avx512-4vnniw avx512-bf16 avx512-fp16 avx512-vp2intersect
+    avx512-vpopcntdq avx512bitalg avx512bw avx512cd avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi
+    avx512vbmi2 avx512vl avx512vnni bmi1 bmi2 cldemote clflush clflushopt clwb clzero cmov cr8legacy cx16 cx8 de
+    decodeassists erms f16c flushbyasid fma fma4 fpu fsgsbase fsrm fxsr fxsr_opt gfni hle hypervisor invpcid la57
+    lahf_lm lbrv lm mca mce md-clear misalignsse mmx mmxext movbe movdir64b movdiri msr mtrr npt nrip-save nx osvw
+    pae pat pause-filter pcid pdpe1gb perfctr_core pfthreshold pge pks pku pni popcnt pse pse36 rdpid rdrand rdseed
+    rdtscp rtm sep serialize sha-ni smap smep spec-ctrl sse sse2 sse4.1 sse4.2 sse4a ssse3 svm syscall tbm topoext
+    tsc tsc-deadline tsc-scale tsc_adjust umip v-vmsave-vmload vaes vgif virt-ssbd vmcb-clean vme vmx vpclmulqdq
+    waitpkg wbnoinvd x2apic xgetbv1 xop xsave xsavec xsaveerptr xsaveopt xsaves
 """
 
 
@@ -288,7 +293,9 @@ def _cpu(domain: Element, spec: DomainSpec) -> None:
     packages = sockets(cells, spec.threads_per_core)
     cores = spec.vcpus // spec.threads_per_core // packages
     add(cpu, "topology", sockets=packages, dies=1, cores=cores, threads=spec.threads_per_core)
-    for flag in flags:
+    # Without it, a guest on AMD's CPUs takes the threads of a core for cores; QEMU gives it to whoever names it alone.
+    told = {"topoext"} if kvm and spec.topoext and spec.threads_per_core > 1 else set()
+    for flag in sorted({*flags, *told}):
         add(cpu, "feature", policy="require", name=flag)
     if cells:
         _numa(add(cpu, "numa"), cells)

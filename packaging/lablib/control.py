@@ -13,7 +13,7 @@ from lablib.processes import read_pid
 
 ANSWER_MAX = 65536
 POLL_S = 0.03
-READY_S = 60.0
+READY_S = 180.0  # of daemons that start side by side on an emulated machine
 STOPPED = ("stopped", "failed", "ended")
 
 

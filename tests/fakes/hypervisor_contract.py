@@ -95,9 +95,9 @@ async def started(world: World) -> None:
     await until(world.hypervisor, lambda e: isinstance(e, DomainEvent) and e.what is What.STARTED)
 
 
-async def read_until(console: Console, words: bytes) -> bytes:
+async def read_until(console: Console, words: bytes, within_s: float = PATIENCE_S) -> bytes:
     got = b""
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(within_s):
         while words not in got:
             data = await console.receive()
             assert data, f"the console ended after {got!r}"

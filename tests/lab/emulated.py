@@ -1,6 +1,6 @@
 """An emulated machine with Debian's kernel, booted from memory in seconds: for what this machine's kernel may lack.
 
-It runs a script of busybox's shell and says on its serial port what comes of it. The kernel is that of the lab's guest.
+It runs a script of busybox's shell and says on its serial port what comes of it. The kernel is that of a lab's guest.
 """
 
 import gzip
@@ -14,6 +14,7 @@ import pytest
 import trio
 
 KERNEL = Path("/var/cache/atomos-lab/kernel")  # packaging/guest
+USB_KERNEL = Path("/var/cache/atomos-lab/kernel-usb")  # packaging/guest --usb
 BOOT_S = 120.0  # emulated, on a busy machine
 START_S = 10.0
 SMALL_MIB, ROOMY_MIB = 256, 1536
@@ -85,14 +86,15 @@ async def machine(
     devices: Sequence[str] = (),
     ram_mib: int = SMALL_MIB,
     told: str = "",
+    kernel: Path = KERNEL,
 ) -> AsyncIterator[Machine]:
     """`programs` of this machine are in its path; `devices` are words for QEMU, `told` for its kernel. It ends with the
     block."""
     said = folder / "serial"
     said.touch()
-    (kernel,) = (KERNEL / "boot").glob("vmlinuz-*")
+    (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     words = ["qemu-system-x86_64", "-accel", "tcg", "-m", str(ram_mib), "-nographic", "-monitor", "none", "-no-reboot"]
-    words += ["-kernel", str(kernel), "-initrd", str(_built(folder, script, modules, programs))]
+    words += ["-kernel", str(vmlinuz), "-initrd", str(_built(folder, script, modules, programs, kernel))]
     words += ["-append", f"console=ttyS0 quiet panic=-1 {told}", "-serial", f"file:{said}", *devices]
     process = await trio.lowlevel.open_process(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -103,9 +105,9 @@ async def machine(
 
 
 @asynccontextmanager
-async def this_root(folder: Path) -> AsyncIterator[tuple[str, ...]]:
-    """Devices by which a machine of `ROOMY_MIB` sees this one's root and repository, without a way to change them:
-    `ENTER` mounts them at /new, where what is written is forgotten."""
+async def this_root(folder: Path, ram_mib: int = ROOMY_MIB, nodes: int = 1) -> AsyncIterator[tuple[str, ...]]:
+    """Devices by which a machine sees this one's root and repository, without a way to change them: `ENTER` mounts them
+    at /new, where what is written is forgotten. It has two cores on each of its NUMA nodes."""
     view, socket = folder / "view", folder / "virtiofs"
     view.mkdir()
     words = [
@@ -126,14 +128,17 @@ async def this_root(folder: Path) -> AsyncIterator[tuple[str, ...]]:
             while not socket.exists():  # noqa: ASYNC110  it says so in no other way
                 await trio.sleep(0.02)
         chardev = ("-chardev", f"socket,id=root,path={socket}", "-device", "vhost-user-fs-pci,chardev=root,tag=root")
-        memory = f"memory-backend-memfd,id=ram,size={ROOMY_MIB}M,share=on"  # virtiofsd reads and writes there
-        yield ("-machine", "q35,memory-backend=ram", "-object", memory, "-smp", "2", *chardev)
+        words = ["-machine", "q35", "-smp", f"{2 * nodes},sockets={nodes}"]
+        for node in range(nodes):
+            memory = f"memory-backend-memfd,id=ram{node},size={ram_mib // nodes}M,share=on"  # virtiofsd works there
+            words += ["-object", memory, "-numa", f"node,memdev=ram{node},cpus={2 * node}-{2 * node + 1}"]
+        yield (*words, *chardev)
     finally:
         process.terminate()
         await process.wait()
 
 
-def _built(folder: Path, script: str, modules: Sequence[str], programs: Sequence[str]) -> Path:
+def _built(folder: Path, script: str, modules: Sequence[str], programs: Sequence[str], kernel: Path) -> Path:
     """An initial RAM disk that runs the script."""
     root = folder / "initrd"
     for place in ("bin", "sbin", "usr", "modules", "etc"):
@@ -149,7 +154,7 @@ def _built(folder: Path, script: str, modules: Sequence[str], programs: Sequence
         shutil.copy("/etc/netconfig", root / "etc" / "netconfig")
     order: list[Path] = []
     for module in modules:
-        _with_needs(module, order)
+        _with_needs(module, kernel, order)
     for path in order:
         shutil.copy(path, root / "modules" / path.name)
     (root / "modules" / "order").write_text("\n".join(path.name for path in order))
@@ -169,14 +174,14 @@ def _libraries(program: Path) -> list[Path]:
     return [Path(word) for word in said.split() if word.startswith("/")]
 
 
-def _with_needs(name: str, order: list[Path]) -> None:
+def _with_needs(name: str, kernel: Path, order: list[Path]) -> None:
     """After those that it needs; one that is built into the kernel has no file."""
     names = {f"{name}.ko", f"{name.replace('_', '-')}.ko"}
-    found = [path for path in KERNEL.rglob("*.ko") if path.name in names]
+    found = [path for path in kernel.rglob("*.ko") if path.name in names]
     if not found or found[0] in order:
         return
     needs = subprocess.run(["modinfo", "-F", "depends", str(found[0])], capture_output=True, text=True, check=True)
     for need in needs.stdout.strip().split(","):
         if need:
-            _with_needs(need, order)
+            _with_needs(need, kernel, order)
     order.append(found[0])

@@ -3,12 +3,13 @@
 libvirt is our own here, on the emulated machine alone: nothing of this machine's is changed.
 """
 
+import dataclasses
 import glob
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,6 +26,7 @@ from tests.lab.test_devices_real import FUNCTIONS, NVME, Atomd, alone, at, clock
 
 VM_ID = VmId("6ba7b810" * 4)
 GUESTS = "/var/cache/atomos-lab/guest-*.img"  # packaging/guest
+USB_GUESTS = "/var/cache/atomos-lab/usb-guest-*.img"  # packaging/guest --usb
 SOCKET = Path("/run/libvirt/libvirt-sock")
 NETWORK = "<network><name>default</name><forward mode='bridge'/><bridge name='br0'/></network>"
 QEMU_CONF = 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\n'
@@ -65,26 +67,31 @@ def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         run("ip", "link", "add", "br0", "type", "bridge")
         run("virsh", "-q", "net-create", str(network))
         yield
+        run("virsh", "-q", "net-destroy", "default")
+        run("ip", "link", "del", "br0")
     finally:
         for daemon in daemons:
             daemon.terminate()
             daemon.wait()
+        SOCKET.unlink(missing_ok=True)  # the next suite waits for its own
 
 
 @pytest.fixture
 async def hypervisor(libvirt: None) -> AsyncIterator[Hypervisor]:
     async with Hypervisor.open("qemu:///system") as opened:
         yield opened
+        for left in await opened.domains():  # of a test that has failed
+            await opened.destroy(left.vm_id)
 
 
-def with_device(address: str, folder: Path) -> DomainSpec:
+def guest(folder: Path, images: str = GUESTS, **words: Any) -> DomainSpec:
     """A guest of the lab, on KVM."""
     image = folder / "guest.img"
-    shutil.copy(max(glob.glob(GUESTS), key=os.path.getmtime), image)
-    return DomainSpec(
+    run("cp", "--sparse=always", max(glob.glob(images), key=os.path.getmtime), str(image))  # /tmp is in memory
+    spec = DomainSpec(
         vm_id=VM_ID,
         generation=1,
-        title="with a device",
+        title="a guest",
         user_id=UserId("a1" * 32),
         accelerator=Accelerator.KVM,
         arch=Arch.X86_64,
@@ -94,9 +101,9 @@ def with_device(address: str, folder: Path) -> DomainSpec:
         threads_per_core=1,
         ram_mib=192,
         console_log=str(folder / "console.log"),
-        pci=(address,),
         volumes=(AttachedVolume("a" * 32, str(image), ImageFormat.RAW, False, False, True),),
     )
+    return dataclasses.replace(spec, **words)
 
 
 async def says(hypervisor: Hypervisor, spec: DomainSpec, typed: bytes, answer: str) -> None:
@@ -117,7 +124,7 @@ async def test_a_vm_gets_an_address_through_the_card_that_it_was_given(hyperviso
     card, atomd = alone(), Atomd(tmp_path)
     atomd.held.add(card.address)
     assert await atomd.devices.lend([card.address]) is None
-    spec = with_device(card.address, tmp_path)
+    spec = guest(tmp_path, pci=(card.address,))
     await hypervisor.start(domain_xml(spec))
     assert at(card.address).driver == "vfio-pci"
     await atomd.devices.look()
@@ -140,7 +147,7 @@ async def test_a_vm_has_a_virtual_function_that_was_made_for_it(
     address = atomd.offered(NVME)[0]
     atomd.held.add(address)
     assert await atomd.devices.lend([address]) is None
-    spec = with_device(address, tmp_path)
+    spec = guest(tmp_path, pci=(address,))
     await hypervisor.start(domain_xml(spec))
     await says(hypervisor, spec, b"cat /sys/bus/pci/devices/*/class\n", f"0x{maker.device_class}")
     await hypervisor.destroy(VM_ID)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -16,10 +18,11 @@ import trio
 
 pytest.importorskip("libvirt", reason="the libvirt bindings are not installed: pip install atomos[host]")
 
+from atomd.accelerator import find_qemu, guest_flags
 from atomd.hypervisor.cells import Cell
 from atomd.hypervisor.connection import EVENTS_MAX, KEEPALIVE_S, KEEPALIVES_MAX
 from atomd.hypervisor.disk_xml import secret_usage, secret_xml
-from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml
+from atomd.hypervisor.domain_xml import DomainSpec, domain_name, domain_xml, enforced_flags
 from atomd.hypervisor.domains import ConnectionLost, DomainEvent, Resync, StartFailed, Unknown, What
 from atomd.hypervisor.hypervisor import Hypervisor
 from matcher.wire.messages import Accelerator, Arch, ImageFormat
@@ -27,10 +30,15 @@ from matcher.wire.volumes import AttachedVolume
 from specs.ids import UserId, VmId
 from tests.fakes.hypervisor_contract import HypervisorContract, read_until, started, until
 from tests.fakes.tiny_guest import DISK
+from tests.lab.test_guest_cpu import TELLS, seen
+from tests.lab.vms import BOOT_S
 
 pytestmark = pytest.mark.lab
 
+GUEST = Path(__file__).resolve().parents[2] / "packaging" / "guest"
 HOST = "h1"
+LIBVIRTS_FLAGS = Path("/usr/share/libvirt/cpu_map/x86_features.xml")
+NAMED_MAX = 8  # flags that a sentence has room for
 FOREIGN = """
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><memballoon model='none'/></devices></domain>
@@ -117,6 +125,10 @@ def left_clean(bare_lab: Any) -> Iterator[None]:
         bare_lab.virsh(HOST, "destroy", name, check=False)
 
 
+def libvirts_flags() -> tuple[str, ...]:
+    return tuple(re.findall(r"<feature name='([^']+)'", LIBVIRTS_FLAGS.read_text()))
+
+
 def uri_of(lab: Any) -> str:
     return f"qemu+unix:///system?socket=/run/atomos-lab/{lab.name}/{HOST}.libvirt/libvirt-sock"
 
@@ -161,6 +173,25 @@ class TestLibvirt(HypervisorContract):
             "node 2 cpus:", "node 2 size: 8 MB",
         ]  # fmt: skip
 
+    async def test_linux_in_a_guest_sees_its_cells_and_a_package_in_each_that_has_vcpus(self, world: LabWorld) -> None:
+        threads = tuple(sorted(os.sched_getaffinity(0)))[:2]
+        if len(threads) < 2:
+            pytest.skip("one hardware thread is too few to pin two vCPUs")
+        built = await trio.run_process([GUEST], capture_stdout=True)
+        image = world.lab.folder(HOST) / "srv" / Path(world.spec.volumes[0].path).name
+        await world.in_thread(partial(shutil.copy, built.stdout.decode().strip(), image))
+        cells = (Cell(0, 0, 1, 112), Cell(0, 1, 1, 64), Cell(0, 2, 0, 48))
+        many = {"vcpus": 2, "threads": threads, "exclusive": True, "cells": cells, "ram_mib": 224}
+        world.spec = dataclasses.replace(world.spec, **many)
+        await world.hypervisor.start(domain_xml(world.spec))
+        console = await world.hypervisor.open_console(world.spec.vm_id)
+        await read_until(console, b"ATOMOS-GUEST-UP", BOOT_S)
+        await console.send(TELLS.encode())
+        told = seen((await read_until(console, b"\nITS-ALL\r\n", BOOT_S)).decode(errors="replace").replace("\r", ""))
+        await console.aclose()
+        assert told.cpus == ((0, 0, 0), (1, 0, 1))
+        assert told.ram_mib == {number: cell.ram_mib for number, cell in enumerate(cells)}
+
     async def test_secrets_of_a_start_that_was_cut_short_go_with_the_next_connection(self, world: LabWorld) -> None:
         await world.leave_secret(secret_usage(world.spec.vm_id, "a" * 32))
         assert await world.secrets() != ()
@@ -190,6 +221,19 @@ class TestLibvirt(HypervisorContract):
                 await world.hypervisor.start(domain_xml(dataclasses.replace(world.spec, **wrong)))
             assert str(caught.value).startswith(sentence)
         assert await world.hypervisor.domains() == ()
+
+    async def test_a_guest_gets_every_flag_that_its_host_offers_or_does_not_start(self, world: LabWorld) -> None:
+        offered = await guest_flags(await find_qemu(), Accelerator.TCG)
+        lacking = sorted({*enforced_flags(libvirts_flags())} - {*enforced_flags(tuple(offered or ()))})
+        assert {"avx512f", "rdseed", "topoext", "x2apic"} <= {*lacking}
+        for some in (tuple(lacking[n : n + NAMED_MAX]) for n in range(0, len(lacking), NAMED_MAX)):
+            with pytest.raises(StartFailed) as caught:
+                await world.hypervisor.start(domain_xml(dataclasses.replace(world.spec, flags=some)))
+            named = re.match("guests on this host do not get the CPU flags (.+): ", str(caught.value))
+            assert named is not None, caught.value
+            assert sorted(named[1].split(",")) == sorted(some)
+        world.spec = dataclasses.replace(world.spec, flags=tuple(offered or ()))
+        await started(world)
 
     async def test_a_volume_is_one_domains_at_a_time(self, world: LabWorld) -> None:
         await started(world)

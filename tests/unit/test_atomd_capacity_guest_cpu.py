@@ -113,6 +113,11 @@ def test_kvm_hides_what_it_does_not_virtualise_and_adds_what_it_makes() -> None:
     assert "svm" not in hardware(machine(flags=f"{V2} svm"), nested=False).guest_flags
 
 
+def test_amds_cpus_are_told_by_the_flag_that_says_which_threads_make_a_core() -> None:
+    assert hardware(machine(flags=f"{V2} topoext")).topoext
+    assert not hardware(machine()).topoext
+
+
 def test_under_emulation_the_guest_sees_qemus_flags_whatever_the_host_has() -> None:
     flags = hardware(machine(flags="avx512f"), Accelerator.TCG).guest_flags
     assert flags >= TCG_X86_FLAGS | {"x86-64-v3"}

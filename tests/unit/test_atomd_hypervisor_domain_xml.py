@@ -75,6 +75,17 @@ def test_the_guest_sees_the_cores_that_it_was_promised() -> None:
     assert dict(built().find("cpu/topology").attrib) == {"sockets": "1", "dies": "1", "cores": "2", "threads": "2"}
 
 
+def required(**changes: Any) -> list[str]:
+    return [feature.get("name") for feature in built(**changes).iterfind("cpu/feature[@policy='require']")]
+
+
+def test_a_guest_on_amds_cpus_is_told_which_threads_make_a_core_where_cores_have_several() -> None:
+    assert required(topoext=True) == ["topoext"]
+    assert required(topoext=True, flags=("sse2", "topoext")) == ["sse2", "topoext"]
+    assert required(topoext=True, threads_per_core=1) == required() == []
+    assert required(topoext=True, accelerator=Accelerator.TCG) == [], "QEMU's emulation knows no such flag"
+
+
 CELLS = (Cell(0, 0, 2, 1500), Cell(3, 2, 2, 500), Cell(2, 4, 0, 48))
 
 

@@ -211,6 +211,15 @@ async def test_a_vm_that_spans_nodes_is_told_so_and_each_vcpu_stays_on_its_cells
     assert [(c.node, c.first, c.vcpus, c.ram_mib) for c in spec.cells] == [(0, 0, 1, half), (1, 1, 1, half)]
 
 
+async def test_a_vm_learns_of_its_cores_threads_as_this_hosts_cpu_has_it(
+    running: Running, autojump_clock: MockClock
+) -> None:
+    vm = running.vm(running.confirm())
+    assert not running.performer._spec(vm, Attached((), ()), ()).topoext
+    running.performer._hardware = replace(HARDWARE, topoext=True)
+    assert running.performer._spec(vm, Attached((), ()), ()).topoext
+
+
 async def test_a_network_that_is_down_is_started_and_then_the_domain(
     running: Running, autojump_clock: MockClock
 ) -> None:
