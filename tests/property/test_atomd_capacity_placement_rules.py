@@ -158,16 +158,40 @@ def _caches(draw: st.DrawFn, cores: list[Core]) -> tuple[tuple[int, ...], ...]:
     return tuple(shared.values())
 
 
+groups = st.sampled_from([None, None, None, 1, 2])
+
+
+@st.composite
+def machines_of_devices(draw: st.DrawFn) -> Hardware:
+    """One or two nodes with cores and memory for some VMs, and up to six devices between them."""
+    nodes = draw(st.sampled_from([[0], [0, 1]]))
+    cores = tuple(Core((number,), 0, draw(st.sampled_from(nodes))) for number in range(draw(st.integers(3, 6))))
+    devices = [
+        replace(draw(_device(index, nodes)), numa=draw(st.sampled_from(nodes)), iommu_group=draw(groups))
+        for index in range(draw(st.integers(1, 6)))
+    ]
+    return replace(
+        draw(machines(cores_max=1, shares=True)),
+        cores=cores,
+        ram_mib=tuple((node, 8192) for node in nodes),
+        pci=tuple(device for device in devices if device.assignable),
+        pci_refused=tuple(device for device in devices if not device.assignable),
+        usb=(),
+        usb_refused=(),
+        caches=(),
+    )
+
+
 @st.composite
 def machines_of_caches(draw: st.DrawFn) -> Hardware:
-    """One or two nodes, each with cores of one kind in up to two caches, and memory enough."""
+    """One or two nodes, each with cores of one kind in up to two caches, and memory enough on some."""
     smt, cores, caches = draw(st.sampled_from([1, 1, 2])), [], defaultdict[tuple[int, int], tuple[int, ...]](tuple)
     nodes = draw(st.sampled_from([1, 2, 2]))
-    for number in range(draw(st.integers(3, 7))):
+    for number in range(draw(st.integers(3, 5))):
         core = Core(tuple(range(number * smt, (number + 1) * smt)), 0, draw(st.integers(0, nodes - 1)))
         caches[core.numa, draw(st.integers(0, 1))] += core.threads
         cores.append(core)
-    ram = tuple((node, 16384) for node in range(nodes))
+    ram = tuple((node, draw(st.sampled_from([500, 16384]))) for node in range(nodes))
     base = draw(machines(cores_max=1, shares=True))
     return replace(base, cores=tuple(cores), ram_mib=ram, caches=tuple(caches.values()), pci=(), usb=(), pages=())
 
@@ -258,7 +282,7 @@ class PlacementRules(RuleBasedStateMachine):
         claim = answer.placed.claim
         assert admits(self.hardware, self.claims, claim)
         assert 0 <= answer.placed.score <= 1
-        _is_what_was_asked(ask, claim, self.hardware)
+        is_what_was_asked(ask, claim, self.hardware)
         self.claims.append(claim)
 
     @precondition(lambda self: self.claims)
@@ -271,7 +295,7 @@ class PlacementRules(RuleBasedStateMachine):
         assert not broken(self.hardware, self.claims)
 
 
-def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
+def is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     cores = [core for core in hardware.cores if set(core.threads) & set(claim.threads)]
     assert len({core.core_class for core in cores}) == 1 or ask.core_class is CoreClass.ANY
     assert all(_is_wanted(core, ask) for core in cores)
@@ -289,7 +313,7 @@ def _is_what_was_asked(ask: VmAsk, claim: Claim, hardware: Hardware) -> None:
     if claim.numa >= 0:
         assert {core.numa for core in cores} == {claim.numa} == {node for node, _ in claim.ram_mib}
         assert claim.pages is None or claim.pages.node == claim.numa
-    assert _serve(ask, [device for device in hardware.pci if device.address in claim.pci])
+    assert serve(ask, [device for device in hardware.pci if device.address in claim.pci])
     if not ask.pci:
         assert not claim.pci
     assert _plugged_as_asked(ask, [device for device in hardware.usb if device.address in claim.usb])
@@ -306,7 +330,7 @@ def _is_wanted(core: Core, ask: VmAsk) -> bool:
     return ask.min_frequency_mhz == 0 or (core.max_mhz is not None and core.max_mhz >= ask.min_frequency_mhz)
 
 
-def _serve(ask: VmAsk, devices: Sequence[PciDevice]) -> bool:
+def serve(ask: VmAsk, devices: Sequence[PciDevice]) -> bool:
     """Whether these devices are what the ask wants, one for each: every way is tried."""
     wanted = [each for each in ask.pci for _ in range(each.quantity)]
 
@@ -353,6 +377,19 @@ def claims_on(draw: st.DrawFn, hardware: Hardware, like: Claim | None) -> Claim:
     return draw(st.sampled_from(changed))
 
 
+plain = st.builds(
+    replace,
+    asks(),
+    slots=st.integers(1, 3),
+    ram_mib=st.integers(1, 600),
+    core_class=st.none(),
+    hugepages_kib=st.just(0),
+    min_frequency_mhz=st.just(0),
+    usb=st.just(()),
+)
+"""What most people ask for, and what most machines have room for; with devices or without."""
+
+
 @settings(max_examples=180, deadline=None)
 @given(
     hardware=machines(cores_max=5),
@@ -373,7 +410,7 @@ TestPlacementRules = PlacementRules.TestCase
 TestPlacementRules.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 
 
-def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], user_id: UserId) -> bool:
+def some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], user_id: UserId) -> bool:
     """Try everything, and let the judge decide: every set of units, RAM in every node, every set of devices."""
     need = charged_mib(ask.ram_mib) - (ask.ram_mib if ask.hugepages_kib else 0)
     used = Counter[int]()
@@ -390,7 +427,7 @@ def _some_share_exists(ask: VmAsk, hardware: Hardware, residents: list[Claim], u
         tuple(device.address for device in some)
         for count in range(len(hardware.pci) + 1)
         for some in itertools.combinations(hardware.pci, count)
-        if _serve(ask, some) and (ask.pci or not some)
+        if serve(ask, some) and (ask.pci or not some)
     ]
     plugged = [
         tuple(device.address for device in some)
@@ -430,7 +467,7 @@ def test_a_share_is_found_exactly_where_one_exists(
 ) -> None:
     residents = settled(before, hardware, policy)
     found = place(ask, hardware, residents, vm_id=vm(99), user_id=user_id, policy=policy)
-    assert (found is not None) == _some_share_exists(ask, hardware, residents, user_id)
+    assert (found is not None) == some_share_exists(ask, hardware, residents, user_id)
     assert found is None or admits(hardware, residents, found.claim)
 
 
