@@ -159,6 +159,11 @@ class Compute:
         claims = [vm.claim for vm in self.vms.values() if vm.state not in AT_REST]
         return frozenset(address for claim in claims for address in (*claim.pci, *claim.usb))
 
+    def up(self) -> tuple[Claim, ...]:
+        """The claims of all VMs whose domain runs, as far as is known."""
+        there = (State.RUNNING, State.STOPPING)
+        return tuple(vm.claim for vm in self.vms.values() if vm.state in there and vm.boot_id == self._boot_id)
+
     def why(self, vm: Vm) -> str:
         """A sentence about what it does, or does not do, for a person; or empty."""
         return vm.why or (vm.state is State.COMMITTED and self._waiting.get(vm.vm_id)) or self.away.why(vm.vm_id)

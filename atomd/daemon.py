@@ -15,7 +15,7 @@ import trio
 from atomd.accelerator import detect
 from atomd.answering import ComputeAnswers, Face, Proposer
 from atomd.backdoor import BackDoor, Drain
-from atomd.capacity.guest_cpu import hardware_of, lent_pages
+from atomd.capacity.guest_cpu import hardware_of, lent_mib
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.placement import admits
 from atomd.capacity.quota import Quota
@@ -28,10 +28,9 @@ from atomd.hypervisor.domains import Capabilities, HypervisorError, HypervisorLi
 from atomd.hypervisor.hypervisor import Hypervisor
 from atomd.inventory import read_inventory
 from atomd.inventory.facts import Core, Inventory, Memory, NumaNode
-from atomd.inventory.memory import mounted_page_sizes
-from atomd.inventory.tree import Tree
 from atomd.journal import Journal
 from atomd.mediated import Mediated
+from atomd.memory import LentMemory
 from atomd.performing import Performer, local_minute, moment
 from atomd.service import Service
 from atomd.telling import digest, tell_changes
@@ -97,7 +96,7 @@ async def _serve(
     core = _core(config, identity, hypervisor, face, audit, stored := Stored(config.storaged_socket))
     compute, quota, devices = core.compute, core.quota, core.devices
     compute.restore(*remembered, moment())
-    _lend_pages(face, inventory, core.ledger)
+    memory = _memory(config, face, inventory, compute)
     drain = Drain(config.state / "drained", compute)
     performer = Performer(
         compute=compute,
@@ -135,7 +134,7 @@ async def _serve(
     )
     desk = Desk(upkeep, issuer_folder=config.issuer, port=config.front_door_port, audit=audit)
     intake = Intake(identity, answers, hears_news=upkeep.hears_news, later=answers)
-    await _begin(performer, devices, stored, nursery)
+    await _begin(performer, devices, memory, stored, nursery)
     await nursery.start(upkeep.run)
     parts = (drain, service, performer, devices, answers, core.ledger, desk, audit)
     back_door = BackDoor(*parts, lambda: hypervisor.down, config.storaged_socket)
@@ -148,17 +147,23 @@ async def _serve(
     log.info("%s of realm %s: %d threads for VMs", face.host, identity.realm_name, len(_threads(hardware.cores)))
 
 
-def _lend_pages(face: Face, inventory: Inventory, ledger: Ledger[Claim]) -> None:
-    """As soon as it is known which of them VMs of ours have: others use the rest of what is not free. A recorded
-    machine starts none, and has no mounts to look at."""
-    mounted = None if face.pretended else mounted_page_sizes(Tree(Path("/")))
-    lent = lent_pages(inventory.memory, ledger.committed(), mounted)
-    face.hardware = dataclasses.replace(face.hardware, pages=lent)
+def _memory(config: Config, face: Face, inventory: Inventory, compute: Compute) -> LentMemory:
+    lent = partial(
+        lent_mib,
+        inventory.cpu,
+        ram_reserve_mib=config.ram_reserve_mib,
+        reserved_core=config.reserved_core,
+        reserved_cpus=config.reserved_cpus,
+    )
+    return LentMemory(face, lent=lent, up=compute.up)
 
 
-async def _begin(performer: Performer, devices: Devices, stored: Stored, nursery: trio.Nursery) -> None:
-    """The devices are known as they are now before anything starts, or anybody is answered."""
+async def _begin(
+    performer: Performer, devices: Devices, memory: LentMemory, stored: Stored, nursery: trio.Nursery
+) -> None:
+    """Devices and memory are known as they are now before anything starts, or anybody is answered."""
     await nursery.start(devices.keep, performer.changed)
+    await nursery.start(memory.keep, performer.changed)
     for task in (performer.follow, performer.keep_reconciled, performer.keep_time, stored.follow):
         nursery.start_soon(task)
 

@@ -88,14 +88,14 @@ def hardware_of(
     since Linux 4.20."""
     withheld = reserved_cpus.union(*(each.threads for each in inventory.cpu.withheld))
     cores = tuple(core for core in inventory.cpu.cores if core.threads and withheld.isdisjoint(core.threads))
-    kept = _reserved(inventory.cpu.cores, reserved_cpus) if reserved_core or reserved_cpus else None
+    kept = _kept_core(inventory.cpu, reserved_core=reserved_core, reserved_cpus=reserved_cpus)
     return Hardware(
         archs=GUEST_ARCHS.get(inventory.arch, frozenset()),
         accelerator=accelerator,
         cpu_model=inventory.cpu.model,
         guest_flags=_guest_flags(inventory, accelerator, seen_flags, nested=nested),
         cores=tuple(core for core in cores if core is not kept),
-        ram_mib=_lent(inventory.memory, ram_reserve_mib, first=kept.numa if kept else None),
+        ram_mib=_lent(inventory.memory, ram_reserve_mib, first=kept),
         ecc=inventory.memory.ecc,
         pci=tuple(device for device in inventory.pci if device.assignable),
         pci_refused=tuple(device for device in inventory.pci if not device.assignable),
@@ -118,6 +118,18 @@ def _shared_caches(cpu: Cpu) -> tuple[tuple[int, ...], ...]:
     caches = tuple(cache.threads for cache in holding if cache.level == last)
     owns = {core.threads for core in cpu.cores}
     return () if owns.issuperset(caches) else caches
+
+
+def lent_mib(
+    cpu: Cpu, memory: Memory, *, ram_reserve_mib: int, reserved_core: bool, reserved_cpus: frozenset[int]
+) -> tuple[tuple[int, int], ...]:
+    """`Hardware.ram_mib`, of memory as it is now; the settings are those of `hardware_of`."""
+    kept = _kept_core(cpu, reserved_core=reserved_core, reserved_cpus=reserved_cpus)
+    return _lent(memory, ram_reserve_mib, first=kept)
+
+
+def _kept_core(cpu: Cpu, *, reserved_core: bool, reserved_cpus: frozenset[int]) -> Core | None:
+    return _reserved(cpu.cores, reserved_cpus) if reserved_core or reserved_cpus else None
 
 
 def _reserved(cores: tuple[Core, ...], chosen: frozenset[int]) -> Core | None:
@@ -145,14 +157,14 @@ def _guest_flags(
     return flags | {name for name, needed in LEVELS.items() if needed <= flags} if is_x86 else flags
 
 
-def _lent(memory: Memory, reserve_mib: int, *, first: int | None) -> tuple[tuple[int, int], ...]:
+def _lent(memory: Memory, reserve_mib: int, *, first: Core | None) -> tuple[tuple[int, int], ...]:
     """RAM for VMs on each node: the reserve comes from the node of the host's own core, then from the largest ones.
     Where the nodes claim more than the machine has, the difference is not lent either; nor is what the kernel keeps for
     huge pages, which whoever does not ask for them can't get."""
     excess = max(0, sum(max(0, node.total_mib) for node in memory.numa) - memory.total_mib)
     left = {node.number: max(0, node.total_mib - _kept_mib(node)) for node in memory.numa}
-    reserve = max(0, reserve_mib) + excess
-    for number in sorted(left, key=lambda number: (number != first, -left[number], number)):
+    reserve, node = max(0, reserve_mib) + excess, first.numa if first else None
+    for number in sorted(left, key=lambda number: (number != node, -left[number], number)):
         taken = min(reserve, left[number])
         left[number] -= taken
         reserve -= taken
@@ -166,8 +178,8 @@ def _kept_mib(node: NumaNode) -> int:
 def lent_pages(
     memory: Memory, claims: Iterable[Claim], mounted_kib: Collection[int] | None = None
 ) -> tuple[Pages, ...]:
-    """The huge pages that VMs may have: those that nobody uses, and those that these claims, of VMs that may run, use
-    already. What else on the host uses some is not asked to give them back. `mounted_kib`: QEMU can have those of these
+    """The huge pages that VMs may have: those that nobody uses, and those that these claims, of VMs that run now,
+    have. What else on the host uses some is not asked to give them back. `mounted_kib`: QEMU can have those of these
     sizes alone; `None`: of all."""
     ours = Counter[tuple[int, int]]()
     for pages in (claim.pages for claim in claims):

@@ -46,6 +46,18 @@ def test_a_confirm_is_durable_before_it_is_told_and_told_before_it_is_started(ho
     assert effects[0].put.state is State.COMMITTED
 
 
+def test_only_what_runs_in_this_boot_is_up(host: OneHost) -> None:
+    confirm = host.offered(host.pledge())
+    host.confirm(confirm)
+    assert not host.compute.up(), "it is committed, and on its way"
+    host.start()
+    vm = host.vm(confirm)
+    assert vm is not None
+    assert host.compute.up() == (vm.claim,)
+    host.crash(reboot=True)
+    assert not host.compute.up(), "the journal says that it ran"
+
+
 def test_volumes_are_attached_between_prepared_and_committed(host: OneHost) -> None:
     confirm = host.offered(host.pledge(volumes=[VID]))
     assert host.confirm(confirm) is None
