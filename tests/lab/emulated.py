@@ -4,6 +4,7 @@ It runs a script of busybox's shell and says on its serial port what comes of it
 """
 
 import gzip
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
 needs_kernel = pytest.mark.skipif(not (KERNEL / "done").exists(), reason="no kernel to boot: packaging/guest brings it")
+SEES_THIS_ROOT = [
+    pytest.mark.lab,
+    pytest.mark.slow,
+    needs_kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="to show this machine's root to another one takes root"),
+    pytest.mark.skipif(not Path(VIRTIOFSD).exists(), reason="virtiofsd is not installed: packaging/setup"),
+]
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /mnt /run
@@ -42,6 +50,14 @@ ENTER = """
 /bin/busybox mount -t tmpfs -o size=50% written /written
 /bin/busybox mkdir /written/upper /written/work
 /bin/busybox mount -t overlay -o lowerdir=/root,upperdir=/written/upper,workdir=/written/work new /new
+"""
+
+PLACES = """
+for place in proc sys dev; do mount -o rbind /$place /new/$place; done
+mount -t tmpfs tmp /new/tmp
+mount -t tmpfs run /new/run
+mkdir -p /new/dev/pts /new/dev/shm /new/run/lock
+mount -t devpts devpts /new/dev/pts
 """
 
 _VIEW = """

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from tests.lab import test_devices_cpu, test_devices_real, test_devices_usb, test_devices_vm
-from tests.lab.emulated import ENTER, ROOMY_MIB, ROOT, USB_KERNEL, VIRTIOFSD, machine, needs_kernel, this_root
+from tests.lab.emulated import ENTER, PLACES, ROOMY_MIB, ROOT, SEES_THIS_ROOT, USB_KERNEL, machine, this_root
 
 RUN_S = 500.0
 DISK_BYTES = 64 << 20
@@ -24,22 +24,12 @@ MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_net", "nvme", "vfio-pci"
 MODULES += ("crc32c_generic", "macvlan", "kvm-amd", "bridge", "tun", "xhci_pci", "usb_storage", "sd_mod")
 SUITES = (test_devices_real, test_devices_vm, test_devices_usb, test_devices_cpu)
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.slow,
-    needs_kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="to show this machine's root to another one takes root"),
-    pytest.mark.skipif(not Path(VIRTIOFSD).exists(), reason="virtiofsd is not installed: packaging/setup"),
-]
+pytestmark = SEES_THIS_ROOT
 
 SCRIPT = (
     ENTER
+    + PLACES
     + """
-for place in proc sys dev; do mount -o rbind /$place /new/$place; done
-mount -t tmpfs tmp /new/tmp
-mount -t tmpfs run /new/run
-mkdir -p /new/dev/pts /new/dev/shm /new/run/lock
-mount -t devpts devpts /new/dev/pts
 chroot /new chown root:kvm /dev/kvm
 chmod 660 /new/dev/kvm
 chroot /new /bin/sh -c 'cd {root} && {here}=1 PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest {words}'

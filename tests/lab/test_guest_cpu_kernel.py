@@ -4,40 +4,28 @@ The emulated machine has Debian's kernel, sees this one's root and repository, a
 lab of its own, with a host whose VMs run on KVM.
 """
 
-import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.lab import test_guest_cpu
-from tests.lab.emulated import ENTER, ROOT, USB_KERNEL, VIRTIOFSD, machine, needs_kernel, this_root
+from tests.lab.emulated import ENTER, PLACES, ROOT, SEES_THIS_ROOT, USB_KERNEL, machine, this_root
 
 RUN_S = 1200.0  # some 5 minutes where nobody else works
 RAM_MIB, NODES = 2560, 2
 MODULES = ("crc32c_generic", "virtio_pci", "virtiofs", "overlay", "virtio_net", "kvm-amd", "bridge", "veth", "tun")
 MODULES += ("nft_compat", "nft_chain_nat", "xt_MASQUERADE", "xt_CHECKSUM", "xt_conntrack", "xt_tcpudp", "ipt_REJECT")
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.slow,
-    needs_kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="to show this machine's root to another one takes root"),
-    pytest.mark.skipif(not Path(VIRTIOFSD).exists(), reason="virtiofsd is not installed: packaging/setup"),
-]
+pytestmark = SEES_THIS_ROOT
 
 # A lab's hosts are entered by their mount namespaces, whose root has to be the one that is seen: no chroot would do.
 SCRIPT = (
     ENTER
+    + PLACES
     + """
-for place in proc sys dev; do mount -o rbind /$place /new/$place; done
-mount -t tmpfs tmp /new/tmp
-mount -t tmpfs run /new/run
-mkdir -p /new/dev/pts /new/dev/shm /new/run/lock
-mount -t devpts devpts /new/dev/pts
 exec /bin/busybox switch_root /new /bin/sh -c '
     chown root:kvm /dev/kvm
     exec < /dev/null > /dev/console 2>&1

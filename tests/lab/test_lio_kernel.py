@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from tests.lab import test_export_lio, test_lio_changeover, test_lio_one_writer
-from tests.lab.emulated import ENTER, KERNEL, ROOMY_MIB, ROOT, VIRTIOFSD, machine, needs_kernel, this_root
+from tests.lab.emulated import ENTER, KERNEL, ROOMY_MIB, ROOT, SEES_THIS_ROOT, machine, this_root
 from tests.lab.machine import SYSTEMD
 
 SUITES = (test_export_lio, test_lio_changeover, test_lio_one_writer)
@@ -28,11 +28,7 @@ MODULES = ("virtio_pci", "virtio_blk", "virtiofs", "overlay", "crc32c_generic")
 HEADING = "## Volumes by the kernel's own target"
 
 pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.slow,
-    needs_kernel,
-    pytest.mark.skipif(os.geteuid() != 0, reason="to show this machine's root to another one takes root"),
-    pytest.mark.skipif(not Path(VIRTIOFSD).exists(), reason="virtiofsd is not installed: packaging/setup"),
+    *SEES_THIS_ROOT,
     pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed: packaging/setup"),
 ]
 
