@@ -28,7 +28,8 @@ from specs.ids import UserId
 
 QEMU_MIB = 128  # QEMU's own memory, measured: a base and a share that grows with the guest's page tables
 QEMU_PERCENT = 2
-KNOWN_MAX = 64  # answers kept by one `Occupancy`, and sets of rules of which the open units are
+KNOWN_MAX = 64  # answers kept by one `Occupancy`
+RULES_MAX = 256  # sets of rules of which it keeps up the open units: where cores have siblings, each user has their own
 CHANGES_MAX = 4096  # of cores, remembered for those who keep what they found
 SIZES_MAX = 256  # VMs come in few sizes
 
@@ -117,7 +118,7 @@ class Occupancy:
         key = (ask.smt, ask.overprovision, ask.core_class, ask.min_frequency_mhz, self.whose(user_id))
         if (known := self._openings.get(key)) is not None:
             return known.now()
-        if len(self._openings) >= KNOWN_MAX:
+        if len(self._openings) >= RULES_MAX:
             del self._openings[next(iter(self._openings))]
         return self._openings.setdefault(key, Openings(ask, user_id, self.seats))
 

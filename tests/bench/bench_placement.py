@@ -30,26 +30,27 @@ FITS = 400  # in each turn
 TURNS = 5
 USER = UserId("a" * 64)
 WHOSE: dict[str, Any] = {"vm_id": VmId("f" * 32), "user_id": USER, "policy": Policy.PACK}
-SHAPES = (  # cores, threads of each, NUMA nodes, residents; 256 threads on 64 nodes is the largest that was recorded
-    (2, 1, 1, 1),
-    (16, 2, 1, 10),
-    (48, 2, 8, 40),
-    (32, 8, 4, 20),
-    (128, 2, 2, 100),
-    (128, 2, 64, 100),
-    (256, 1, 64, 100),
+SHAPES = (  # cores, threads of each, NUMA nodes, last-level caches, residents
+    (2, 1, 1, 1, 1),
+    (16, 2, 1, 1, 10),
+    (48, 2, 8, 16, 40),
+    (32, 8, 4, 4, 20),
+    (128, 2, 2, 16, 100),
+    (128, 2, 64, 64, 100),
+    (256, 1, 64, 64, 100),  # as large as the largest that was recorded
 )
 Claims = tuple[Claim, ...]
 
 
-def machine(cores: int, smt: int, nodes: int) -> Hardware:
-    per_node = cores // nodes
+def machine(cores: int, smt: int, nodes: int, caches: int) -> Hardware:
+    per_node, per_cache = cores // nodes, cores // caches
+    threads = [tuple(n + k * cores for k in range(smt)) for n in range(cores)]
     return Hardware(
         archs=frozenset({Arch.X86_64}),
         accelerator=Accelerator.KVM,
         cpu_model="bench",
         guest_flags=frozenset({"sse2", "avx2"}),
-        cores=tuple(Core(tuple(n + k * cores for k in range(smt)), 0, n // per_node) for n in range(cores)),
+        cores=tuple(Core(threads[n], 0, n // per_node) for n in range(cores)),
         ram_mib=tuple((node, 1 << 20) for node in range(nodes)),
         ecc=True,
         pci=tuple(
@@ -57,6 +58,7 @@ def machine(cores: int, smt: int, nodes: int) -> Hardware:
         ),
         pci_refused=(),
         firmwares=frozenset({Firmware.BIOS}),
+        caches=tuple(tuple(sum(threads[n : n + per_cache], ())) for n in range(0, cores, per_cache)),
     )
 
 
@@ -121,9 +123,9 @@ def answer_ms(hardware: Hardware, asks: Sequence[VmAsk], whos: Sequence[Claims])
     return median(fits) * 1e3, median(judged or [0.0]) * 1e3
 
 
-def measure(cores: int, smt: int, nodes: int, residents: int) -> None:
+def measure(cores: int, smt: int, nodes: int, caches: int, residents: int) -> None:
     random = Random(7)
-    hardware = machine(cores, smt, nodes)
+    hardware = machine(cores, smt, nodes, caches)
     claims = tuple(settle(hardware, residents, random))
     kept_up, changes = LastOccupancy(hardware), comings_and_goings(claims, random)
     turns: list[tuple[float, float, float]] = []
@@ -139,12 +141,12 @@ def measure(cores: int, smt: int, nodes: int, residents: int) -> None:
             )
         )
     each = [median(turn[way] for turn in turns) for way in range(3)]
-    row = [cores * smt, nodes, len(claims), *each, *answer_ms(hardware, asks, changing)]
-    print("{:>7} {:>5} {:>9} {:>8.0f} {:>9.0f} {:>8.0f} {:>8.3f} {:>10.3f}".format(*row))
+    row = [cores * smt, nodes, caches, len(claims), *each, *answer_ms(hardware, asks, changing)]
+    print("{:>7} {:>5} {:>6} {:>9} {:>8.0f} {:>9.0f} {:>8.0f} {:>8.3f} {:>10.3f}".format(*row))
 
 
 if __name__ == "__main__":
-    print("                        fits/s:                      median, ms:")
-    print("threads nodes residents     same  changing     anew      fit     admits")
+    print("                               fits/s:                      median, ms:")
+    print("threads nodes caches residents     same  changing     anew      fit     admits")
     for shape in SHAPES:
         measure(*shape)

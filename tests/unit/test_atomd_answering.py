@@ -7,7 +7,7 @@ import pytest
 
 from atomd.answering import Face, Proposer
 from atomd.capacity.hardware import Claim
-from atomd.capacity.occupancy import KNOWN_MAX, LastOccupancy, Occupancy
+from atomd.capacity.occupancy import KNOWN_MAX, RULES_MAX, LastOccupancy, Occupancy
 from atomd.capacity.placement import admits, place, place_on
 from atomd.capacity.quota import Quota
 from atomd.inventory.facts import Core, PciDevice
@@ -246,6 +246,9 @@ def test_what_an_occupancy_keeps_is_bounded() -> None:
     for number in range(KNOWN_MAX * 3):
         assert now.once(number, lambda number=number: number) == number  # type: ignore[misc]
     assert len(now._known) <= KNOWN_MAX
+    for number in range(RULES_MAX * 2):
+        assert now.open_units(replace(ask(1), min_frequency_mhz=number), UserId(ANN.id)) is not None
+    assert len(now._openings) == RULES_MAX
 
 
 def test_nobody_is_made_to_wait_long_by_a_number_of_hosts_that_is_made_up() -> None:
