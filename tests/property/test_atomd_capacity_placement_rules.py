@@ -486,7 +486,7 @@ _EDITED: dict[str, Callable[[VmAsk, str], VmAsk]] = {
 
 
 def _named(ask: PciAsk) -> str:
-    return f"{ask.vendor}:{ask.model}" if ask.model else ask.device_class
+    return f"{ask.vendor}:{ask.model}" if ask.vendor else ask.device_class
 
 
 def edited(ask: VmAsk, edit: str) -> VmAsk:
