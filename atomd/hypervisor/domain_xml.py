@@ -250,6 +250,10 @@ def _boot(domain: Element, spec: DomainSpec) -> None:
     if PLATFORMS[spec.arch].is_x86 and not uefi:
         # The BIOS speaks on the serial port: without it, "No bootable device" would be an empty console.
         add(os, "bios", useserial="yes")
+    if uefi:  # it has network drivers of its own, and no option ROM is needed for them
+        settings = add(domain, "sysinfo", type="fwcfg")
+        for version in ("IPv4", "IPv6"):
+            add(settings, "entry", "no", name=f"opt/org.tianocore/{version}Support")
     features = add(domain, "features")
     if PLATFORMS[spec.arch].is_x86 or uefi:  # on ARM, ACPI comes with UEFI alone
         add(features, "acpi")

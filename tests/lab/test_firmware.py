@@ -74,3 +74,14 @@ def test_a_guest_boots_securely_and_what_firmware_and_tpm_keep_lives_as_long_as_
     electros(lab, "rm", "--force", "sealed")
     assert kept(lab, moved["host"]) == []
     assert not lab.virsh(moved["host"], "list", "--all", "--name").strip()
+
+
+def test_what_nobody_has_signed_is_not_started_nor_what_a_network_offers(
+    lab: Lab, vms: Vms, until: Callable[..., Any]
+) -> None:
+    """Where no disk boots, the firmware tries the shell that it brings along, which has no signature; before that it
+    would ask the network."""
+    vm = vms.run("diskless", SPEC)
+    until(lambda: "EFI Internal Shell" in serial_of(lab, vm), within_s=BOOT_S)
+    until(lambda: "Security Violation" in serial_of(lab, vm), within_s=BOOT_S)
+    assert not re.search(r"PXE|HTTP Boot", serial_of(lab, vm))

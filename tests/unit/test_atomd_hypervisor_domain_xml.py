@@ -292,6 +292,12 @@ def test_secure_boot_has_keys_and_keeps_its_variables_from_the_guests_kernel() -
     assert plain.find("features/smm") is None
 
 
+def test_uefi_boots_from_no_network() -> None:
+    switches = {each.get("name"): each.text for each in built(firmware=Firmware.UEFI).iterfind("sysinfo/entry")}
+    assert switches == {f"opt/org.tianocore/IPv{version}Support": "no" for version in (4, 6)}
+    assert built().find("sysinfo") is None
+
+
 def test_a_tpm_is_an_emulated_one_whose_state_outlives_the_transient_domain() -> None:
     backend = built(tpm=True).find("devices/tpm/backend")
     assert dict(backend.attrib) == {"type": "emulator", "version": "2.0", "persistent_state": "yes"}
