@@ -4,6 +4,7 @@ They are looked for once for each set of rules, and afterwards only on cores whe
 """
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from atomd.capacity.layout import Level, Unit
@@ -11,6 +12,8 @@ from atomd.capacity.seats import Seats
 from atomd.capacity.traits import may_use
 from matcher.wire.messages import CoreClass, VmAsk
 from specs.ids import UserId
+
+_count = attrgetter("count")
 
 
 class Kind(NamedTuple):
@@ -64,19 +67,44 @@ class Cell:
         """How few sockets, and how few caches, so many slots can lie in, and how many units on idle cores they then
         break into. What comes later counts within one of what comes before, if one will do. It has as many units."""
         if not levels:
-            return (self.fresh(slots),)
+            return (fresh([self], slots),)
         level, rest = levels[0], levels[1:]
-        parts, missing, fewest = self.parts(level), slots, 0
-        while missing > 0:
-            missing -= parts[fewest].count
-            fewest += 1
-        if fewest > 1:
-            return fewest, *self.spans(rest, slots)
-        return fewest, *min(part.spans(rest, slots) for part in parts if part.count >= slots)
+        parts = fewest(self.parts(level), slots)
+        if len(parts) > 1:
+            return len(parts), *self.spans(rest, slots)[:-1], fresh(parts, slots)
+        return 1, *min(part.spans(rest, slots) for part in self.parts(level) if part.count >= slots)
 
-    def fresh(self, slots: int) -> int:
-        """How many units on idle cores so many slots would have to break into."""
-        return max(0, slots - self.used)
+    def those(self, *, used: bool) -> "Cell":
+        """Its units on cores where somebody is already, or its others."""
+        some = Cell(self.kind, self.node)
+        for core, units in self._on.items():
+            if units and bool(_used(units)) is used:
+                some.put(core, units)
+        return some
+
+
+def fewest(cells: Sequence[Cell], slots: int) -> list[Cell]:
+    """As few of them as have so many units. Of those the largest, exchanged one for one while that gives more units on
+    cores where somebody is already."""
+    largest_first = sorted(cells, key=_count, reverse=True)
+    spare, chosen = -slots, 0
+    while spare < 0:
+        spare += largest_first[chosen].count
+        chosen += 1
+    some, least = largest_first[:chosen], min(cell.used for cell in largest_first[:chosen])
+    others = [cell for cell in largest_first[chosen:] if cell.used > least]
+    for other in sorted(others, key=lambda cell: -cell.used):
+        can_go = [cell for cell in some if cell.count - other.count <= spare and cell.used < other.used]
+        if can_go:
+            gone = min(can_go, key=lambda cell: cell.used)
+            some[some.index(gone)] = other
+            spare += other.count - gone.count
+    return some
+
+
+def fresh(cells: Iterable[Cell], slots: int) -> int:
+    """How many units on idle cores so many slots of these cells have to break into."""
+    return max(0, slots - sum(cell.used for cell in cells))
 
 
 def _used(units: Sequence[Unit]) -> int:

@@ -28,7 +28,7 @@ from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.layout import Level, PciGroup, Unit, blocks_group, group_key
 from atomd.capacity.occupancy import Occupancy, plain_mib
-from atomd.capacity.openings import Cell, Kind, Openings
+from atomd.capacity.openings import Cell, Kind, Openings, fewest, fresh
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
 from atomd.capacity.score import Before, fill, packed, score
 from atomd.capacity.traits import suits
@@ -97,10 +97,9 @@ def _place(ask: VmAsk, now: Occupancy, *, vm_id: VmId, user_id: UserId, policy: 
         usb=need.plugged.ports,
         pages=pages,
     )
-    fresh = sum(1 for unit in taken if not unit.core_vms)
     before = Before(
         open_units=openings.count[kind],
-        fresh_units=fresh,
+        fresh_units=sum(1 for unit in taken if not unit.core_vms),
         free_mib=now.free_total_mib,
         total_mib=now.layout.total_mib,
         device_shares=need.device_shares(),
@@ -181,6 +180,10 @@ class _Need:
             return 0
         return sum(len(group.addresses) for group in self.devices(node) if group.numa not in (None, node))
 
+    def worth(self, open_units: int, fresh_units: int) -> float:
+        """As `score` sees it (`pack`), of one kind of cores beside another."""
+        return packed(self.ask, fill(self.ask.slots, self.ram_mib, open_units, self.now.free_total_mib), fresh_units)
+
     def begrudged(self, node: int) -> int:
         """Free devices of a node that a VM without any would sit in front of."""
         if self._begrudged is None:
@@ -191,15 +194,28 @@ class _Need:
 
 def _seat(need: _Need, openings: Openings, kinds: Sequence[Kind]) -> tuple[Kind, list[Unit], int]:
     """The units to take, their kind, and the node that devices should be near to."""
-    slots = need.ask.slots
+    slots, levels = need.ask.slots, need.now.layout.levels
     enough = [cell for kind in kinds for cell in openings.cells[kind] if cell.count >= slots]
     if enough:
         cell = _best_cell(need, enough, openings.count, is_one_kind=len(kinds) == 1)
-        return cell.kind, _take(need, [cell], slots), cell.node
-    kind = min(kinds, key=lambda kind: (_class_rank(kind), -openings.count[kind]))
-    units = _take(need, openings.cells[kind], slots)
+        return cell.kind, _take(need, [cell], slots, levels), cell.node
+    kind = kinds[0] if len(kinds) == 1 else _best_kind(need, openings, kinds)
+    units = _take(need, openings.cells[kind], slots, levels)
     shares = Counter(need.now.hardware.cores[unit.core].numa for unit in units)
     return kind, units, max(shares, key=lambda node: (shares[node], -node))  # devices near the one that gives most
+
+
+def _best_kind(need: _Need, openings: Openings, kinds: Sequence[Kind]) -> Kind:
+    """For a VM larger than any node: the one that scores best."""
+    slots = need.ask.slots
+
+    def key(kind: Kind) -> tuple[float, ...]:
+        count = openings.count[kind]
+        if need.policy is Policy.SPREAD:
+            return _class_rank(kind), kind.threads_per_core, -count
+        return _class_rank(kind), -need.worth(count, fresh(fewest(openings.cells[kind], slots), slots))
+
+    return min(kinds, key=key)
 
 
 def _class_rank(kind: Kind) -> int:
@@ -218,12 +234,10 @@ def _best_cell(need: _Need, cells: Sequence[Cell], count: Mapping[Kind, int], *,
         together = cell.spans(levels, slots)[:-1] if levels else ()
         return _class_rank(cell.kind), not need.has_memory(cell.node), need.far(cell.node), *together
 
-    def worth(cell: Cell) -> float:
-        filled = fill(slots, need.ram_mib, count[cell.kind], need.now.free_total_mib)
-        return packed(need.ask, filled, cell.spans(levels, slots)[-1])
-
     def spares(cell: Cell) -> tuple[float, ...]:
-        return 0.0 if is_one_kind else -worth(cell), cell.spans(levels, slots)[-1], need.begrudged(cell.node)
+        idle = cell.spans(levels, slots)[-1]
+        worth = 0.0 if is_one_kind else need.worth(count[cell.kind], idle)
+        return -worth, idle, need.begrudged(cell.node)
 
     cells = _least(cells, near)
     if need.policy is Policy.SPREAD:
@@ -252,31 +266,37 @@ def _filled(need: _Need, cell: Cell) -> float:
     return fill(need.ask.slots, need.ram_mib, cell.count, need.now.free_mib[cell.node])
 
 
-def _take(need: _Need, cells: Sequence[Cell], slots: int) -> list[Unit]:
-    """From as few nodes as a greedy choice gives; on the last of them from as few sockets, and there from as few
-    caches: whole ones, largest first, and then a part of the one best hole."""
-    taken: list[Unit] = []
-    levels = need.now.layout.levels
-    for depth in range(len(levels) + 1):
-        whole, hole = _whole(need, cells, slots - len(taken), levels[depth:])
-        taken += whole
-        cells = hole.parts(levels[depth]) if depth < len(levels) else [hole]
-    return taken + _preferred(need, hole.units)[: slots - len(taken)]
-
-
-def _whole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> tuple[list[Unit], Cell]:
-    """The units of cells that are taken whole, and the hole that the rest comes from; `levels` divide that further."""
-    if len(cells) == 1:
-        return [], cells[0]
-    largest_first, taken, whole = sorted(cells, key=lambda cell: -cell.count), list[Unit](), 0
-    while largest_first[whole].count < slots - len(taken):
-        taken += largest_first[whole].units
-        whole += 1
-    missing = slots - len(taken)
-    enough = [cell for cell in largest_first[whole:] if cell.count >= missing]
+def _take(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> list[Unit]:
+    """Of one cell if one will do, and there from as few of the parts that `levels` divide it into. Else of as few as
+    can be: the units on cores where somebody is already, then others."""
+    enough = [cell for cell in cells if cell.count >= slots]
+    if enough:
+        hole = enough[0] if len(enough) == 1 else _best_hole(need, enough, slots, levels)
+        if levels:
+            return _take(need, hole.parts(levels[0]), slots, levels[1:])
+        return _preferred(need, hole.units)[:slots]
     if need.policy is Policy.SPREAD:
-        return taken, min(enough, key=lambda cell: (cell.spans(levels, missing)[:-1], -cell.count))
-    return taken, min(enough, key=lambda cell: (cell.spans(levels, missing), cell.count))
+        return _take_whole(need, cells, slots, levels)
+    cells = fewest(cells, slots)
+    used = sum(cell.used for cell in cells)
+    if not used or used >= slots:
+        return _take_whole(need, [cell.those(used=bool(used)) for cell in cells], slots, levels)
+    taken = [unit for cell in cells for unit in cell.those(used=True).units]
+    return taken + _take(need, [cell.those(used=False) for cell in cells], slots - used, levels)
+
+
+def _best_hole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> Cell:
+    if need.policy is Policy.SPREAD:
+        return min(cells, key=lambda cell: (cell.spans(levels, slots)[:-1], -cell.count))
+    return min(cells, key=lambda cell: (cell.spans(levels, slots), cell.count))
+
+
+def _take_whole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> list[Unit]:
+    """Whole cells, largest first, and then of the one best hole."""
+    taken, rest = list[Unit](), sorted(cells, key=lambda cell: -cell.count)
+    while rest[0].count < slots - len(taken):
+        taken += rest.pop(0).units
+    return taken + _take(need, rest, slots - len(taken), levels)
 
 
 def _preferred(need: _Need, units: Sequence[Unit]) -> list[Unit]:

@@ -129,7 +129,7 @@ class Sanlock:
         if code == Code.DONE:
             return Held(seen.version + 1)
         if code == Code.BUSY:
-            return Unknown("sanlock still waits for another lease to run out")
+            return Unknown("sanlock is not done yet with a lease that it was asked for before")
         return _refusal(code, lease) or Unknown(_short(said))
 
     async def release(self, lease: Lease, pid: int) -> None:

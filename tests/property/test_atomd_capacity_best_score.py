@@ -1,6 +1,5 @@
-"""What `place` finds, held against every share that there is: first comes what no score weighs up (performance cores,
-and all on one node, there in one socket, and there in one cache), and among those its score is as good as the best, or
-nearly."""
+"""What `place` finds, held against every share that there is: first comes what no score weighs up (few nodes,
+performance cores, one socket, and there one cache), and among those its score is as good as the best, or nearly."""
 
 import itertools
 from collections import Counter
@@ -36,7 +35,6 @@ from tests.property.test_atomd_capacity_placement_rules import (
 Far = Callable[[int], int]  # how many of its devices are not at a node
 
 SHARE_OF_BEST = 0.95
-SETS_MAX = 3000
 
 
 def every_share(
@@ -45,11 +43,27 @@ def every_share(
     """Each set of units that would do, with how many are open of its kind. Where the RAM lies makes no difference to
     the score: it is where `like` has it."""
     for units in now.open_units(ask, user_id).values():
-        for some in itertools.islice(itertools.combinations(units, ask.slots), SETS_MAX):
+        for some in sets_of(alike(units), ask.slots):
             threads = tuple(thread for unit in some for thread in unit.threads)
             per_core = 1 if ask.smt else len(some[0].threads)
             mixed = ask.core_class is CoreClass.ANY
             yield replace(like, threads=threads, threads_per_core=per_core, spans_classes=mixed), some, len(units)
+
+
+def alike(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Siblings of one core that carry as much make no difference to each other."""
+    kinds: dict[tuple[int, int, int], list[Unit]] = {}
+    for unit in units:
+        kinds.setdefault((unit.core, unit.vms, unit.limit), []).append(unit)
+    return list(kinds.values())
+
+
+def sets_of(kinds: Sequence[Sequence[Unit]], count: int) -> Iterator[list[Unit]]:
+    if not count:
+        yield []
+    elif kinds:
+        for some in range(min(count, len(kinds[0])) + 1):
+            yield from ([*kinds[0][:some], *others] for others in sets_of(kinds[1:], count - some))
 
 
 def rank(ask: VmAsk, units: Sequence[Unit], now: Occupancy, far: Far) -> tuple[int, ...]:
@@ -61,7 +75,7 @@ def rank(ask: VmAsk, units: Sequence[Unit], now: Occupancy, far: Far) -> tuple[i
     is_slow = ask.core_class is not CoreClass.ANY and any(core.core_class == "efficiency" for core in cores)
     sockets = len({core.socket for core in cores}) if len(nodes) == 1 else 0
     caches = len({cache_of(core, now.hardware) for core in cores}) if sockets == 1 else 0
-    return len(nodes) > 1, is_slow, not is_near, far(*nodes) if len(nodes) == 1 else 0, sockets, caches
+    return len(nodes), is_slow, not is_near, far(*nodes) if len(nodes) == 1 else 0, sockets, caches
 
 
 def cache_of(core: Core, hardware: Hardware) -> int:
@@ -110,10 +124,13 @@ def is_among_the_best(
     now = Occupancy(hardware, residents)
     shares = [each for each in every_share(ask, now, found.claim, user_id) if admits(hardware, residents, each[0])]
     first = min(rank(ask, units, now, far) for _, units, _ in shares)
-    (own,) = [units for claim, units, _ in shares if set(claim.threads) == set(found.claim.threads)]
+    threads = set(found.claim.threads)
+    open_units = itertools.chain.from_iterable(now.open_units(ask, user_id).values())
+    own = [unit for unit in open_units if threads.issuperset(unit.threads)]
+    assert sum(len(unit.threads) for unit in own) == len(threads)
     assert rank(ask, own, now, far) == first
-    alike = [each for each in shares if rank(ask, each[1], now, far) == first]
-    best = max(scored(ask, claim, units, count, now, policy) for claim, units, count in alike)
+    firsts = [each for each in shares if rank(ask, each[1], now, far) == first]
+    best = max(scored(ask, claim, units, count, now, policy) for claim, units, count in firsts)
     assert found.score >= SHARE_OF_BEST * best
     is_laid_out(found.claim, own, now)
 

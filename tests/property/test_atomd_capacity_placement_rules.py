@@ -184,12 +184,12 @@ def machines_of_devices(draw: st.DrawFn) -> Hardware:
 
 @st.composite
 def machines_of_caches(draw: st.DrawFn) -> Hardware:
-    """One or two nodes, each with cores of one kind in up to two caches, and memory enough on some."""
+    """Up to three nodes, each with cores of one kind in up to three caches, and memory enough on some."""
     smt, cores, caches = draw(st.sampled_from([1, 1, 2])), [], defaultdict[tuple[int, int], tuple[int, ...]](tuple)
-    nodes = draw(st.sampled_from([1, 2, 2]))
-    for number in range(draw(st.integers(3, 5))):
+    nodes = draw(st.sampled_from([1, 2, 2, 3]))
+    for number in range(draw(st.integers(3, 6))):
         core = Core(tuple(range(number * smt, (number + 1) * smt)), 0, draw(st.integers(0, nodes - 1)))
-        caches[core.numa, draw(st.integers(0, 1))] += core.threads
+        caches[core.numa, draw(st.integers(0, 2))] += core.threads
         cores.append(core)
     ram = tuple((node, draw(st.sampled_from([500, 16384]))) for node in range(nodes))
     base = draw(machines(cores_max=1, shares=True))

@@ -193,6 +193,15 @@ def test_a_vm_larger_than_a_node_takes_as_few_nodes_as_can_be() -> None:
     assert len({thread % 8 // 2 for thread in claim.threads}) == 2
 
 
+def test_of_as_few_nodes_a_larger_vm_takes_those_that_are_begun_and_there_the_begun_cores_first() -> None:
+    hardware = host(*[Core((n,), 0, n // 4) for n in range(12)], ram=((0, 4096), (1, 4096), (2, 4096)))
+    shared = replace(ASK, smt=True, overprovision=2)
+    claims = [replace(sit(shared, hardware).claim, threads=(thread,)) for thread in (5, 6, 8, 9)]
+    claim = sit(replace(shared, slots=5), hardware, *claims).claim
+    assert {5, 6, 8, 9} < set(claim.threads)
+    assert {thread // 4 for thread in claim.threads} == {1, 2}
+
+
 def test_memory_only_nodes_lend_and_cpu_only_nodes_borrow() -> None:
     hardware = host(Core((5,), 0, 1), ram=((2, 4096), (7, 4096)))
     claim = sit(replace(ASK, ram_mib=6000), hardware).claim
