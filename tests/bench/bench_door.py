@@ -1,4 +1,4 @@
-"""What the front door costs, printed and never asserted: `python -m tests.bench.bench_door`, or run this file.
+"""What the front door costs, printed and never asserted: `python -m tests.bench.bench_door`.
 
 Two processes of one machine, over loopback, a new connection each time, as `electros` asks. Milliseconds, median and
 99th of 100, in rounds that take turns, so that other load falls on all alike. *Bare* is a mutual TLS 1.3 handshake

@@ -1,6 +1,6 @@
 """What the daemons cost a host that has nothing to do: CPU, memory, wake-ups. Goal: under 1 % and 60 MiB.
 
-    sudo tests/bench/bench_idle.py [-s 30]
+    sudo .venv/bin/python -m tests.bench.bench_idle [-s 30]
 
 Memory is PSS: what a process has for itself, and its share of what it has in common with others. Hosts on one machine
 share much, so a host alone would be between its PSS and its RSS here. Prints a table and judges nothing.
@@ -9,14 +9,11 @@ share much, so a host alone would be between its PSS and its RSS here. Prints a 
 import argparse
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from lab import lab, machine, raised
+from tests.bench.lab import lab, machine, raised
 
 CPU_GOAL_PERCENT = 1.0
 PSS_GOAL_MIB = 60

@@ -42,10 +42,10 @@ def large(root: Path) -> Path:
         ):
             cache = {"level": level, "type": kind, "shared_cpu_list": shared, "size": "1024K"}
             files |= {f"{CPU}/cpu{cpu}/cache/index{index}/{name}": text for name, text in cache.items()}
-    for node in range(NODES):
-        files[f"{NODE}/node{node}/cpulist"] = f"{node * 4}-{node * 4 + 3}"
-        files[f"{NODE}/node{node}/meminfo"] = f"Node {node} MemTotal: {1 << 24} kB\n"
-        files[f"{NODE}/node{node}/distance"] = " ".join("10" if other == node else "21" for other in range(NODES))
+    for number in range(NODES):
+        files[f"{NODE}/node{number}/cpulist"] = f"{number * 4}-{number * 4 + 3}"
+        files[f"{NODE}/node{number}/meminfo"] = f"Node {number} MemTotal: {1 << 24} kB\n"
+        files[f"{NODE}/node{number}/distance"] = " ".join("10" if n == number else "21" for n in range(NODES))
     for number in range(DEVICES):
         device = f"{PCI}/0000:00:{number // 8:02x}.{number % 8}"
         files |= {

@@ -1,4 +1,4 @@
-"""Fits a second on one core, on machines full of residents. Run: `python tests/bench/bench_placement.py`.
+"""Fits a second on one core, on machines full of residents. Run: `python -m tests.bench.bench_placement`.
 
 *same*: nobody comes or goes between two fits. *changing*: before each of them one resident goes or comes back. *anew*:
 the same, and all residents are counted for each fit, as they were before the count was kept up. They take turns, each
@@ -7,16 +7,12 @@ what one answer takes: the median of a fit with all reasons against it, and of `
 holds what was found. Prints a table and judges nothing: times drift with the machine.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from random import Random
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from atomd.capacity.fit import Fit, fit, fit_on
 from atomd.capacity.hardware import Claim, Hardware

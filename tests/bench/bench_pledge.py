@@ -1,6 +1,6 @@
 """How long until every host of a link has offered, against the least that any daemon would need, in turns.
 
-    sudo tests/bench/bench_pledge.py [-n 3 -n 20] [-r 100]
+    sudo .venv/bin/python -m tests.bench.bench_pledge [-n 3 -n 20] [-r 100]
 
 Real hosts of the lab: each with its own network, libvirtd and atomd. Beside each atomd stands a floor daemon
 (gossip/floor_daemon.py) that answers anything, signed or not. One process asks all of them in turns, until all have
@@ -11,16 +11,13 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
 from time import sleep
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from lab import EXAMPLES, LAB, ROOT, lab, machine, raised
+from tests.bench.lab import EXAMPLES, LAB, ROOT, lab, machine, raised
 
 HERE = Path(__file__).resolve().parent
 GOAL = 3.0

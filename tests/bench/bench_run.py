@@ -1,6 +1,6 @@
 """What AtomOS adds to libvirt: `electros run --wait running` against `virsh create` of the same XML, in turns.
 
-    sudo tests/bench/bench_run.py [-n 10]
+    sudo .venv/bin/python -m tests.bench.bench_run [-n 10]
 
 The XML is what libvirt made of a VM of ours, with its volume, and it is created on the host that had been chosen for
 it. Both are typed the same way, through `lab exec`, whose own cost is shown as well and counts on both sides. What is
@@ -10,15 +10,11 @@ created is removed again after each turn, and that is not timed. Prints a table 
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from lab import EXAMPLES, LAB, lab, machine, raised
+from tests.bench.lab import EXAMPLES, LAB, lab, machine, raised
 
 GOAL = 1.8
 NAME = "bench"
@@ -39,7 +35,7 @@ def remove() -> None:
 
 def create(host: str, xml: bytes) -> None:
     """By standard input: a host of the lab has folders of its own."""
-    words = [LAB, "exec", host, "--", "virsh", "create", "/dev/stdin"]
+    words = [str(LAB), "exec", host, "--", "virsh", "create", "/dev/stdin"]
     subprocess.run(words, input=xml, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -1,4 +1,4 @@
-"""What the wire costs, printed and never asserted: `python -m tests.bench.bench_wire`, or run this file.
+"""What the wire costs, printed and never asserted: `python -m tests.bench.bench_wire`.
 
 Microseconds for each operation, the best of five rounds, so that other load shows least; then a daemon's own loop under
 a flood, at a rate that one machine can send: how much of a core it takes, and how long an honest query waits meanwhile.
@@ -228,7 +228,7 @@ async def bench_loop(name: str, realm: Realm, data: bytes | None) -> None:
     """One listening socket of a daemon, flooded with `data`."""
     intake = Intake(realm["h1"], Answers())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        multicast._make_room(listener)
+        multicast.make_room(listener)
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         address, end_s = listener.getsockname(), time.monotonic() + FLOOD_S
@@ -239,7 +239,7 @@ async def bench_loop(name: str, realm: Realm, data: bytes | None) -> None:
             other.start()
         used_s = time.process_time()
         with trio.move_on_after(FLOOD_S + MISSED_S):
-            await peer._answer(listener, listener, intake)
+            await peer._answer([(listener, listener)], {listener.family: listener}, intake)
         used_s = time.process_time() - used_s
         times = hears.recv()
         for other in others:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from atomd import effects as wanted
 from atomd.capacity.hardware import Claim
@@ -173,7 +174,7 @@ class OneHost:
         self.destroy()
         return confirm
 
-    def confirm_volume(self, confirm: Confirm, vid: str, **wish: bool) -> ConfirmVolume:
+    def confirm_volume(self, confirm: Confirm, vid: str, **wish: Any) -> ConfirmVolume:
         """One volume more for the VM, by a new offer."""
         claim = VolumeClaim(vid, self.servers.get(vid, HOST), new_id(self.random), **wish)
         pledge_id = new_id(self.random)

@@ -37,7 +37,7 @@ class Realm:
         return self.members[name]
 
     def add(self, name: str, grant: Grant = EVERYTHING) -> Identity:
-        kind = "host" if name.startswith("h") else "user"
+        kind: PrincipalKind = "host" if name.startswith("h") else "user"
         folder = self.folder / name
         make_member(self.members[FOUNDER], self.issuer, kind, name, folder, grant=grant if kind == "user" else None)
         self.members[name] = load_identity(folder)

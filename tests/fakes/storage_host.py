@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import trio
 
 from matcher.net import local
 from matcher.net.caller import Caller
+from matcher.net.door.behind import Store
 from matcher.net.door.serving import serve
 from matcher.trust.identity import Identity
 from matcher.wire.messages import Address, Message, Refused
@@ -69,7 +71,7 @@ class FakeStore:
 @asynccontextmanager
 async def storage_host(identity: Identity, store: FakeStore) -> AsyncIterator[Address]:
     async with trio.open_nursery() as nursery:
-        opened = await nursery.start(partial(serve, identity, store=store, port=0))
+        opened = await nursery.start(partial(serve, identity, store=cast(Store, store), port=0))
         yield Address("127.0.0.1", opened.port)
         nursery.cancel_scope.cancel()
 

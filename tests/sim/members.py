@@ -11,7 +11,7 @@ from hashlib import sha256
 from heapq import heappop, heappush
 from random import Random
 
-from matcher.gossip.effects import Changed, Introduce, Send, Shout
+from matcher.gossip.effects import Changed, Effect, Introduce, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, short_of
 from matcher.gossip.syncing import size_of
@@ -185,7 +185,7 @@ class World:
 
     # ---- the network
 
-    def _do(self, host: Host, effects: Iterable[Send | Shout | Introduce | Changed]) -> None:
+    def _do(self, host: Host, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Send(to, message, told, certified):

@@ -139,7 +139,8 @@ class RootDesk:
 
     def __init__(self, hosts: int) -> None:
         self.all_issuers = tuple(range(1, min(hosts, ISSUERS) + 1))
-        self._epoch, self._roots, self._issuers = 1, (0,), self.all_issuers
+        self._roots: tuple[int, ...] = (0,)
+        self._epoch, self._issuers = 1, self.all_issuers
 
     @property
     def issuers(self) -> list[str]:

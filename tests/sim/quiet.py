@@ -22,9 +22,8 @@ copy of its own. That is what makes 10,000 views of 10,000 hosts fit into memory
 from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TypeGuard
 
-from matcher.gossip.effects import Changed, Introduce, Send, Shout
+from matcher.gossip.effects import Effect, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Record
 from matcher.gossip.rumors import Told
@@ -71,7 +70,8 @@ class QuietWorld(World):
         first = self.hosts[0].member
         if first is None or not all(_changes_nothing(what, first) for _, _, what in self._flights.values()):
             return False
-        asked = {what.message.nonce for _, _, what in self._flights.values() if _is_exchange(what)}
+        under_way = (_exchanged(what) for _, _, what in self._flights.values())
+        asked = {each.nonce for each in under_way if each is not None}
         return all(
             host.member is not None
             and not host.waiting
@@ -142,7 +142,7 @@ class QuietWorld(World):
         self.skipped += pings + shouted["shout"]
         return shouted
 
-    def _known_to_all(self, host: Host, effect: Send | Shout | Introduce | Changed) -> Counter[str]:
+    def _known_to_all(self, host: Host, effect: Effect) -> Counter[str]:
         assert isinstance(effect, Shout), effect
         assert host.member is not None
         assert isinstance(effect.told, Record)
@@ -242,15 +242,15 @@ def _is_answered_soon(member: Membership, asked: set[int]) -> bool:
     return probe is None or (not probe.asked and probe.nonce in asked)
 
 
-def _is_exchange(what: Datagram | Statement | None) -> TypeGuard[Datagram]:
-    return isinstance(what, Datagram) and isinstance(what.message, Ping | Ack)
+def _exchanged(what: Datagram | Statement | None) -> Ping | Ack | None:
+    return what.message if isinstance(what, Datagram) and isinstance(what.message, Ping | Ack) else None
 
 
 def _changes_nothing(what: Datagram | Statement | None, member: Membership) -> bool:
     """For nobody, as all have the same mark."""
     if isinstance(what, Statement):
         return not _is_news(what.told, member)
-    if not _is_exchange(what) or what.told:
+    if not isinstance(what, Datagram) or what.told:
         return False
     return isinstance(what.message, Ping | Ack) and what.message.view == member._view
 

@@ -10,7 +10,7 @@ import gc
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 from unittest.mock import patch
 
 from cryptography import x509
@@ -122,12 +122,16 @@ def _merging(merged: Callable[..., Bundle]) -> Callable[..., Bundle]:
 
     def once(self: Bundle, others: Iterable[Signed[Message]], wall_s: float | None = None) -> Bundle:
         listed = list(others)
-        beats = [each for each in (*listed, *self.heartbeats.values()) if isinstance(each.says, Heartbeat)]
+        beats = [each for each in (*listed, *self.heartbeats.values()) if _is_heartbeat(each)]
         ahead = tuple(bundles._is_ahead(beat, wall_s) for beat in beats)
         key = id(self), tuple(each.data for each in listed), ahead
         return memory.once(key, self, lambda: _one_of(same, merged(self, listed, wall_s), self))
 
     return once
+
+
+def _is_heartbeat(each: Signed[Any]) -> TypeGuard[Signed[Heartbeat]]:
+    return isinstance(each.says, Heartbeat)
 
 
 def _one_of(same: Memory, found: Bundle, before: Bundle) -> Bundle:

@@ -29,12 +29,12 @@ from storaged.beneath import Unusable
 from storaged.claims import VolumeShare
 from storaged.export import description
 from storaged.export.description import Export, Unknown
-from storaged.exporting import image_of
 from storaged.journal import JournalFull
 from storaged.keeper import Disk, Keeper, Kept, NotHeld
 from storaged.leases.pools import LOOK_S
 from storaged.leases.sanlock import IN_USE
 from storaged.quota import Quota
+from storaged.reaching import image_of
 from storaged.volume import PoolUse, Right, Snapshot, Volume
 from storaged.wish import Wish, wish_of
 from tests.sim.faults import Faults

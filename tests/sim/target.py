@@ -21,9 +21,10 @@ from storaged.export.keeping import HUNG_S, LOOK_S
 from storaged.export.serving import CALL_S
 from storaged.export.tgt import PORT
 from storaged.export.wanted import Wanted
-from storaged.exporting import Iscsi, image_of
+from storaged.exporting import Iscsi
 from storaged.keeper import Keeper, NotCut
 from storaged.leases.pools import LeasedDisks
+from storaged.reaching import image_of
 from storaged.volume import Snapshot
 from tests.fakes.exporter import FakeExporter, FakeServer
 from tests.sim.images import Stamp

@@ -38,8 +38,9 @@ from tests.sim import invariants, papers
 from tests.sim import upkeep as sim_upkeep
 from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.faults import parse_faults
-from tests.sim.invariants import Violation, all_know_the_same
+from tests.sim.invariants import all_know_the_same
 from tests.sim.realm import Leaf
+from tests.sim.violation import Violation
 from tests.sim.world import World
 
 SEEDS_MAX = 12

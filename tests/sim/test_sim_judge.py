@@ -9,8 +9,9 @@ from specs.ids import UserId
 from tests.sim import invariants, papers
 from tests.sim.by_hand import a_calm_world, upkeep_of, wait
 from tests.sim.host import Host
-from tests.sim.invariants import SETTLES_S, Violation
+from tests.sim.invariants import SETTLES_S
 from tests.sim.papers import WALL_S
+from tests.sim.violation import Violation
 from tests.sim.world import World
 
 ADA = papers.user_id("ada")

@@ -30,7 +30,7 @@ from specs.ids import HostId
 from tests.fakes.realms import Crash, crash_at
 from tests.sim import papers
 from tests.sim.network import Network
-from tests.sim.timeline import Timeline
+from tests.sim.timeline import Process
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -84,7 +84,7 @@ class Upkeep:
     ) -> None:
         self._host, self._others, self._network = host, others, network
         self._later, self._may_crash = later, may_crash
-        self._timeline: Timeline = host.timeline
+        self._timeline: Process = host.timeline
         self._random: Random = host.random
         self.identity = load_identity(host.home.folder, wall_s=host.wall_s, allow_expired=True)
         self.identity.tick(host.wall_s)
@@ -162,8 +162,9 @@ class Upkeep:
     def _hears(self, host_id: HostId) -> bool:
         """As gossip would: that host is up, on our side, and tags with a key that is good here."""
         host = self._others[papers.number_of(host_id) - 1]
-        is_there = host.daemon is not None and not host.is_cut_from(self._host)
-        return is_there and self.identity.realm.understands(host.daemon.upkeep.identity.realm)
+        if host.daemon is None or host.is_cut_from(self._host):
+            return False
+        return self.identity.realm.understands(host.daemon.upkeep.identity.realm)
 
     def _hears_news(self, news: News, host: Principal, address: str) -> None:
         if host.id != self._host.host_id:

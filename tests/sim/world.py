@@ -23,13 +23,14 @@ from tests.sim.client import Counts, Habits, Person
 from tests.sim.faults import ABOUT_VOLUMES, NONE, Faults, parse_faults
 from tests.sim.host import Host
 from tests.sim.images import Stamps
-from tests.sim.invariants import SETTLES_S, WHOLE_EVERY_S, WHOLE_UP_TO, Judge, Violation, is_parted
+from tests.sim.invariants import SETTLES_S, WHOLE_EVERY_S, WHOLE_UP_TO, Judge, is_parted
 from tests.sim.network import Network
 from tests.sim.papers import WALL_S
 from tests.sim.shrinking import Plan
 from tests.sim.storage import Store
 from tests.sim.timeline import Timeline
 from tests.sim.upkeep import Home, NotDone, Upkeep
+from tests.sim.violation import Violation
 
 CLOCK_OFF_S = 3600.0
 CLOCK_WRONG_S = (1.0, 60.0)

@@ -67,5 +67,5 @@ class Watched(Member):
 
 if __name__ == "__main__":
     settings = Path(sys.argv[1])
-    atomd.daemon.Member = partial(Watched, control=settings.parent / "control")  # type: ignore[misc, assignment]
+    atomd.daemon.Member = partial(Watched, control=settings.parent / "control")  # type: ignore[attr-defined, assignment]
     run_daemon("atomd", settings, Config, partial(atomd.daemon.run, opens=opens), ())

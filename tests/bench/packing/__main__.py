@@ -93,7 +93,7 @@ def _churn(report: Report, seeds: range, sizes: Sequence[int], load: float, hour
 
 def _crowd(report: Report, seeds: range, sizes: Sequence[int], hours: float) -> None:
     for hosts in sizes:
-        rows, calm = [], []
+        rows, calm = list[dict[str, Any]](), list[dict[str, Any]]()
         for seed in seeds:
             shapes, groups = _asked(seed, hosts, 0.95, CROWD, HOURS + hours)
             crowded = _through(shapes, groups, seed, loss=0.05, begin_h=CROWD_H)

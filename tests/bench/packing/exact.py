@@ -27,7 +27,7 @@ class Most:
 
 def most_cores(shapes: Sequence[tuple[int, int]], vms: Sequence[tuple[int, int]], limit_s: float = LIMIT_S) -> Most:
     sizes, hosts = Counter(vms), sorted(shapes)
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("time_limit", limit_s)
     solver.setOptionValue("mip_abs_gap", 0.5)
