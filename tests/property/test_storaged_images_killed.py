@@ -2,10 +2,12 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -120,6 +122,15 @@ def leftovers(pool: Path) -> int:
     return left
 
 
+@contextmanager
+def a_pool(folder: Path, after_s: float) -> Iterator[Path]:
+    """Of its own for each moment; it stays if something is wrong with it, or two hundred would fill a disk."""
+    pool = folder / f"{after_s}"
+    pool.mkdir()
+    yield pool
+    shutil.rmtree(pool)
+
+
 RUNS = [pytest.param(12), pytest.param(200, marks=pytest.mark.slow)]
 
 
@@ -131,34 +142,32 @@ def test_a_volume_that_is_being_made_is_whole_or_not_there(
     acts = {"create": create, "clone": clone}
     act = acts.get(name) or import_as(RAW if name == "import raw" else QCOW2, incoming)
     for after_s in moments(act, tmp_path, runs):
-        pool = tmp_path / f"{after_s}"
-        pool.mkdir()
-        make_one(pool)
-        killed(act, pool, after_s)
-        assert leftovers(pool) == 0
-        found = volumes_in(pool)
-        assert is_whole(found[ONE])
-        made = found.get(TWO)
-        assert made is None or name == "create" or is_whole(made)
-        assert len(os.listdir(pool)) == len(found)
+        with a_pool(tmp_path, after_s) as pool:
+            make_one(pool)
+            killed(act, pool, after_s)
+            assert leftovers(pool) == 0
+            found = volumes_in(pool)
+            assert is_whole(found[ONE])
+            made = found.get(TWO)
+            assert made is None or name == "create" or is_whole(made)
+            assert len(os.listdir(pool)) == len(found)
 
 
 @pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.parametrize("act", [convert, roll_back, snapshot, rename])
 def test_a_volume_that_is_being_changed_is_the_old_or_the_new(tmp_path: Path, act: Act, runs: int) -> None:
     for after_s in moments(act, tmp_path, runs):
-        pool = tmp_path / f"{after_s}"
-        pool.mkdir()
-        snapshots.take(make_one(pool), "kept")
-        killed(act, pool, after_s)
-        assert leftovers(pool) == 0
-        volume = volumes_in(pool)[ONE]
-        assert is_whole(volume)
-        assert os.stat(f"{volume.path}/{volume.image}").st_uid == os.geteuid()
-        names = {name for name in os.listdir(volume.path) if not name.startswith(".snapshot-")}
-        assert names - {".meta.json.new"} == {volume.image, "meta.json"}
-        assert len(os.listdir(pool)) == 1
-        assert all(is_whole_snapshot(volume, kept.name) for kept in snapshots.snapshots_of(volume))
+        with a_pool(tmp_path, after_s) as pool:
+            snapshots.take(make_one(pool), "kept")
+            killed(act, pool, after_s)
+            assert leftovers(pool) == 0
+            volume = volumes_in(pool)[ONE]
+            assert is_whole(volume)
+            assert os.stat(f"{volume.path}/{volume.image}").st_uid == os.geteuid()
+            names = {name for name in os.listdir(volume.path) if not name.startswith(".snapshot-")}
+            assert names - {".meta.json.new"} == {volume.image, "meta.json"}
+            assert len(os.listdir(pool)) == 1
+            assert all(is_whole_snapshot(volume, kept.name) for kept in snapshots.snapshots_of(volume))
 
 
 def is_whole_snapshot(volume: Volume, name: str) -> bool:
@@ -168,14 +177,13 @@ def is_whole_snapshot(volume: Volume, name: str) -> bool:
 @pytest.mark.parametrize("runs", RUNS)
 def test_a_volume_that_is_being_removed_is_whole_or_gone(tmp_path: Path, runs: int) -> None:
     for after_s in moments(remove, tmp_path, runs):
-        pool = tmp_path / f"{after_s}"
-        pool.mkdir()
-        make_one(pool)
-        killed(remove, pool, after_s)
-        assert leftovers(pool) == 0
-        found = volumes_in(pool)
-        assert all(is_whole(volume) for volume in found.values())
-        assert len(os.listdir(pool)) == len(found)
+        with a_pool(tmp_path, after_s) as pool:
+            make_one(pool)
+            killed(remove, pool, after_s)
+            assert leftovers(pool) == 0
+            found = volumes_in(pool)
+            assert all(is_whole(volume) for volume in found.values())
+            assert len(os.listdir(pool)) == len(found)
 
 
 def moments(act: Act, tmp_path: Path, runs: int) -> list[float]:
