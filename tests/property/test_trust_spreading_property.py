@@ -59,8 +59,9 @@ class Net:
             )
             for i in range(hosts)
         ]
+        self.due_s = [float("inf")] * hosts
         for i in range(hosts):
-            self.at(self.random.uniform(0, 5), lambda i=i: self.tick(i))  # type: ignore[misc]
+            self.wake(i, self.random.uniform(0, 5))
 
     def at(self, when_s: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.events, (when_s, next(self.number), what))
@@ -71,9 +72,16 @@ class Net:
             what()
         self.now_s = until_s
 
-    def tick(self, i: int) -> None:
-        self.perform(i, self.hosts[i].tick(self.now_s, WALL_S + self.now_s))
-        self.at(max(self.now_s + 0.05, self.hosts[i].next_deadline_s()), lambda: self.tick(i))
+    def wake(self, i: int, at_s: float) -> None:
+        """Unless it wakes up sooner."""
+        if at_s < self.due_s[i]:
+            self.due_s[i] = at_s
+            self.at(at_s, lambda: self.tick(i, at_s))
+
+    def tick(self, i: int, at_s: float) -> None:
+        if at_s == self.due_s[i]:
+            self.due_s[i] = float("inf")
+            self.perform(i, self.hosts[i].tick(self.now_s, WALL_S + self.now_s))
 
     def perform(self, i: int, effects: list[Effect]) -> None:
         for effect in effects:
@@ -88,6 +96,7 @@ class Net:
                     self.at(self.now_s + 0.01, lambda peer=peer: self.fetch(i, peer))  # type: ignore[misc]
                 case Give(peer=peer, documents=documents):
                     self.at(self.now_s + 0.01, lambda peer=peer, given=documents: self.give(i, peer, given))  # type: ignore[misc]
+        self.wake(i, max(self.now_s + 0.05, self.hosts[i].next_deadline_s()))
 
     def give(self, i: int, peer: object, documents: bytes) -> None:
         j = int(peer.host_id, 16)  # type: ignore[attr-defined]
