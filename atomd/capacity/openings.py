@@ -53,14 +53,13 @@ class Cell:
         return self._units
 
     def parts(self, level: Level) -> "Sequence[Cell]":
-        """Divided by the sockets or the caches of its cores; the largest first."""
+        """Divided by the sockets or the caches of its cores."""
         if level not in self._parts:
             parts: dict[int, Cell] = {}
             for core, units in self._on.items():
                 if units:
                     parts.setdefault(level.of[core], Cell(self.kind, self.node)).put(core, units)
-            largest_first = tuple(sorted(parts.values(), key=lambda part: -part.count))
-            self._parts[level] = largest_first if len(parts) > 1 else (self,)
+            self._parts[level] = tuple(parts.values()) if len(parts) > 1 else (self,)
         return self._parts[level]
 
     def spans(self, levels: Sequence[Level], slots: int) -> tuple[int, ...]:
@@ -83,16 +82,19 @@ class Cell:
         return some
 
 
+def largest_first(cells: Iterable[Cell]) -> list[Cell]:
+    return sorted(cells, key=_count, reverse=True)
+
+
 def fewest(cells: Sequence[Cell], slots: int) -> list[Cell]:
     """As few of them as have so many units. Of those the largest, exchanged one for one while that gives more units on
     cores where somebody is already."""
-    largest_first = sorted(cells, key=_count, reverse=True)
-    spare, chosen = -slots, 0
+    some, others, spare = list[Cell](), largest_first(cells), -slots
     while spare < 0:
-        spare += largest_first[chosen].count
-        chosen += 1
-    some, least = largest_first[:chosen], min(cell.used for cell in largest_first[:chosen])
-    others = [cell for cell in largest_first[chosen:] if cell.used > least]
+        some.append(others.pop(0))
+        spare += some[-1].count
+    least = min(cell.used for cell in some)
+    others = [cell for cell in others if cell.used > least]
     for other in sorted(others, key=lambda cell: -cell.used):
         can_go = [cell for cell in some if cell.count - other.count <= spare and cell.used < other.used]
         if can_go:

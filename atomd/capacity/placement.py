@@ -28,7 +28,7 @@ from atomd.capacity.devices import DeviceKind, chosen_kinds, wishes
 from atomd.capacity.hardware import Claim, Hardware
 from atomd.capacity.layout import Level, PciGroup, Unit, blocks_group, group_key
 from atomd.capacity.occupancy import Occupancy, plain_mib
-from atomd.capacity.openings import Cell, Kind, Openings, fewest, fresh
+from atomd.capacity.openings import Cell, Kind, Openings, fewest, fresh, largest_first
 from atomd.capacity.plugged import NOTHING, usb_wishes, ways
 from atomd.capacity.score import Before, fill, packed, score
 from atomd.capacity.traits import suits
@@ -278,11 +278,11 @@ def _take(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level
     if need.policy is Policy.SPREAD:
         return _take_whole(need, cells, slots, levels)
     cells = fewest(cells, slots)
-    used = sum(cell.used for cell in cells)
-    if not used or used >= slots:
-        return _take_whole(need, [cell.those(used=bool(used)) for cell in cells], slots, levels)
-    taken = [unit for cell in cells for unit in cell.those(used=True).units]
-    return taken + _take(need, [cell.those(used=False) for cell in cells], slots - used, levels)
+    begun, missing = [cell.those(used=True) for cell in cells], fresh(cells, slots)
+    if not missing:
+        return _take_whole(need, begun, slots, levels)
+    taken = [unit for cell in begun for unit in cell.units]
+    return taken + _take_whole(need, [cell.those(used=False) for cell in cells], missing, levels)
 
 
 def _best_hole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> Cell:
@@ -293,7 +293,7 @@ def _best_hole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[
 
 def _take_whole(need: _Need, cells: Sequence[Cell], slots: int, levels: Sequence[Level]) -> list[Unit]:
     """Whole cells, largest first, and then of the one best hole."""
-    taken, rest = list[Unit](), sorted(cells, key=lambda cell: -cell.count)
+    taken, rest = list[Unit](), largest_first(cells)
     while rest[0].count < slots - len(taken):
         taken += rest.pop(0).units
     return taken + _take(need, rest, slots - len(taken), levels)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 from atomd import effects as wanted
 from atomd.capacity.hardware import Claim
@@ -174,9 +173,9 @@ class OneHost:
         self.destroy()
         return confirm
 
-    def confirm_volume(self, confirm: Confirm, vid: str, **wish: Any) -> ConfirmVolume:
+    def confirm_volume(self, confirm: Confirm, vid: str, *, cdrom: bool = False) -> ConfirmVolume:
         """One volume more for the VM, by a new offer."""
-        claim = VolumeClaim(vid, self.servers.get(vid, HOST), new_id(self.random), **wish)
+        claim = VolumeClaim(vid, self.servers.get(vid, HOST), new_id(self.random), cdrom=cdrom)
         pledge_id = new_id(self.random)
         return ConfirmVolume(confirm.vm_id, confirm.generation, pledge_id, HOST, confirm.name, claim)
 

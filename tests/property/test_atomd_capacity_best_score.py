@@ -121,6 +121,7 @@ def is_among_the_best(
     found = place(ask, hardware, residents, vm_id=vm(99), user_id=user_id, policy=policy)
     if found is None:
         return
+    assert admits(hardware, residents, found.claim)
     now = Occupancy(hardware, residents)
     shares = [each for each in every_share(ask, now, found.claim, user_id) if admits(hardware, residents, each[0])]
     first = min(rank(ask, units, now, far) for _, units, _ in shares)
