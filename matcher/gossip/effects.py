@@ -28,10 +28,12 @@ class Shout:
 
 @dataclass(frozen=True, slots=True)
 class Introduce:
-    """Our own statement about ourselves, to one address."""
+    """Our own statement about ourselves, to one address. `answers`: to a multicast of its, which so it knows to get
+    here."""
 
     to: Address
     told: Told
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from matcher.gossip.probing import NACK_S, ROUND_S, Prober
 from matcher.gossip.roster import RANK, Charge, Full, Record, Roster, short_of
 from matcher.gossip.rumors import Told
 from matcher.gossip.suspicion import shortest_s
-from matcher.gossip.voice import Hand, Voice
+from matcher.gossip.voice import Hand, Voice, Way
 from matcher.wire.gossip import (
     MARK_BYTES,
     WANTED,
@@ -178,10 +178,8 @@ class Membership:
             self._drop(short)
         return self._effects()
 
-    def heard(
-        self, record: Record, now_s: float, *, by_multicast: bool = False, source: Address | None = None
-    ) -> list[Effect]:
-        """What a host says of itself. `source`: it said so to us, from there; `None`: another has passed it on."""
+    def heard(self, record: Record, now_s: float, way: Way = Way.OTHERS) -> list[Effect]:
+        """What a host says of itself."""
         short = record.short
         if short == self._me:
             self._heard_of_me(record, now_s)
@@ -193,8 +191,7 @@ class Membership:
         if not before:
             self._voice.unheard.add(short)
             self._voice.far.add(short)
-        if source is not None:
-            self._voice.heard_directly(record, source, now_s, by_multicast=by_multicast, is_new=is_new)
+        self._voice.heard(record, way, now_s, is_new=is_new)
         if is_new:
             self._voice.drop_claims(short)
             self._voice.pass_on(record, now_s)

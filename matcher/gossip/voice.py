@@ -6,6 +6,7 @@ Pure.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from enum import Enum, auto
 from random import Random
 from typing import Protocol
 
@@ -31,6 +32,15 @@ SEEDS_MAX = 64
 BEACON_S = 60.0  # one host or another says so often that it is there, to those who never heard of each other
 ANSWERS_S = 0.1  # to one host, at the least
 ANSWERED_MAX = 1024
+
+
+class Way(Enum):
+    """How a host's statement about itself came here."""
+
+    MULTICAST = auto()
+    ANSWER = auto()  # by the host itself, to a multicast of ours
+    ITSELF = auto()  # by the host itself, for whatever else it knew of us
+    OTHERS = auto()  # another has passed it on
 
 
 class Hand(Protocol):
@@ -141,17 +151,15 @@ class Voice:
         if self._is_gossiping:
             self._agenda.at(now_s + GOSSIP_S, self._gossip)
 
-    def heard_directly(
-        self, record: Record, source: Address, now_s: float, *, by_multicast: bool, is_new: bool
-    ) -> None:
+    def heard(self, record: Record, way: Way, now_s: float, *, is_new: bool) -> None:
         short = record.short
-        if by_multicast:
+        if way is Way.MULTICAST:
             self.unheard.discard(short)
-        if by_multicast or source not in self.seeds:  # who answers us has heard our multicast
+        if way in (Way.MULTICAST, Way.ANSWER):
             self.far.discard(short)
-        if not (is_new and record.alive.fresh):
+        if not (is_new and record.alive.fresh) or way is Way.OTHERS:
             return
-        if not by_multicast:
+        if way is not Way.MULTICAST:
             self.introduce(record.alive.addresses[0])
         elif len(self._newcomers) < GREETED_MAX:
             if not self._newcomers:
@@ -165,10 +173,10 @@ class Voice:
             self.out.append(Shout(self._roster.records[self._me]))
         else:
             for address in newcomers.values():
-                self.introduce(address)
+                self.introduce(address, answers=True)
 
-    def introduce(self, to: Address) -> None:
-        self.out.append(Introduce(to, self._roster.records[self._me]))
+    def introduce(self, to: Address, *, answers: bool = False) -> None:
+        self.out.append(Introduce(to, self._roster.records[self._me], answers))
 
     def _seed(self, now_s: float) -> None:
         records = self._roster.records.values() if self.seeds else ()

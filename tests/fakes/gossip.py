@@ -6,6 +6,7 @@ from random import Random
 
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, Roster, short_of
+from matcher.gossip.voice import Way
 from matcher.wire.gossip import Alive, Claim, Digest, Says
 from matcher.wire.messages import Address
 from specs.ids import HostId
@@ -62,5 +63,5 @@ def member(hosts: int, *, now_s: float = 0.0, seed: int = 1) -> Membership:
     while made.next_deadline_s() < now_s:
         made.tick(made.next_deadline_s())
     for number in range(1, hosts):
-        made.heard(record(number), now_s, by_multicast=True, source=address(number))
+        made.heard(record(number), now_s, Way.MULTICAST)
     return made

@@ -15,6 +15,7 @@ from matcher.gossip.effects import Changed, Effect, Introduce, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, short_of
 from matcher.gossip.syncing import size_of
+from matcher.gossip.voice import Way
 from matcher.wire import gossip as wire
 from matcher.wire.codec import encode
 from matcher.wire.envelope import HEADER
@@ -192,8 +193,9 @@ class World:
                     size = SIZES[type(message)] + len(getattr(message, "entries", getattr(message, "hosts", b"")))
                     size += sum(size_of(each, certified=certified) for each in told)
                     self._one(host, to, type(message).__name__, size, Datagram(message, told, host.address))
-                case Introduce(to, told):
-                    self._one(host, to, "introduce", whole_of(told), Statement(told, host.address, by_multicast=False))
+                case Introduce(to, told, answers):
+                    way = Way.ANSWER if answers else Way.ITSELF
+                    self._one(host, to, "introduce", whole_of(told), Statement(told, way))
                 case Shout(told):
                     self._all(host, told)
                 case Changed(host_id, state):
@@ -211,7 +213,7 @@ class World:
         """By IPv4 and by IPv6."""
         if not self.multicast:
             return
-        what, size = Statement(told, host.address, by_multicast=True), whole_of(told)
+        what, size = Statement(told, Way.MULTICAST), whole_of(told)
         for _ in range(2):
             self._count_sent(host, "shout", size)
             for there in self.hosts:
@@ -264,9 +266,10 @@ class World:
                 if told.about == host.short or told.by in member.roster.records:
                     self._do(host, member.charged(told, now_s))
             elif isinstance(what, Statement):
-                self._do(host, member.heard(told, now_s, by_multicast=what.by_multicast, source=what.source))
+                self._do(host, member.heard(told, now_s, what.way))
             else:
-                self._do(host, member.heard(told, now_s))
+                is_own = self.by_address[what.source.ip].short == told.short
+                self._do(host, member.heard(told, now_s, Way.ITSELF if is_own else Way.OTHERS))
         if isinstance(what, Datagram):
             self._do(host, member.receive(what.message, what.source, now_s))
 
@@ -315,8 +318,7 @@ class Datagram:
 @dataclass(frozen=True, slots=True)
 class Statement:
     told: Record | Charge
-    source: Address
-    by_multicast: bool
+    way: Way
 
 
 def whole_of(told: Record | Charge) -> int:

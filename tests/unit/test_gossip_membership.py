@@ -9,6 +9,7 @@ from matcher.gossip import membership, voice
 from matcher.gossip.effects import Changed, Differs, Effect, Introduce, Send, Shout
 from matcher.gossip.membership import LOST_PINGS_MAX, Membership
 from matcher.gossip.roster import Charge, Record
+from matcher.gossip.voice import Way
 from matcher.wire.gossip import (
     MARK_BYTES,
     Ack,
@@ -185,7 +186,7 @@ def test_a_newcomer_is_greeted_by_each_a_little_later_and_many_by_one_multicast(
     for newcomers, greetings in ((1, (1, 0)), (2, (2, 0)), (5, (0, 1))):
         made = member(3)
         for number in range(50, 50 + newcomers):
-            made.heard(record(number, fresh=True), 5.0, by_multicast=True, source=address(number))
+            made.heard(record(number, fresh=True), 5.0, Way.MULTICAST)
         introduced = said = 0
         while made.next_deadline_s() < 5.2:
             effects = made.tick(made.next_deadline_s())
@@ -196,8 +197,25 @@ def test_a_newcomer_is_greeted_by_each_a_little_later_and_many_by_one_multicast(
 
 def test_a_seed_answers_who_comes_to_it_at_once() -> None:
     made = member(3)
-    effects = made.heard(record(50, fresh=True), 5.0, source=address(50))
-    assert [each.to for each in effects if isinstance(each, Introduce)] == [address(50)]
+    effects = made.heard(record(50, fresh=True), 5.0, Way.ITSELF)
+    assert [(each.to, each.answers) for each in effects if isinstance(each, Introduce)] == [(address(50), False)]
+
+
+def test_who_introduces_itself_may_be_far_all_the_same_unless_it_answers_our_multicast() -> None:
+    """It may know us from others, as a seed, or from our ack to its ping; so a relay goes on asking it one by one."""
+    made = member(3)
+    for way, is_far in ((Way.OTHERS, True), (Way.ITSELF, True), (Way.ANSWER, False)):
+        made.heard(record(50), 5.0, way)
+        assert made.is_far(short(50)) is is_far
+
+
+def test_who_is_greeted_is_told_that_its_multicast_was_heard() -> None:
+    made = member(3)
+    made.heard(record(50, fresh=True), 5.0, Way.MULTICAST)
+    introduced: list[Effect] = []
+    while made.next_deadline_s() < 5.2:
+        introduced += made.tick(made.next_deadline_s())
+    assert [each.answers for each in introduced if isinstance(each, Introduce)] == [True]
 
 
 def test_what_is_free_is_told_at_once_the_first_time_and_then_at_a_pace() -> None:

@@ -67,6 +67,7 @@ async def test_two_members_find_each_other_by_a_seed_and_see_what_changes_and_wh
         async with running(second):
             await comes_true(lambda: first.hosts_known == second.hosts_known == 2)
             assert second.state(of(realm["h0"])) is HostState.ALIVE
+            assert [len(each.far()) for each in (first, second)] == [1, 1], "neither has heard the other's multicast"
             assert calls
             free[0] = replace(DIGEST, slots_free=3)
             first.look()

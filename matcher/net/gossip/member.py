@@ -17,6 +17,7 @@ import trio
 from matcher.gossip.effects import Changed, Differs, Effect, Shout
 from matcher.gossip.membership import Membership, Seen
 from matcher.gossip.roster import HOSTS_MAX, Record, short_of
+from matcher.gossip.voice import Way
 from matcher.net import multicast
 from matcher.net.gossip import seeds as seeding
 from matcher.net.gossip.scribe import Lacking, Scribe
@@ -296,23 +297,25 @@ class Member:
         try:
             opened = self.scribe.open(came.data, came.at.ip, heard_s)
             sender = opened.message.sender if opened.message is not None else b""
+            direct = Way.ITSELF
+            if opened.message is None:
+                direct = Way.MULTICAST if came.by_multicast else Way.ANSWER
             for statement in opened.statements:
-                source = came if opened.message is None else None
-                self._stated(statement, source, sender, core, heard_s)
+                self._stated(statement, direct, sender, core, heard_s)
             if opened.message is not None:
                 self._perform(core.receive(opened.message, came.at, heard_s))
         except (BadBytes, Untrusted) as error:
             self.scribe.count(error.reason)
 
-    def _stated(self, statement: Statement, came: Came | None, sender: bytes, core: Membership, heard_s: float) -> None:
+    def _stated(self, statement: Statement, direct: Way, sender: bytes, core: Membership, heard_s: float) -> None:
+        """`direct`: how it came, if from whom it is about."""
         try:
             told = self.scribe.told(statement, core, heard_s)
         except Lacking as lacking:
             self._perform(core.lacks(lacking.signer, sender, heard_s))
             return
         if isinstance(told, Record):
-            by_multicast, source = came is not None and came.by_multicast, came.at if came is not None else None
-            self._perform(core.heard(told, heard_s, by_multicast=by_multicast, source=source))
+            self._perform(core.heard(told, heard_s, direct if sender in (b"", told.short) else Way.OTHERS))
         elif told is not None:
             self._perform(core.charged(told, heard_s))
 

@@ -90,7 +90,10 @@ class Scribe:
         return Charge(short_of(HostId(self._identity.principal.id)), claim, proof)
 
     def datagram(self, effect: Send | Shout | Introduce) -> bytes:
-        """What goes out."""
+        """What goes out. An envelope of its own to one address says that its multicast was heard: see `Way`."""
+        if isinstance(effect, Introduce) and not effect.answers:
+            me = short_of(HostId(self._identity.principal.id))
+            effect = Send(effect.to, Tidings(me, b""), (effect.told,), certified=True)
         if not isinstance(effect, Send):
             certificate = self._identity.certificate
             if isinstance(effect.told, Record):
