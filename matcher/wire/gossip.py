@@ -1,9 +1,9 @@
 """What hosts say to each other about each other: who is there, what is free there, who does not answer.
 
 Two kinds of statement are *signed*, by the host that speaks: `Alive`, which only the host that it is about can make,
-and `Claim`, hearsay about another. Both travel as envelopes of their own (multicast, or in answer to one) and are passed
-on without it, as a `Statement`, inside of the rest. The rest is unsigned and under the realm's tag alone: it decides
-nothing, as whatever it carries that counts is signed by itself or answers a number that nobody else has seen.
+and `Claim`, hearsay about another. Both travel as envelopes of their own (multicast, or in answer to one) and are
+passed on without it, as a `Statement`, inside of the rest. The rest is unsigned and under the realm's tag alone: it
+decides nothing, as whatever it carries that counts is signed by itself or answers a number that nobody else has seen.
 
 `Short`: the first 8 bytes of a host's fingerprint. Pure.
 """
