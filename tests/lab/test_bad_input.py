@@ -368,6 +368,8 @@ def test_ctrl_c_at_any_moment_leaves_a_vm_that_was_announced_or_nothing(
         ended[name] = Ended(running.returncode, out, err)
     announced = {name for name, end in ended.items() if end.code == 0 or "promised" in end.err}
     for name, end in ended.items():
+        if "KeyboardInterrupt" in end.err and "/matcher/" not in end.err:
+            continue  # no line of ours had run yet: these are the interpreter's own words
         assert end.code in (0, 130), (name, end)
         assert "Traceback" not in end.err, (name, end)
         assert (end.code == 0) == (name in end.out), (name, end)

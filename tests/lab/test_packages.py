@@ -204,6 +204,16 @@ def test_an_image_that_is_being_built_gets_enabled_units_and_no_running_daemon(
     assert [machine.shows(unit, "MainPID") for unit in DAEMONS] == ["0", "0"]
 
 
+def test_a_libvirt_that_comes_after_storaged_is_hidden_from_it_as_well(machine: Machine, packages: Packages) -> None:
+    hidden, units = "/run/libvirt", "libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket"
+    machine.sh(f"systemctl mask --runtime {units} virtlogd.socket virtlockd.socket; rm -rf {hidden}")
+    installed(machine, packages.host)
+    machine.sh(f"systemctl unmask --runtime {units}; systemctl start libvirtd.socket")
+    assert "libvirt-sock" in machine.sh(f"ls -A {hidden}")
+    inside = f"nsenter --target {pid_of(machine, 'storaged')} --mount"
+    assert machine.sh(f"{inside} ls -A {hidden} 2>/dev/null", check=False) == ""
+
+
 def test_an_unclaimed_host_is_up_and_takes_its_identity_without_a_restart(
     machine: Machine, packages: Packages, until: Callable[..., Any]
 ) -> None:
