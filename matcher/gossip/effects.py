@@ -27,13 +27,11 @@ class Shout:
 
 
 @dataclass(frozen=True, slots=True)
-class Introduce:
-    """Our own statement about ourselves, to one address. `answers`: to a multicast of its, which so it knows to get
-    here."""
+class Greet:
+    """Our own statement about ourselves, to one whose multicast was heard: which so it knows."""
 
     to: Address
-    told: Told
-    answers: bool = False
+    told: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +49,4 @@ class Differs:
     record: Record
 
 
-Effect = Send | Shout | Introduce | Changed | Differs
+Effect = Send | Shout | Greet | Changed | Differs

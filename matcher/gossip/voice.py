@@ -12,7 +12,7 @@ from typing import Protocol
 
 from matcher.gossip import syncing
 from matcher.gossip.agenda import Agenda
-from matcher.gossip.effects import Effect, Introduce, Send, Shout
+from matcher.gossip.effects import Effect, Greet, Send, Shout
 from matcher.gossip.roster import Charge, Record, Roster
 from matcher.gossip.rumors import Rumors, Told
 from matcher.wire.gossip import Alive, Ask, Claim, Listing, Summary, Tidings, Unsigned, Want
@@ -173,10 +173,10 @@ class Voice:
             self.out.append(Shout(self._roster.records[self._me]))
         else:
             for address in newcomers.values():
-                self.introduce(address, answers=True)
+                self.out.append(Greet(address, self._roster.records[self._me]))
 
-    def introduce(self, to: Address, *, answers: bool = False) -> None:
-        self.out.append(Introduce(to, self._roster.records[self._me], answers))
+    def introduce(self, to: Address) -> None:
+        self.out.append(Send(to, Tidings(self._me, b""), (self._roster.records[self._me],), certified=True))
 
     def _seed(self, now_s: float) -> None:
         records = self._roster.records.values() if self.seeds else ()

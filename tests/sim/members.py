@@ -11,7 +11,7 @@ from hashlib import sha256
 from heapq import heappop, heappush
 from random import Random
 
-from matcher.gossip.effects import Changed, Effect, Introduce, Send, Shout
+from matcher.gossip.effects import Changed, Effect, Greet, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, short_of
 from matcher.gossip.syncing import size_of
@@ -193,9 +193,8 @@ class World:
                     size = SIZES[type(message)] + len(getattr(message, "entries", getattr(message, "hosts", b"")))
                     size += sum(size_of(each, certified=certified) for each in told)
                     self._one(host, to, type(message).__name__, size, Datagram(message, told, host.address))
-                case Introduce(to, told, answers):
-                    way = Way.ANSWER if answers else Way.ITSELF
-                    self._one(host, to, "introduce", whole_of(told), Statement(told, way))
+                case Greet(to, told):
+                    self._one(host, to, "greeting", whole_of(told), Statement(told, Way.ANSWER))
                 case Shout(told):
                     self._all(host, told)
                 case Changed(host_id, state):

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from matcher.gossip import membership, voice
-from matcher.gossip.effects import Changed, Differs, Effect, Introduce, Send, Shout
+from matcher.gossip.effects import Changed, Differs, Effect, Greet, Send, Shout
 from matcher.gossip.membership import LOST_PINGS_MAX, Membership
 from matcher.gossip.roster import Charge, Record
 from matcher.gossip.voice import Way
@@ -190,7 +190,7 @@ def test_a_newcomer_is_greeted_by_each_a_little_later_and_many_by_one_multicast(
         introduced = said = 0
         while made.next_deadline_s() < 5.2:
             effects = made.tick(made.next_deadline_s())
-            introduced += sum(isinstance(each, Introduce) for each in effects)
+            introduced += sum(isinstance(each, Greet) for each in effects)
             said += len(shouted(effects, Record))
         assert (introduced, said) == greetings
 
@@ -198,7 +198,10 @@ def test_a_newcomer_is_greeted_by_each_a_little_later_and_many_by_one_multicast(
 def test_a_seed_answers_who_comes_to_it_at_once() -> None:
     made = member(3)
     effects = made.heard(record(50, fresh=True), 5.0, Way.ITSELF)
-    assert [(each.to, each.answers) for each in effects if isinstance(each, Introduce)] == [(address(50), False)]
+    assert [(each.to, each.told) for each in sent(effects, Tidings)] == [
+        (address(50), (made.roster.records[short(0)],))
+    ]
+    assert not any(isinstance(each, Greet) for each in effects)
 
 
 def test_who_introduces_itself_may_be_far_all_the_same_unless_it_answers_our_multicast() -> None:
@@ -212,10 +215,11 @@ def test_who_introduces_itself_may_be_far_all_the_same_unless_it_answers_our_mul
 def test_who_is_greeted_is_told_that_its_multicast_was_heard() -> None:
     made = member(3)
     made.heard(record(50, fresh=True), 5.0, Way.MULTICAST)
-    introduced: list[Effect] = []
+    effects: list[Effect] = []
     while made.next_deadline_s() < 5.2:
-        introduced += made.tick(made.next_deadline_s())
-    assert [each.answers for each in introduced if isinstance(each, Introduce)] == [True]
+        effects += made.tick(made.next_deadline_s())
+    assert [each.to for each in effects if isinstance(each, Greet)] == [address(50)]
+    assert not sent(effects, Tidings)
 
 
 def test_what_is_free_is_told_at_once_the_first_time_and_then_at_a_pace() -> None:

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from matcher.gossip.effects import Introduce, Send, Shout
+from matcher.gossip.effects import Greet, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, short_of
 from matcher.net.gossip import scribe as module
@@ -50,12 +50,13 @@ def test_what_a_host_says_of_itself_is_heard_by_another_and_fits_a_datagram(real
     speaking, speaker = member(realm["h1"])
     hearing, hearer = member(realm["h2"])
     said = speaker.roster.records[short(realm["h1"])]
-    for effect in (Shout(said), Introduce(THERE, said, answers=True), Introduce(THERE, said)):
+    introduced = Send(THERE, Tidings(said.short, b""), (said,), certified=True)
+    for effect in (Shout(said), Greet(THERE, said), introduced):
         data = speaking.datagram(effect)
         assert len(data) < DATAGRAM_MAX_BYTES
         assert heard(hearing, hearer, data) == said
         message = hearing.open(data, THERE.ip, 1.0).message
-        assert (message is None) is (effect != Introduce(THERE, said)), "only so it says that it has heard the other"
+        assert (message is None) is (effect != introduced), "only so it says that it has heard the other"
 
 
 def test_a_claim_is_heard_of_a_member_and_costs_nothing_the_second_time(realm: Realm) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from matcher.gossip.effects import Introduce, Send, Shout
+from matcher.gossip.effects import Greet, Send, Shout
 from matcher.gossip.membership import Membership
 from matcher.gossip.roster import Charge, Record, short_of
 from matcher.gossip.rumors import Told
@@ -89,11 +89,8 @@ class Scribe:
         proof, _ = self._signed(Kind.CLAIM, encode(claim))
         return Charge(short_of(HostId(self._identity.principal.id)), claim, proof)
 
-    def datagram(self, effect: Send | Shout | Introduce) -> bytes:
-        """What goes out. An envelope of its own to one address says that its multicast was heard: see `Way`."""
-        if isinstance(effect, Introduce) and not effect.answers:
-            me = short_of(HostId(self._identity.principal.id))
-            effect = Send(effect.to, Tidings(me, b""), (effect.told,), certified=True)
+    def datagram(self, effect: Send | Shout | Greet) -> bytes:
+        """What goes out. An envelope of its own to one address is a greeting: see `Way`."""
         if not isinstance(effect, Send):
             certificate = self._identity.certificate
             if isinstance(effect.told, Record):
